@@ -1,0 +1,14 @@
+"""What reading or checking found wrong with a text: never an exception, always a place and a plain sentence."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`rule` is a name from `rules.py`, which knows its severity. `line` and `column` count from 1; `image` from 1."""
+
+    rule: str
+    message: str
+    line: int = 0
+    column: int = 0
+    image: int | None = None
