@@ -1,6 +1,6 @@
 """The grounded story: tagged text to objects and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 TagKind = Literal["gdo", "gda", "gdl"]
@@ -8,12 +8,12 @@ TagKind = Literal["gdo", "gda", "gdl"]
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A tagged span. `offset` is where its opening tag starts in the story text, in characters (0 when built by hand)."""
+    """A tagged span. `offset` is where its opening tag starts in the story text, in characters (0 if made by hand)."""
 
     kind: TagKind
     ids: tuple[str, ...]
     text: str
-    offset: int = 0
+    offset: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,22 @@ class Passage:
 
     image: int
     parts: tuple[str | Mention, ...] = ()
-    offset: int = 0
+    offset: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
     passages: tuple[Passage, ...] = ()
+
+
+def render(story: Story) -> str:
+    """The tagged text, passages a blank line apart, without a final line end. Inverse of `read`."""
+    return "\n\n".join(
+        f"<gdi image{passage.image}>\n{''.join(map(_render_part, passage.parts))}\n</gdi>" for passage in story.passages
+    )
+
+
+def _render_part(part: str | Mention) -> str:
+    if isinstance(part, str):
+        return part
+    return f"<{part.kind} {' '.join(part.ids)}>{part.text}</{part.kind}>"
