@@ -1,0 +1,110 @@
+"""The one place that knows paths: `runs/`, fingerprints, work folders, locks and manifests.
+
+A step's work folder is `runs/<step>/<fingerprint>/`. Its `manifest.json` is written last, by rename: its existence means
+that the step is complete. Deleting the folder forgets the step.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from storyreason.errors import RunError
+
+MANIFEST = "manifest.json"
+
+
+def root() -> Path:
+    """Where every run of this checkout lives: `$STORYREASON_RUNS`, else `./runs`. Absolute, made when missing."""
+    path = Path(os.environ.get("STORYREASON_RUNS") or "runs").absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def fingerprint(**parts: Any) -> str:
+    """16 hex digits that name a result by what determines it: the SHA-256 of the parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def work_folder(step: str, print_: str) -> Path:
+    """`runs/<step>/<fingerprint>/`, made when missing."""
+    path = root() / step / print_
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete step, or None when the step is not complete or a file it names is gone."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    if not all((folder / name).exists() for name in manifest.get("files", [])):
+        return None
+    return manifest
+
+
+def write_manifest(folder: Path, files: tuple[str, ...] = (), **content: Any) -> dict[str, Any]:
+    """Declare a step complete. `files` are paths in the folder without which the manifest does not count."""
+    manifest = {"files": list(files), **content}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n")
+    return manifest
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a temporary file beside it, then a rename."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`, for bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
+    """Hold the only right to write in a work folder. The lock dies with its holder, kill -9 included.
+
+    Raises RunError that names the holder when it is still held after `wait` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise RunError(
+                        f"{folder} is being written by {holder}, still after {wait:.0f} s: wait for it to end, or end it."
+                    ) from None
+                time.sleep(0.2)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
