@@ -1,0 +1,19 @@
+"""Serve a registered version: by number, or an alias (`previous` rolls back)."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.retrain import pull
+from storyreason import dataset
+from storyreason.config import RunConfig
+from tasks import deployment, registry
+
+
+@flow(name="deploy", flow_run_name="deploy-{which}")
+def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
+    """Swap the served model and move the aliases; a version that is served already is left alone."""
+    version = registry.version(config.model, which)
+    data, _, _ = pull(config)
+    return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0])

@@ -1,0 +1,19 @@
+"""Score one model on the test split of one data version."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.retrain import pull, scored, subject
+from storyreason.config import RunConfig
+from tasks import registry
+from tasks.evaluation import Subject
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{which}")
+def evaluate(config: RunConfig, which: str = "champion") -> dict[str, Any]:
+    """The scores of a registered version (number or alias), or of the base model (`base`), from the cache if they are there."""
+    data, base, identity = pull(config)
+    if which == "base":
+        return scored(config, Subject("base", base, identity), data)
+    return scored(config, subject(which, registry.version(config.model, which), data), data)

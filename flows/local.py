@@ -1,0 +1,74 @@
+"""On one machine nothing has to be started beforehand: a flow brings its own Prefect server and takes it along when it ends."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storyreason import runs
+from storyreason.errors import RunError
+from tasks import settings
+
+STARTUP = 180.0
+"""Seconds that a Prefect server may take to answer: 20 on an idle machine, far more on a busy one."""
+
+
+@contextmanager
+def platform() -> Iterator[None]:
+    """Prefect, MLflow and DVC ready for a flow. A Prefect server named by PREFECT_API_URL is used as it is."""
+    settings.prepare()
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        with runs.lock(home):
+            with _server(home) as url:
+                os.environ["PREFECT_API_URL"] = url
+                yield
+    except RunError as error:
+        if str(home) not in str(error):
+            raise
+        raise RunError(
+            f"{error} Or run several flows at a time: start `prefect server start`, and set PREFECT_API_URL to its address."
+        ) from None
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+
+
+@contextmanager
+def _server(home: Path) -> Iterator[str]:
+    """A Prefect server on a free loopback port that dies with this process, kill -9 included."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    command = [sys.executable, "-m", "storyreason.generation.guard", "--"]
+    command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    log = home / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait(process, f"{url}/health", log)
+        yield url
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait(timeout=30)
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTUP
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RunError(f"Prefect's server did not answer within {STARTUP:.0f} s: its last words are in {log}.")

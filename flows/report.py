@@ -1,0 +1,70 @@
+"""What a person sees in the terminal when a flow has ended."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from storyreason.config import RunConfig
+from tasks.settings import PlainFailures
+
+if TYPE_CHECKING:
+    from flows.retrain import Outcome
+
+console = Console(soft_wrap=True, highlight=False)
+
+HEADLINES = {
+    "valid answers": "free/strict/validity/valid",
+    "box F1": "free/strict/grounding/f1",
+    "box precision": "free/strict/grounding/precision",
+    "box recall": "free/strict/grounding/recall",
+    "identity IDF1": "free/strict/identity/idf1",
+}
+
+
+def quiet_failures() -> None:
+    """Let Prefect's loggers tell a person's fault as one sentence (any other failure keeps its stack trace)."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(PlainFailures())
+
+
+def say(text: str) -> None:
+    """One line, as it is."""
+    console.print(text, markup=False)
+
+
+def show(outcome: "Outcome", config: RunConfig) -> None:
+    """Seconds of each step, scores, the story, the page, and, last, where it is served and how to stop it."""
+    if outcome.story:
+        console.rule("a story for frames it never saw")
+        say(outcome.story)
+    console.rule("scores on the test split, free decoding")
+    show_scores(outcome.scores)
+    console.rule("seconds of each step")
+    table = Table(box=None, show_header=False)
+    for step, seconds in outcome.seconds.items():
+        table.add_row(step, f"{seconds:,.1f}")
+    console.print(table)
+    if outcome.version is not None:
+        say(f"version: {outcome.version.name} {outcome.version.number} in MLflow, weights in {outcome.version.folder}")
+    if outcome.reason:
+        say(f"gate: {outcome.reason}")
+    if outcome.page:
+        say(f"story page: {outcome.page}")
+    if outcome.url:
+        say(f"serving at {outcome.url}/v1 (model {config.model}); stop it with: make down")
+
+
+def show_scores(scores: dict[str, dict[str, float]]) -> None:
+    """The headline scores, a column for each model."""
+    if not scores:
+        return
+    table = Table(box=None)
+    table.add_column("")
+    for role in scores:
+        table.add_column(role, justify="right")
+    for title, name in HEADLINES.items():
+        if any(name in metrics for metrics in scores.values()):
+            table.add_row(title, *(f"{metrics[name]:.3f}" if name in metrics else "-" for metrics in scores.values()))
+    console.print(table)

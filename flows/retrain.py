@@ -1,0 +1,132 @@
+"""The main job: pull data -> train -> register -> evaluate -> gate -> deploy -> move the alias."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger
+
+from storyreason import dataset, model, runs, training
+from storyreason.config import RunConfig
+from tasks import data as data_steps
+from tasks import deployment, evaluation, registry
+from tasks import training as training_steps
+from tasks.evaluation import Subject
+from tasks.progress import stopwatch
+from tasks.steps import cached
+
+Step = Literal["pull", "train", "register", "evaluate", "gate", "deploy"]
+
+
+@dataclass
+class Outcome:
+    """What a retraining came to. Fields of steps that were not asked for stay empty."""
+
+    version: registry.Version | None = None
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    promoted: bool = False
+    reason: str = ""
+    url: str = ""
+    story: str = ""
+    page: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True)
+def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
+    """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated."""
+    training.check_machine(config.training)
+    outcome = Outcome()
+    clock = outcome.seconds
+
+    with stopwatch(clock, "pull"):
+        data, base, base_identity = pull(config)
+    if until == "pull":
+        return outcome
+
+    print_ = training_steps.fingerprint(config, data["md5"], base_identity)
+    with stopwatch(clock, "train"):
+        trained = _run(training_steps.train, "train", print_)(config, data, base, print_)
+    if until == "train":
+        return outcome
+
+    with stopwatch(clock, "register"):
+        registered = _run(registry.register, "register", registry.fingerprint(print_))(config, base, trained, print_)
+    version = outcome.version = registry.version(registered["name"], registered["number"])
+    if until == "register":
+        return outcome
+
+    champion = registry.alias(config.model, "champion")
+    subjects = [Subject("base", base, base_identity), subject("challenger", version, data)]
+    if champion is not None and champion.number != version.number:
+        subjects.append(subject("champion", champion, data))
+    scores: dict[str, dict[str, Any]] = {}
+    for one in subjects:
+        with stopwatch(clock, f"evaluate {one.role}"):
+            scores[one.role] = scored(config, one, data)
+    outcome.scores = {role: scored["metrics"] for role, scored in scores.items()}
+    if until == "evaluate":
+        return outcome
+
+    with stopwatch(clock, "gate"):
+        _gate(config, outcome, version, champion, subjects, scores, data)
+    if until == "gate":
+        return outcome
+
+    serve = version if outcome.promoted else champion
+    if serve is None:
+        get_run_logger().warning("nothing is served: no version has passed the gate yet")
+        return outcome
+    unseen = dataset.load(Path(data["files"][0]), "test")[0]
+    with stopwatch(clock, "deploy"):
+        outcome.url = deployment.deploy(config, serve, unseen)["url"]
+    with stopwatch(clock, "tell"):
+        told = deployment.tell(config, unseen, serve.number)
+    outcome.story, outcome.page = told["text"], told["page"]
+    return outcome
+
+
+def _run(task: Any, step: str, print_: str) -> Any:
+    return cached(task, print_, runs.work_folder(step, print_))
+
+
+def pull(config: RunConfig) -> tuple[dict[str, Any], str, str]:
+    """The data's manifest, where the base model is, and what identifies its content."""
+    version = data_steps.identify(config.data)
+    base = data_steps.identify_base(config.base.name)
+    data = _run(data_steps.pull, "pull", version.fingerprint)(version)
+    if base is not None:
+        _run(data_steps.pull, "pull", base.fingerprint)(base, check=False)
+    folder = data_steps.base_folder(base, config.base.name)
+    return data, folder, model.identity(folder, config.base.revision)
+
+
+def subject(role: str, version: registry.Version, data: dict[str, Any]) -> Subject:
+    """A registered version to be scored: its scores belong to its training run only on the data that it was trained on."""
+    run_id = version.run_id if version.data_md5 == data["md5"] else None
+    return Subject(role, version.folder, version.identity, run_id=run_id, version=version.number)
+
+
+def scored(config: RunConfig, one: Subject, data: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation's manifest, from the cache when this model was told and scored on this data before."""
+    print_ = evaluation.fingerprint(config, one, data["md5"])
+    return _run(evaluation.evaluate, "evaluate", print_)(config, one, data, print_)  # type: ignore[no-any-return]
+
+
+def _gate(
+    config: RunConfig,
+    outcome: Outcome,
+    version: registry.Version,
+    champion: registry.Version | None,
+    subjects: list[Subject],
+    scores: dict[str, dict[str, Any]],
+    data: dict[str, Any],
+) -> None:
+    if champion is not None and champion.number == version.number:
+        outcome.promoted, outcome.reason = True, f"version {version.number} is the champion already: nothing to decide"
+        get_run_logger().info("gate: %s", outcome.reason)
+        return
+    incumbent = subjects[-1] if champion is not None else subjects[0]
+    compared = {"challenger": scores["challenger"], "incumbent": scores[incumbent.role]}
+    decision = evaluation.gate(config, version, incumbent, compared, data["md5"])
+    outcome.promoted, outcome.reason = decision["promote"], decision["reason"]

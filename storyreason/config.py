@@ -1,0 +1,121 @@
+"""One run's configuration: the same object is the YAML preset, the command line's flags, the form in Prefect's UI and the
+parameters in MLflow. Its parts stand beside what they configure."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storyreason.errors import ConfigError
+from storyreason.generation.config import GenerationConfig
+from storyreason.scoring.config import GateConfig
+from storyreason.serving.config import ServingConfig
+from storyreason.training.config import TrainingConfig
+
+PRESETS = Path(__file__).resolve().parents[1] / "deploy" / "presets"
+
+
+class DataConfig(BaseModel):
+    """Which stories a run learns from and is measured on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = Field("data.dvc", description="The DVC file that tracks the folder of parquet shards.")
+    rev: str | None = Field(None, description="Git revision of the data (tag, branch, commit); empty: as checked out.")
+    train_stories: int | None = Field(None, ge=1, description="Use only the first N stories of train; empty: all.")
+    test_stories: int | None = Field(None, ge=1, description="Use only the first N stories of test; empty: all.")
+
+
+class BaseModelConfig(BaseModel):
+    """The model that training starts from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("tiny-base", description="A model folder, or a model's name on the Hub.")
+    revision: str | None = Field(None, description="The Hub revision; empty: the newest, or a local folder.")
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a retraining does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("sample", description="The preset's name.")
+    model: str = Field("storyteller", description="The registered model's name in MLflow.", pattern=r"^[\w.-]+$")
+    data: DataConfig = Field(default_factory=DataConfig)
+    base: BaseModelConfig = Field(default_factory=BaseModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
+
+    def flat(self) -> dict[str, Any]:
+        """Parameters by their dotted names, as `--set` takes and MLflow shows them: `{"training.learning_rate": 1e-4}`."""
+        return _flatten(self.model_dump(mode="json"))
+
+
+def presets() -> list[str]:
+    """The names of the presets that come with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """The configuration of a preset (a name, or the path of a YAML file) with `key=value` overrides laid over it.
+
+    >>> load("sample", ["training.learning_rate=1e-4"]).training.learning_rate
+    0.0001
+
+    Raises ConfigError that names the key, what was found and what is wanted.
+    """
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"No preset {preset!r}: name one of {', '.join(presets())}, or a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}.")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {path.name})") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, found {override!r}; for example training.learning_rate=1e-4.")
+    *groups, leaf = key.split(".")
+    for group in groups:
+        raw = raw.setdefault(group, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {override}: {group!r} is a value, not a group of parameters.")
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass
+    raw[leaf] = value
+
+
+def _sentence(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, RunConfig().flat(), n=1, cutoff=0.6)
+        return f"Unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,40 @@
+"""Deployment as a step: a request to the gateway, then the aliases, then one story told by what is served."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact
+
+from storyreason import dataset, generation, page, runs
+from storyreason.config import RunConfig
+from storyreason.serving import client as gateway
+from tasks import registry
+
+
+@task(name="deploy")
+def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example) -> dict[str, Any]:
+    """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
+    logger = get_run_logger()
+    gateway.ensure_running(config.serving)
+    served = gateway.status(config.serving)
+    if served.healthy and served.folder == version.folder:
+        logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
+    else:
+        logger.info("starting %s version %s beside what is served ...", version.name, version.number)
+        gateway.deploy(config.serving, folder=version.folder, version=version.number, images=probe.images)
+        registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    registry.move_champion(version)
+    return {"version": version.number, "folder": version.folder, "url": gateway.url(config.serving)}
+
+
+@task(name="tell")
+def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
+    """One story for frames the model never saw, told through the gateway, as text and as a page."""
+    answer = generation.tell(gateway.url(config.serving), "storyteller", example.images, config.generation)
+    path = runs.root() / "stories" / f"version-{served}.html"
+    view = page.view(example.story_id, example.images, prediction=answer.text, reference=example.answer)
+    runs.write_text(path, page.render([view], f"A story told by version {served}"))
+    create_link_artifact(path.as_uri(), link_text="story page", key="story-page")
+    return {"text": answer.text, "page": str(Path(path))}

@@ -1,0 +1,203 @@
+"""What MLflow remembers: runs found again by the fingerprint of their step, model versions with their lineage, aliases."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger, task
+from prefect.runtime import flow_run
+
+from storyreason import model, runs
+from storyreason.config import RunConfig
+from storyreason.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+VERSION = 1
+EXPERIMENT = "storyteller"
+TAG = "storyreason."
+"""Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version of the storyteller, and the folder that holds exactly what is evaluated and served."""
+
+    name: str
+    number: str
+    folder: str
+    identity: str
+    """Names the content of the folder: the fingerprint of the register step."""
+    run_id: str
+    data_md5: str
+
+
+def client() -> "MlflowClient":
+    """MLflow's client, on the server that MLFLOW_TRACKING_URI names."""
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+def experiment() -> str:
+    """The ID of the one experiment in which all models are compared, made when missing."""
+    mlflow = client()
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server decides itself where artifacts go; a local SQLite file would put them into ./mlruns.
+    local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
+    location = (runs.root() / "mlflow" / "artifacts").as_uri() if local else None
+    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def find_run(step: str, fingerprint: str) -> str | None:
+    """The ID of the run that belongs to a step, or None. Looked up before every creation: creating is not idempotent."""
+    found = client().search_runs([experiment()], filter_string=f"tags.`{TAG}{step}` = '{fingerprint}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:
+    """The step's run, made or taken up again, in state RUNNING."""
+    mlflow = client()
+    run_id = find_run(step, fingerprint)
+    if run_id is None:
+        from mlflow.entities import Param
+
+        run = mlflow.create_run(experiment(), run_name=name, tags={f"{TAG}{step}": fingerprint, **tags})
+        run_id = run.info.run_id
+        mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+    mlflow.update_run(run_id, status="RUNNING")
+    return str(run_id)
+
+
+def close_run(run_id: str, status: str = "FINISHED") -> None:
+    """Say how a run ended: FINISHED, FAILED or KILLED."""
+    client().set_terminated(run_id, status=status)
+
+
+def lineage(**more: str) -> dict[str, str]:
+    """Tags that say where a result comes from: code, Prefect run, and what the caller adds."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
+    return {
+        f"{TAG}git_commit": commit + ("+changes" if dirty else ""),
+        f"{TAG}prefect_run": str(flow_run.get_id() or ""),
+        **{TAG + key: value for key, value in more.items()},
+    }
+
+
+def fingerprint(train: str) -> str:
+    return runs.fingerprint(step="register", version=VERSION, train=train)
+
+
+@task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5)
+def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) -> dict[str, Any]:
+    """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
+    print_ = fingerprint(train)
+    folder = runs.work_folder("register", print_)
+    if manifest := runs.read_manifest(folder):
+        return manifest
+    logger = get_run_logger()
+    with runs.lock(folder):
+        target = folder / "model"
+        if not target.exists():
+            model.write_folder(base, Path(trained["result"]), target, card=_card(config, trained))
+        number = _version(config, print_, target, trained)
+        logger.info("registered %s version %s: %s", config.model, number, target)
+        return runs.write_manifest(
+            folder,
+            files=("model/config.json",),
+            name=config.model,
+            number=number,
+            folder=str(target),
+            identity=print_,
+            run_id=trained["run_id"],
+            data_md5=trained["data_md5"],
+        )
+
+
+def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, Any]) -> str:
+    import mlflow
+
+    for found in client().search_model_versions(f"name = '{config.model}'"):
+        if found.tags.get(f"{TAG}register") == print_:
+            return str(found.version)
+    tags = lineage(
+        register=print_,
+        folder=str(folder),
+        train=trained["fingerprint"],
+        data_md5=trained["data_md5"],
+        base=config.base.name,
+        preset=config.name,
+    )
+    logged = mlflow.create_external_model(
+        config.model, source_run_id=trained["run_id"], experiment_id=experiment(), tags=tags
+    )
+    version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
+    client().set_registered_model_alias(config.model, "challenger", version.version)
+    return str(version.version)
+
+
+def _card(config: RunConfig, trained: dict[str, Any]) -> dict[str, str]:
+    return {
+        "base model": config.base.name,
+        "preset": config.name,
+        "mode": config.training.mode,
+        "data (md5)": trained["data_md5"],
+        "training run (MLflow)": trained["run_id"],
+    }
+
+
+def version(name: str, which: str) -> Version:
+    """A registered version by number or alias. Raises RegistryError when there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client().get_model_version(name, which) if which.isdigit() else client().get_model_version_by_alias(name, which)
+    except MlflowException as error:
+        raise RegistryError(
+            f"MLflow has no {name} with version or alias {which!r}: look at its versions in MLflow, or run `storyreason retrain`."
+        ) from error
+    return _from_mlflow(found)
+
+
+def alias(name: str, which: str) -> Version | None:
+    """The version an alias points to, or None."""
+    try:
+        return version(name, which)
+    except RegistryError:
+        return None
+
+
+def move_champion(new: Version) -> None:
+    """Make a served version the champion; the old champion becomes `previous`. Nothing moves when it is the champion."""
+    mlflow = client()
+    old = alias(new.name, "champion")
+    if old is not None and old.number == new.number:
+        return
+    if old is not None:
+        mlflow.set_registered_model_alias(new.name, "previous", old.number)
+    mlflow.set_registered_model_alias(new.name, "champion", new.number)
+
+
+def tag_version(which: Version, **tags: str) -> None:
+    """Write tags of ours on a model version."""
+    for key, value in tags.items():
+        client().set_model_version_tag(which.name, which.number, TAG + key, value)
+
+
+def _from_mlflow(found: "ModelVersion") -> Version:
+    tags = found.tags
+    return Version(
+        name=found.name,
+        number=str(found.version),
+        folder=tags[f"{TAG}folder"],
+        identity=tags[f"{TAG}register"],
+        run_id=str(found.run_id),
+        data_md5=tags.get(f"{TAG}data_md5", ""),
+    )
