@@ -1,0 +1,33 @@
+"""What the gate wants of a challenger before it is promoted."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GateConfig(BaseModel):
+    """The primary score must rise by more than `min_gain`, beyond doubt; no guarded score may fall past tolerance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    primary: str = Field(
+        default="free/strict/grounding/f1",
+        pattern=r"^(free|grounded)/[^/]+/.+",
+        description="The score that decides: decoding, protocol, then the name as the scorecard gives it.",
+    )
+    min_gain: float = Field(
+        default=0.0,
+        ge=-1.0,
+        le=1.0,
+        description="The paired interval of the primary score's gain must lie above this. "
+        "A small negative value accepts 'as good and fresher'.",
+    )
+    validity_tolerance: float = Field(
+        default=0.01, ge=0.0, le=1.0, description="How much the share of valid answers may fall."
+    )
+    idf1_tolerance: float = Field(default=0.02, ge=0.0, le=1.0, description="How much identity's IDF1 may fall.")
+    hallucinations_tolerance: float = Field(
+        default=0.5, ge=0.0, le=100.0, description="How much referential hallucinations per 100 mentions may rise."
+    )
+    min_stories: int = Field(default=30, ge=2, description="With fewer test stories the gate refuses to decide.")
+    confidence: float = Field(default=0.95, ge=0.5, lt=1.0, description="The level of the bootstrap intervals.")
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="How often the stories are drawn anew.")
+    seed: int = Field(default=0, ge=0, description="The seed of those draws: the same answers, the same verdict.")

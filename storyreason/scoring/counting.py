@@ -1,0 +1,67 @@
+"""Score answers against references: read each story once, let every score count, keep one row of sums."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from storyreason import analysis, answer, rules
+from storyreason.analysis import Analysis
+from storyreason.errors import ScoringError
+from storyreason.scoring import grounding, validity
+from storyreason.scoring.matching import pairs, place
+from storyreason.scoring.scorecard import Scorecard
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a story of the data set says. `sizes` are (width, height) of each frame in pixels, in order."""
+
+    story_id: str
+    sizes: tuple[tuple[int, int], ...]
+    chain_of_thought: str
+    story: str
+
+
+def score(references: Iterable[Reference], predictions: Mapping[str, str]) -> Scorecard:
+    """The scorecard of one model's answers, `predictions` by story id.
+
+    An answer that is missing or cannot be read counts as empty: all reference boxes are misses and no rule is kept.
+    References may be a generator: only sums are kept. Raises ScoringError on double or unknown story ids, or no story.
+    """
+    story_ids: list[str] = []
+    seen: set[str] = set()
+    columns: tuple[str, ...] = ()
+    rows: list[np.ndarray] = []
+    for reference in references:
+        if reference.story_id in seen:
+            raise ScoringError(f"The data hold story {reference.story_id!r} twice: story ids must be unique.")
+        seen.add(reference.story_id)
+        story_ids.append(reference.story_id)
+        counts = _count(reference, predictions.get(reference.story_id))
+        columns = columns or tuple(counts)
+        rows.append(np.fromiter(counts.values(), float, len(counts)))
+    unknown = [story_id for story_id in predictions if story_id not in seen]
+    if unknown:
+        raise ScoringError(
+            f"{len(unknown)} of {len(predictions)} predictions are for stories that the data do not hold "
+            f"({unknown[0]!r} for one): score them on the split that they were made for."
+        )
+    if not rows:
+        raise ScoringError("There is no story to score: the split is empty.")
+    return Scorecard(tuple(story_ids), columns, np.stack(rows))
+
+
+def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
+    told, _ = analysis.read(reference.chain_of_thought)
+    read = answer.read(prediction or "")
+    claimed = read.analysis if read.readable and read.analysis else Analysis()
+    problems = rules.check(read, reference.sizes) if read.readable else None
+
+    real = place(told, reference.sizes, drop_unusable=True)
+    said = place(claimed, reference.sizes)
+    candidates = pairs(real, said)
+    return {
+        **validity.count(problems, missing=prediction is None),
+        **grounding.count(real, said, candidates, frames=len(reference.sizes)),
+    }

@@ -1,0 +1,27 @@
+"""Validity: does an answer keep the rules of the format? The rules themselves stand in `storyreason.rules`."""
+
+from collections.abc import Sequence
+
+from storyreason.problems import Problem
+from storyreason.rules import RULES, is_valid
+from storyreason.scoring.metrics import Metric, rate
+
+
+def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]:
+    """One answer's sums. `problems` is None for an answer that cannot be read: it passes no rule at all."""
+    broken = set(RULES) if problems is None else {problem.rule for problem in problems}
+    return {
+        "stories": 1,
+        "validity/missing": missing,
+        "validity/readable": problems is not None,
+        "validity/valid": problems is not None and is_valid(problems),
+        **{f"validity/rules/{rule}": rule not in broken for rule in RULES},
+    }
+
+
+METRICS: tuple[Metric, ...] = (
+    rate("strict/validity/valid", "validity/valid", "stories"),
+    rate("strict/validity/readable", "validity/readable", "stories"),
+    rate("strict/validity/missing", "validity/missing", "stories"),
+    *(rate(f"strict/validity/rules/{rule}", f"validity/rules/{rule}", "stories") for rule in RULES),
+)
