@@ -1,6 +1,11 @@
-"""A bounding box: `x1,y1,x2,y2` in integer pixels of the original image, x1 < x2 and y1 < y2."""
+"""A bounding box: `x1,y1,x2,y2` in integer pixels of the original image; a proper one has x1 < x2 and y1 < y2."""
 
-from typing import NamedTuple
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Box(NamedTuple):
@@ -13,3 +18,54 @@ class Box(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.x1},{self.y1},{self.x2},{self.y2}"
+
+
+# Nine digits are more than any image has, and keep a hostile number out of int() and of numpy's 64 bits.
+_BOX = re.compile(r"\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*")
+
+
+def parse(text: str) -> Box | None:
+    """The box of a cell such as `13,69,150,239` (spaces allowed), or None. An inverted one is given as it stands."""
+    match = _BOX.fullmatch(text)
+    return Box(int(match[1]), int(match[2]), int(match[3]), int(match[4])) if match else None
+
+
+def area(box: Box) -> int:
+    """Square pixels; 0 for an inverted box."""
+    return max(0, box.x2 - box.x1) * max(0, box.y2 - box.y1)
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union, in 0..1; 0 where either box is empty or inverted."""
+    overlap = max(0, min(a.x2, b.x2) - max(a.x1, b.x1)) * max(0, min(a.y2, b.y2) - max(a.y1, b.y1))
+    union = area(a) + area(b) - overlap
+    return overlap / union if overlap else 0.0
+
+
+def iou_matrix(a: Sequence[Box], b: Sequence[Box]) -> "np.ndarray":
+    """IoU of every box of `a` (rows) with every box of `b` (columns): float64 of shape [len(a), len(b)]."""
+    import numpy as np
+
+    rows = np.asarray(a, dtype=np.float64).reshape(-1, 1, 4)
+    columns = np.asarray(b, dtype=np.float64).reshape(1, -1, 4)
+    low = np.maximum(rows[..., :2], columns[..., :2])
+    high = np.minimum(rows[..., 2:], columns[..., 2:])
+    overlap = np.clip(high - low, 0, None).prod(axis=-1)
+    union = _areas(rows) + _areas(columns) - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+
+
+def _areas(boxes: "np.ndarray") -> "np.ndarray":
+    return (boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1)
+
+
+def clip(box: Box, width: int, height: int) -> Box:
+    """The part of the box within an image of that size (pixels). Empty where it lies wholly outside."""
+    return Box(
+        min(max(box.x1, 0), width), min(max(box.y1, 0), height), min(max(box.x2, 0), width), min(max(box.y2, 0), height)
+    )
+
+
+def scale(box: Box, sx: float, sy: float) -> Box:
+    """The box in an image resized by `sx` and `sy` (new size over old size), rounded to whole pixels."""
+    return Box(round(box.x1 * sx), round(box.y1 * sy), round(box.x2 * sx), round(box.y2 * sy))

@@ -12,3 +12,8 @@ class Problem:
     line: int = 0
     column: int = 0
     image: int | None = None
+
+
+def quote(text: str) -> str:
+    """A text as a message shows it: in quotes, cut at 40 characters."""
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
