@@ -7,6 +7,7 @@
 True
 """
 
+from storyreason.scoring.gate import Decision, decide
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
-__all__ = ["Difference", "Scorecard", "compare"]
+__all__ = ["Decision", "Difference", "Scorecard", "compare", "decide"]

@@ -1,7 +1,7 @@
 """The gate: is the challenger better than what is served, beyond doubt and at no guarded cost?"""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from storyreason.errors import ScoringError
@@ -21,15 +21,7 @@ HEADLINES = (
 """The scores that the report shows, where a scorecard has them; all of them are in the run's metrics."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model that stands at the gate. `cards` are its scorecards by decoding (`free`, `grounded`); `identity` is a
-    fingerprint or registry version, equal only for the same model; `trained_on` the stories it has learned from."""
-
-    name: str
-    cards: Mapping[str, Scorecard]
-    identity: str = ""
-    trained_on: frozenset[str] = field(default=frozenset(), repr=False)
+Verdict = Literal["promote", "keep", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +29,7 @@ class Decision:
     """`verdict` tells "keep" (the incumbent stays) from "refuse" (nothing can be decided); `report` is Markdown."""
 
     promote: bool
-    verdict: Literal["promote", "keep", "refuse"]
+    verdict: Verdict
     reason: str
     report: str
 
@@ -53,114 +45,96 @@ class _Check:
     advice: str
 
 
-def decide(challenger: Candidate, incumbent: Candidate, config: GateConfig) -> Decision:
-    """Whether the challenger takes the incumbent's place: the champion's, or the base model's where there is none.
+def decide(
+    ours: Scorecard,
+    theirs: Scorecard,
+    config: GateConfig,
+    *,
+    challenger: str = "the challenger",
+    incumbent: str = "the champion",
+    trained_on: Mapping[str, Collection[str]] | None = None,
+) -> Decision:
+    """Whether the challenger (`ours`) takes the incumbent's place (`theirs`): the champion's, or the base model's where
+    there is none. Both scorecards are of the decoding that `config.primary` names.
 
-    Pure and repeatable: the same scorecards give the same decision. Raises ScoringError where the scorecards are not
-    about the same stories, or lack the primary score.
+    `challenger` and `incumbent` are names for the report; `trained_on` the ids of the stories that each has learned
+    from, under the keys "challenger" and "incumbent". Pure and repeatable: the same scorecards give the same decision.
+    Raises ScoringError where the scorecards are not about the same stories, or lack the primary score.
     """
     decoding, _, primary = config.primary.partition("/")
-    ours, theirs = _card(challenger, decoding), _card(incumbent, decoding)
     stories = len(ours.story_ids)
-    differences = {
-        name: compare(challenger.cards[name], incumbent.cards[name], config.confidence, config.resamples, config.seed)
-        for name in challenger.cards
-        if name in incumbent.cards
-    }
+    differences = compare(ours, theirs, config.confidence, config.resamples, config.seed)
+    if primary not in differences:
+        known = ", ".join(sorted(differences)[:6])
+        raise ScoringError(
+            f"The primary score {config.primary!r} is not on both scorecards: set `gate.primary` to {decoding}/ and "
+            f"one of {known}, …"
+        )
 
-    def conclude(
-        verdict: Literal["promote", "keep", "refuse"], reason: str, advice: str, checks: list[_Check]
-    ) -> Decision:
-        report = _report(challenger, incumbent, config, verdict, reason, advice, checks, differences)
-        return Decision(verdict == "promote", verdict, reason, report)
+    def conclude(verdict: Verdict, reason: str, advice: str, checks: Sequence[_Check] = ()) -> Decision:
+        head = {"promote": f"Promote {challenger}", "keep": f"Keep {incumbent}", "refuse": "No decision"}[verdict]
+        lines = [
+            f"# {head}",
+            f"{challenger} was compared with {incumbent} on {stories} test stories, story by story ({decoding} decoding).",
+            f"**Why:** {reason}",
+            f"**What to do:** {advice}",
+            *_checked(checks),
+            *_scores(ours, theirs, differences, config, challenger, incumbent),
+        ]
+        return Decision(verdict == "promote", verdict, reason, "\n\n".join(lines) + "\n")
 
-    if challenger.identity and challenger.identity == incumbent.identity:
-        reason = f"{challenger.name} and {incumbent.name} are the same model: there is nothing to gain."
-        return conclude("keep", reason, "Change the data or the training, then retrain.", [])
     if stories < config.min_stories:
         reason = f"{stories} test stories are too few to decide on: at least {config.min_stories} are wanted."
-        advice = "Add test stories, or lower `gate.min_stories` if the verdict may be left to chance."
-        return conclude("refuse", reason, advice, [])
-    for candidate in (challenger, incumbent):
-        seen = sorted(candidate.trained_on.intersection(ours.story_ids))
+        return conclude("refuse", reason, "Add test stories, or lower `gate.min_stories` and leave it more to chance.")
+    for role, name in (("challenger", challenger), ("incumbent", incumbent)):
+        seen = sorted(set(ours.story_ids).intersection((trained_on or {}).get(role, ())))
         if seen:
             reason = (
-                f"{candidate.name} has trained on {len(seen)} of the {stories} test stories ({seen[0]!r} for one): "
+                f"{name} has trained on {len(seen)} of the {stories} test stories ({seen[0]!r} for one): "
                 "its scores say nothing about new stories."
             )
-            advice = "Take these stories out of one of the two splits, retrain or score again, and decide then."
-            return conclude("keep", reason, advice, [])
+            return conclude("keep", reason, "Take these stories out of one of the two splits and retrain.")
+    if config.min_gain >= 0 and all(change.gain == change.low == change.high == 0 for change in differences.values()):
+        reason = f"{challenger} and {incumbent} have the same scores on every story: there is nothing to gain."
+        return conclude("keep", reason, "Change the data or the training, then retrain.")
 
-    checks = [
-        _primary(differences[decoding], primary, config, stories),
-        *_guards(differences[decoding], ours, theirs, config),
-    ]
+    checks = [_primary(differences[primary], config, stories), *_guards(differences, ours, theirs, config)]
     failed = [check for check in checks if not check.passed]
     if failed:
         reason = " ".join(f"{check.name}: {check.found}, wanted {check.wanted}." for check in failed)
         return conclude("keep", reason, " ".join(dict.fromkeys(check.advice for check in failed)), checks)
-    reason = (
-        f"{checks[0].name}: {checks[0].found}, wanted {checks[0].wanted}; no guarded score fell past its tolerance."
-    )
-    advice = "Nothing: it is deployed next. `storyreason deploy previous` goes back."
-    return conclude("promote", reason, advice, checks)
+    reason = f"{primary}: {checks[0].found}, wanted {checks[0].wanted}; no guarded score fell past its tolerance."
+    return conclude("promote", reason, "Nothing: it is deployed next. `storyreason deploy previous` goes back.", checks)
 
 
-def _card(candidate: Candidate, decoding: str) -> Scorecard:
-    if decoding not in candidate.cards:
-        raise ScoringError(
-            f"{candidate.name} was not scored with {decoding} decoding "
-            f"(found: {', '.join(candidate.cards) or 'none'}): evaluate it so, or choose another `gate.primary`."
-        )
-    return candidate.cards[decoding]
-
-
-def _primary(differences: Mapping[str, Difference], name: str, config: GateConfig, stories: int) -> _Check:
-    if name not in differences:
-        raise ScoringError(
-            f"The primary score {config.primary!r} is not on both scorecards: set `gate.primary` to one of "
-            f"{', '.join(sorted(differences)[:8])}, …"
-        )
-    change = differences[name]
+def _primary(change: Difference, config: GateConfig, stories: int) -> _Check:
     advice = (
         f"The gain may be chance: {stories} stories cannot tell. Train further, or score more test stories."
         if change.high > config.min_gain
         else "It is no better where it counts. Look at its story pages and its scores by kind before you train again."
     )
-    wanted = f"an interval above {_number(name, config.min_gain, signed=True)}"
-    return _Check(name, change.low > config.min_gain, _gain(change, config.confidence), wanted, advice)
+    wanted = f"an interval above {_number(change.name, config.min_gain, signed=True)}"
+    return _Check(change.name, change.low > config.min_gain, _gain(change, config.confidence), wanted, advice)
 
 
 def _guards(
     differences: Mapping[str, Difference], ours: Scorecard, theirs: Scorecard, config: GateConfig
 ) -> Iterable[_Check]:
     """The guarded scores that both scorecards have: the change itself counts here, not its interval."""
-    falling: tuple[tuple[str, float, Callable[[float, float], bool], str], ...] = (
-        (
-            "strict/validity/valid",
-            config.validity_tolerance,
-            lambda gain, most: gain >= -most,
-            "gate.validity_tolerance",
-        ),
-        ("strict/identity/idf1", config.idf1_tolerance, lambda gain, most: gain >= -most, "gate.idf1_tolerance"),
-        (
-            HALLUCINATIONS,
-            config.hallucinations_tolerance,
-            lambda gain, most: gain <= most,
-            "gate.hallucinations_tolerance",
-        ),
-    )
-    for name, most, holds, setting in falling:
+    for name, most, setting in (
+        ("strict/validity/valid", config.validity_tolerance, "gate.validity_tolerance"),
+        ("strict/identity/idf1", config.idf1_tolerance, "gate.idf1_tolerance"),
+        (HALLUCINATIONS, config.hallucinations_tolerance, "gate.hallucinations_tolerance"),
+    ):
         advice = (
             f"Find the stories where {name} got worse in the per-story table; `{setting}` says how much you accept."
         )
         if name in differences:
             change = differences[name]
-            rising = name == HALLUCINATIONS
-            wanted = f"{'a rise' if rising else 'a fall'} of at most {_number(name, most)}"
-            # A difference of exactly the tolerance, as 0.95 - 0.96 in floating point, still passes.
-            passed = holds(round(change.gain, 12), most)
-            yield _Check(name, passed, _gain(change, config.confidence), wanted, advice)
+            loss = change.gain if name == HALLUCINATIONS else -change.gain
+            wanted = f"a {'rise' if name == HALLUCINATIONS else 'fall'} of at most {_number(name, most)}"
+            # Rounded: 0.96 - 0.95 is 0.010000000000000009 in floating point, and still within a tolerance of 0.01.
+            yield _Check(name, round(loss, 12) <= most, _gain(change, config.confidence), wanted, advice)
         elif name == HALLUCINATIONS and name in theirs.metrics() and name not in ours.metrics():
             yield _Check(
                 name, False, "not one mention in all its stories", "stories that mention their entities", advice
@@ -180,58 +154,43 @@ def _number(name: str, value: float, signed: bool = False) -> str:
     return f"{value + 0.0:{'+' if signed else ''}.{places}f}"
 
 
-def _report(
-    challenger: Candidate,
-    incumbent: Candidate,
+def _checked(checks: Sequence[_Check]) -> list[str]:
+    """The conditions as a Markdown table, nothing where none was looked at."""
+    if not checks:
+        return []
+    rows = [f"| {c.name} | {c.found} | {c.wanted} | {'passed' if c.passed else '**failed**'} |" for c in checks]
+    return ["## What was checked", "\n".join(["| Score | Found | Wanted | |", "|---|---|---|---|", *rows])]
+
+
+def _scores(
+    ours: Scorecard,
+    theirs: Scorecard,
+    differences: Mapping[str, Difference],
     config: GateConfig,
-    verdict: str,
-    reason: str,
-    advice: str,
-    checks: list[_Check],
-    differences: Mapping[str, Mapping[str, Difference]],
-) -> str:
-    """The decision for a person: verdict and why, what to do, what was checked, and the scores side by side."""
-    heads = {
-        "promote": f"Promote {challenger.name}",
-        "keep": f"Keep {incumbent.name}",
-        "refuse": "No decision",
-    }
-    card = next(iter(challenger.cards.values()))
-    lines = [
-        f"# {heads[verdict]}",
-        "",
-        f"{challenger.name} was compared with {incumbent.name} on {len(card.story_ids)} test stories, story by story.",
-        "",
-        f"**Why:** {reason}",
-        "",
-        f"**What to do:** {advice}",
-    ]
-    if checks:
-        lines += ["", "## What was checked", "", "| Score | Found | Wanted | |", "|---|---|---|---|"]
-        lines += [f"| {c.name} | {c.found} | {c.wanted} | {'passed' if c.passed else '**failed**'} |" for c in checks]
-    for decoding, changes in differences.items():
-        ours = challenger.cards[decoding].intervals(config.confidence, config.resamples, config.seed)
-        theirs = incumbent.cards[decoding].intervals(config.confidence, config.resamples, config.seed)
-        lines += ["", f"## Scores, {decoding} decoding", ""]
-        lines += [f"| Score | {challenger.name} | {incumbent.name} | Difference | Real? |", "|---|---|---|---|---|"]
-        for name in HEADLINES:
-            if name not in changes:
-                continue
-            change = changes[name]
-            cells = [
-                name,
-                _with_interval(name, change.a, ours[name]),
-                _with_interval(name, change.b, theirs[name]),
-                _with_interval(name, change.gain, (change.low, change.high), signed=True),
-                "yes" if change.real else "no",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+    challenger: str,
+    incumbent: str,
+) -> list[str]:
+    """The main scores of both side by side, with intervals, as a Markdown table."""
+    settings = config.confidence, config.resamples, config.seed
+    of_ours, of_theirs = ours.intervals(*settings), theirs.intervals(*settings)
+    rows = [f"| Score | {challenger} | {incumbent} | Difference | Real? |", "|---|---|---|---|---|"]
+    for name in HEADLINES:
+        if name not in differences:
+            continue
+        change = differences[name]
+        cells = [
+            name,
+            _with_interval(name, change.a, of_ours[name]),
+            _with_interval(name, change.b, of_theirs[name]),
+            _with_interval(name, change.gain, (change.low, change.high), signed=True),
+            "yes" if change.real else "no",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    legend = (
         f"In brackets: {config.confidence:.0%} intervals, {config.resamples} bootstrap resamples of the stories, "
-        f"seed {config.seed}. A difference is real when its paired interval leaves out 0.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"seed {config.seed}. A difference is real when its paired interval leaves out 0."
+    )
+    return ["## Scores", "\n".join(rows), legend]
 
 
 def _with_interval(name: str, value: float, interval: tuple[float, float], signed: bool = False) -> str:
