@@ -1,0 +1,280 @@
+"""The data set: parquet shards in the Hub's layout, read lazily, written whole or not at all, checked before use.
+
+    data/train-00000-of-00002.parquet
+    data/train-00001-of-00002.parquet
+    data/test-00000-of-00001.parquet
+
+Columns: `story_id`, `images` (structs of `bytes` and `path`), `frame_count`, `chain_of_thought`, `story`.
+"""
+
+import bisect
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storyreason.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "test")
+COLUMNS = ("story_id", "images", "frame_count", "chain_of_thought", "story")
+MAX_BAD = 0.01
+"""More bad examples than this share, and the data set is refused."""
+VALIDATION_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row: encoded images in order, the analysis and the grounded story."""
+
+    story_id: str
+    images: tuple[bytes, ...]
+    chain_of_thought: str
+    story: str
+    frame_count: int | None = None
+    """As the column says; None for an example that was not read from a file."""
+
+
+class Split(Sequence[Example]):
+    """The examples of one split, in the order of the shards. Rows are read when asked for; no picture is decoded."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        import pyarrow.parquet as pq
+
+        self._files = [pq.ParquetFile(path, memory_map=True) for path in files]
+        # Where each row group starts: [(0, file 0, group 0), (100, file 0, group 1), ...]
+        self._groups: list[tuple[int, int, int]] = []
+        self._length = 0
+        for number, file in enumerate(self._files):
+            for group in range(file.metadata.num_row_groups):
+                self._groups.append((self._length, number, group))
+                self._length += file.metadata.row_group(group).num_rows
+        self._starts = [start for start, _, _ in self._groups]
+        self._cached: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        index %= len(self)
+        group = bisect.bisect_right(self._starts, index) - 1
+        if self._cached[0] != group:
+            _, file, number = self._groups[group]
+            self._cached = (group, self._files[file].read_row_group(number, columns=list(COLUMNS)))
+        return _example(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
+
+    def story_ids(self) -> list[str]:
+        """Every story's ID, without reading pictures or texts."""
+        return [
+            value for file in self._files for value in file.read(columns=["story_id"]).column("story_id").to_pylist()
+        ]
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
+    return Example(row["story_id"] or "", images, row["chain_of_thought"] or "", row["story"] or "", row["frame_count"])
+
+
+def shards(folder: Path, split: str) -> list[Path]:
+    """The split's files in order, from the folder itself or its `data/` (as a clone from the Hub has them)."""
+    folder = Path(folder)
+    for place in (folder, folder / "data"):
+        found = sorted(place.glob(f"{split}-*.parquet"))
+        if found:
+            return found
+    raise DataError(
+        f"{folder} has no {split}-*.parquet; wanted shards in the Hub's layout: pull the data, or name another folder."
+    )
+
+
+def load(folder: Path | str, split: str) -> Split:
+    """The examples of a split as a lazy sequence. Raises DataError when shards or columns are missing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = shards(Path(folder), split)
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file} is no parquet file ({error}): pull or make the data again.") from error
+        missing = [column for column in COLUMNS if column not in schema.names]
+        if missing:
+            raise DataError(
+                f"{file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}); "
+                f"wanted {', '.join(COLUMNS)}: make the data set again, or rename its columns."
+            )
+        _check_types(file, schema)
+    return Split(files)
+
+
+def _check_types(file: Path, schema: "pa.Schema") -> None:
+    import pyarrow as pa
+
+    kind = schema.field("images").type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
+        pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("bytes") >= 0
+    ):
+        raise DataError(
+            f"{file} has `images` of type {kind}; wanted a list of structs with `bytes` and `path`: "
+            "write the pictures into the file (datasets' Image feature does)."
+        )
+
+
+def _schema() -> "pa.Schema":
+    """The published data set's schema, with the metadata by which `datasets` knows that `images` are pictures."""
+    import pyarrow as pa
+
+    text = {"dtype": "string", "_type": "Value"}
+    features = {
+        "story_id": text,
+        "images": {"feature": {"_type": "Image"}, "_type": "List"},
+        "frame_count": {"dtype": "int32", "_type": "Value"},
+        "chain_of_thought": text,
+        "story": text,
+    }
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.schema(
+        [
+            ("story_id", pa.string()),
+            ("images", pa.list_(picture)),
+            ("frame_count", pa.int32()),
+            ("chain_of_thought", pa.string()),
+            ("story", pa.string()),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def write(examples: Iterable[Example], folder: Path | str, split: str, shard_rows: int = 500) -> list[Path]:
+    """Write a split as shards of `shard_rows` examples; the same examples give the same bytes. Old shards are replaced.
+
+    Files are written under temporary names and renamed when all of them are whole.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary: list[Path] = []
+    rows: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        path = folder / f".{split}-{len(temporary):05d}.parquet.part"
+        temporary.append(path)
+        # Pictures are compressed already: small row groups keep a random read cheap.
+        table = pa.Table.from_pylist(rows, schema=_schema())
+        pq.write_table(table, path, compression="zstd", row_group_size=50, use_dictionary=False)
+        rows.clear()
+
+    try:
+        for example in examples:
+            images = [
+                {"bytes": image, "path": f"{example.story_id}-{number:02d}.{_extension(image)}"}
+                for number, image in enumerate(example.images, 1)
+            ]
+            rows.append(
+                {
+                    "story_id": example.story_id,
+                    "images": images,
+                    "frame_count": len(images) if example.frame_count is None else example.frame_count,
+                    "chain_of_thought": example.chain_of_thought,
+                    "story": example.story,
+                }
+            )
+            if len(rows) == shard_rows:
+                flush()
+        if rows or not temporary:
+            flush()
+        for old in folder.glob(f"{split}-*.parquet"):
+            old.unlink()
+        names = [folder / f"{split}-{number:05d}-of-{len(temporary):05d}.parquet" for number in range(len(temporary))]
+        for path, name in zip(temporary, names, strict=True):
+            path.rename(name)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+    return names
+
+
+def _extension(image: bytes) -> str:
+    return "png" if image.startswith(b"\x89PNG") else "jpg"
+
+
+def sizes(example: Example) -> list[tuple[int, int]]:
+    """Width and height of each image in pixels, from the headers alone. Raises DataError for one that is no picture."""
+    return [_size(example.story_id, number, image) for number, image in enumerate(example.images, 1)]
+
+
+def _size(story_id: str, number: int, image: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return picture.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); "
+            "wanted JPEG or PNG: make or pull the data again."
+        ) from error
+
+
+def films(story_ids: Sequence[str], mapping: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Each story's film: as `mapping` says, else what stands before the ID's last `-`, else the story itself."""
+    if mapping is not None:
+        missing = [story_id for story_id in story_ids if story_id not in mapping]
+        if missing:
+            raise DataError(
+                f"The film mapping lacks {len(missing)} of {len(story_ids)} stories, {missing[0]} first: "
+                "add them, or leave the mapping out."
+            )
+        return {story_id: mapping[story_id] for story_id in story_ids}
+    named = {story_id: story_id.rpartition("-")[0] for story_id in story_ids}
+    if not all(named.values()):
+        log.warning(
+            "Story IDs name no film (`film-k`) and there is no film mapping: the validation part is cut by story."
+        )
+        return {story_id: story_id for story_id in story_ids}
+    return named
+
+
+def validation_ids(
+    story_ids: Sequence[str], mapping: Mapping[str, str] | None = None, share: float = VALIDATION_SHARE
+) -> frozenset[str]:
+    """The stories of train's validation part: the films whose SHA-256 hash lies in the lowest `share` of all hashes.
+
+    A film's part never changes when others join. At least one film, and none when there is only one.
+    """
+    film_of = films(story_ids, mapping)
+    # The first eight hex digits as a number from 0 to 1.
+    place = {film: int(hashlib.sha256(film.encode()).hexdigest()[:8], 16) / 2**32 for film in set(film_of.values())}
+    chosen = {film for film, at in place.items() if at < share}
+    if not chosen and len(place) > 1:
+        chosen = {min(place, key=lambda film: place[film])}
+    return frozenset(story_id for story_id, film in film_of.items() if film in chosen)
+
+
+def film_mapping(path: Path) -> dict[str, str]:
+    """A film mapping from a JSON file: `{"story 1": "film a", ...}`. Raises DataError when it is something else."""
+    try:
+        mapping = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); wanted an object from story ID to film.") from error
+    if not isinstance(mapping, dict) or not all(isinstance(film, str) for film in mapping.values()):
+        raise DataError(f"{path} holds something else; wanted a JSON object from story ID to film.")
+    return mapping
