@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from storyreason import boxes
 from storyreason.boxes import Box
-from storyreason.problems import Problem, quote
+from storyreason.problems import Problem, Tally, quote
 
 SETTING_ELEMENTS = (
     "Location", "Environment", "Lighting", "Weather", "Time Period", "Architecture", "Interior Design", "Atmosphere",
@@ -241,6 +241,7 @@ class Parser:
 
     def __init__(self, first_line: int = 1) -> None:
         self.problems: list[Problem] = []
+        self._tally = Tally()
         self._line = first_line - 1
         self._sections: list[tuple[int, int, dict[_Table, list[Any]]]] = []  # image, line, rows
         self._phases: list[Any] = []
@@ -331,7 +332,8 @@ class Parser:
 
     def _problem(self, rule: str, message: str, text: str, cell: int = 0) -> None:
         image = self._sections[-1][0] if self._sections and self._table is not _PHASES else None
-        self.problems.append(Problem(rule, message, self._line, column(text, cell), image))
+        if self._tally.allows(rule):
+            self.problems.append(Problem(rule, message, self._line, column(text, cell), image))
 
 
 def _cells(text: str) -> list[str]:
