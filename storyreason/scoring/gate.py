@@ -14,7 +14,7 @@ HEADLINES = (
     "strict/grounding/f1", "strict/grounding/precision", "strict/grounding/recall", "strict/grounding/f1_50_95",
     "strict/grounding/mean_iou", "strict/grounding/entities_per_frame",
     "strict/grounding/char/f1", "strict/grounding/obj/f1", "strict/grounding/lm/f1", "strict/grounding/bg/f1",
-    "strict/identity/idf1", "strict/identity/bcubed_f1", "strict/identity/links_f1",
+    "strict/identity/idf1", "strict/identity/bcubed/f1", "strict/identity/links/f1",
     HALLUCINATIONS, "strict/references/pronouns_grounded", "strict/language/words",
     "paper/F1", "paper/mAP", "paper/METEOR", "paper/ROUGE-L", "paper/BLEU-4",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def decide(
         head = {"promote": f"Promote {challenger}", "keep": f"Keep {incumbent}", "refuse": "No decision"}[verdict]
         lines = [
             f"# {head}",
-            f"{challenger} was compared with {incumbent} on {stories} test stories, story by story ({decoding} decoding).",
+            f"{challenger} against {incumbent} on {stories} test stories, story by story ({decoding} decoding).",
             f"**Why:** {reason}",
             f"**What to do:** {advice}",
             *_checked(checks),

@@ -1,0 +1,58 @@
+"""Persistence: which entities stay for five images or more, in the analysis, in the story, and in the reference's."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from storyreason.analysis import Analysis, Kind
+from storyreason.scoring.matching import KINDS, kind_of
+from storyreason.scoring.metrics import Metric, rate
+from storyreason.story import Mention, Story
+
+LASTING = 5
+"""So many images make an entity persistent (paper, section on entity persistence)."""
+
+
+def count(told: Analysis, told_story: Story, claimed: Analysis, claimed_story: Story) -> dict[str, float]:
+    """One story's sums: entities by kind and how many of them stand in LASTING images or more. The first two are the
+    reference's, the others the answer's."""
+    sides = {
+        "analysis": _rows(claimed),
+        "story": _mentions(claimed_story),
+        "reference_analysis": _rows(told),
+        "reference_story": _mentions(told_story),
+    }
+    counts: dict[str, float] = {}
+    for side, places in sides.items():
+        images: dict[tuple[Kind, str], set[int]] = defaultdict(set)
+        for kind, name, image in places:
+            images[kind, name].add(image)
+        for kind in KINDS:
+            stays = [len(where) for (of, _), where in images.items() if of == kind]
+            counts[f"persistence/{side}/{kind}/entities"] = len(stays)
+            counts[f"persistence/{side}/{kind}/lasting"] = sum(stay >= LASTING for stay in stays)
+        for what in ("entities", "lasting"):
+            counts[f"persistence/{side}/{what}"] = sum(counts[f"persistence/{side}/{kind}/{what}"] for kind in KINDS)
+    return counts
+
+
+def _rows(analysis: Analysis) -> Iterable[tuple[Kind, str, int]]:
+    for section in analysis.sections:
+        for row in section.characters:
+            yield kind_of(row.id, True), row.id, section.image
+        for thing in section.objects:
+            yield kind_of(thing.id, False), thing.id, section.image
+
+
+def _mentions(story: Story) -> Iterable[tuple[Kind, str, int]]:
+    for passage in story.passages:
+        for part in passage.parts:
+            if isinstance(part, Mention):
+                for name in part.ids:
+                    yield kind_of(name, False), name, passage.image
+
+
+METRICS: tuple[Metric, ...] = tuple(
+    rate(f"strict/persistence/{side}{kind}", f"persistence/{side}{kind}/lasting", f"persistence/{side}{kind}/entities")
+    for side in ("analysis", "story", "reference_analysis", "reference_story")
+    for kind in ("", *(f"/{kind}" for kind in KINDS))
+)
