@@ -29,6 +29,10 @@ class EngineError(StoryReasonError):
     """An inference engine did not start, died, or answered nonsense."""
 
 
+class EngineAwayError(EngineError):
+    """An engine or endpoint does not answer now, but may when it is asked again."""
+
+
 class ScoringError(StoryReasonError):
     """Predictions and data do not fit together, or are too few to decide on."""
 

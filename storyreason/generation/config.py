@@ -9,18 +9,25 @@ class GenerationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: str = Field(
-        "Create a story based on these images.", description="What the user asks for beside the images; may be empty."
+        default="Create a story based on these images.",
+        description="What the user asks for beside the images; may be empty.",
     )
-    images_first: bool = Field(True, description="The images before the request, as in the published example.")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the likeliest token: the same answer every time.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens that sum to this probability.")
+    images_first: bool = Field(default=True, description="The images before the request, as in the published example.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=2, description="0 takes the likeliest token: the same answer every time."
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample from the likeliest tokens that sum to this probability."
+    )
     max_tokens: int | None = Field(
-        None, ge=1, description="An answer's greatest length in tokens; empty: what the engine's max_model_len leaves."
+        default=None,
+        ge=1,
+        description="An answer's greatest length in tokens; empty: what the engine's max_model_len leaves.",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampling; without meaning at temperature 0.")
-    concurrency: int = Field(8, ge=1, le=1024, description="Requests at a time.")
-    timeout: float = Field(600.0, gt=0, description="Seconds that one answer may take.")
-    retries: int = Field(3, ge=0, le=20, description="How often a request that failed is sent again.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampling; without meaning at temperature 0.")
+    concurrency: int = Field(default=8, ge=1, le=1024, description="Requests at a time.")
+    timeout: float = Field(default=600.0, gt=0, description="Seconds that one answer may take.")
+    retries: int = Field(default=3, ge=0, le=20, description="How often a request that failed is sent again.")
     pause: float = Field(
-        1.0, ge=0, le=60, description="Seconds before a failed request is sent again; then twice that."
+        default=1.0, ge=0, le=60, description="Seconds before a failed request is sent again; then twice that."
     )

@@ -10,27 +10,40 @@ class ServingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; the default is this machine alone.")
-    port: int = Field(8400, ge=1, le=65535, description="The gateway's port. Engines choose free ones behind it.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; the default is this machine alone."
+    )
+    port: int = Field(
+        default=8400, ge=1, le=65535, description="The gateway's port. Engines choose free ones behind it."
+    )
 
-    max_model_len: int = Field(4096, ge=128, description="Tokens of images, request and answer together.")
+    max_model_len: int = Field(default=4096, ge=128, description="Tokens of images, request and answer together.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on a CPU, the model's own on a GPU."
+        default="auto", description="auto: float32 on a CPU, the model's own on a GPU."
     )
-    max_num_seqs: int = Field(8, ge=1, le=1024, description="Requests computed at a time; more wait.")
-    images_per_prompt: int = Field(22, ge=1, le=256, description="Images that one request may have.")
-    kv_cache_gb: int = Field(1, ge=1, description="On a CPU: GiB for keys and values.")
+    max_num_seqs: int = Field(default=8, ge=1, le=1024, description="Requests computed at a time; more wait.")
+    images_per_prompt: int = Field(default=22, ge=1, le=256, description="Images that one request may have.")
+    kv_cache_gb: int = Field(default=1, ge=1, description="On a CPU: GiB for keys and values.")
     gpu_memory: float = Field(
-        0.45, gt=0, le=0.95, description="On a GPU: the part of its memory to take; above 0.5 two engines do not fit."
+        default=0.45,
+        gt=0,
+        le=0.95,
+        description="On a GPU: the part of its memory to take; above 0.5 two engines do not fit.",
     )
-    startup_timeout: float = Field(240.0, gt=0, description="Seconds from an engine's start to its first answer.")
-    stop_timeout: float = Field(15.0, gt=0, description="Seconds an engine gets to end before it is killed.")
+    startup_timeout: float = Field(
+        default=240.0, gt=0, description="Seconds from an engine's start to its first answer."
+    )
+    stop_timeout: float = Field(default=15.0, gt=0, description="Seconds an engine gets to end before it is killed.")
 
-    max_body_mb: int = Field(64, ge=1, le=4096, description="Largest request body, in MiB.")
-    wait_timeout: float = Field(240.0, ge=0, description="Seconds a request waits for an engine that is restarted.")
+    max_body_mb: int = Field(default=64, ge=1, le=4096, description="Largest request body, in MiB.")
+    wait_timeout: float = Field(
+        default=240.0, ge=0, description="Seconds a request waits for an engine that is restarted."
+    )
     drain_timeout: float = Field(
-        300.0, ge=0, description="Seconds that the requests of a replaced engine get to end, before it is stopped."
+        default=300.0,
+        ge=0,
+        description="Seconds that the requests of a replaced engine get to end, before it is stopped.",
     )
     restart_pause: float = Field(
-        1.0, ge=0.1, le=60, description="Seconds before an engine that died is started again; doubled up to 60."
+        default=1.0, ge=0.1, le=60, description="Seconds before an engine that died is started again; doubled up to 60."
     )

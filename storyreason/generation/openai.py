@@ -1,0 +1,152 @@
+"""Ask any OpenAI-compatible endpoint for a story."""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from storyreason import chat
+from storyreason.errors import EngineAwayError, EngineError
+from storyreason.generation.config import GenerationConfig
+
+if TYPE_CHECKING:
+    import httpx
+
+PASSING = {408, 425, 429, 500, 502, 503, 504}
+"""Statuses that may be another one when the same request is sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What the model wrote, analysis and story together. `cut`: it was stopped by the limit of tokens."""
+
+    text: str
+    cut: bool
+    prompt_tokens: int
+    tokens: int
+
+
+def tell(
+    base_url: str,
+    model: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    *,
+    api_key: str | None = None,
+    on_text: Callable[[str], object] | None = None,
+) -> Telling:
+    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_text` it streams, piece by piece.
+
+    `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError when the same request may succeed later, and
+    EngineError when it will not.
+
+    >>> tell("http://127.0.0.1:8400", "storyteller", images, GenerationConfig(), on_text=print)  # doctest: +SKIP
+    """
+    import httpx
+
+    body = _body(model, images, config)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    url = base_url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+    try:
+        # A proxy of the environment is for the world outside, not for this machine.
+        outside = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+        with httpx.Client(timeout=config.timeout, headers=headers, trust_env=outside) as client:
+            if on_text is None:
+                response = client.post(url, json=body)
+                _raise_for_status(response)
+                return _whole(response.json())
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            with client.stream("POST", url, json=body) as response:
+                if response.is_error:
+                    response.read()
+                _raise_for_status(response)
+                return _streamed(response, on_text)
+    except httpx.TransportError as error:
+        raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
+    except (httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
+        raise EngineError(
+            f"{url} is no OpenAI-compatible endpoint: its answer has another form ({error!r})."
+        ) from error
+
+
+def _body(model: str, images: Sequence[bytes], config: GenerationConfig) -> dict[str, Any]:
+    pictures = iter(images)
+    messages = chat.messages(len(images), config.request, config.images_first)
+    for message in messages:
+        if isinstance(message["content"], list):
+            message["content"] = [_part(part, pictures) for part in message["content"]]
+    body = {
+        "model": model,
+        "messages": messages,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "seed": config.seed,
+    }
+    return body if config.max_tokens is None else body | {"max_tokens": config.max_tokens}
+
+
+def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
+    """`{"type": "image"}` with the next picture in it; a text as it is."""
+    if part["type"] != "image":
+        return part
+    return {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+
+
+def data_url(image: bytes) -> str:
+    """An encoded picture as `data:image/png;base64,...`; its kind is read from its first bytes."""
+    kind = "png"
+    if image.startswith(b"\xff\xd8"):
+        kind = "jpeg"
+    elif image[8:12] == b"WEBP":
+        kind = "webp"
+    elif image.startswith(b"GIF8"):
+        kind = "gif"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _whole(answer: dict[str, Any]) -> Telling:
+    choice, usage = answer["choices"][0], answer["usage"]
+    return Telling(
+        choice["message"]["content"] or "",
+        choice["finish_reason"] == "length",
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+    )
+
+
+def _streamed(response: "httpx.Response", on_text: Callable[[str], object]) -> Telling:
+    pieces: list[str] = []
+    finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
+    for line in response.iter_lines():
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            raise EngineError(f"The engine broke off: {_sentence(event)}")
+        usage = event.get("usage") or usage
+        for choice in event["choices"]:
+            finish = choice["finish_reason"] or finish
+            if piece := choice["delta"].get("content"):
+                pieces.append(piece)
+                on_text(piece)
+    if finish is None:
+        raise EngineAwayError("The engine broke off in the middle of its answer.")
+    return Telling("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def _raise_for_status(response: "httpx.Response") -> None:
+    if response.is_success:
+        return
+    try:
+        sentence = _sentence(response.json())
+    except (ValueError, KeyError, TypeError):
+        sentence = response.text[:300] or response.reason_phrase
+    kind = EngineAwayError if response.status_code in PASSING else EngineError
+    raise kind(f"{response.url} refused the request with {response.status_code}: {sentence}")
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    error = answer["error"]
+    return str(error["message"] if isinstance(error, dict) else error)

@@ -1,0 +1,235 @@
+"""The vLLM process that evaluation and the gateway both use: start, probe, stop."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from storyreason.errors import EngineError
+from storyreason.generation import guard
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.openai import tell
+from storyreason.serving.config import ServingConfig
+
+NAME = "storyteller"
+"""The model's name in requests, the same for every version."""
+
+GIB = 2**30
+PROCESSES_GIB = 2.5
+"""What vLLM's processes take beside weights and cache: measured 2.0 GiB with a tiny model on a CPU, rounded up."""
+
+
+class VllmServer:
+    """One vLLM process with one model, on a free port of this machine.
+
+    with VllmServer(folder, config, log=Path("vllm.log")) as server:
+        tell(server.url, server.name, images, GenerationConfig())
+    """
+
+    def __init__(self, model: Path | str, config: ServingConfig, log: Path) -> None:
+        """`model` is a model folder or a model's name on the Hub; what vLLM prints is appended to `log`."""
+        self.model = model
+        self.config = config
+        self.log = log
+        self.name = NAME
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def url(self) -> str:
+        """Address of the engine, without `/v1`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until it has answered a real request.
+
+        Raises EngineError, with nothing left running, when it ends or does not answer in `startup_timeout` seconds.
+        """
+        command = self._command()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            # Not `python -m`: the guard imports nothing of ours, and -I -S spares it the search for packages.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, "--", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self._environment(),
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def alive(self) -> bool:
+        """Whether the process runs. It may still be starting."""
+        return self._process is not None and self._process.poll() is None
+
+    def probe(self, timeout: float = 10.0) -> None:
+        """Raise EngineError unless the engine lists its model and tells one token about one grey picture."""
+        import httpx
+
+        try:
+            listed = httpx.get(f"{self.url}/v1/models", timeout=timeout, trust_env=False).raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EngineError(f"vLLM on port {self.port} does not list its models ({error}); see {self.log}.") from None
+        if self.name not in [model["id"] for model in listed["data"]]:
+            raise EngineError(f"Port {self.port} serves other models than {self.name!r}: another server has taken it.")
+        tell(self.url, self.name, [_grey_picture()], GenerationConfig(max_tokens=1, timeout=timeout))
+
+    def stop(self) -> None:
+        """End the process and all it started; requests in flight are aborted. Stopping twice is fine."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.config.stop_timeout)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _command(self) -> list[str]:
+        vllm = Path(sys.executable).with_name("vllm")
+        if not vllm.exists():
+            raise EngineError(f"vLLM is not in this environment ({vllm} is missing): install it with `make install`.")
+        _check_model(self.model)
+        self.port = _free_port()
+        config = self.config
+        command = [str(vllm), "serve", str(self.model), "--served-model-name", self.name]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--max-model-len", str(config.max_model_len), "--max-num-seqs", str(config.max_num_seqs)]
+        command += ["--limit-mm-per-prompt", json.dumps({"image": config.images_per_prompt, "video": 0})]
+        command += ["--dtype", "float32" if config.dtype == "auto" and on_cpu() else config.dtype]
+        command += ["--enforce-eager"] if on_cpu() else ["--gpu-memory-utilization", str(config.gpu_memory)]
+        return [*command, "--disable-uvicorn-access-log"]
+
+    def _environment(self) -> dict[str, str]:
+        environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "true"}
+        if Path(self.model).is_dir():
+            environment["HF_HUB_OFFLINE"] = "1"
+        if on_cpu():
+            environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.kv_cache_gb)
+        return environment
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + self.config.startup_timeout
+        while not _listens(self.port):
+            if not self.alive():
+                raise EngineError(f"vLLM did not start on {self.model}: {self._cause()} All it said is in {self.log}.")
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"vLLM on {self.model} did not answer within {self.config.startup_timeout:.0f} s. Raise "
+                    f"serving.startup_timeout if the machine is slow; what it said is in {self.log}."
+                )
+            time.sleep(0.25)
+        self.probe(timeout=max(10.0, deadline - time.monotonic()))
+
+    def _cause(self) -> str:
+        """The last line of the log that says something: the deepest error, not the ones it caused further out."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read().decode(errors="replace").splitlines()
+        lines = [re.sub(r"^(\(\w+ pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?", "", line).strip() for line in lines]
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
+        deep = [line for line in errors if not re.search(r"initialization failed|root cause", line)]
+        said = (deep or errors or [line for line in lines if line] or ["it said nothing"])[-1]
+        return said if said.endswith(".") else said + "."
+
+
+def on_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs."""
+    try:
+        return "cpu" in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        raise EngineError("vLLM is not in this environment: install it with `make install`.") from None
+
+
+def memory_needed(model: Path | str, config: ServingConfig) -> int:
+    """Bytes of main memory that an engine will take, roughly and rather too much; a GPU's memory is not in it."""
+    if not on_cpu():
+        return int(2 * PROCESSES_GIB * GIB)
+    folder = Path(model)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    stored = _stored_dtype(folder)
+    computed = "float32" if config.dtype == "auto" else config.dtype
+    growth = _bytes_of(computed) / _bytes_of(stored)
+    return int(weights * growth * 1.1 + (config.kv_cache_gb + PROCESSES_GIB) * GIB)
+
+
+def check_memory(model: Path | str, config: ServingConfig) -> None:
+    """Raise EngineError when the machine's free memory does not hold one more engine with this model."""
+    import psutil
+
+    needed, free = memory_needed(model, config), psutil.virtual_memory().available
+    if needed > free:
+        raise EngineError(
+            f"An engine for {model} needs about {needed / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: "
+            "end other programs, lower serving.kv_cache_gb, or stop the gateway first."
+        )
+
+
+def _check_model(model: Path | str) -> None:
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise EngineError(f"{folder} is no model folder: it has no config.json. Name the folder that has it.")
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        raise EngineError(f"There is no model folder {model}: name a folder, or a model on the Hub as owner/name.")
+
+
+def _stored_dtype(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return "float32"
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _bytes_of(dtype: str) -> int:
+    return 2 if dtype in ("bfloat16", "float16") else 4
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _grey_picture() -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (112, 112), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
