@@ -97,7 +97,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raw = raw.setdefault(group, {})
         if not isinstance(raw, dict):
             raise ConfigError(f"--set {override}: {group!r} is a value, not a group of parameters.")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value {text!r} cannot be read as YAML.") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         try:
             value = json.loads(value)

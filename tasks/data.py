@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
-from storyreason.errors import DataError, ModelError, StoryReasonError
+from storyreason.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -87,7 +87,8 @@ def _repo() -> "Repo":
 
 
 def _identify(target: str, rev: str | None) -> DataVersion:
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NoOutputInExternalRepoError, OutputNotFoundError
+    from dvc.scm import RevError
 
     repo = _repo()
     if not Path(target).is_file() and rev is None:
@@ -98,12 +99,10 @@ def _identify(target: str, rev: str | None) -> DataVersion:
             _refuse_local_changes(repo, out)
             return DataVersion(target, None, _md5(out), str(Path(out.fs_path).absolute()), _remote(repo))
         found = [_md5(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace"]
-    except StoryReasonError:
-        raise
+    except (RevError, OutputNotFoundError, NoOutputInExternalRepoError) as error:
+        raise DataError(f"Git revision {rev!r} has no {target} to read: {_line(error)}.") from error
     except (DvcException, OSError) as error:
-        raise DataError(f"{target} at {rev or 'the work tree'} cannot be read: {_line(error)}") from error
-    except Exception as error:  # scmrepo's own tree of errors for an unknown revision
-        raise DataError(f"No git revision {rev!r} with a {target}: {_line(error)}") from error
+        raise DataError(f"{target} cannot be read: {_line(error)}") from error
     md5 = found[0]
     return DataVersion(target, rev, md5, str(runs.root() / "data" / md5.removesuffix(".dir")), _remote(repo))
 
@@ -165,6 +164,7 @@ def _fetch_revision(version: DataVersion) -> None:
     import shutil
 
     from dvc.fs import DVCFileSystem
+    from dvc_data.index.index import DataIndexDirError
 
     folder = Path(version.folder)
     if folder.exists():
@@ -175,16 +175,16 @@ def _fetch_revision(version: DataVersion) -> None:
     name = version.target.removesuffix(".dvc")
     try:
         files = DVCFileSystem(url=".", rev=version.rev)
-        for path, info in files.find(name, detail=True).items():
+        for path in files.find(name):
             goal = temporary / Path(path).relative_to(name)
             goal.parent.mkdir(parents=True, exist_ok=True)
             files.get_file(path, str(goal))
-            wanted = info["dvc_info"]["md5"]
+            wanted = files.info(path)["dvc_info"]["md5"]
             with goal.open("rb") as file:
                 found = hashlib.file_digest(file, "md5").hexdigest()
             if found != wanted:
                 raise DataError(f"{path} at {version.rev} is corrupt in {version.remote}: `dvc push` it again.")
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, DataIndexDirError) as error:
         raise DataError(_missing(_repo(), version)) from error
     temporary.rename(folder)
 

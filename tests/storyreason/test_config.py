@@ -1,0 +1,53 @@
+"""A preset, and what is laid over it: every parameter by its name, every mistake in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from storyreason import config
+from storyreason.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_of_the_project_is_valid(name: str) -> None:
+    assert config.load(name).name == name
+
+
+def test_overrides_are_laid_over_the_preset() -> None:
+    chosen = config.load("sample", ["training.learning_rate=1e-4", "data.rev=v1.2", "data.test_stories=null"])
+    assert chosen.training.learning_rate == 1e-4
+    assert chosen.data.rev == "v1.2"
+    assert chosen.flat()["training.learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.learning_rat=1", "did you mean 'training.learning_rate'"),
+        ("nonsense.value=1", "Unknown parameter 'nonsense'"),
+        ("training.learning_rate=fast", "training.learning_rate = 'fast'"),
+        ("training.learning_rate=-1", "greater than 0"),
+        ("training.mode=half", "training.mode = 'half'"),
+        ("training.learning_rate", "takes key=value"),
+        ("name.x=1", "is a value, not a group"),
+        ("data.target=[", "cannot be read"),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config.load("sample", [override])
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_preset_names_the_ones_there_are() -> None:
+    with pytest.raises(ConfigError, match="sample"):
+        config.load("sampel")
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("a: [", "as YAML"), ("- a\n- b\n", "keys and values"), ("", "keys and values")])
+def test_a_broken_preset_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        config.load(str(path))

@@ -1,0 +1,62 @@
+"""Work folders: what is complete, who may write, and that nothing is ever half written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storyreason import runs
+from storyreason.errors import RunError
+
+
+def test_fingerprint_names_the_content_not_the_order() -> None:
+    one = runs.fingerprint(step="train", data="abc", rate=1e-4)
+    assert one == runs.fingerprint(rate=1e-4, data="abc", step="train")
+    assert one != runs.fingerprint(step="train", data="abc", rate=2e-4)
+    assert len(one) == 16
+
+
+def test_step_is_complete_only_with_manifest_and_files(tmp_path: Path) -> None:
+    assert runs.read_manifest(tmp_path) is None
+    (tmp_path / "result").write_text("weights")
+    runs.write_manifest(tmp_path, files=("result",), md5="abc")
+    manifest = runs.read_manifest(tmp_path)
+    assert manifest is not None and manifest["md5"] == "abc"
+
+    (tmp_path / "result").unlink()
+
+    assert runs.read_manifest(tmp_path) is None
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    runs.write_text(target, "old")
+
+    with pytest.raises(TypeError):
+        runs.write_bytes(target, "not bytes")  # type: ignore[arg-type]
+
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    code = f"from storyreason import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout.readline() == "held\n"
+
+    with pytest.raises(RunError, match=f"process {holder.pid}"), runs.lock(tmp_path, wait=0):
+        pass
+
+    holder.kill()
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    with runs.lock(tmp_path, wait=5):
+        pass
+
+
+def test_runs_can_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "elsewhere"))
+    assert runs.work_folder("train", "abc") == tmp_path / "elsewhere" / "train" / "abc"

@@ -1,0 +1,127 @@
+"""Data under DVC: every version is pulled whole or refused with a sentence, and nobody's work is lost."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from storyreason.config import DataConfig
+from storyreason.errors import DataError
+from tasks import data
+
+
+def run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    run(folder, sys.executable, "-m", "dvc", "-q", *arguments)
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project with two versions of its data (`v1`, `v2`) in a store inside the repository."""
+    origin = tmp_path_factory.mktemp("project")
+    (origin / "data").mkdir()
+    run(origin, "git", "init", "-q")
+    dvc(origin, "init")
+    dvc(origin, "remote", "add", "-d", "sample", "store")
+    dvc(origin, "remote", "modify", "sample", "verify", "true")
+    for version in ("v1", "v2"):
+        (origin / "data" / f"train-{version}.parquet").write_text(version)
+        dvc(origin, "add", "data")
+        dvc(origin, "push")
+        commit(origin, version)
+        run(origin, "git", "tag", version)
+    return origin
+
+
+@pytest.fixture
+def clone(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh clone of it: what git tracks, nothing pulled."""
+    shutil.copytree(origin, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "tmp", "data"))
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "clone"
+
+
+def pull(config: DataConfig) -> list[str]:
+    with disable_run_logger():
+        manifest = data.pull.fn(data.identify(config), check=False)
+    return sorted(path.name for path in Path(manifest["files"][0]).iterdir())
+
+
+def test_a_fresh_clone_pulls_from_the_store_inside_it(clone: Path) -> None:
+    assert pull(DataConfig()) == ["train-v1.parquet", "train-v2.parquet"]
+
+
+def test_any_git_revision_of_the_data_can_be_used_and_the_work_tree_stays(clone: Path) -> None:
+    assert pull(DataConfig(rev="v1")) == ["train-v1.parquet"]
+    assert not (clone / "data").exists()
+
+
+def test_another_version_is_another_step(clone: Path) -> None:
+    assert data.identify(DataConfig()).fingerprint != data.identify(DataConfig(rev="v1")).fingerprint
+
+
+def test_local_changes_are_refused_and_kept(clone: Path) -> None:
+    pull(DataConfig())
+    (clone / "data" / "train-v3.parquet").write_text("mine")
+
+    with pytest.raises(DataError, match="dvc add data"):
+        data.identify(DataConfig())
+
+    assert (clone / "data" / "train-v3.parquet").read_text() == "mine"
+
+
+def test_an_unknown_revision_is_named(clone: Path) -> None:
+    with pytest.raises(DataError, match="v9"):
+        data.identify(DataConfig(rev="v9"))
+
+
+def test_a_missing_dvc_file_says_where_to_start(clone: Path) -> None:
+    with pytest.raises(DataError, match=r"no other\.dvc"):
+        data.identify(DataConfig(target="other.dvc"))
+
+
+@pytest.mark.parametrize("rev", [None, "v1"])
+def test_a_remote_that_is_gone_is_named(clone: Path, rev: str | None) -> None:
+    shutil.rmtree(clone / "store")
+    with pytest.raises(DataError, match="does not exist: restore it"):
+        pull(DataConfig(rev=rev))
+
+
+@pytest.mark.parametrize("rev", [None, "v1"])
+def test_a_corrupt_object_is_never_accepted(clone: Path, rev: str | None) -> None:
+    broken = 0
+    for path in (clone / "store").rglob("*"):
+        if path.is_file() and path.read_bytes() == b"v1":
+            path.chmod(0o644)
+            path.write_bytes(b"vv")
+            broken += 1
+    assert broken == 1
+
+    with pytest.raises(DataError, match="corrupt"):
+        pull(DataConfig(rev=rev))
+
+
+def test_no_remote_at_all_says_how_to_set_one(clone: Path) -> None:
+    dvc(clone, "remote", "remove", "sample")
+    with pytest.raises(DataError, match="dvc remote add"):
+        data.identify(DataConfig())
+
+
+def test_outside_a_clone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DataError, match="root of a clone"):
+        data.identify(DataConfig())
