@@ -1,0 +1,177 @@
+"""A model's answer: the analysis between `<think>` and `</think>`, then the story. Whole, or as a stream."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from storyreason.analysis import Analysis, Phase, Row, Section
+from storyreason.analysis import Parser as AnalysisParser
+from storyreason.analysis import render as render_analysis
+from storyreason.problems import Problem
+from storyreason.story import Mention, Passage, Story, placed
+from storyreason.story import Parser as StoryParser
+from storyreason.story import render as render_story
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What could be read of an answer.
+
+    `analysis` is None without `<think>`, `story` is None without `<think>` or `</think>`. Lines and columns of problems
+    and rows count in `text`, offsets of mentions and passages in `story_text`, which is the end of `text`. An answer
+    without `<think>` is all `story_text`.
+    """
+
+    analysis: Analysis | None
+    story: Story | None
+    problems: tuple[Problem, ...]
+    chain_of_thought: str
+    story_text: str
+    text: str
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is a `<think>` and at least one image section; what is not readable is scored as empty."""
+        return self.analysis is not None and bool(self.analysis.sections)
+
+
+def join(chain_of_thought: str, story_text: str) -> str:
+    """The answer of an example of the data set, as a model is taught to write it."""
+    return f"{OPEN}\n{chain_of_thought}\n{CLOSE}\n{story_text}"
+
+
+def render(analysis: Analysis, story: Story) -> str:
+    """The answer in the published format. `read` gives both back."""
+    return join(render_analysis(analysis), render_story(story))
+
+
+def read(text: str) -> Answer:
+    """What can be read of an answer, and what cannot, with places. Never raises; linear in the text's length.
+
+    >>> read("<think>\\n## Image 1\\n").problems[0].rule
+    'answer-truncated'
+    """
+    reader = Reader()
+    reader.feed(text)
+    return reader.close()
+
+
+class Found(NamedTuple):
+    """Something that a stream has completed: a section or passage that begins (empty), a row, a mention, plain text."""
+
+    image: int | None
+    what: Section | Row | Passage | Mention | str
+
+
+class Reader:
+    """Reads an answer while it is being written; all pieces together take time linear in the text's length.
+
+    >>> reader = Reader()
+    >>> reader.feed("<think>\\n## Image 1\\n## Im")
+    [Found(image=1, what=Section(image=1, characters=(), objects=(), settings=(), line=2))]
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []  # all that was fed
+        self._tail = ""  # the end of what was fed, where a marker may have begun
+        self._line: list[str] = []  # the unfinished line of the analysis
+        self._analysis: AnalysisParser | None = None
+        self._story: StoryParser | None = None
+        self._started = False  # whether the story has got its first character
+        self._image: int | None = None
+        self._problems: list[Problem] = []
+
+    def feed(self, text: str) -> list[Found]:
+        """Read on. Gives what this piece completed, in the order of the text."""
+        self._pieces.append(text)
+        if self._story:
+            return self._read_story(text)
+        if self._analysis:
+            return self._read_analysis(text)
+        seen, self._tail = self._tail + text, (self._tail + text)[-len(OPEN) + 1 :]
+        return self._begin() if OPEN in seen else []
+
+    def close(self) -> Answer:
+        """The text ends here. A truncated answer keeps its complete rows."""
+        if self._analysis and not self._story:
+            self._analysis.last_line("".join(self._line))
+        if self._story:
+            self._story.close()
+        answer = self.answer()
+        problem = _unreadable(answer) or _truncated(answer)
+        return replace(answer, problems=(problem, *answer.problems)) if problem else answer
+
+    def answer(self) -> Answer:
+        """All that was complete so far. The text may go on: that its end is missing is no problem yet."""
+        text = "".join(self._pieces)
+        if not self._analysis:
+            return Answer(None, None, (), "", text, text)
+        analysis, problems = self._analysis.analysis(), [*self._problems, *self._analysis.problems]
+        start = text.index(OPEN) + len(OPEN)
+        if not self._story:
+            return Answer(analysis, None, tuple(problems), text[start:].removeprefix("\n"), "", text)
+        end = text.index(CLOSE, start)
+        told = text[end + len(CLOSE) :].removeprefix("\n")
+        problems += placed(self._story.findings, text, len(text) - len(told))
+        thought = text[start:end].removeprefix("\n").removesuffix("\n")
+        return Answer(analysis, self._story.story(), tuple(problems), thought, told, text)
+
+    def _begin(self) -> list[Found]:
+        before, _, after = "".join(self._pieces).partition(OPEN)
+        lines = before.split("\n")
+        if before.strip():
+            place = next(number for number, line in enumerate(lines, 1) if line.strip())
+            self._problems.append(Problem("text-outside-image", "This stands before <think>.", place, 1))
+        self._analysis = AnalysisParser(first_line=len(lines))
+        # "<think>## Image 1" on one line: the heading's column counts from the line's beginning.
+        self._line = [" " * (len(lines[-1]) + len(OPEN))]
+        self._tail = ""
+        return self._read_analysis(after)
+
+    def _read_analysis(self, text: str) -> list[Found]:
+        assert self._analysis
+        seen, self._tail = self._tail + text, (self._tail + text)[-len(CLOSE) + 1 :]
+        self._line.append(text)
+        closes = CLOSE in seen
+        if not closes and "\n" not in text:
+            return []
+        whole, _, after = "".join(self._line).partition(CLOSE)
+        lines = whole.split("\n")
+        self._line = [] if closes else [lines.pop()]
+        found = []
+        for line in lines:
+            what = self._analysis.line(line)
+            if what is not None:
+                if isinstance(what, Section):
+                    self._image = what.image
+                found.append(Found(None if isinstance(what, Phase) else self._image, what))
+        if closes:
+            self._story = StoryParser()
+            found += self._read_story(after)
+        return found
+
+    def _read_story(self, text: str) -> list[Found]:
+        assert self._story
+        if text and not self._started:
+            text, self._started = text.removeprefix("\n"), True
+        found = []
+        for what in self._story.feed(text):
+            if isinstance(what, Passage):
+                self._image = what.image
+            found.append(Found(self._image, what))
+        return found
+
+
+def _unreadable(answer: Answer) -> Problem | None:
+    if answer.readable:
+        return None
+    missing = OPEN if answer.analysis is None else "heading such as '## Image 1'"
+    return Problem("answer-unreadable", f"The answer has no {missing}: it counts as empty.", 1, 1)
+
+
+def _truncated(answer: Answer) -> Problem | None:
+    if answer.story is not None:
+        return None
+    lines = answer.text.split("\n")
+    return Problem("answer-truncated", f"The answer ends here, before {CLOSE}.", len(lines), len(lines[-1]) + 1)
