@@ -1,0 +1,173 @@
+"""An example as chat messages, and the one place where it becomes a model's inputs.
+
+Training and inference share all of it: the system prompt, the requests, the messages, the tokens.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from storyreason.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+SYSTEM_PROMPT = (
+    "You are an AI storyteller that can analyze sequences of images and create creative narratives. First think "
+    "step-by-step to analyze characters, objects, settings, and narrative structure. Then create a grounded story that "
+    "maintains consistent character identity and object references across frames. Use <think></think> tags to show "
+    "your reasoning process before writing the final story."
+)
+REQUESTS = (
+    "",
+    "Create a story based on these images.",
+    "Tell me a story that connects these images.",
+    "Generate a narrative that ties these images together.",
+    "Craft a cohesive story from this sequence of images.",
+    "Looking at these images, what story could they tell?",
+    "Can you create a narrative that explains the progression in these images?",
+    "These images form a sequence - please tell the story they represent.",
+    "Write a story that captures what's happening across these images.",
+    "These images tell a story - what is it?",
+)
+IGNORED = -100
+"""The label of a token that the loss is not taken over (torch's `ignore_index`)."""
+
+
+def messages(images: int | Sequence[Any], request: str, images_first: bool = True) -> list[dict[str, Any]]:
+    """The system turn and the user turn. `images` are PIL images, or just how many there are.
+
+    >>> messages(1, "Tell me a story that connects these images.")[1]["content"]
+    [{'type': 'image'}, {'type': 'text', 'text': 'Tell me a story that connects these images.'}]
+    """
+    if isinstance(images, int):
+        pictures: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
+    else:
+        pictures = [{"type": "image", "image": image} for image in images]
+    text = [{"type": "text", "text": request}] if request else []
+    content = pictures + text if images_first else text + pictures
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content}]
+
+
+def open_images(images: Sequence[bytes], story_id: str) -> "list[Image]":
+    """The frames of a story as RGB pictures. Raises DataError that names story and image (from 1)."""
+    from PIL import Image
+
+    pictures = []
+    for number, encoded in enumerate(images, start=1):
+        try:
+            pictures.append(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        except Exception as error:  # Pillow raises a dozen kinds: the picture is bad in all of them
+            raise DataError(f"Story {story_id}, image {number} does not decode as a picture ({error}).") from error
+    return pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One example for the model: tensors [tokens], the frames' patches [patches, patch size] and grids [images, 3]."""
+
+    input_ids: "Tensor"
+    labels: "Tensor"
+    mm_token_type_ids: "Tensor"
+    pixel_values: "Tensor"
+    image_grid_thw: "Tensor"
+
+
+class Encoder:
+    """Turns examples into inputs with the processor of one base model.
+
+    The parts can be had one by one, because each has its own life in training: pictures and answer stay the same in
+    every epoch, the request changes. Joined they equal what the processor makes of the whole (`check` proves it).
+    """
+
+    def __init__(self, processor: Any, images_first: bool = True) -> None:
+        """Raises ModelError when the base's chat template cannot be cut into a prompt and an answer."""
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.images_first = images_first
+        self.end = self._end_of_answer()
+        self._prompt = lru_cache(maxsize=4096)(self._prompt_tokens)
+
+    def _render(self, n_images: int, request: str, answer: str | None = None) -> str:
+        turns = messages(n_images, request, self.images_first)
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        try:
+            return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
+        except Exception as error:  # jinja raises its own kinds, transformers ValueError: the template does not fit
+            raise ModelError(f"The base model's chat template cannot render a story's messages: {error}") from error
+
+    def _end_of_answer(self) -> str:
+        """What the chat template closes an answer with (`<|im_end|>` in Qwen's), the line break after it left out."""
+        prompt, probe = self._render(2, REQUESTS[1]), "<think>\nanalysis\n</think>\nstory"
+        whole = self._render(2, REQUESTS[1], probe)
+        end = whole.removeprefix(prompt + probe).strip()
+        if not whole.startswith(prompt + probe) or end != self.tokenizer.eos_token:
+            raise ModelError(
+                "The base model has another chat template: wanted the prompt, then the answer, then the end-of-text "
+                f"token {self.tokenizer.eos_token!r}; found {whole[-80:]!r}. Take a Qwen2.5-VL instruct model, or give "
+                "the base such a template."
+            )
+        return end
+
+    def _prompt_tokens(self, n_images: int, request: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(self._render(n_images, request))["input_ids"])
+
+    def prompt_length(self, image_tokens: Sequence[int], request: str) -> int:
+        """Tokens of the prompt of a story whose frames take `image_tokens` tokens each."""
+        return len(self._prompt(len(image_tokens), request)) + sum(image_tokens) - len(image_tokens)
+
+    def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """How many tokens each frame takes; `sizes` are (width, height) in pixels. Nothing is decoded for it."""
+        counted = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
+        return tuple(int(count) for count in counted["num_image_tokens"])
+
+    def pictures(self, images: "Sequence[Image]") -> "tuple[Tensor, Tensor]":
+        """Patches [patches, patch size] and grids [images, 3] (time, height, width in patches) of the frames."""
+        found = self.processor.image_processor(images=list(images), return_tensors="pt")
+        return found["pixel_values"], found["image_grid_thw"]
+
+    def answer(self, text: str) -> list[int]:
+        """The tokens that the model is to write: the answer and the end of its turn."""
+        return list(self.tokenizer(text + self.end, add_special_tokens=False)["input_ids"])
+
+    def join(
+        self,
+        pictures: "tuple[Tensor, Tensor]",
+        request: str,
+        answer: Sequence[int],
+        loss: Literal["answer", "all"] = "answer",
+    ) -> Inputs:
+        """One example from its parts; labels on the answer alone, or on all but the image tokens."""
+        import torch
+
+        pixels, grids = pictures
+        image_token = self.processor.image_token_id
+        merged = self.processor.image_processor.merge_size**2
+        counts = iter((grids.prod(dim=1) // merged).tolist())
+        prompt: list[int] = []
+        for token in self._prompt(len(grids), request):  # one <|image_pad|> a frame becomes as many as it has features
+            prompt.extend([image_token] * next(counts) if token == image_token else [token])
+        input_ids = torch.tensor([*prompt, *answer])
+        is_image = input_ids == image_token
+        labels = input_ids.masked_fill(is_image, IGNORED)
+        if loss == "answer":
+            labels[: len(prompt)] = IGNORED
+        return Inputs(input_ids, labels, is_image.long(), pixels, grids)
+
+    def check(self, images: "Sequence[Image]", answer: str) -> None:
+        """Raise ModelError unless the joined parts equal what the processor makes of the whole example."""
+        request = REQUESTS[1]
+        ours = self.join(self.pictures(images), request, self.answer(answer))
+        text = self._render(len(images), request) + answer + self.end
+        theirs = self.processor(text=[text], images=list(images), return_tensors="pt")
+        for name in ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
+            whole = theirs[name][0] if name in ("input_ids", "mm_token_type_ids") else theirs[name]
+            if whole.shape != getattr(ours, name).shape or not bool((whole == getattr(ours, name)).all()):
+                raise ModelError(
+                    f"The base model's processor gives other {name} than expected: it does not have Qwen2.5-VL's "
+                    "interface. Take a model of that family."
+                )

@@ -1,0 +1,135 @@
+"""Models on disk: load a base, name it by its content, write the one folder that is evaluated, served and published."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from storyreason import runs
+from storyreason.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER = "adapter_config.json"
+"""A training result with this file is an adapter, else whole weights."""
+CONTENT = (".json", ".jinja", ".safetensors", ".bin", ".txt", ".model")
+"""Suffixes of the files that make a model what it is; a README or a `.gitattributes` does not."""
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def load_identity(base: str, revision: str | None = None) -> str:
+    """Names a base model by its content: 16 hex digits of a folder's SHA-256, or of the commit of a name on the Hub.
+
+    Raises ModelError when there is no such folder or name.
+    """
+    folder = Path(base)
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        files = sorted(path for path in folder.iterdir() if path.suffix in CONTENT and not path.name.startswith("."))
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} is no model folder: it has no config.json.")
+        for path in files:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+    return runs.fingerprint(base=base, commit=_config(base, revision)._commit_hash or revision)
+
+
+def _config(base: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, revision=revision)
+    except Exception as error:  # the Hub's client, transformers and json raise their own kinds
+        raise _unloadable(base, error) from error
+
+
+def _unloadable(base: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())
+    return ModelError(f"The base model {base} cannot be loaded: {type(error).__name__}: {reason[:400]}")
+
+
+def load_processor(base: str, revision: str | None = None) -> Any:
+    """The base's processor: tokenizer, image processor, chat template. Raises ModelError with the reason."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(base, revision=revision)
+    except Exception as error:
+        raise _unloadable(base, error) from error
+    for part in ("tokenizer", "image_processor", "image_token_id", "_get_num_multimodal_tokens"):
+        if not hasattr(processor, part):
+            raise ModelError(
+                f"The base model {base} has no {part} in its processor ({type(processor).__name__}): wanted a model "
+                "that reads several images, with Qwen2.5-VL's interface."
+            )
+    return processor
+
+
+def load(
+    base: str, revision: str | None = None, dtype: Dtype = "auto", attention: str | None = None
+) -> "PreTrainedModel":
+    """The base's weights on the CPU. `attention` as transformers names it; None: what it takes by itself.
+
+    Raises ModelError with the reason.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            base, revision=revision, dtype=dtype, attn_implementation=attention
+        )
+    except Exception as error:
+        raise _unloadable(base, error) from error
+
+
+def write_folder(base: str, result: Path, out: Path, card: str, revision: str | None = None) -> Path:
+    """Write the model folder `out`: weights, processor, chat template, generation config and `card` as README.md.
+
+    `result` is what training left: whole weights, or an adapter, which is merged into the base here, once, in float32.
+    Weights are stored in the base's dtype. The folder appears whole, by rename; one that was there is replaced.
+    Raises ModelError when base or result cannot be loaded or do not fit together.
+    """
+    import torch
+
+    stored = _config(base, revision).dtype or torch.float32
+    processor = load_processor(base, revision)
+    model = _merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
+    temporary = out.parent / f".{out.name}.writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.to(stored).save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    _generation_config(base, revision).save_pretrained(temporary)
+    runs.write_text(temporary / "README.md", card)
+    if out.exists():
+        replaced = out.parent / f".{out.name}.replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        out.rename(replaced)
+        temporary.rename(out)
+        shutil.rmtree(replaced)
+    else:
+        temporary.rename(out)
+    return out
+
+
+def _merged(base: str, revision: str | None, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    model = load(base, revision, dtype="float32")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except Exception as error:  # peft, safetensors and torch raise their own kinds
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(f"The adapter {adapter} does not fit the base model {base}: {reason}") from error
+
+
+def _generation_config(base: str, revision: str | None) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(base, revision=revision or "main")
+    except OSError:  # a base without one: what its config says
+        return GenerationConfig.from_model_config(_config(base, revision))

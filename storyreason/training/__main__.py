@@ -1,0 +1,25 @@
+"""`python -m storyreason.training job.json`: one training process, as `accelerate launch` or torchrun starts it."""
+
+import json
+import sys
+from pathlib import Path
+
+from storyreason.errors import ConfigError, StoryReasonError
+from storyreason.training.launch import ERROR_MARK
+
+
+def main() -> int:
+    try:
+        if len(sys.argv) != 2:
+            raise ConfigError("Usage: python -m storyreason.training job.json")
+        from storyreason.training import job, trainer
+
+        trainer.train(job.read(Path(sys.argv[1])))
+    except StoryReasonError as error:
+        told = {"error": type(error).__name__, "message": str(error)}
+        sys.stderr.write(f"{ERROR_MARK}{json.dumps(told)}\n")
+        return 2
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,47 @@
+"""What decides how a model is trained. The defaults are the paper's LoRA recipe (arXiv 2505.10292)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """How a base model is fine-tuned: what is trained, on what, how long, on which processes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["lora", "full", "language"] = Field(
+        "lora",
+        description="What is trained: adapters on the language model's q, k, v, o; all; all but the vision tower.",
+    )
+    rank: int = Field(16, ge=1, le=4096, description="Rank of the adapters; their alpha is twice as much. LoRA only.")
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, description="The highest learning rate. Paper: LoRA 2e-4, else 2e-5."
+    )
+    epochs: float = Field(3.0, gt=0, le=1000, description="How many times each story is seen. Paper: LoRA 3, else 4.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps; empty: after `epochs`.")
+    batch_size: int = Field(1, ge=1, le=1024, description="Stories in one forward pass of one process.")
+    accumulation: int = Field(32, ge=1, le=4096, description="Forward passes of each process in one optimizer step.")
+    max_tokens: int = Field(32_768, ge=64, description="A longer story is left out and counted, never cut.")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: never.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="The learning rate after warm-up.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="What to compute in; bfloat16 needs a GPU.")
+    gradient_checkpointing: bool = Field(True, description="Recompute activations in the backward pass to save memory.")
+    liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
+    loss: Literal["answer", "all"] = Field(
+        "answer", description="Tokens the loss is taken over: the answer, or system and user text too (the paper's)."
+    )
+    images_first: bool = Field(False, description="Images before the request; the paper trains with the request first.")
+    drop_unmentioned_backgrounds: bool = Field(
+        True, description="Leave bg rows that the story never mentions out of the analysis."
+    )
+    processes: int = Field(
+        1, ge=1, le=64, description="CPU processes, data parallel; with `accelerate` its file decides."
+    )
+    accelerate: str | None = Field(
+        "fsdp2-2gpu", description="A file of deploy/accelerate by its name, or a path; empty: CPU processes."
+    )
+    save_every: int = Field(100, ge=1, description="Optimizer steps between checkpoints; each epoch's end has one too.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order, the requests and the adapters.")

@@ -1,0 +1,52 @@
+"""One training job: all that the training process is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storyreason import runs
+from storyreason.errors import ConfigError
+from storyreason.training.config import TrainingConfig
+
+
+class Job(BaseModel):
+    """What `python -m storyreason.training job.json` reads. Paths are absolute, so that it runs from anywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(description="The base model: a folder, or a name on the Hub.")
+    revision: str | None = Field(None, description="The base's Hub revision; empty for a folder.")
+    data: Path = Field(description="The folder of parquet shards, in the published layout.")
+    stories: int | None = Field(None, ge=1, description="Train on the first N stories only; empty: all.")
+    work: Path = Field(description="The work folder: checkpoints, progress.jsonl, log.txt and result/ go there.")
+    training: TrainingConfig = Field(description="How to train.")
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
+        processes = {"processes", "accelerate", "save_every"}
+        return {
+            "base": f"{self.base}@{self.revision}" if self.revision else self.base,
+            "data": str(self.data),
+            "stories": self.stories,
+            **self.training.model_dump(mode="json", exclude=processes),
+        }
+
+
+def write(job: Job) -> Path:
+    """Write `job.json` into the job's work folder and give its path."""
+    path = job.work / "job.json"
+    runs.write_text(path, json.dumps(job.model_dump(mode="json"), indent=2) + "\n")
+    return path
+
+
+def read(path: Path) -> Job:
+    """The job of a file. Raises ConfigError when it is missing or holds something else."""
+    try:
+        return Job.model_validate_json(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"The job file {path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from None

@@ -1,0 +1,191 @@
+"""Start the training process, follow it, and never leave it behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from storyreason import errors
+from storyreason.errors import ConfigError, TrainingError
+from storyreason.training import job as jobs
+from storyreason.training import progress, watch
+from storyreason.training.config import TrainingConfig
+from storyreason.training.job import Job
+
+ERROR_MARK = "storyreason error: "
+"""What the training process writes before the one error that a person can mend."""
+LOG = "log.txt"
+CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "accelerate"
+PATIENCE = 15.0
+"""Seconds between SIGTERM and SIGKILL: time for a checkpoint."""
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[str, str] | None = None) -> Path:
+    """Train in a process of its own, to the end, and give the path of the result (whole weights, or an adapter).
+
+    `on_progress` gets every line of `progress.jsonl` once: those of earlier attempts first, `step` lines only after
+    `after_step`. A training that was interrupted goes on from its newest checkpoint. Whatever ends this call early, a
+    cancelled flow included, ends the training too: SIGTERM, 15 s for a checkpoint, SIGKILL.
+
+    `env` is laid over this process' environment. Raises TrainingError, or what the training process refused with.
+    """
+    command = _command(job.training)
+    attempt = uuid.uuid4().hex
+    job_file = jobs.write(job)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // _cpu_processes(job))),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        **(env or {}),
+        "STORYREASON_ATTEMPT": attempt,
+        watch.PARENT: watch.process_token(os.getpid()),
+    }
+    log_path = job.work / LOG
+    with log_path.open("a+b") as log:
+        log_start = log.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            [*command, "-m", "storyreason.training", str(job_file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            for line in _follow(job.work, attempt, after_step, process):
+                on_progress(line)
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        raise _explained(process.returncode, log_path, log_start)
+    return job.work / "result"
+
+
+def _cpu_processes(job: Job) -> int:
+    return job.training.processes if job.training.accelerate is None else 1
+
+
+def check_machine(training: TrainingConfig) -> None:
+    """Raises TrainingError or ConfigError where this machine cannot train so; costs nothing."""
+    _command(training)
+
+
+def _command(training: TrainingConfig) -> list[str]:
+    """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
+    if training.accelerate is None:
+        _need_gpu(training.dtype, None)
+        return [
+            *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
+            *["--nproc-per-node", str(training.processes)],
+        ]
+    path = Path(training.accelerate)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = CONFIGS / f"{training.accelerate}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise ConfigError(
+            f"training.accelerate = {training.accelerate!r}: no such file; name one of {known}, or a path."
+        )
+    _need_gpu(training.dtype, path)
+    # Port 0: accelerate looks for a free one, so that two trainings do not meet.
+    port = ["--main_process_port", "0"] if "FSDP" in path.read_text() else []
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *port]
+
+
+def _need_gpu(dtype: str, config: Path | None) -> None:
+    if dtype == "float32" and (config is None or "use_cpu: true" in config.read_text()):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    wants = f"training.dtype={dtype}" + (f" with training.accelerate={config.stem}" if config else "")
+    raise TrainingError(
+        f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, or set "
+        "training.dtype=float32 and training.accelerate=cpu."
+    )
+
+
+def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
+    """The lines of the progress file, from the moment at which the attempt's own `start` line is in it."""
+    given, began = 0, False
+    while True:
+        ended = process.poll() is not None
+        lines = progress.read(work)
+        began = began or any(line.get("attempt") == attempt for line in lines)
+        if began:
+            for line in lines[given:]:
+                if line["event"] != "step" or line["step"] > after_step:
+                    yield line
+            given = len(lines)
+        if ended:
+            return
+        time.sleep(0.2)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the launcher and all it started. Torchrun gives its children sessions of their own: look them up first."""
+    import psutil
+
+    if process.poll() is None:
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        for child in children:
+            _quietly(child.terminate)
+        _quietly(lambda: os.killpg(process.pid, signal.SIGTERM))
+        _, left = psutil.wait_procs(children, timeout=PATIENCE)
+        for child in left:
+            _quietly(child.kill)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            _quietly(lambda: os.killpg(process.pid, signal.SIGKILL))
+    process.wait()
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    """Do it to a process that may just have ended by itself."""
+    import psutil
+
+    try:
+        action()
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return
+
+
+def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError:
+    """The error that a training process ended with: its own, a known cause, or the last lines of its log."""
+    with log_path.open("rb") as file:
+        file.seek(start)
+        log = file.read().decode(errors="replace")
+    for line in log.splitlines():
+        if line.startswith(ERROR_MARK):
+            told = json.loads(line.removeprefix(ERROR_MARK))
+            kind: type[errors.StoryReasonError] = getattr(errors, told["error"], TrainingError)
+            return kind(told["message"])
+    tail = "\n".join(log.splitlines()[-15:])
+    if "No space left on device" in log:
+        advice = "The disk is full: make room and run again, training goes on from its newest checkpoint."
+    elif "out of memory" in log.lower():
+        advice = "The GPU's memory did not suffice: lower training.batch_size or training.max_tokens, or use more GPUs."
+    elif code in (-signal.SIGKILL, 137) or "SIGKILL" in log or "Signals.SIGKILL" in log:
+        advice = (
+            "A training process was killed (kill -9), most likely because the machine's memory ran out: lower "
+            "training.batch_size, or end other programs; run again, training goes on from its newest checkpoint."
+        )
+    elif "SIGTERM" in log:
+        advice = "It was told to stop; run again, training goes on from its newest checkpoint."
+    else:
+        advice = "Its last lines are below."
+    return TrainingError(f"Training ended with code {code}. {advice} Log: {log_path}\n{tail}")

@@ -1,0 +1,48 @@
+"""`progress.jsonl`: what a training process tells the world, one JSON object a line, one line for every optimizer step.
+
+{"event": "start", "attempt": "…", "steps": 300, "trainable": 2600000, "frozen": 0, "distributed_type": "NO", …}
+{"event": "step", "step": 1, "steps": 300, "epoch": 0.01, "loss": 4.1, "learning_rate": 0.0001, …}
+{"event": "validation", "step": 30, "loss": 1.2}
+{"event": "checkpoint", "step": 30, "path": "checkpoint-30"}
+{"event": "end", "step": 300, "result": "result"}
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from storyreason import runs
+
+FILE = "progress.jsonl"
+
+
+def read(work: Path) -> list[dict[str, Any]]:
+    """All whole lines of a work folder's progress; a line that is just being written is left out."""
+    try:
+        text = (work / FILE).read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Progress:
+    """Writes the lines of one attempt; a muted one (all processes but the first) writes nothing."""
+
+    def __init__(self, work: Path, muted: bool = False) -> None:
+        self.path = work / FILE
+        self.muted = muted
+
+    def begin(self, attempt: str, *, step: int, **start: Any) -> None:
+        """Drop the lines after the step that is resumed from, and write the attempt's first line, in one rename."""
+        if self.muted:
+            return
+        kept = [line for line in read(self.path.parent) if line.get("step", 0) <= step and line["event"] != "end"]
+        kept.append({"event": "start", "attempt": attempt, "step": step, "time": time.time(), **start})
+        runs.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write(self, event: str, **values: Any) -> None:
+        if self.muted:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"event": event, **values, "time": time.time()}) + "\n")

@@ -1,0 +1,479 @@
+"""The training process: transformers' Trainer with own batches, an exact loss, whole checkpoints, a progress file."""
+
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from storyreason import chat, dataset, model, runs
+from storyreason.errors import ModelError, TrainingError
+from storyreason.training import checkpoints, plan
+from storyreason.training.config import TrainingConfig
+from storyreason.training.examples import Stories, collate
+from storyreason.training.job import Job
+from storyreason.training.progress import Progress
+from storyreason.training.watch import Watch
+
+RESULT = "result"
+ATTEMPT = "STORYREASON_ATTEMPT"
+"""Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
+
+
+def train(job: Job) -> None:
+    """Train to the end and leave `result/` in the work folder, or stop with a checkpoint when told to.
+
+    Every process of the training runs this. Raises StoryReasonError of some kind when it must refuse.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    watch = Watch()
+    if rank:
+        _train(job, watch)
+        return
+    with runs.lock(job.work):
+        _train(job, watch)
+
+
+def _train(job: Job, watch: Watch) -> None:
+    config = job.training
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores() // config.processes))
+    arguments = _arguments(job, cuda)  # starts the process group, if there are several
+    processor = model.load_processor(job.base, job.revision)
+    encoder = chat.Encoder(processor, config.images_first)
+    examples = dataset.load(job.data, "train")
+    stories, validation = _split(examples, job, encoder)
+    first = examples[stories.stories[0].index]
+    encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
+    schedule = plan.make(
+        stories.lengths,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        processes=arguments.world_size,
+        seed=config.seed,
+    )
+    arguments.max_steps = schedule.steps
+    trainer = StoryTrainer(job, arguments, _model(job, cuda), schedule, stories, validation, watch, processor)
+    resumed = trainer.begin()
+    trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
+    if watch.wanted:
+        trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
+        sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
+        watch.done.set()
+        raise SystemExit(143)
+    trainer.write_result()
+    watch.done.set()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[Stories, Stories]:
+    """Training and validation stories: validation takes 5 % of the films."""
+    ids = [example.story_id for example in examples][: job.stories]
+    held_out = set(dataset.validation_ids(ids))
+    train = [index for index, story_id in enumerate(ids) if story_id not in held_out]
+    if not train:
+        raise TrainingError(f"{job.data} has no story to train on.")
+    kept = [index for index, story_id in enumerate(ids) if story_id in held_out]
+    return Stories(examples, train, encoder, job.training), Stories(examples, kept, encoder, job.training)
+
+
+def _model(job: Job, cuda: bool) -> Any:
+    """The base with what is trained marked so. LoRA keeps the base in the run's dtype; trained weights are float32."""
+    from transformers.utils import is_flash_attn_2_available
+
+    config = job.training
+    attention = "flash_attention_2" if cuda and config.dtype == "bfloat16" and is_flash_attn_2_available() else None
+    base = model.load(
+        job.base, job.revision, dtype=config.dtype if config.mode == "lora" else "float32", attention=attention
+    )
+    base.config.use_cache = False
+    torch.manual_seed(config.seed)
+    if config.mode == "lora":
+        return _adapted(base, config)
+    if config.mode == "language":
+        tower = getattr(base.model, "visual", None)
+        if tower is None:
+            raise ModelError(
+                f"The base model {job.base} has no vision tower `model.visual`: train it with another mode."
+            )
+        tower.requires_grad_(False)
+    return base
+
+
+def _adapted(base: Any, config: TrainingConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=2 * config.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    try:
+        adapted = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
+    if config.gradient_checkpointing:
+        adapted.enable_input_require_grads()  # else recomputed blocks of frozen weights get no gradient
+    return adapted
+
+
+def _arguments(job: Job, cuda: bool) -> TrainingArguments:
+    config = job.training
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(config.gradient_checkpointing).lower()
+    return TrainingArguments(
+        output_dir=str(job.work),
+        max_steps=1,  # the plan's, once it is made
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        warmup_steps=config.warmup_ratio,
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        bf16=config.dtype == "bfloat16",
+        gradient_checkpointing=config.gradient_checkpointing and os.environ.get("ACCELERATE_USE_FSDP") != "true",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        use_liger_kernel=config.liger and cuda,
+        use_cpu=not cuda,
+        seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # this trainer decides when, see `_Pace`
+        eval_strategy="no",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+class _Pace(TrainerCallback):
+    """Asks for a validation and a checkpoint at each epoch's end, for a checkpoint every so often, and for the end."""
+
+    def __init__(self, trainer: "StoryTrainer") -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.remember_random_state()
+
+    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.stop_wanted():  # the half step is dropped, and done again after the resume
+            self.trainer.recall_random_state()
+            control.should_training_stop = True
+            control.should_save = state.global_step > 0
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        trainer = self.trainer
+        ends_epoch = trainer.plan.ends_epoch(state.global_step)
+        control.should_log = True
+        control.should_evaluate = ends_epoch and len(trainer.validation) > 0
+        control.should_save = ends_epoch or state.global_step % trainer.config.save_every == 0
+        if state.global_step < trainer.plan.steps and trainer.stop_wanted():
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_evaluate = False  # the Trainer's one epoch is the whole plan, and its last step was validated
+
+
+class StoryTrainer(Trainer):
+    """The Trainer with a plan instead of a sampler, and a loss that is the mean over all answer tokens of a step."""
+
+    def __init__(
+        self,
+        job: Job,
+        arguments: TrainingArguments,
+        base: Any,
+        schedule: plan.Plan,
+        stories: Stories,
+        validation: Stories,
+        watch: Watch,
+        processor: Any,
+    ) -> None:
+        self.job = job
+        self.config = job.training
+        self.plan = schedule
+        self.stories = stories
+        self.validation = validation
+        self.watch = watch
+        self.image_token = processor.image_token_id
+        pad = processor.tokenizer.pad_token_id
+        super().__init__(
+            model=base,
+            args=arguments,
+            data_collator=partial(collate, pad=pad if pad is not None else processor.tokenizer.eos_token_id),
+            train_dataset=stories,
+        )
+        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
+        self.add_callback(_Pace(self))
+        self.progress = Progress(job.work, muted=not self.is_world_process_zero())
+        self._identity = {**job.identity(), "stories_hash": _hash(stories)}
+        self._waited = 0.0
+        self._random_state: dict[str, Any] = {}
+        self._speed = _Speed()
+
+    def _net(self) -> Any:
+        return self.model
+
+    # What the run tells
+
+    def begin(self) -> int | None:
+        """Say what starts, and give the step of the checkpoint to go on from."""
+        resumed = checkpoints.newest(self.job.work)
+        if resumed is not None and (found := checkpoints.identity(self.job.work, resumed)) != self._identity:
+            other = [key for key in self._identity if found.get(key) != self._identity[key]]
+            raise TrainingError(
+                f"{checkpoints.path(self.job.work, resumed)} is a checkpoint of another run (other "
+                f"{', '.join(other)}): remove {self.job.work} to start afresh."
+            )
+        if self.is_world_process_zero():
+            checkpoints.clear(self.job.work)
+        counts = [(p.numel(), p.requires_grad) for p in self._net().parameters()]
+        self.progress.begin(
+            os.environ.get(ATTEMPT, ""),
+            step=resumed or 0,
+            steps=self.plan.steps,
+            stories=len(self.stories),
+            validation_stories=len(self.validation),
+            dropped=self.stories.dropped + self.validation.dropped,
+            tokens=sum(self.stories.lengths),
+            trainable=sum(count for count, trained in counts if trained),
+            frozen=sum(count for count, trained in counts if not trained),
+            mode=self.config.mode,
+            processes=self.args.world_size,
+            threads=torch.get_num_threads(),
+            distributed_type=self.accelerator.distributed_type.value,
+            device=str(self.args.device),
+        )
+        return resumed
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One line for every optimizer step. Raises TrainingError with the stories of a loss that is not finite."""
+        if "loss" not in logs:  # the Trainer's summary at the end
+            return
+        step = self.state.global_step
+        items = self.plan.step(step - 1)
+        if not math.isfinite(logs["loss"]):
+            names = ", ".join(self.stories.stories[index].story_id for _, index in items)
+            raise TrainingError(
+                f"The loss of step {step} is {logs['loss']}; its stories: {names}. The checkpoints before it are good: "
+                "lower training.learning_rate, or look at these stories."
+            )
+        seconds, waited = self._speed.step(), self._waited
+        self._waited = 0.0
+        self.progress.write(
+            "step",
+            step=step,
+            steps=self.plan.steps,
+            epoch=round(self.plan.epochs_after(step), 4),
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=float(logs.get("grad_norm", 0.0)),
+            seconds=seconds,
+            tokens_per_s=sum(map(self.stories.tokens, items)) / seconds,
+            answer_tokens_per_s=sum(len(self.stories.stories[index].answer) for _, index in items) / seconds,
+            peak_memory=_peak_memory(),
+            data_wait=waited / seconds,
+            seconds_left=self._speed.mean * (self.plan.steps - step),
+        )
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        passes = plan.Passes(self.plan, self.args.process_index)
+        return DataLoader(
+            self.stories,
+            batch_sampler=passes,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        began = time.perf_counter()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - began
+        # Over all processes, known from the plan: each token of a step weighs the same, whatever batch it is in.
+        items = self.plan.step(self.state.global_step)
+        return batches, torch.tensor(sum(map(self.stories.loss_tokens, items)), device=device)
+
+    # Loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The sum over this batch's tokens, divided by the whole step's (gradients are averaged over processes)."""
+        labels = inputs.pop("labels")
+        if self.args.use_liger_kernel:
+            loss = model(**inputs, labels=labels, num_items_in_batch=num_items_in_batch).loss
+        else:
+            loss = _token_losses(model, inputs, labels) / num_items_in_batch
+        return loss * self.args.world_size
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The mean loss over all label tokens of the validation stories; remembers the best step."""
+        self._net().eval()
+        world, size = self.args.world_size, self.config.batch_size
+        order = sorted(range(len(self.validation)), key=self.validation.lengths.__getitem__)
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        mine: list[list[int] | None] = list(batches[self.args.process_index :: world])
+        mine += [None] * (-(-len(batches) // world) - len(mine))  # every process must take part in every pass
+        total = torch.zeros(2, dtype=torch.float64)
+        for indices in mine:
+            batch = self.data_collator([self.validation[0, index] for index in indices or batches[0]])
+            inputs = self._prepare_inputs(batch)
+            labels = inputs.pop("labels")
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = _token_losses(self.model_wrapped, inputs, labels)
+            if indices is not None:
+                total += torch.tensor([float(loss), int((labels[:, 1:] != chat.IGNORED).sum())])
+        if world > 1:
+            total = total.to(self.args.device)
+            dist.all_reduce(total)
+        value = float(total[0] / total[1])
+        if self.state.best_metric is None or value < self.state.best_metric:
+            self.state.best_metric, self.state.best_global_step = value, self.state.global_step
+        self.progress.write("validation", step=self.state.global_step, loss=value)
+        self._speed.pause()
+        return {"eval_loss": value}
+
+    # Stopping
+
+    def stop_wanted(self) -> bool:
+        """Whether any process was told to stop; all agree."""
+        if self.args.world_size == 1:
+            return self.watch.wanted
+        flag = torch.tensor(float(self.watch.wanted), device=self.args.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        if flag:
+            self.watch.stop("another process was told to stop")
+        return bool(flag)
+
+    def remember_random_state(self) -> None:
+        self._random_state = {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
+
+    def recall_random_state(self) -> None:
+        random.setstate(self._random_state["python"])
+        np.random.set_state(self._random_state["numpy"])
+        torch.set_rng_state(self._random_state["torch"])
+        if self._random_state["cuda"] is not None:
+            torch.cuda.set_rng_state(self._random_state["cuda"])
+
+    # Checkpoints and the result
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Write model, optimizer, schedule, random states and place aside, then rename. All processes take part.
+
+        Raises TrainingError when it cannot be written; the checkpoint before it stays.
+        """
+        work, step = self.job.work, self.state.global_step
+        final, temporary = checkpoints.path(work, step), checkpoints.temporary(work, step)
+        if final.exists():
+            return
+        try:
+            if not self.is_fsdp_enabled:  # under FSDP the next line writes the model too
+                self.save_model(str(temporary), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(temporary))
+            self._save_rng_state(str(temporary))
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                self.state.save_to_json(str(temporary / "trainer_state.json"))
+                runs.write_text(temporary / checkpoints.IDENTITY, json.dumps(self._identity) + "\n")
+                temporary.rename(final)
+                checkpoints.rotate(work, self.state.best_global_step)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = checkpoints.newest(work)
+            raise TrainingError(
+                f"The checkpoint of step {step} could not be written to {work}: {' '.join(str(error).split())[:200]}. "
+                + (f"The one of step {kept} stays; " if kept else "")
+                + "make room (or mend what is named) and run again: training goes on from there."
+            ) from error
+        self.accelerator.wait_for_everyone()
+        self.progress.write("checkpoint", step=step, path=final.name)
+        self._speed.pause()
+
+    def write_result(self) -> None:
+        """Leave the best weights on the validation films (the last, without such films) in `result/`."""
+        work, best = self.job.work, self.state.best_global_step
+        if best and best != self.state.global_step and checkpoints.path(work, best).is_dir():
+            self._load_from_checkpoint(str(checkpoints.path(work, best)), self.model)
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        temporary, final = work / f".{RESULT}", work / RESULT
+        if self.is_world_process_zero():
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(temporary), _internal_call=True)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            (temporary / "training_args.bin").unlink(missing_ok=True)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        self.progress.write(
+            "end", step=self.state.global_step, result=RESULT, best_step=best, best_loss=self.state.best_metric
+        )
+
+
+def _token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """The sum of the cross-entropies of all label tokens. Logits are made only where a label is."""
+    targets = labels[:, 1:]
+    columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
+    logits = model(**inputs, logits_to_keep=columns).logits
+    return cross_entropy(
+        logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=chat.IGNORED, reduction="sum"
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _hash(stories: Stories) -> str:
+    return runs.fingerprint(stories=[(one.story_id, one.image_tokens, hash(one.answer)) for one in stories.stories])
+
+
+class _Speed:
+    """Seconds of each optimizer step, validations and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self._began = time.perf_counter()
+
+    def step(self) -> float:
+        seconds = time.perf_counter() - self._began
+        self.mean = seconds if not self.mean else 0.9 * self.mean + 0.1 * seconds
+        self.pause()
+        return seconds
+
+    def pause(self) -> None:
+        self._began = time.perf_counter()
