@@ -91,6 +91,11 @@ class Section:
     settings: tuple[Setting, ...] = ()
     line: int = field(default=0, compare=False)
 
+    @property
+    def entities(self) -> tuple[Character | Object, ...]:
+        """All that has an ID and a box here, people first."""
+        return self.characters + self.objects
+
 
 @dataclass(frozen=True, slots=True)
 class Analysis:

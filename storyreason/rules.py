@@ -1,0 +1,217 @@
+"""The rules of the format, each with a name and a severity: the one place that says what valid means."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, column
+from storyreason.answer import Answer
+from storyreason.problems import Problem, Tally, quote
+from storyreason.story import Finding, Mention, Passage, Story, placed
+from storyreason.words import offsets, untagged
+
+Sizes = Sequence[tuple[int, int]]
+"""Width and height of each image in pixels, in order."""
+
+
+class Rule(NamedTuple):
+    """A problem of severity `error` makes an answer invalid, a `warning` does not."""
+
+    severity: Literal["error", "warning"]
+    sentence: str
+
+
+def _error(sentence: str) -> Rule:
+    return Rule("error", sentence)
+
+
+def _warning(sentence: str) -> Rule:
+    return Rule("warning", sentence)
+
+
+RULES = {
+    "answer-unreadable": _error("An answer has <think> and at least one '## Image N'."),
+    "answer-truncated": _error("An answer has </think>."),
+    "image-sections": _error("The analysis has one section for each image, in order."),
+    "story-images": _error("The story has one <gdi imageN> for each image, in order."),
+    "table-shape": _error("A table has a published heading and columns, and each row a cell for each column."),
+    "id-malformed": _error("An ID is char1, obj1, lm1 or bg1; people stand in Characters, all else in Objects."),
+    "id-repeated": _error("An ID stands once in the tables of an image."),
+    "box-unreadable": _error("A bounding box is four whole numbers, x1,y1,x2,y2."),
+    "box-inverted": _error("A bounding box has x1 < x2 and y1 < y2."),
+    "box-outside": _error("A bounding box begins at 0 or later and ends within 1.1 times the image's size."),
+    "setting-missing": _error("Each image has a Setting table with at least one row."),
+    "phase-missing": _error("The narrative structure has all five phases."),
+    "phase-images": _error("A phase names images that the story has."),
+    "id-unknown": _error("An ID of the story stands in the analysis."),
+    "id-absent": _error("An entity is mentioned only in images whose tables have it."),
+    "tag-malformed": _error("A tag is <gdi imageN>, <gdo id>, <gda id> or <gdl id>, or the end of one."),
+    "tag-unclosed": _error("Each tag is closed by an end of its kind, and each end closes a tag."),
+    "tag-nested": _error("The tags inside of a <gdi> do not nest."),
+    "text-outside-image": _error("All text of the story stands inside of a <gdi>, and none before <think>."),
+    "analysis-text": _warning("The analysis has the published headings and tables, and no other text."),
+    "box-over-edge": _warning("A bounding box lies within the image; up to 1.1 times its size it is clipped."),
+    "setting-element": _warning("A Setting Element is one of the published nine."),
+    "phase-name": _warning("A Narrative Phase is one of the published five."),
+    "tag-kind": _warning("<gdo> tags char and obj, <gdl> tags lm and bg."),
+    "pronoun-untagged": _warning("A pronoun of a person stands in a tag."),
+    "name-untagged": _warning("A character's name stands in a tag."),
+}  # fmt: skip
+"""Every rule by its name, which a `Problem` carries. Names are stable: MLflow's metrics are called after them."""
+
+
+def check(answer: Answer, sizes: Sizes | None) -> list[Problem]:
+    """Every problem of an answer, those of reading included, in the order of the text.
+
+    `sizes` are the images' (width, height) in pixels. Where they are not known (None), the story is measured against
+    the sections of its own analysis, and whether a box lies in its image is not checked.
+    """
+    checker = _Checker(answer, sizes)
+    if answer.readable and answer.analysis:
+        checker.analysis(answer.analysis)
+        if answer.story:
+            checker.story(answer.story, answer.analysis)
+    problems = [*answer.problems, *checker.problems, *placed(checker.findings, answer.text, checker.story_start)]
+    return sorted(problems, key=lambda problem: (problem.line, problem.column))
+
+
+def is_valid(problems: Iterable[Problem]) -> bool:
+    """Whether none of the problems is an error."""
+    return all(RULES[problem.rule].severity == "warning" for problem in problems)
+
+
+_ID = re.compile(r"(char|obj|lm|bg)[0-9]{1,9}")
+
+
+class _Checker:
+    """Goes once through an answer and collects what it finds; a column is looked up only for a problem."""
+
+    def __init__(self, answer: Answer, sizes: Sizes | None) -> None:
+        self.problems: list[Problem] = []
+        self.findings: list[Finding] = []
+        self.story_start = len(answer.text) - len(answer.story_text)
+        self._answer = answer
+        self._sizes = sizes or ()
+        self._count = len(answer.analysis.sections if answer.analysis else ()) if sizes is None else len(sizes)
+        self._lines: list[str] | None = None
+        self._tally = Tally()
+
+    def analysis(self, analysis: Analysis) -> None:
+        found = [section.image for section in analysis.sections]
+        if found != list(range(1, self._count + 1)):
+            message = f"The analysis has sections for images {_list(found)}, there are {self._count} images."
+            self._row("image-sections", message, analysis.sections[_first_wrong(found)].line)
+        for section in analysis.sections:
+            self._section(section)
+        missing = [name for name in PHASES if name not in {phase.name for phase in analysis.phases}]
+        if missing:
+            place = analysis.phases[0] if analysis.phases else analysis.sections[-1]
+            self._row("phase-missing", f"The narrative structure has no {', no '.join(missing)}.", place.line)
+        for phase in analysis.phases:
+            self._phase(phase)
+
+    def _section(self, section: Section) -> None:
+        seen = set()
+        for row in section.entities:
+            match = _ID.fullmatch(row.id)
+            if not match or (match[1] == "char") != isinstance(row, Character):
+                wanted = "char1" if isinstance(row, Character) else "obj1, lm1 or bg1"
+                self._row("id-malformed", f"{quote(row.id)} is no ID of this table: write {wanted}.", row.line, section)
+            if row.id in seen:
+                self._row("id-repeated", f"{row.id} stands twice in image {section.image}.", row.line, section)
+            seen.add(row.id)
+            self._box(row, section)
+        if not section.settings:
+            self._row("setting-missing", f"Image {section.image} has no Setting.", section.line, section)
+        for setting in section.settings:
+            if setting.element not in SETTING_ELEMENTS:
+                message = f"{quote(setting.element)} is none of {', '.join(SETTING_ELEMENTS)}."
+                self._row("setting-element", message, setting.line, section)
+
+    def _box(self, row: Character | Object, section: Section) -> None:
+        box, cell = row.box, 6 if isinstance(row, Character) else 5
+        if box is None:
+            return  # the reader has told
+        if box.x1 >= box.x2 or box.y1 >= box.y2:
+            self._row("box-inverted", f"The box {box} has no area: write x1 < x2 and y1 < y2.", row.line, section, cell)
+            return
+        if not 1 <= section.image <= len(self._sizes):
+            return
+        width, height = self._sizes[section.image - 1]
+        if box.x1 < 0 or box.y1 < 0 or 10 * box.x2 > 11 * width or 10 * box.y2 > 11 * height:
+            message = f"The box {box} lies outside of image {section.image}, {width} x {height} pixels."
+            self._row("box-outside", message, row.line, section, cell)
+        elif box.x2 > width or box.y2 > height:
+            message = f"The box {box} reaches over the edge of image {section.image}, {width} x {height} pixels."
+            self._row("box-over-edge", message, row.line, section, cell)
+
+    def _phase(self, phase: Phase) -> None:
+        if phase.name not in PHASES:
+            self._row("phase-name", f"{quote(phase.name)} is none of {', '.join(PHASES)}.", phase.line)
+        outside = [image for image in phase.images if not 1 <= image <= self._count]
+        if outside:
+            message = f"{phase.name} names images {_list(outside)}, there are {self._count} images."
+            self._row("phase-images", message, phase.line, cell=3)
+        elif not phase.images:
+            self._row("phase-images", f"{quote(phase.images_text)} names no image.", phase.line, cell=3)
+
+    def story(self, story: Story, analysis: Analysis) -> None:
+        found = [passage.image for passage in story.passages]
+        if found != list(range(1, self._count + 1)):
+            place = story.passages[_first_wrong(found)].offset if found else 0
+            message = f"The story tells images {_list(found)}, there are {self._count} images."
+            self._span("story-images", message, place)
+        present: dict[int, set[str]] = {}
+        for section in analysis.sections:
+            present.setdefault(section.image, set()).update(row.id for row in section.entities)
+        known = set().union(*present.values())
+        names = {row.name for section in analysis.sections for row in section.characters}
+        for passage in story.passages:
+            for part in passage.parts:
+                if isinstance(part, Mention):
+                    self._mention(part, passage.image, known, present.get(passage.image, set()))
+            self._untagged(passage, names)
+
+    def _mention(self, mention: Mention, image: int, known: set[str], present: set[str]) -> None:
+        if not mention.ids:
+            self._span("id-malformed", f"<{mention.kind}> names no ID.", mention.offset, image)
+        for id_ in mention.ids:
+            match = _ID.fullmatch(id_)
+            if not match:
+                self._span("id-malformed", f"{quote(id_)} is no ID.", mention.offset, image)
+            elif id_ not in known:
+                self._span("id-unknown", f"{id_} stands nowhere in the analysis.", mention.offset, image)
+            elif id_ not in present:
+                self._span("id-absent", f"{id_} does not stand in the tables of image {image}.", mention.offset, image)
+            if match and (
+                (mention.kind == "gdo" and match[1] in ("lm", "bg"))
+                or (mention.kind == "gdl" and match[1] in ("char", "obj"))
+            ):
+                self._span("tag-kind", f"{id_} stands in <{mention.kind}>.", mention.offset, image)
+
+    def _untagged(self, passage: Passage, names: set[str]) -> None:
+        found = list(untagged(passage, names))
+        places = offsets(passage, self._answer.story_text) if found else []
+        for word in found:
+            rule = "pronoun-untagged" if word.pronoun else "name-untagged"
+            self._span(rule, f"{word.text!r} stands in no tag.", places[word.part] + word.start, passage.image)
+
+    def _row(self, rule: str, message: str, line: int, section: Section | None = None, cell: int = 0) -> None:
+        if not self._tally.allows(rule):
+            return
+        if self._lines is None:
+            self._lines = self._answer.text.split("\n")
+        text = self._lines[line - 1] if 1 <= line <= len(self._lines) else ""
+        self.problems.append(Problem(rule, message, line, column(text, cell), section.image if section else None))
+
+    def _span(self, rule: str, message: str, offset: int, image: int | None = None) -> None:
+        if self._tally.allows(rule):
+            self.findings.append(Finding(rule, message, offset, image))
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return (", ".join(map(str, numbers[:30])) + (", …" if len(numbers) > 30 else "")) or "none"
+
+
+def _first_wrong(found: Sequence[int]) -> int:
+    return next((place for place, image in enumerate(found) if image != place + 1), len(found) - 1)

@@ -1,0 +1,81 @@
+"""Words of a story that name a person: pronouns, and the names that the analysis gives."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from storyreason.story import Mention, Passage
+
+PRONOUNS = {
+    word: forms.split()[0]
+    for forms in (
+        "I me my mine myself",
+        "you your yours yourself yourselves",
+        "he him his himself",
+        "she her hers herself",
+        "we us our ours ourselves",
+        "they them their theirs themselves themself",
+    )
+    for word in forms.lower().split()
+}
+"""Every personal pronoun of a person, in lower case, and the one it is a form of: `him` is `he`."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_NO_NAME = {"unknown", "unnamed", "none", "anonymous"}
+
+
+class Untagged(NamedTuple):
+    """A word that names a person in plain text. `pronoun` is its first form, None for a name.
+
+    It begins at character `start` of the passage's part number `part`.
+    """
+
+    text: str
+    pronoun: str | None
+    part: int
+    start: int
+
+
+def untagged(passage: Passage, names: Iterable[str]) -> Iterator[Untagged]:
+    """The pronouns and names that stand outside of every mention, in order. Names must begin with a capital letter."""
+    wanted = {words for name in names if (words := _words_of(name))}
+    lengths = sorted({len(words) for words in wanted}, reverse=True)
+    first = {words[0] for words in wanted}
+    for number, part in enumerate(passage.parts):
+        if isinstance(part, Mention):
+            continue
+        found = list(_WORD.finditer(part))
+        place = 0
+        while place < len(found):
+            match, length = found[place], 1
+            pronoun = PRONOUNS.get(match[0].lower())
+            if match[0] in first:
+                window = tuple(word[0] for word in found[place : place + 4])
+                length = next((n for n in lengths if window[:n] in wanted), 0)
+                if length:
+                    yield Untagged(part[match.start() : found[place + length - 1].end()], None, number, match.start())
+            if pronoun and (match[0] != "i"):
+                yield Untagged(match[0], pronoun, number, match.start())
+            place += length or 1
+
+
+def _words_of(name: str) -> tuple[str, ...]:
+    """`John Smith` as its words; nothing for `-`, for a description in lower case, and beyond four words."""
+    words = tuple(_WORD.findall(name))
+    return words if words and len(words) <= 4 and name[:1].isupper() and words[0].lower() not in _NO_NAME else ()
+
+
+def offsets(passage: Passage, story_text: str) -> list[int]:
+    """Where each part of a passage begins in the text it was read from, in characters; mentions with their tag."""
+    places = []
+    place = story_text.find(">", passage.offset) + 1
+    for part in passage.parts:
+        if isinstance(part, Mention):
+            places.append(part.offset)
+            text = story_text.find(">", part.offset) + 1
+            place = story_text.find(">", text + len(part.text)) + 1
+        else:
+            # A text part may follow the line end after <gdi image1>, or a stray tag that reading passed over.
+            found = story_text.find(part, place)
+            places.append(place if found < 0 else found)
+    return places
