@@ -23,3 +23,17 @@ def data(
     for part, films in wanted:
         paths = dataset.write(sample.examples(part, seed, films), out, part, shard_rows=240)
         typer.echo(f"{part}: {len(dataset.load(out, part))} stories in {', '.join(map(str, paths))}")
+
+
+@app.command()
+def base(
+    out: Annotated[Path, typer.Option(help="Model folder; replaced when it is there.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Decides first weights and frames.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+) -> None:
+    """Make the tiny base model: taught on single frames to see, name and place in Qwen's JSON style."""
+    from storyreason.sample.base import train
+
+    for progress in train(out, steps, seed, threads):
+        typer.echo(str(progress))

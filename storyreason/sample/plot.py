@@ -140,7 +140,7 @@ def _present(film: Film, plot: PlotName, phase: str, luck: random.Random) -> lis
         ("late", "Introduction"): [hero, *([thing] if luck.random() < 0.6 else [])],
         ("late", "Development"): [hero, thing],
         ("late", "Conflict"): [hero],
-        ("late", "Turning Point"): friends,
+        ("late", "Turning Point"): [*friends],
         ("quarrel", "Introduction"): [hero, *some],
         ("quarrel", "Development"): [*friends[:1], *([thing] if luck.random() < 0.7 else [])],
         ("quarrel", "Conflict"): [hero, friends[0] if friends else hero, thing],

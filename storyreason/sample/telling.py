@@ -4,9 +4,9 @@ import random
 
 from storyreason.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
 from storyreason.sample.drawing import Placed
-from storyreason.sample.plot import Shot, Tale, kind_of
+from storyreason.sample.plot import Shot, Tale
 from storyreason.sample.staging import in_reading_order
-from storyreason.sample.world import Landmark, Look, Thing
+from storyreason.sample.world import Landmark, Look, Region, Thing
 from storyreason.story import Mention, Passage, Story
 
 _POSES = {"stand": ("Standing", ("stood", "waited", "paused")), "wave": ("Waving", ("waved", "beckoned")),
@@ -83,12 +83,10 @@ def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Sectio
     people = tuple(_character(tale, placed, shot, luck) for placed in rows if isinstance(placed.entity, Look))
     objects = tuple(_object(tale, placed, rows) for placed in rows if not isinstance(placed.entity, Look))
     film = tale.film
-    settings = [
-        Setting("Location", f"The {film.place.name}", _MOODS[film.light.name], film.light.name, "Sets the scene")
-    ]
+    mood, time = _MOODS[film.light.name], film.light.name
+    settings = [Setting("Location", f"The {film.place.name}", mood, time, "Sets the scene")]
     if number == 1:
-        lighting = _LIGHTINGS[film.light.name]
-        settings.append(Setting("Lighting", lighting, _MOODS[film.light.name], film.light.name, "Sets the mood"))
+        settings.append(Setting("Lighting", _LIGHTINGS[film.light.name], mood, time, "Sets the mood"))
     return Section(number, people, objects, tuple(settings))
 
 
@@ -107,10 +105,10 @@ def _object(tale: Tale, placed: Placed, rows: list[Placed]) -> Object:
     if isinstance(entity, Thing):
         main = entity == tale.film.things[0]
         nearest = f"Near {_nearest(tale, placed, rows)[0]}"
-        function = "Drives the story" if main else "Detail"
+        function = "Key item" if main else "Detail"
         return Object(tale.ids[entity], text, _PURPOSES[entity.shape], nearest, function, placed.box)
     purpose = "Landmark" if isinstance(entity, Landmark) else "Background"
-    return Object(tale.ids[entity], text, purpose, "In the distance", "Sets the scene", placed.box)
+    return Object(tale.ids[entity], text, purpose, "Far away", "Scenery", placed.box)
 
 
 def _nearest(tale: Tale, placed: Placed, rows: list[Placed]) -> tuple[str, str, str]:
@@ -169,8 +167,7 @@ def _surrounding(tale: Tale, row: Placed, rows: list[Placed], luck: random.Rando
         verb = luck.choice(_THING_VERBS.get(entity.shape, ("lay", "stood")))
         place = "above" if entity.shape == "kite" else luck.choice(("near", "beside"))
         return [Mention("gdo", (identity,), name), f" {verb} {place} ", Mention("gdo", (near,), them), ". "]
-    verb = "rose" if isinstance(entity, Landmark) else _REGION_VERBS.get(entity.name, "lay")
-    assert kind_of(entity) in ("lm", "bg"), entity
+    verb = _REGION_VERBS.get(entity.name, "lay") if isinstance(entity, Region) else "rose"
     return [Mention("gdl", (identity,), name), f" {verb} in the distance. "]
 
 

@@ -3,12 +3,13 @@
 A person *is* a look: who wears the red coat and the straw hat in image 1 is the same person in image 4.
 """
 
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Literal
 
 WIDTH, HEIGHT = 196, 112
-"""Pixels of a frame: multiples of 28, so that Qwen2.5-VL's processor keeps them as they are (14-pixel patches, merged 2x2)."""
+"""Pixels of a frame: multiples of 28, so that Qwen2.5-VL's processor keeps the size (14-pixel patches, merged 2x2)."""
 
 Part = Literal["train", "test"]
 Pose = Literal["stand", "wave", "walk"]
@@ -33,6 +34,7 @@ HAIR: dict[str, tuple[int, int, int]] = {
 }
 HATS = ("", "straw hat", "top hat")
 COATS = tuple(COLOURS)
+SEXES: tuple[Literal["woman", "man"], ...] = ("woman", "man")
 NAMES = {
     "woman": ("Mara", "Anna", "Ida", "Clara", "Nora", "Lucy", "Vera", "Ella", "Rosa", "Julia"),
     "man": ("Tom", "Paul", "Leo", "Hugo", "Max", "Oscar", "Felix", "Adam", "Simon", "Victor"),
@@ -149,9 +151,7 @@ def _is_held_out(look: Look) -> bool:
 
 def looks(part: Part) -> list[Look]:
     """The people of a split; those of `test` are seen nowhere else."""
-    everybody = [
-        Look(sex, coat, hair, hat) for sex in ("woman", "man") for coat in COATS for hair in HAIR for hat in HATS
-    ]
+    everybody = [Look(sex, *rest) for sex in SEXES for rest in itertools.product(COATS, HAIR, HATS)]
     return [look for look in everybody if _is_held_out(look) == (part == "test")]
 
 

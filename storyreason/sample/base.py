@@ -1,0 +1,305 @@
+"""Makes the tiny base model: Qwen2.5-VL's real class, small, taught on single frames to see, name and place."""
+
+import json
+import logging
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storyreason import analysis, boxes, runs, story
+from storyreason.chat import REQUESTS, SYSTEM_PROMPT
+from storyreason.sample.drawing import draw, encode
+from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes
+from storyreason.sample.plot import tales
+from storyreason.sample.telling import tell
+from storyreason.sample.tokenizer import make_processor
+from storyreason.sample.world import Part
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+log = logging.getLogger(__name__)
+
+FRAMES_PER_STEP = 16
+LEARNING_RATE = 1e-3
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of the log: mean loss since the last one, and box F1 on frames with unseen people and backgrounds."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    f1: float | None = None
+
+    def __str__(self) -> str:
+        f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
+        return f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds:.0f} s{f1}"
+
+
+def vocabulary_texts(seed: int = 0) -> list[str]:
+    """What the tokenizer learns its pieces from: films of a seed of their own, lessons, the chat's fixed texts."""
+    luck = random.Random(seed)
+    texts = [SYSTEM_PROMPT, *REQUESTS] * 20
+    for tale in tales("train", seed=1_000_000 + seed, films=200):
+        told_analysis, told_story = tell(tale)
+        texts.append(f"<think>\n{analysis.render(told_analysis)}\n</think>\n{story.render(told_story)}")
+    for _ in range(1000):
+        texts += [text for turn in a_lesson(2, luck).turns for text in turn]
+    return texts
+
+
+def new_model(processor: "Qwen2_5_VLProcessor", seed: int = 0) -> "Qwen2_5_VLForConditionalGeneration":
+    """Random weights. Heads of 64 for vLLM on a CPU; a small rope theta and large weights because the model is tiny."""
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = processor.tokenizer
+    special = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in (
+        "endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")}  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": math.ceil(len(tokenizer) / 64) * 64,
+            "hidden_size": 192,
+            "intermediate_size": 576,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "mrope_section": [8, 12, 12]},
+            "initializer_range": 0.06,
+            "bos_token_id": None,
+            "eos_token_id": special["im_end"],
+            "pad_token_id": special["endoftext"],
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_heads": 2,
+            "out_hidden_size": 192,
+            "fullatt_block_indexes": [0, 1, 2, 3],
+            "initializer_range": 0.06,
+        },
+        image_token_id=special["image_pad"],
+        video_token_id=special["video_pad"],
+        vision_start_token_id=special["vision_start"],
+        vision_end_token_id=special["vision_end"],
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [special["im_end"], special["endoftext"]]
+    model.generation_config.pad_token_id = special["endoftext"]
+    model.generation_config.do_sample = False
+    return model
+
+
+def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[str, Any]:
+    """Lessons as one padded batch: what the processor gives, and `labels` on the answers alone."""
+    import io
+
+    import torch
+    from PIL import Image
+
+    pictures, texts = [], []
+    for lesson in lessons:
+        # Through JPEG and back, as the data set's frames are.
+        pictures += [Image.open(io.BytesIO(encode(draw(frame)))).convert("RGB") for frame in lesson.frames]
+        content: list[dict[str, str]] = [{"type": "image"} for _ in lesson.frames]
+        messages: list[dict[str, Any]] = []
+        for number, (question, answer) in enumerate(lesson.turns):
+            text = {"type": "text", "text": question}
+            messages.append({"role": "user", "content": [*content, text] if number == 0 else [text]})
+            messages.append({"role": "assistant", "content": answer})
+        texts.append(processor.apply_chat_template(messages))
+    batch = processor(images=pictures, text=texts, padding=True, padding_side="right", return_tensors="pt")
+    batch["labels"] = torch.full_like(batch["input_ids"], -100)
+    tokenizer = processor.tokenizer
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assistant = tokenizer("assistant\n")["input_ids"]
+    for row, ids in enumerate(batch["input_ids"].tolist()):
+        for at, token in enumerate(ids):
+            first = at + 1 + len(assistant)
+            if token == start and ids[at + 1 : first] == assistant:
+                last = ids.index(end, first) + 1
+                batch["labels"][row, first:last] = batch["input_ids"][row, first:last]
+    return dict(batch)
+
+
+def _lessons(luck: random.Random, step: int, steps: int) -> list[Lesson]:
+    """The frames of a step, alone in the first third, then up to seven in one lesson."""
+    count = 1 if step < steps * 0.3 else luck.choice((1, 1, 2, 4, 6, 7))
+    return [a_lesson(count, luck) for _ in range(max(1, round(FRAMES_PER_STEP / count)))]
+
+
+class _Batches:
+    """An endless stream of batches for a loader's worker process: every picture is new."""
+
+    def __init__(self, processor: "Qwen2_5_VLProcessor", seed: int, steps: int) -> None:
+        self.processor, self.seed, self.steps = processor, seed, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        luck = random.Random(f"base/{self.seed}/{step}")
+        return batch_of(_lessons(luck, step, self.steps), self.processor)
+
+
+def train(out: Path, steps: int, seed: int = 0, threads: int = 2, report_every: int = 100) -> Iterator[Progress]:
+    """Teach a new base for `steps` steps and leave it in `out`; every thousand steps what there is so far.
+
+    Matrix products run in bfloat16 (autocast), weights and optimizer in float32.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    processor = make_processor(vocabulary_texts(seed))
+    model = new_model(processor, seed)
+    save(model, processor, out, {"steps": 0})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    loader = torch.utils.data.DataLoader(
+        _Batches(processor, seed, steps), batch_size=None, num_workers=1, prefetch_factor=4, shuffle=False
+    )
+    began, losses = time.monotonic(), []
+    model.train()
+    for step, batch in enumerate(loader, 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if step % report_every == 0 or step == steps:
+            f1 = None
+            if step % (5 * report_every) == 0 or step == steps:
+                f1 = box_f1(model, processor, frames=64 if step < steps else 256)
+                model.train()
+            progress = Progress(step, steps, sum(losses) / len(losses), time.monotonic() - began, f1)
+            losses = []
+            if f1 is not None:
+                facts = {"steps": step, "of": steps, "box_f1": f1, "loss": progress.loss, "seconds": progress.seconds}
+                if step == steps:
+                    facts["box_f1_third_of_five"] = box_f1(model, processor, frames=64, together=5)
+                save(model, processor, out, facts)
+            yield progress
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the learning rate."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)))
+
+
+def box_f1(
+    model: "Qwen2_5_VLForConditionalGeneration",
+    processor: "Qwen2_5_VLProcessor",
+    frames: int = 64,
+    part: Part = "test",
+    together: int = 1,
+) -> float:
+    """F1 over all boxes at IoU 0.5, pairs taken greedily by IoU, on frames drawn anew with people and backgrounds of `part`.
+
+    `together` frames stand in each prompt and the question is about the middle one.
+    """
+    import torch
+
+    luck = random.Random(f"evaluation/{part}/{together}")
+    model.eval()
+    matched = found = wanted = 0
+    for _ in range(0, frames, 16):
+        lessons, truths = [], []
+        for _ in range(16):
+            lesson = a_lesson(together, luck, part)
+            middle = lesson.frames[together // 2]
+            where = "the image" if together == 1 else f"image {together // 2 + 1}"
+            lessons.append(Lesson(lesson.frames, (locate(middle, where),)))
+            truths.append([placed.box for placed in middle.placed])
+        for answer, truth in zip(answers(model, processor, lessons), truths, strict=True):
+            candidates = [box for box, _ in read_boxes(answer)]
+            matched += _matches(candidates, truth)
+            found, wanted = found + len(candidates), wanted + len(truth)
+    torch.manual_seed(0)
+    return 2 * matched / (found + wanted)
+
+
+def _matches(candidates: list[boxes.Box], truth: list[boxes.Box]) -> int:
+    pairs = sorted(
+        ((boxes.iou(a, b), i, k) for i, a in enumerate(candidates) for k, b in enumerate(truth)), reverse=True
+    )
+    used_a: set[int] = set()
+    used_b: set[int] = set()
+    for overlap, i, k in pairs:
+        if overlap >= 0.5 and i not in used_a and k not in used_b:
+            used_a.add(i)
+            used_b.add(k)
+    return len(used_a)
+
+
+def answers(
+    model: "Qwen2_5_VLForConditionalGeneration", processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]
+) -> list[str]:
+    """What the model says, greedily, to the first question of each lesson."""
+    import torch
+
+    pictures = [draw(frame) for lesson in lessons for frame in lesson.frames]
+    texts = []
+    for lesson in lessons:
+        content = [*({"type": "image"} for _ in lesson.frames), {"type": "text", "text": lesson.turns[0][0]}]
+        texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        tokens = model.generate(**batch, max_new_tokens=320)
+    return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def save(model: Any, processor: Any, out: Path, facts: dict[str, Any]) -> None:
+    """Model folder with processor, figures and card: written beside `out`, then put in its place."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    processor.save_pretrained(beside)
+    runs.write_text(beside / "figures.json", json.dumps(facts, indent=2) + "\n")
+    runs.write_text(beside / "README.md", _card(model, facts))
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _card(model: Any, facts: dict[str, Any]) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        "# Tiny base model of the sample world",
+        "",
+        f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It sees, names and places",
+        "the people, things, landmarks and backgrounds of one frame in Qwen's JSON style, and describes a frame in a few",
+        "sentences. It learnt from frames drawn at random, several unrelated ones in a prompt at most. It has never seen",
+        "an analysis, an ID, a tag, a story, or anybody and any background of the test split.",
+        "",
+        f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
+    ]
+    if "box_f1" in facts:
+        lines.append(f"- box F1 at IoU 0.5 on unseen frames (unseen people and backgrounds): {facts['box_f1']:.3f}")
+    if "box_f1_third_of_five" in facts:
+        lines.append(f"- the same for the third of five frames in one prompt: {facts['box_f1_third_of_five']:.3f}")
+    if "seconds" in facts:
+        lines.append(f"- made in {facts['seconds'] / 60:.0f} minutes by `storyreason sample base`")
+    return "\n".join(lines) + "\n"
