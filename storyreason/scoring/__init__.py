@@ -7,7 +7,8 @@
 True
 """
 
+from storyreason.scoring.counting import Reference, score
 from storyreason.scoring.gate import Decision, decide
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
-__all__ = ["Decision", "Difference", "Scorecard", "compare", "decide"]
+__all__ = ["Decision", "Difference", "Reference", "Scorecard", "compare", "decide", "score"]

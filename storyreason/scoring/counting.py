@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storyreason import analysis, answer, rules
+from storyreason import analysis, answer, dataset, rules, story
 from storyreason.analysis import Analysis
+from storyreason.dataset import Example
 from storyreason.errors import ScoringError
-from storyreason.scoring import grounding, validity
+from storyreason.scoring import grounding, identity, length, persistence, validity
 from storyreason.scoring.matching import pairs, place
 from storyreason.scoring.scorecard import Scorecard
+from storyreason.story import Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,11 @@ class Reference:
     sizes: tuple[tuple[int, int], ...]
     chain_of_thought: str
     story: str
+
+    @classmethod
+    def of(cls, example: Example) -> "Reference":
+        """The reference of an example of the data set; of its pictures only the sizes are read."""
+        return cls(example.story_id, tuple(dataset.sizes(example)), example.chain_of_thought, example.story)
 
 
 def score(references: Iterable[Reference], predictions: Mapping[str, str]) -> Scorecard:
@@ -53,9 +60,12 @@ def score(references: Iterable[Reference], predictions: Mapping[str, str]) -> Sc
 
 
 def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
+    """One story's row. What cannot be read is empty: it claims nothing, and every reference box is a miss."""
     told, _ = analysis.read(reference.chain_of_thought)
+    told_story, _ = story.read(reference.story)
     read = answer.read(prediction or "")
-    claimed = read.analysis if read.readable and read.analysis else Analysis()
+    claimed, claimed_story = (read.analysis, read.story) if read.readable else (None, None)
+    claimed, claimed_story = claimed or Analysis(), claimed_story or Story()
     problems = rules.check(read, reference.sizes) if read.readable else None
 
     real = place(told, reference.sizes, drop_unusable=True)
@@ -64,4 +74,7 @@ def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
     return {
         **validity.count(problems, missing=prediction is None),
         **grounding.count(real, said, candidates, frames=len(reference.sizes)),
+        **identity.count(real, said, candidates),
+        **persistence.count(told, told_story, claimed, claimed_story),
+        **length.count(told_story, claimed_story),
     }

@@ -5,7 +5,7 @@ handful of numpy calls; most boxes have a single partner, and only real conflict
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,7 @@ def best(candidates: Sequence[Pair], preferred: Callable[[Pair], bool] | None = 
     return chosen
 
 
-def assign_names(agreements: Counter[tuple[Hashable, Hashable]]) -> dict[Hashable, Hashable]:
+def assign_names(agreements: Counter[tuple[str, str]]) -> dict[str, str]:
     """The one-to-one map of first to second names that maximizes the sum of their agreements."""
     firsts = {name: at for at, name in enumerate(dict.fromkeys(first for first, _ in agreements))}
     seconds = {name: at for at, name in enumerate(dict.fromkeys(second for _, second in agreements))}

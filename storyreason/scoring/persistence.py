@@ -9,7 +9,7 @@ from storyreason.scoring.metrics import Metric, rate
 from storyreason.story import Mention, Story
 
 LASTING = 5
-"""So many images make an entity persistent (paper, section on entity persistence)."""
+"""So many images make an entity persistent (as the paper counts)."""
 
 
 def count(told: Analysis, told_story: Story, claimed: Analysis, claimed_story: Story) -> dict[str, float]:

@@ -154,9 +154,10 @@ def _values(card: Scorecard, sums: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 def _metrics() -> tuple[Metric, ...]:
     """Every score of the project, in the order of a report."""
-    from storyreason.scoring import grounding, validity
+    from storyreason.scoring import grounding, identity, length, paper, persistence, validity
 
-    return (*validity.METRICS, *grounding.METRICS)
+    rooms = (validity, grounding, identity, persistence, length, paper)
+    return tuple(metric for room in rooms for metric in room.METRICS)
 
 
 def _defined(values: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -1,0 +1,83 @@
+"""The paper's protocol for boxes, value for value, so that figures stand beside published ones (arXiv 2505.10292).
+
+It rewards silence (no box, precision 1) and sees neither identity nor in which image a box stands: decide by the strict
+protocol. All scores are means over stories of a score per story.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from storyreason import boxes
+from storyreason.analysis import Analysis
+from storyreason.boxes import Box
+from storyreason.scoring.metrics import Metric, rate
+
+NAMES = (
+    "Precision", "Recall", "F1",
+    "Char. Precision", "Char. Recall", "Char. F1",
+    "Obj. Precision", "Obj. Recall", "Obj. F1",
+    "mAP",
+)  # fmt: skip
+_THRESHOLD = 0.5
+_LEVELS = np.linspace(0, 1, 11)
+
+
+def count(told: Analysis, claimed: Analysis | None, frames: int) -> dict[str, float]:
+    """One story's scores. `claimed` is None where the answer cannot be read: it counts as having no boxes."""
+    reference, predicted = _pool(told, frames), _pool(claimed or Analysis(), frames)
+    iou = boxes.iou_matrix([box for box, _ in reference], [box for box, _ in predicted])
+    same = np.array([a for _, a in reference], bool)[:, None] == np.array([b for _, b in predicted], bool)[None, :]
+    matched = _greedy(np.where(same, iou, 0.0))
+    scores: dict[str, float] = {}
+    for label, wanted in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
+        right = sum(predicted[j][1] in wanted for _, j in matched)
+        claims = sum(person in wanted for _, person in predicted)
+        truths = sum(person in wanted for _, person in reference)
+        precision = right / claims if claims else 1.0
+        recall = right / truths if truths else (0.0 if claims else 1.0)
+        both = precision + recall
+        scores[f"paper/{label}Precision"] = precision
+        scores[f"paper/{label}Recall"] = recall
+        scores[f"paper/{label}F1"] = 2 * precision * recall / both if both else 0.0
+    hits = {j for _, j in matched}
+    scores["paper/mAP"] = _average_precision([j in hits for j in range(len(predicted))], len(reference))
+    return scores
+
+
+def _pool(analysis: Analysis, frames: int) -> list[tuple[Box, bool]]:
+    """The boxes of all images in table order, each with whether it is a person; none where an image does not exist."""
+    if any(not 1 <= section.image <= frames for section in analysis.sections):
+        return []
+    pool = []
+    for section in analysis.sections:
+        pool += [(row.box, True) for row in section.characters if row.box]
+        pool += [(row.box, row.description.lower().startswith("person")) for row in section.objects if row.box]
+    return pool
+
+
+def _greedy(iou: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of IoU 0.5 or more, the highest first, each box once."""
+    rows, columns = np.nonzero(iou >= _THRESHOLD)
+    order = np.argsort(-iou[rows, columns], kind="stable")
+    taken_rows: set[int] = set()
+    taken_columns: set[int] = set()
+    chosen = []
+    for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if i not in taken_rows and j not in taken_columns:
+            taken_rows.add(i)
+            taken_columns.add(j)
+            chosen.append((i, j))
+    return chosen
+
+
+def _average_precision(hits: Sequence[bool], truths: int) -> float:
+    """11-point interpolated average precision (Everingham et al. 2010, section 4.2), predictions in table order."""
+    if not truths:
+        return 0.0 if hits else 1.0
+    right = np.cumsum(hits)
+    recalls, precisions = right / truths, right / np.arange(1, len(hits) + 1)
+    return float(sum(precisions[recalls >= level].max(initial=0.0) for level in _LEVELS) / len(_LEVELS))
+
+
+METRICS: tuple[Metric, ...] = tuple(rate(f"paper/{name}", f"paper/{name}", "stories") for name in NAMES)
