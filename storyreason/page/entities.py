@@ -1,0 +1,97 @@
+"""Who and what a story is about, where each is seen and told of, and which of two answers' entities are the same."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from storyreason.analysis import Character, Object, Section
+from storyreason.answer import Answer
+from storyreason.scoring.matching import KINDS, assign_names, kind_of, pairs, place
+from storyreason.story import Mention, Passage
+
+Json = dict[str, Any]
+
+
+def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: Sequence[Json]) -> list[Json]:
+    """Everything that stands in a table or is told of: people, then things, landmarks, backgrounds, each by number."""
+    people = {row.id for section in sections for row in section.characters}
+    first: dict[str, Character | Object] = {}
+    seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 where only its tables have it
+    for section in sections:
+        for row in rows(section):
+            first.setdefault(row.id, row)
+            seen[row.id][section.image] += 0
+    for passage in passages:
+        for part in passage.parts:
+            for id_ in part.ids if isinstance(part, Mention) else ():
+                seen[id_][passage.image] += 1
+    boxes = {(box["id"], scene["image"]): box["box"] for scene in scenes for box in scene["boxes"]}
+    return [
+        {
+            "id": id_,
+            "kind": kind_of(id_, id_ in people),
+            "name": _name(first.get(id_)) or id_,
+            "colour": colour,
+            "twin": None,
+            "known": id_ in first,
+            "mentions": seen[id_].total(),
+            "images": [
+                {"image": image, "box": boxes.get((id_, image)), "mentions": mentions}
+                for image, mentions in sorted(seen[id_].items())
+            ],
+        }
+        for colour, id_ in enumerate(sorted(seen, key=_order))
+    ]
+
+
+def rows(section: Section) -> tuple[Character | Object, ...]:
+    """All entities of one image in the order of its tables."""
+    return (*section.characters, *section.objects)
+
+
+def _order(id_: str) -> tuple[int, str, int, str]:
+    """char2 before char10 before obj1 before lm1 before bg1 before anything else."""
+    kind, number = re.fullmatch(r"(.*?)(\d{0,9})", id_, re.DOTALL).groups()  # type: ignore[union-attr]
+    place = KINDS.index(kind) if kind in KINDS else len(KINDS)
+    return place, kind, int(number or 0), id_
+
+
+def _name(row: Character | Object | None) -> str:
+    """What to call an entity in a few words: a person's name; a thing's description without its article."""
+    if row is None:
+        return ""
+    name = row.name if isinstance(row, Character) else ""
+    return (name if name.strip(" -–") else re.sub(r"^(an?|the)\s+", "", row.description, flags=re.IGNORECASE)).strip()
+
+
+def pair_up(
+    predicted: Json, referenced: Json, prediction: Answer, reference: Answer, sizes: list[tuple[int, int]]
+) -> None:
+    """Give the entities of both answers that stand in the same places each other's name and one colour.
+
+    Pairs are those of the identity score: one to one, as many same-image boxes with IoU >= 0.5 as possible.
+    """
+    if prediction.analysis is None or reference.analysis is None:
+        return
+    there, here = place(reference.analysis, sizes), place(prediction.analysis, sizes)
+    overlaps = {
+        (there[p.reference].id, here[p.predicted].id, here[p.predicted].image): p.iou for p in pairs(there, here)
+    }
+    twins = assign_names(Counter((first, second) for first, second, _ in overlaps))
+    mine: dict[Any, Json] = {entity["id"]: entity for entity in predicted["entities"]}
+    free = len(referenced["entities"])
+    for theirs in referenced["entities"]:
+        twin = mine.get(twins.get(theirs["id"]))
+        if twin is None:
+            continue
+        theirs["twin"], twin["twin"], twin["colour"] = twin["id"], theirs["id"], theirs["colour"]
+        for seen in twin["images"]:
+            seen["iou"] = overlaps.get((theirs["id"], twin["id"], seen["image"]))
+    for entity in predicted["entities"]:
+        if entity["twin"] is None:
+            entity["colour"], free = free, free + 1
+    for scene in predicted["scenes"]:
+        for box in scene["boxes"]:
+            ious = {seen["image"]: seen.get("iou") for seen in mine[box["id"]]["images"]}
+            box["iou"] = ious[scene["image"]]

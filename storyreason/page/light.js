@@ -1,0 +1,119 @@
+// Pointing at, focusing or tapping a mention, a box, a row or a person lights up all its occurrences and shows a card.
+
+const KINDS = { char: "person", obj: "thing", lm: "landmark", bg: "background", other: "unknown kind" };
+
+/** Wires one shown story. Every element with data-ids stands inside one with data-answer; data-image says where. */
+function lighting(root, view, card) {
+  let pinned = null, shown = null;
+
+  const occurrences = (answer, ids) => {
+    const twins = ids.map((id) => view.answers[answer].entities.find((e) => e.id === id)?.twin).filter(Boolean);
+    return [...root.querySelectorAll("[data-ids]")].filter((element) => {
+      const wanted = Number(element.closest("[data-answer]").dataset.answer) === answer ? ids : twins;
+      return element.dataset.ids.split(" ").some((id) => wanted.includes(id));
+    });
+  };
+
+  const dark = () => {
+    shown?.removeAttribute("aria-describedby");
+    for (const element of root.querySelectorAll(".lit")) element.classList.remove("lit");
+    root.classList.remove("lighting");
+    card.hidden = true;
+    shown = null;
+  };
+
+  const light = (element) => {
+    if (shown === element) return;
+    dark();
+    shown = element;
+    const answer = Number(element.closest("[data-answer]").dataset.answer);
+    const ids = element.dataset.ids.split(" ");
+    for (const other of occurrences(answer, ids)) other.classList.add("lit");
+    root.classList.add("lighting");
+    card.replaceChildren(...cardOf(view, answer, ids, element));
+    card.hidden = false;
+    card.classList.toggle("pinned", pinned === element);
+    element.setAttribute("aria-describedby", card.id);
+    place(card, element);
+  };
+
+  const pin = (element) => {
+    for (const old of root.querySelectorAll("[aria-pressed=true][data-ids]")) old.setAttribute("aria-pressed", "false");
+    pinned = pinned === element ? null : element;
+    if (pinned && pinned.hasAttribute("aria-pressed")) pinned.setAttribute("aria-pressed", "true");
+    dark();
+    if (pinned) light(pinned);
+  };
+
+  const target = (event) => event.target.closest?.("[data-ids]");
+  const leave = () => (pinned ? light(pinned) : dark());
+  root.addEventListener("pointerover", (event) => {
+    if (event.pointerType !== "mouse") return;
+    const element = target(event);
+    if (element && !pinned) light(element);
+    else if (!element) leave();
+  });
+  root.addEventListener("pointerleave", leave);
+  root.addEventListener("focusin", (event) => {
+    const element = target(event);
+    if (element && !pinned && element.matches(":focus-visible")) light(element);
+  });
+  root.addEventListener("focusout", leave);
+  root.addEventListener("click", (event) => {
+    const element = target(event);
+    if (element) pin(element);
+    else if (pinned && !event.target.closest("button, summary, a")) pin(pinned);
+  });
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { if (pinned) pin(pinned); else dark(); }
+    const element = target(event);
+    if (element && element.tagName !== "BUTTON" && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      pin(element);
+    }
+  });
+  addEventListener("scroll", () => shown && place(card, shown), { passive: true });
+}
+
+/** Beside the element, inside the window, never over the element itself. (On a phone the style sheet docks it below.) */
+function place(card, element) {
+  const at = element.getClientRects()[0] ?? element.getBoundingClientRect();
+  const { width, height } = card.getBoundingClientRect();
+  card.classList.toggle("top", at.bottom > innerHeight - height - 16); // only the phone's style sheet uses it
+  const gap = 10, wide = document.documentElement.clientWidth, high = document.documentElement.clientHeight;
+  const below = at.bottom + gap + height <= high, above = at.top - gap - height >= 0;
+  let left = at.left, top = below ? at.bottom + gap : at.top - gap - height;
+  if (!below && !above) {
+    top = Math.min(Math.max(gap, at.top), high - height - gap);
+    left = at.right + gap + width <= wide ? at.right + gap : at.left - gap - width;
+  }
+  card.style.left = `${Math.min(Math.max(gap, left), wide - width - gap)}px`;
+  card.style.top = `${Math.max(gap, top)}px`;
+}
+
+/** What the card says: each entity with its crops and this image's row, then what is wrong with the thing pointed at. */
+function cardOf(view, answer, ids, element) {
+  const told = view.answers[answer];
+  const image = Number(element.dataset.image) || null;
+  const entities = ids.map((id) => {
+    const entity = told.entities.find((e) => e.id === id);
+    if (!entity) return h("div", {}, h("code", {}, id));
+    const seen = entity.images.filter((place) => place.box);
+    const now = seen.find((place) => place.image === image);
+    const scene = told.scenes.find((s) => s.image === (now ?? entity.images[0])?.image);
+    const [table, row] = (scene?.tables ?? []).flatMap((t) => t.rows.map((r) => [t, r])).find(([, r]) => r.id === id) ?? [];
+    const facts = row ? row.cells.map((cell, i) => [table.columns[i], cell]).filter(([name, cell], i) => i > 0 && cell && name !== "Bounding Box") : [];
+    const twin = view.answers.length > 1 && entity.twin;
+    return paint(h("div.entity", {},
+      h("div.title", {}, entity.name, h("code", {}, id), h("span.soft.id", {}, KINDS[entity.kind])),
+      h("div.crops", {}, seen.slice(0, 10).map((place) =>
+        h(`figure${place.image === image ? ".now" : ""}`, {},
+          crop(view.images[place.image - 1], place.box, entity.colour), h("figcaption", {}, place.image)))),
+      facts.length > 0 && h("dl", {}, facts.map(([name, cell]) => [h("dt", {}, name), h("dd", {}, cell)])),
+      !entity.known && h("p.problem", {}, "Stands in no table of the analysis."),
+      twin && h("p.soft", {}, `${told.role === "prediction" ? "In the reference" : "In the prediction"}: `, h("code", {}, twin),
+        now?.iou ? `, overlap here ${Math.round(100 * now.iou)} %` : "")), [entity.colour]);
+  });
+  const problems = (element.dataset.problems ?? "").split(" ").filter(Boolean).map((i) => told.problems[Number(i)]);
+  return [...entities, ...problems.map((p) => h(`p.problem${p.severity === "error" ? "" : ".mild"}`, {}, p.message))];
+}

@@ -1,0 +1,261 @@
+"""One story as the JSON that the page shows: pictures as data URLs, entities in colours, tables, tagged text, problems.
+
+The page's JavaScript reads no tags and no tables, so everything it shows is worked out here:
+
+    {"id": "harbour-2", "images": [{"number": 1, "src": "data:image/png;base64,…", "width": 196, "height": 112}, …],
+     "answers": [{"role": "prediction", "readable": true, "valid": false, "raw": "", "scores": {},
+       "entities": [{"id": "char1", "kind": "char", "name": "Mara", "colour": 0, "twin": "char2", "known": true,
+                     "mentions": 7, "images": [{"image": 1, "box": [13, 20, 60, 110], "iou": 0.83, "mentions": 2}, …]}],
+       "scenes": [{"image": 1, "setting": "A quay · Calm · Morning", "boxes": [{"id": "char1", "box": […], …}],
+                   "tables": [{"title": "Characters", "columns": […], "rows": [{"id": "char1", "cells": […]}]}],
+                   "parts": [{"text": "Mara", "kind": "gdo", "ids": ["char1"]}, {"text": " waited."}]}],
+       "phases": [{"name": "Introduction", "description": "…", "events": "…", "images": [1]}],
+       "problems": [{"rule": "…", "severity": "error", "message": "…", "wanted": "…", "line": 3, …}]}]}
+
+Whatever breaks a rule carries `"problems": [2]`, places in its answer's list.
+"""
+
+import base64
+import io
+import math
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from storyreason import answer as answers
+from storyreason import rules
+from storyreason.analysis import Character, Object, Section
+from storyreason.answer import Answer
+from storyreason.boxes import clip
+from storyreason.errors import DataError
+from storyreason.page.entities import Json, entities, pair_up, rows
+from storyreason.problems import Problem
+from storyreason.story import Mention, Passage
+
+CHARACTER_COLUMNS = ("ID", "Name", "Description", "Emotions", "Actions", "Narrative Function", "Bounding Box")
+OBJECT_COLUMNS = ("ID", "Description", "Function", "Interaction", "Narrative Function", "Bounding Box")
+SETTING_COLUMNS = ("Element", "Description", "Mood", "Time", "Narrative Function")
+BROWSER_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+def view(
+    story_id: str,
+    images: Sequence[bytes],
+    prediction: str | None = None,
+    reference: str | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Json:
+    """What the page shows of one story.
+
+    `images` are encoded pictures in order (PNG, JPEG, WebP and GIF go in as they are, others become PNG); `prediction`
+    and `reference` whole answers with `<think>`, either may be missing; `scores` the prediction's. Bad text never
+    raises; a picture that cannot be read raises DataError.
+    """
+    frames = [_frame(story_id, number, image) for number, image in enumerate(images, 1)]
+    sizes = [(frame["width"], frame["height"]) for frame in frames]
+    texts = {"prediction": prediction, "reference": reference}
+    read = {role: answers.read(text) for role, text in texts.items() if text is not None}
+    shown = [_answer(role, read[role], sizes) for role in read]
+    if len(read) == 2:
+        pair_up(shown[0], shown[1], read["prediction"], read["reference"], sizes)
+    if prediction is not None and scores:
+        shown[0]["scores"] = {name: value for name, value in scores.items() if math.isfinite(value)}
+    return {"id": story_id, "images": frames, "answers": shown}
+
+
+def _frame(story_id: str, number: int, image: bytes) -> Json:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            width, height = picture.size
+            mime = BROWSER_FORMATS.get(picture.format or "")
+            if mime is None:
+                converted = io.BytesIO()
+                picture.convert("RGB").save(converted, "PNG")
+                image, mime = converted.getvalue(), "image/png"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); wanted JPEG or PNG."
+        ) from error
+    src = f"data:{mime};base64,{base64.b64encode(image).decode()}"
+    return {"number": number, "src": src, "width": width, "height": height}
+
+
+def _answer(role: str, read: Answer, sizes: list[tuple[int, int]]) -> Json:
+    problems = list(rules.check(read, sizes))
+    sections = read.analysis.sections if read.analysis else ()
+    passages = read.story.passages if read.story else ()
+    places = _Places(read, problems)
+    numbers = sorted({*range(1, len(sizes) + 1), *(s.image for s in sections), *(p.image for p in passages)})
+    scenes = [
+        _scene(
+            number,
+            [section for section in sections if section.image == number],
+            [passage for passage in passages if passage.image == number],
+            sizes[number - 1] if 1 <= number <= len(sizes) else None,
+            places,
+        )
+        for number in numbers
+    ]
+    return {
+        "role": role,
+        "readable": read.readable,
+        "valid": rules.is_valid(problems),
+        "raw": "" if read.readable else read.text,
+        "scores": {},
+        "entities": entities(sections, passages, scenes),
+        "scenes": scenes,
+        "phases": [
+            {
+                "name": phase.name,
+                "description": phase.description,
+                "events": phase.events,
+                "images": list(phase.images),
+                "problems": places.of_row(phase.line),
+            }
+            for phase in (read.analysis.phases if read.analysis else ())
+        ],
+        "problems": [
+            {
+                "rule": problem.rule,
+                "severity": rules.RULES[problem.rule].severity,
+                "wanted": rules.RULES[problem.rule].sentence,
+                "message": problem.message,
+                "line": problem.line,
+                "column": problem.column,
+                "image": problem.image,
+            }
+            for problem in problems
+        ],
+    }
+
+
+class _Places:
+    """Finds the problems of a table row by its line, and of a span of the story by its offsets."""
+
+    def __init__(self, read: Answer, problems: Sequence[Problem]) -> None:
+        self._rows: dict[int, list[int]] = defaultdict(list)
+        self._spans: list[tuple[int, int]] = []  # offset in the story, problem; ascending
+        self._gone: set[str] = set()
+        self._story = read.story_text if read.story else ""
+        starts = [0, *(match.end() for match in re.finditer("\n", read.text))]
+        story = len(read.text) - len(self._story)
+        for index, problem in enumerate(problems):
+            if not 1 <= problem.line <= len(starts):
+                continue
+            offset = starts[problem.line - 1] + max(problem.column, 1) - 1 - story
+            if self._story and offset >= 0:
+                self._spans.append((offset, index))
+            else:
+                self._rows[problem.line].append(index)
+        self._spans.sort()
+
+    def of_row(self, line: int) -> list[int]:
+        return self._rows.get(line, [])
+
+    def of_span(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(offset, problem) of all from `start` up to `end`, in characters of the story."""
+        return self._spans[bisect_left(self._spans, (start, 0)) : bisect_left(self._spans, (end, 0))]
+
+    def find(self, part: str, start: int) -> int:
+        """Where a plain part of the story begins: at `start` or, behind something that could not be read, later."""
+        return max(start, self._story.find(part, start, start + len(part) + 1000))
+
+    def after(self, text: str, start: int) -> int:
+        """The offset behind the next `text`, or the story's end."""
+        at = -1 if text in self._gone else self._story.find(text, start)
+        if at < 0:
+            self._gone.add(text)  # it will not come again either: a story of unclosed tags takes linear time
+            return len(self._story)
+        return at + len(text)
+
+
+def _scene(
+    number: int,
+    sections: Sequence[Section],
+    passages: Sequence[Passage],
+    size: tuple[int, int] | None,
+    places: _Places,
+) -> Json:
+    boxes = []
+    for row in (row for one in sections for row in rows(one)):
+        box = clip(row.box, *size) if row.box and size else None
+        if box and box.x1 < box.x2 and box.y1 < box.y2:
+            boxes.append({"id": row.id, "box": list(box), "problems": places.of_row(row.line)})
+    settings = [row for one in sections for row in one.settings]
+    location = next(
+        (row for row in settings if row.element.casefold() == "location"), settings[0] if settings else None
+    )
+    return {
+        "image": number,
+        "setting": " · ".join(_said(location.description, location.mood, location.time)) if location else "",
+        "boxes": boxes,
+        "tables": _tables(sections, places),
+        "parts": [part for passage in passages for part in _parts(passage, places)],
+    }
+
+
+def _said(*cells: str) -> list[str]:
+    return [cell for cell in cells if cell.strip(" -–")]
+
+
+def _tables(sections: Sequence[Section], places: _Places) -> list[Json]:
+    tables = []
+    for one in sections:
+        people = [
+            _row(row, places, row.id, row.name, row.description, row.emotions, row.actions, row.function)
+            for row in one.characters
+        ]
+        things = [
+            _row(row, places, row.id, row.description, row.purpose, row.interaction, row.function)
+            for row in one.objects
+        ]
+        setting = [
+            {
+                "cells": [row.element, row.description, row.mood, row.time, row.function],
+                "problems": places.of_row(row.line),
+            }
+            for row in one.settings
+        ]
+        tables += [
+            {"title": title, "columns": list(columns), "rows": shown}
+            for title, columns, shown in (
+                ("Characters", CHARACTER_COLUMNS, people),
+                ("Objects", OBJECT_COLUMNS, things),
+                ("Setting", SETTING_COLUMNS, setting),
+            )
+            if shown
+        ]
+    return tables
+
+
+def _row(row: Character | Object, places: _Places, *cells: str) -> Json:
+    return {"id": row.id, "cells": [*cells, str(row.box or row.box_text)], "problems": places.of_row(row.line)}
+
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+def _parts(passage: Passage, places: _Places) -> list[Json]:
+    """The text of one image as spans. A plain word that breaks a rule (an untagged pronoun) is a span of its own."""
+    shown: list[Json] = []
+    end = places.after(">", passage.offset)
+    for part in passage.parts:
+        if isinstance(part, Mention):
+            end = places.after(">", places.after(f"</{part.kind}", part.offset))
+            found = [index for _, index in places.of_span(part.offset, end)]
+            shown.append({"text": part.text, "kind": part.kind, "ids": list(part.ids), "problems": found})
+            continue
+        start = places.find(part, end)
+        end, done = start + len(part), 0
+        words: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for offset, index in places.of_span(start, end):
+            if word := _WORD.match(part, offset - start):
+                words[word.span()].append(index)
+        for (first, last), found in sorted(words.items()):
+            shown += [{"text": part[done:first]}, {"text": part[first:last], "problems": found}]
+            done = last
+        shown.append({"text": part[done:]})
+    return [part for part in shown if part["text"] or part.get("ids")]

@@ -1,0 +1,79 @@
+"""Two frames, what stands in them, and a flawed telling of them."""
+
+import io
+from typing import NamedTuple
+
+import pytest
+
+
+class Told(NamedTuple):
+    images: tuple[bytes, ...]
+    reference: str
+    prediction: str
+
+
+REFERENCE = """<think>
+## Image 1
+
+### Characters
+| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |
+|---|---|---|---|---|---|---|
+| char1 | Mara | A woman in red | Calm | Waiting | Protagonist | 5,5,20,35 |
+
+### Objects
+| Object ID | Description | Function | Interaction | Narrative Function | Bounding Box |
+|---|---|---|---|---|---|
+| obj1 | A blue ball | Toy | Lying there | Brings them together | 35,20,50,35 |
+
+### Setting
+| Setting Element | Description | Mood | Time | Narrative Function |
+|---|---|---|---|---|
+| Location | A beach | Quiet | Noon | Opens |
+
+## Image 2
+
+### Characters
+| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |
+|---|---|---|---|---|---|---|
+| char1 | Mara | A woman in red | Glad | Playing | Protagonist | 30,5,45,35 |
+
+### Setting
+| Setting Element | Description | Mood | Time | Narrative Function |
+|---|---|---|---|---|
+| Location | A beach | Glad | Noon | Closes |
+
+## Narrative Structure
+
+| Narrative Phase | Description | Key Events | Images |
+|---|---|---|---|
+| Introduction | She waits | A ball | 1 |
+| Development | She looks | - | 1 |
+| Conflict | It rolls | - | 1-2 |
+| Turning Point | She runs | - | 2 |
+| Conclusion | She plays | - | 2 |
+</think>
+<gdi image1>
+<gdo char1>Mara</gdo> <gda char1>waited</gda> by <gdo obj1>the ball</gdo>.
+</gdi>
+
+<gdi image2>
+<gdo char1>She</gdo> <gda char1>played</gda>.
+</gdi>"""
+
+
+def _frame(x: int) -> bytes:
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (60, 40), (220, 200, 150))
+    ImageDraw.Draw(image).rectangle((x, 5, x + 14, 34), fill=(200, 40, 40))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def told() -> Told:
+    """The prediction calls the ball obj2, misplaces Mara by a pixel and tells of a dog that stands in no table."""
+    text = REFERENCE.replace("obj1", "obj2").replace("5,5,20,35", "6,5,21,35")
+    text = text.replace("<gda char1>played</gda>.", "<gda char1>played</gda> and she saw <gdo obj9>a dog</gdo>.")
+    return Told((_frame(5), _frame(30)), REFERENCE, text)

@@ -1,0 +1,138 @@
+"""The page in a real browser, from a file, as a reader opens it. Skipped where there is no Chromium."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from storyreason import page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's `chromium`")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, told, tmp_path):
+    """Opens a page of two stories and fails the test when the browser had anything to complain about."""
+    complaints: list[str] = []
+
+    def open_(**context):
+        first = page.view("beach-1", told.images, told.prediction, told.reference)
+        second = page.view("beach-2", told.images, reference=told.reference)
+        path = tmp_path / "page.html"
+        path.write_text(page.render([first, second], "Stories"))
+        shown = browser.new_page(**context)
+        shown.on("console", lambda message: complaints.append(message.text))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda request: request.url.startswith("http") and complaints.append(request.url))
+        shown.goto(path.as_uri())
+        return shown
+
+    yield open_
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []
+
+
+def _lit(shown, selector: str) -> list[str]:
+    return shown.eval_on_selector_all(f"{selector}.lit", "all => all.map(e => e.dataset.ids)")
+
+
+def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page):
+    shown = open_page()
+    # when the ball's mention in the prediction is pointed at
+    shown.hover("[data-answer='0'] .mention[data-ids=obj2]")
+    # then its box is lit, and the same ball in the reference, which calls it obj1
+    assert _lit(shown, "[data-answer='0'] .box") == ["obj2"]
+    assert _lit(shown, "[data-answer='1'] .box") == ["obj1"]
+    assert _lit(shown, "[data-answer='1'] .mention") == ["obj1"]
+    card = shown.locator("#card")
+    assert card.is_visible()
+    assert "blue ball" in card.inner_text()
+    assert card.locator(".crop image").count() == 1
+    # when Mara's box is pointed at
+    shown.hover("[data-answer='1'] #image-1 .box[data-ids=char1], #image-1 [data-answer='1'] .box[data-ids=char1]")
+    # then every mention of her is lit and no other
+    assert _lit(shown, "[data-answer='1'] .mention") == ["char1"] * 4
+    # when the pointer leaves
+    shown.hover("h1")
+    # then nothing is
+    assert _lit(shown, "[data-ids]") == []
+    assert card.is_hidden()
+
+
+def test_a_row_lights_its_box_and_a_tap_keeps_the_light(open_page):
+    shown = open_page()
+    shown.click("text=All tables")
+    shown.click("[data-answer='0'] tr[data-ids=obj2]")
+    shown.hover("h1")
+    assert _lit(shown, "[data-answer='0'] .box") == ["obj2"]
+    shown.keyboard.press("Escape")
+    assert _lit(shown, "[data-ids]") == []
+
+
+def test_the_keyboard_reaches_everything(open_page):
+    shown = open_page()
+    # when a passage is reached with Tab and walked with the arrow keys
+    shown.focus("[data-answer='0'] .mention")
+    shown.keyboard.press("Tab")
+    shown.keyboard.press("Shift+Tab")
+    shown.keyboard.press("ArrowRight")
+    shown.keyboard.press("ArrowRight")
+    # then the third mention is lit and described by the card
+    assert shown.evaluate("document.activeElement.innerText") == "the ball"
+    assert shown.evaluate("document.activeElement.getAttribute('aria-describedby')") == "card"
+    assert _lit(shown, "[data-answer='0'] .box") == ["obj2"]
+    # and Enter keeps it
+    shown.keyboard.press("Enter")
+    assert shown.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+def test_what_breaks_a_rule_is_marked_and_listed(open_page):
+    shown = open_page()
+    assert shown.locator("[data-answer='0'] .mention.wrong").all_inner_texts() == ["a dog"]
+    assert shown.locator("[data-answer='0'] .passage .wrong.mild").all_inner_texts() == ["she"]
+    assert "breaks the rules" in shown.locator("[data-answer='0'] .state").first.inner_text()
+    shown.hover(".mention.wrong")
+    assert "obj9" in shown.locator("#card .problem").last.inner_text()
+    shown.click("text=2 problems")
+    shown.click(".problems button >> nth=0")
+    assert shown.evaluate("document.activeElement.innerText") in {"a dog", "she"}
+
+
+def test_the_picker_shows_another_story_and_keeps_it_in_the_address(open_page):
+    shown = open_page()
+    shown.select_option(".picker select", "beach-2")
+    assert shown.inner_text("h1") == "beach-2"
+    assert shown.url.endswith("#beach-2")
+    assert shown.locator(".cells").first.locator(".cell").count() == 1
+    shown.click("[aria-label='Next story']")
+    assert shown.inner_text("h1") == "beach-1"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280, 1920])
+def test_the_page_fits_its_window(open_page, width):
+    shown = open_page(viewport={"width": width, "height": 800})
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_system_and_can_be_switched(open_page, scheme):
+    shown = open_page(color_scheme=scheme)
+
+    def background() -> int:
+        return shown.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0])")
+
+    assert (background() > 128) == (scheme == "light")
+    shown.click("[aria-label='Dark or light']")
+    assert (background() > 128) == (scheme == "dark")
