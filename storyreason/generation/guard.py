@@ -1,12 +1,14 @@
 """Runs a command and sees to it that none of its processes outlives the owner, kill -9 of the owner included.
 
-    python -I -S guard.py -- vllm serve ...
+    python -m storyreason.generation.guard -- vllm serve ...
 
-The owner starts this process as the leader of a new process group and holds the other end of its standard input. That
-pipe closes when the owner ends, however it ends. Then, on SIGTERM, and when the command ends by itself, the whole group
+The owner holds the other end of this process's standard input, a pipe that closes when the owner ends, however it ends.
+The command runs in a process group of its own. Then, on SIGTERM, and when the command ends by itself, the whole group
 goes: vLLM starts further processes, which stay in it. Uses the standard library alone, so that it starts in no time.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,21 +17,40 @@ import threading
 import time
 
 GRACE = 5.0
-"""Seconds that the command gets to end by itself after its owner is gone."""
+"""Seconds that processes get to end by themselves: the command without its owner, the rest without the command."""
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> None:
+    if os.getpid() != os.getpgrp():  # the owner's own group must not end with ours
+        os.setsid()
+    # Linux alone has this: processes whose parent ends become children of this one, which waits for them.
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     command = subprocess.Popen(sys.argv[sys.argv.index("--") + 1 :], stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     threading.Thread(target=follow_owner, args=(command,), daemon=True).start()
     command.wait()
+    wait_for_the_others()
     os.killpg(0, signal.SIGKILL)  # 0 is the own group: whatever the command left, and this process
+
+
+def wait_for_the_others() -> None:
+    """vLLM's first process ends before those it started have given their shared memory back: let them."""
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not ended:
+            time.sleep(0.05)
 
 
 def follow_owner(command: subprocess.Popen[bytes]) -> None:
     sys.stdin.buffer.read()  # nobody ever writes: it returns when the owner's end of the pipe is closed
     command.terminate()
-    time.sleep(GRACE)
+    time.sleep(2 * GRACE)
     os.killpg(0, signal.SIGKILL)
 
 
