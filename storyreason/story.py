@@ -111,7 +111,7 @@ class Parser:
         self._text_offset = 0
         self._parts: list[str | Mention] | None = None  # of the open passage
         self._mention: tuple[TagKind, tuple[str, ...], int] | None = None  # the open one: kind, IDs, offset
-        self._interrupted: Counter[str] = Counter()  # tags that another one opened inside of, their ends are to come
+        self._interrupted: Counter[str] = Counter()  # ends yet to come of tags that count no more
         self._outside_told = False  # one problem for all that stands between two passages
         self._new: list[Passage | Mention | str] = []
 
@@ -194,14 +194,14 @@ class Parser:
         self._mention = (kind, tuple(attributes.split()), self._offset)  # type: ignore[assignment]
 
     def _close(self, kind: str) -> None:
-        if kind == "gdi" and self._mention:
-            self._end_mention("is not closed before </gdi>")
-        if kind == "gdi" and self._parts is not None:
-            self._end_passage()
-        elif kind != "gdi" and self._mention:
+        if kind != "gdi" and self._mention:
             self._end_mention("" if kind == self._mention[0] else f"is closed by </{kind}>")
         elif self._interrupted[kind]:
             self._interrupted[kind] -= 1
+        elif kind == "gdi" and self._parts is not None:
+            if self._mention:
+                self._end_mention("is not closed before </gdi>")
+            self._end_passage()
         else:
             self._find("tag-unclosed", f"</{kind}> closes nothing.", self._offset)
 
@@ -213,6 +213,7 @@ class Parser:
         else:
             self._end_passage(f"is not closed before {tag}")
         self._parts, self._outside_told = [], False
+        self._interrupted.clear()
         self._passages.append((image, self._offset, self._parts))
         self._new.append(Passage(image, offset=self._offset))
 
@@ -222,7 +223,6 @@ class Parser:
         if fault:
             self._find("tag-unclosed", f"<gdi image{image}> {fault}.", offset)
         self._parts = None
-        self._interrupted.clear()
 
     def _end_mention(self, fault: str = "") -> None:
         assert self._mention

@@ -1,0 +1,8 @@
+"""Property tests run without a deadline (the machine may be busy). `--hypothesis-profile=thorough` tries 100,000 each."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("steady", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=100_000, suppress_health_check=list(HealthCheck))
+if settings.get_current_profile_name() != "thorough":
+    settings.load_profile("steady")
