@@ -59,6 +59,11 @@ def untagged(passage: Passage, names: Iterable[str]) -> Iterator[Untagged]:
             place += length or 1
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without digits and marks: `Don't` is `don` and `t`."""
+    return [match[0].lower() for match in _WORD.finditer(text)]
+
+
 def _words_of(name: str) -> tuple[str, ...]:
     """`John Smith` as its words; nothing for `-`, for a description in lower case, and beyond four words."""
     words = tuple(_WORD.findall(name))

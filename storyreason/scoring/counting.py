@@ -9,7 +9,7 @@ from storyreason import analysis, answer, dataset, rules, story
 from storyreason.analysis import Analysis
 from storyreason.dataset import Example
 from storyreason.errors import ScoringError
-from storyreason.scoring import grounding, identity, length, persistence, validity
+from storyreason.scoring import grounding, identity, length, mentions, persistence, validity
 from storyreason.scoring.matching import pairs, place
 from storyreason.scoring.scorecard import Scorecard
 from storyreason.story import Story
@@ -71,10 +71,12 @@ def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
     real = place(told, reference.sizes, drop_unusable=True)
     said = place(claimed, reference.sizes)
     candidates = pairs(real, said)
+    idtp, matched = identity.match(real, said, candidates)
     return {
         **validity.count(problems, missing=prediction is None),
         **grounding.count(real, said, candidates, frames=len(reference.sizes)),
-        **identity.count(real, said, candidates),
+        **identity.count(real, said, idtp, matched),
+        **mentions.count(claimed, claimed_story, said, matched),
         **persistence.count(told, told_story, claimed, claimed_story),
         **length.count(told_story, claimed_story),
     }

@@ -15,24 +15,34 @@ from storyreason.scoring.matching import Pair, Placed, assign_names, best
 from storyreason.scoring.metrics import Metric, divide, f1, precision_recall_f1, rate, share
 
 
-def count(reference: Sequence[Placed], predicted: Sequence[Placed], candidates: Sequence[Pair]) -> dict[str, float]:
-    """One story's sums over all boxes, whatever their kind; IDs count by who bears them, never by their name.
+def match(
+    reference: Sequence[Placed], predicted: Sequence[Placed], candidates: Sequence[Pair]
+) -> tuple[int, list[Pair]]:
+    """IDTP, and which boxes are matched, whatever their kind.
 
-    - `idtp`: boxes that keep their ID under the one-to-one map of IDs that keeps the most;
-    - `bcubed_precision`, `bcubed_recall`: summed over predicted and reference boxes, the share of a box's own chain
-      (all boxes of its ID) that is in its chain on the other side too; unmatched boxes give 0;
-    - `links`: pairs of boxes with the same ID in different images, on both sides, and how many are right;
-    - `switches`: how often an entity is found again under another ID than the last time.
-
-    >>> a chain of 3 told as two IDs, 2 + 1: idtp 2, bcubed_recall 2 * 2/3 + 1 * 1/3, 1 of 3 links, 1 switch
+    IDTP is how many boxes keep their ID under the one-to-one map of IDs that keeps the most. Where boxes coincide, the
+    matching follows that map: a tie must not look like a confusion.
     """
     agreements: Counter[tuple[str, str]] = Counter()
     for (name, other, _), pairs in _by_names_and_image(reference, predicted, candidates).items():
         agreements[name, other] += len(best(pairs))
     same = assign_names(agreements)
-    # Where two boxes coincide, the matching follows the identities: a tie must not look like a confusion.
     matched = best(candidates, preferred=lambda p: same.get(reference[p.reference].id) == predicted[p.predicted].id)
+    return sum(agreements[names] for names in same.items()), matched
 
+
+def count(
+    reference: Sequence[Placed], predicted: Sequence[Placed], idtp: int, matched: Sequence[Pair]
+) -> dict[str, float]:
+    """One story's sums over all boxes, from what `match` gives; IDs count by who bears them, never by their name.
+
+    - `bcubed_precision`, `bcubed_recall`: summed over predicted and reference boxes, the share of a box's own chain
+      (all boxes of its ID) that is in its chain on the other side too; unmatched boxes give 0;
+    - `links`: pairs of boxes with the same ID in different images, on both sides, and how many are right;
+    - `switches`: how often an entity is found again under another ID than the last time.
+
+    A chain of 3 told as two IDs, 2 + 1, gives idtp 2, bcubed_recall 2 * 2/3 + 1 * 1/3, 1 of 3 links, 1 switch
+    """
     chains = Counter(row.id for row in reference), Counter(row.id for row in predicted)
     common: dict[tuple[str, str], list[int]] = defaultdict(list)
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -43,7 +53,7 @@ def count(reference: Sequence[Placed], predicted: Sequence[Placed], candidates: 
     return {
         "identity/reference": len(reference),
         "identity/predicted": len(predicted),
-        "identity/idtp": sum(agreements[names] for names in same.items()),
+        "identity/idtp": idtp,
         "identity/bcubed_precision": sum(len(images) ** 2 / chains[1][p] for (_, p), images in common.items()),
         "identity/bcubed_recall": sum(len(images) ** 2 / chains[0][r] for (r, _), images in common.items()),
         "identity/links/reference": sum(map(_links, _images_by_id(reference))),

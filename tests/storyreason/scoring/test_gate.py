@@ -64,6 +64,34 @@ def test_validity_may_fall_by_a_hundredth_and_not_by_more(invalid: int, promoted
         assert "`gate.validity_tolerance`" in decision.report
 
 
+def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() -> None:
+    def with_guards(matched: int, idtp: int, hallucinations: int) -> Scorecard:
+        return card(
+            [matched] * 40,
+            identity__idtp=[idtp] * 40,
+            identity__predicted=[50] * 40,
+            identity__reference=[50] * 40,
+            references__hallucinations=[hallucinations] * 40,
+            references__mentions=[200] * 40,
+        )
+
+    champion = with_guards(5, idtp=40, hallucinations=4)
+
+    assert decide(with_guards(8, idtp=39, hallucinations=5), champion, GateConfig()).promote
+    assert "identity/idf1: -0.040" in decide(with_guards(8, 38, 4), champion, GateConfig()).reason
+    assert "mentions: +1.00 (2.00 to 3.00" in decide(with_guards(8, 40, 6), champion, GateConfig()).reason
+
+
+def test_a_challenger_that_mentions_nothing_any_more_is_not_promoted() -> None:
+    silent = card([8] * 40, references__hallucinations=[0] * 40, references__mentions=[0] * 40)
+    champion = card([5] * 40, references__hallucinations=[1] * 40, references__mentions=[100] * 40)
+    decision = decide(silent, champion, GateConfig())
+
+    assert not decision.promote
+    assert "not one mention" in decision.reason
+    assert decide(champion, silent, GateConfig(min_gain=-1, validity_tolerance=1)).promote
+
+
 def test_fewer_than_thirty_stories_are_not_decided_on() -> None:
     decision = decide(card([9] * 29), card([1] * 29), GateConfig())
 

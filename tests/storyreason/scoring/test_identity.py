@@ -16,7 +16,8 @@ def chain(id: str, *images: int, at: int = 0) -> list[Placed]:
 
 
 def count(reference: list[Placed], predicted: list[Placed]) -> dict[str, float]:
-    return identity.count(reference, predicted, pairs(reference, predicted))
+    idtp, matched = identity.match(reference, predicted, pairs(reference, predicted))
+    return identity.count(reference, predicted, idtp, matched)
 
 
 def test_a_chain_told_as_two_ids() -> None:

@@ -74,6 +74,7 @@ def test_the_reference_itself_is_perfect() -> None:
     assert {name: metrics[name] for name in PERFECT} == dict.fromkeys(PERFECT, 1.0)
     assert {value for name, value in metrics.items() if name.startswith("strict/validity/rules/")} == {1.0}
     assert metrics["strict/identity/switches_per_story"] == 0
+    assert metrics["strict/references/hallucinations_per_100_mentions"] == 0
     assert metrics["strict/grounding/entities_per_frame"] == 13 / 5
     assert metrics["strict/persistence/story/char"] == metrics["strict/persistence/reference_story/char"] == 0.5
 

@@ -1,0 +1,98 @@
+"""References: does what the story's tags name exist, where they say, and is everyone who is named tagged?"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from storyreason.analysis import Analysis
+from storyreason.scoring.matching import Pair, Placed, kind_of
+from storyreason.scoring.metrics import Metric, rate
+from storyreason.story import Mention, Story
+from storyreason.words import PRONOUNS, untagged, words
+
+HALLUCINATIONS = ("unknown", "absent", "phantom", "no_actor")
+FAULTS = (*HALLUCINATIONS, "wrong_tag", "untagged_pronoun", "untagged_name")
+FIRST_FORMS = tuple(dict.fromkeys(PRONOUNS.values()))
+"""I, you, he, she, we, they: each stands for all its forms."""
+
+
+def count(claimed: Analysis, story: Story, rows: Sequence[Placed], matched: Sequence[Pair]) -> dict[str, float]:
+    """One story's sums. `rows` are the boxes of the `claimed` analysis, `matched` which of them are reference boxes.
+
+    Each ID of each mention is at most one of: `unknown` (nowhere in the analysis), `absent` (not in this image's
+    tables), `phantom` (its box here matches no reference box of the image). A `<gda>` that names neither a char nor an
+    obj is `no_actor`. These four are the referential hallucinations. A `wrong_tag` is a `<gdo>` around a landmark or
+    background, or a `<gdl>` around a person or thing.
+    """
+    known = {row.id for row in rows}
+    present = {(row.image, row.id) for row in rows}
+    seen = {(rows[pair.predicted].image, rows[pair.predicted].id) for pair in matched}
+    names = {row.name for section in claimed.sections for row in section.characters}
+    faults: Counter[str] = Counter()
+    tagged: Counter[str] = Counter()
+    bare: Counter[str] = Counter()
+    mentions = 0
+    for passage in story.passages:
+        for part in passage.parts:
+            if isinstance(part, Mention):
+                mentions += 1
+                faults.update(_faults(part, passage.image, known, present, seen))
+                if part.kind == "gdo":
+                    tagged.update(PRONOUNS[word] for word in words(part.text) if word in PRONOUNS)
+        for word in untagged(passage, names):
+            bare[word.pronoun or "name"] += 1
+    faults["untagged_name"] = bare["name"]
+    faults["untagged_pronoun"] = sum(bare[pronoun] for pronoun in FIRST_FORMS)
+    return {
+        "references/mentions": mentions,
+        **{f"references/{fault}": faults[fault] for fault in FAULTS},
+        "references/hallucinations": sum(faults[fault] for fault in HALLUCINATIONS),
+        "references/pronouns": sum(tagged.values()) + faults["untagged_pronoun"],
+        "references/pronouns/grounded": sum(tagged.values()),
+        **{f"references/pronouns/{pronoun}": tagged[pronoun] + bare[pronoun] for pronoun in FIRST_FORMS},
+        **{f"references/pronouns/{pronoun}/grounded": tagged[pronoun] for pronoun in FIRST_FORMS},
+    }
+
+
+def _faults(
+    mention: Mention,
+    image: int,
+    known: Collection[str],
+    present: Collection[tuple[int, str]],
+    seen: Collection[tuple[int, str]],
+) -> list[str]:
+    faults = []
+    kinds = {kind_of(id, people=False) for id in mention.ids}
+    for id in mention.ids:
+        if id not in known:
+            faults.append("unknown")
+        elif (image, id) not in present:
+            faults.append("absent")
+        elif (image, id) not in seen:
+            faults.append("phantom")
+    if mention.kind == "gda" and not kinds & {"char", "obj"}:
+        faults.append("no_actor")
+    if (mention.kind == "gdo" and kinds & {"lm", "bg"}) or (mention.kind == "gdl" and kinds & {"char", "obj"}):
+        faults.append("wrong_tag")
+    return faults
+
+
+METRICS: tuple[Metric, ...] = (
+    *(
+        metric
+        for fault in ("hallucinations", *FAULTS)
+        for metric in (
+            rate(f"strict/references/{fault}_per_story", f"references/{fault}", "stories"),
+            rate(f"strict/references/{fault}_per_100_mentions", f"references/{fault}", "references/mentions", 100),
+        )
+    ),
+    rate("strict/references/mentions_per_story", "references/mentions", "stories"),
+    rate("strict/references/pronouns_grounded", "references/pronouns/grounded", "references/pronouns"),
+    *(
+        rate(
+            f"strict/references/pronouns_grounded/{pronoun}",
+            f"references/pronouns/{pronoun}/grounded",
+            f"references/pronouns/{pronoun}",
+        )
+        for pronoun in FIRST_FORMS
+    ),
+)
