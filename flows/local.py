@@ -13,6 +13,7 @@ from pathlib import Path
 
 from storyreason import runs
 from storyreason.errors import RunError
+from storyreason.generation import guard
 from tasks import settings
 
 STARTUP = 180.0
@@ -49,11 +50,13 @@ def _server(home: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "storyreason.generation.guard", "--"]
+    command = [sys.executable, "-I", "-S", guard.__file__, "--"]
     command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         _wait(process, f"{url}/health", log)
         yield url

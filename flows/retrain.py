@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 
-from storyreason import dataset, model, runs, training
+from storyreason import dataset, model, runs
 from storyreason.config import RunConfig
+from storyreason.training import launch
 from tasks import data as data_steps
 from tasks import deployment, evaluation, registry
 from tasks import training as training_steps
@@ -35,7 +36,7 @@ class Outcome:
 @flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True)
 def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated."""
-    training.check_machine(config.training)
+    launch.check_machine(config.training)
     outcome = Outcome()
     clock = outcome.seconds
 
@@ -98,7 +99,7 @@ def pull(config: RunConfig) -> tuple[dict[str, Any], str, str]:
     if base is not None:
         _run(data_steps.pull, "pull", base.fingerprint)(base, check=False)
     folder = data_steps.base_folder(base, config.base.name)
-    return data, folder, model.identity(folder, config.base.revision)
+    return data, folder, model.load_identity(folder, config.base.revision)
 
 
 def subject(role: str, version: registry.Version, data: dict[str, Any]) -> Subject:

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact
 
-from storyreason import dataset, generation, page, runs
+from storyreason import answer, dataset, generation, page, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from tasks import registry
@@ -32,9 +32,9 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
 @task(name="tell")
 def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
     """One story for frames the model never saw, told through the gateway, as text and as a page."""
-    answer = generation.tell(gateway.url(config.serving), "storyteller", example.images, config.generation)
+    told = generation.tell(gateway.url(config.serving), "storyteller", example.images, config.generation)
     path = runs.root() / "stories" / f"version-{served}.html"
-    view = page.view(example.story_id, example.images, prediction=answer.text, reference=example.answer)
+    view = page.view(example.story_id, example.images, told.text, answer.join(example.chain_of_thought, example.story))
     runs.write_text(path, page.render([view], f"A story told by version {served}"))
     create_link_artifact(path.as_uri(), link_text="story page", key="story-page")
-    return {"text": answer.text, "page": str(Path(path))}
+    return {"text": told.text, "page": str(Path(path))}

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
-from storyreason import dataset, generation, page, runs, scoring
+from storyreason import answer, dataset, generation, page, runs, scoring
 from storyreason.config import RunConfig
 from storyreason.generation.vllm import VllmServer
 from tasks import registry
@@ -52,11 +52,15 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
     examples = dataset.load(Path(data["files"][0]), "test")[: config.data.test_stories]
     with runs.lock(folder):
         told = _tell(config, subject, examples, folder)
-        references = [scoring.Reference.of(example) for example in examples]
+        references = [
+            scoring.Reference(e.story_id, tuple(dataset.sizes(e)), e.chain_of_thought, e.story) for e in examples
+        ]
         card = scoring.score(references, told)
         runs.write_text(folder / "scorecard.json", card.to_json())
+        of = {str(row["story_id"]): _numbers(row) for row in card.table()}
         shown = [
-            page.view(e.story_id, e.images, prediction=told.get(e.story_id), reference=e.answer) for e in examples[:PAGES]
+            page.view(e.story_id, e.images, told[e.story_id], answer.join(e.chain_of_thought, e.story), scores=of[e.story_id])
+            for e in examples[:PAGES]
         ]
         runs.write_text(folder / "stories.html", page.render(shown, f"{subject.role}: stories of the test split"))
         run_id = _log(subject, print_, data, card, folder)
@@ -73,6 +77,10 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
         )
 
 
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, float)}
+
+
 def headline(metrics: dict[str, float]) -> str:
     """The scores that a person looks at first, in one line."""
     return (
@@ -87,14 +95,14 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
         progress = Progress(f"evaluate-{subject.role}", f"telling the test split ({subject.role})")
         with VllmServer(subject.folder, config.serving, folder / "vllm.log") as engine:
             generation.predict(
-                engine.base_url,
-                engine.model,
+                engine.url,
+                engine.name,
                 examples,
                 config.generation,
                 out,
                 on_progress=lambda done, total: progress.tell(done, total, f"{subject.role}: {done}/{total} stories told"),
             )
-    return {row["story_id"]: row["prediction"] for row in map(json.loads, out.read_text().splitlines())}
+    return {prediction.story_id: prediction.answer for prediction in generation.predictions.read(out)}
 
 
 def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scorecard, folder: Path) -> str:
@@ -148,8 +156,8 @@ def gate(
 
 
 def training_stories(folder: str) -> frozenset[str]:
-    """The IDs of the stories a model folder was trained on (`training_stories.json` in it); empty for a base model."""
-    path = Path(folder) / "training_stories.json"
+    """The IDs of the stories a model was trained on (`training_stories.json` beside its folder); empty for a base model."""
+    path = Path(folder).with_name("training_stories.json")
     return frozenset(json.loads(path.read_text())) if path.is_file() else frozenset()
 
 

@@ -1,6 +1,7 @@
 """What MLflow remembers: runs found again by the fingerprint of their step, model versions with their lineage, aliases."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 VERSION = 1
 EXPERIMENT = "storyteller"
+CARD = """# {name}
+
+Looks at a sequence of images, writes an analysis (tables of characters, objects, settings and narrative phases, with boxes
+and IDs that stay with an entity), and tells a story in which every mention is tied to those IDs (arXiv 2505.10292).
+
+| | |
+|---|---|
+{rows}
+
+Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or
+`vllm serve folder`. Its scores are in the MLflow run.
+"""
 TAG = "storyreason."
 """Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
 
@@ -106,12 +119,13 @@ def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) 
     with runs.lock(folder):
         target = folder / "model"
         if not target.exists():
-            model.write_folder(base, Path(trained["result"]), target, card=_card(config, trained))
+            model.write_folder(base, Path(trained["result"]), target, _card(config, trained), config.base.revision)
+            shutil.copy(Path(trained["result"]).with_name("training_stories.json"), folder)
         number = _version(config, print_, target, trained)
         logger.info("registered %s version %s: %s", config.model, number, target)
         return runs.write_manifest(
             folder,
-            files=("model/config.json",),
+            files=("model/config.json", "training_stories.json"),
             name=config.model,
             number=number,
             folder=str(target),
@@ -143,14 +157,16 @@ def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, An
     return str(version.version)
 
 
-def _card(config: RunConfig, trained: dict[str, Any]) -> dict[str, str]:
-    return {
+def _card(config: RunConfig, trained: dict[str, Any]) -> str:
+    facts = {
         "base model": config.base.name,
         "preset": config.name,
-        "mode": config.training.mode,
+        "trained": config.training.mode,
         "data (md5)": trained["data_md5"],
-        "training run (MLflow)": trained["run_id"],
+        "MLflow run": trained["run_id"],
     }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return CARD.format(name=config.model, rows=rows)
 
 
 def version(name: str, which: str) -> Version:

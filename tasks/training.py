@@ -1,16 +1,27 @@
 """Fine-tuning as a step: starts the training process, follows it, and feeds MLflow and Prefect."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 
-from storyreason import runs, training
+from storyreason import dataset, runs, training
 from storyreason.config import RunConfig
 from tasks import registry
 from tasks.progress import Progress
 
 VERSION = 1
+DESCRIBED = {"trainable", "frozen", "distributed_type", "processes", "device"}
+"""What the training process says of itself when it starts; becomes tags of the run."""
+CURVES = {
+    "step": {
+        "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "peak_memory", "data_wait",
+    },
+    "validation": {"loss"},
+}  # fmt: skip
+"""By event, what of its lines becomes a curve of the run: `train/loss`, `validation/loss`, …"""
+PREFIX = {"step": "train", "validation": "validation"}
 
 
 def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
@@ -43,26 +54,32 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
         revision=config.base.revision,
         data=Path(data["files"][0]),
         stories=config.data.train_stories,
-        folder=folder,
-        config=config.training,
+        work=folder,
+        training=config.training,
     )
     status = "FAILED"
     try:
-        result = training.run(job, on_progress=_follower(run_id))
+        with runs.lock(folder / "flow"):
+            result = training.run(job, on_progress=_follower(run_id))
         status = "FINISHED"
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         raise
     finally:
         registry.close_run(run_id, status)
+    runs.write_text(folder / "training_stories.json", json.dumps(_story_ids(job)))
     return runs.write_manifest(
         folder,
-        files=("result",),
+        files=("result", "training_stories.json"),
         fingerprint=print_,
         result=str(result),
         run_id=run_id,
         data_md5=data["md5"],
     )
+
+
+def _story_ids(job: training.Job) -> list[str]:
+    return dataset.load(job.data, "train").story_ids()[: job.stories]
 
 
 def _name(config: RunConfig, print_: str) -> str:
@@ -76,29 +93,29 @@ def _follower(run_id: str) -> Any:
 
     mlflow = registry.client()
     progress = Progress("training", "fine-tuning")
-    seen = max((m.step for m in mlflow.get_metric_history(run_id, "train/loss")), default=0)
+    seen = {
+        event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
+        for event, prefix in PREFIX.items()
+    }
 
     def follow(line: dict[str, Any]) -> None:
-        step = int(line.get("step", 0))
-        names = {key: value for key, value in line.items() if isinstance(value, (int, float)) and key not in _NOT_METRICS}
-        if "event" in line and "validation_loss" not in line:
-            return
-        if step <= seen and "validation_loss" not in line:
-            return
-        at = int(float(line["time"]) * 1000)
-        mlflow.log_batch(run_id, metrics=[Metric(f"train/{key}", float(value), at, step) for key, value in names.items()])
-        if "loss" in line:
-            progress.tell(step, int(line["steps"]), _sentence(line))
+        step = int(line["step"])
+        if line["event"] == "start":
+            for key in DESCRIBED & line.keys():
+                mlflow.set_tag(run_id, registry.TAG + key, str(line[key]))
+        elif line["event"] in CURVES and step > seen[line["event"]]:
+            at, prefix = int(line["time"] * 1000), PREFIX[line["event"]]
+            values = {key: value for key, value in line.items() if key in CURVES[line["event"]]}
+            mlflow.log_batch(run_id, [Metric(f"{prefix}/{key}", float(value), at, step) for key, value in values.items()])
+        if line["event"] == "step":
+            progress.tell(step, line["steps"], _sentence(line))
 
     return follow
 
 
-_NOT_METRICS = {"step", "steps", "time"}
-
-
 def _sentence(line: dict[str, Any]) -> str:
-    left = float(line.get("seconds_left", 0))
+    left = line["seconds_left"]
     return (
         f"step {line['step']}/{line['steps']}  loss {line['loss']:.3f}  lr {line['learning_rate']:.2g}  "
-        f"{line.get('tokens_per_s', 0):,.0f} tokens/s  {left / 60:.1f} min left"
+        f"{line['tokens_per_s']:,.0f} tokens/s  {left / 60:.1f} min left"
     )
