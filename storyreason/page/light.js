@@ -102,11 +102,13 @@ function cardOf(view, answer, ids, element) {
     const now = seen.find((place) => place.image === image);
     const scene = told.scenes.find((s) => s.image === (now ?? entity.images[0])?.image);
     const [table, row] = (scene?.tables ?? []).flatMap((t) => t.rows.map((r) => [t, r])).find(([, r]) => r.id === id) ?? [];
-    const facts = row ? row.cells.map((cell, i) => [table.columns[i], cell]).filter(([name, cell], i) => i > 0 && cell && name !== "Bounding Box") : [];
+    // The row's own words, for one entity; for several their pictures must do.
+    const facts = row && ids.length === 1 ? row.cells.map((cell, i) => [table.columns[i], cell])
+      .filter(([name, cell], i) => i > 0 && cell && cell !== entity.name && name !== "Bounding Box") : [];
     const twin = view.answers.length > 1 && entity.twin;
     return paint(h("div.entity", {},
       h("div.title", {}, entity.name, h("code", {}, id), h("span.soft.id", {}, KINDS[entity.kind])),
-      h("div.crops", {}, seen.slice(0, 10).map((place) =>
+      h("div.crops", {}, seen.slice(0, 12).map((place) =>
         h(`figure${place.image === image ? ".now" : ""}`, {},
           crop(view.images[place.image - 1], place.box, entity.colour), h("figcaption", {}, place.image)))),
       facts.length > 0 && h("dl", {}, facts.map(([name, cell]) => [h("dt", {}, name), h("dd", {}, cell)])),

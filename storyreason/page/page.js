@@ -8,40 +8,45 @@ const wrong = (answer, part) => (part.problems?.length ? severity(answer, part.p
 const nameOf = (answer, id) => answer.entities.find((e) => e.id === id)?.name ?? id;
 const coloursOf = (answer, ids) => ids.map((id) => answer.entities.find((e) => e.id === id)?.colour ?? 0);
 
-function verdict(answer) {
+/** One line that says how an answer fares; what is wrong with it and all its scores unfold below. */
+function verdict(answer, root) {
   const errors = answer.problems.filter((p) => p.severity === "error").length;
   const warnings = answer.problems.length - errors;
-  const state = !answer.readable ? ["error", "cannot be read"]
+  const [state, words] = !answer.readable ? ["error", "cannot be read"]
     : errors ? ["error", `breaks the rules: ${plural(errors, "error")}`] : ["good", "valid"];
   const scores = Object.entries(answer.scores);
   const first = scores.filter(([name]) => HEADLINES.some((end) => name === end || name.endsWith(`/${end}`)));
-  return [
-    h("div.verdict", {},
-      h(`span.state.${state[0]}`, {}, state[1]),
-      warnings > 0 && h("span.state.warning", {}, plural(warnings, "warning")),
-      first.length > 0 && list(first.map(([name, value]) => [name.split("/").at(-1), value]))),
-    scores.length > first.length && h("details", {}, h("summary", {}, "All scores"), list(scores)),
+  const line = [
+    h(`span.state.${state}`, {}, words),
+    warnings > 0 && h("span.state.warning", {}, plural(warnings, "warning")),
+    first.length > 0 && list(first.map(([name, value]) => [name.split("/").at(-1), value])),
   ];
+  if (!answer.problems.length && !scores.length) return h("div.verdict", {}, line);
+  return h("details.verdict", {}, h("summary", {}, line),
+    answer.problems.length > 0 && problems(answer, root),
+    scores.length > 0 && list(scores));
 }
 const HEADLINES = ["grounding/f1", "grounding/precision", "grounding/recall", "identity/idf1"];
 const list = (scores) => h("dl.scores", {}, scores.map(([name, value]) =>
   h("div", {}, h("dt", {}, name), h("dd", {}, Number(value.toFixed(3))))));
 
+/** All problems, rule by rule, errors first; each leads to where it stands. */
 function problems(answer, root) {
-  if (!answer.problems.length) return null;
   const go = (i) => {
-    const at = [...root.querySelectorAll(`[data-answer="${CSS.escape(answer.index)}"] [data-problems]`)]
+    const at = [...root.querySelectorAll(`[data-answer="${answer.index}"] [data-problems]`)]
       .find((element) => element.dataset.problems.split(" ").includes(String(i)))
       ?? root.querySelector(`#image-${answer.problems[i].image}`);
     at?.closest("details")?.setAttribute("open", "");
     at?.scrollIntoView({ block: "center" });
     at?.focus?.();
   };
-  return h("details", {}, h("summary", {}, plural(answer.problems.length, "problem")),
-    h("ul.problems", {}, answer.problems.map((problem, i) => h("li", {},
-      h(`span.mark${problem.severity === "error" ? "" : ".mild"}`, { role: "img", "aria-label": problem.severity }, "!"),
-      h("div", {}, h("button", { type: "button", title: problem.wanted, onclick: () => go(i) }, problem.message), " ",
-        h("span.where", {}, [problem.image && `image ${problem.image}`, problem.line && `line ${problem.line}`, problem.rule].filter(Boolean).join(" · ")))))));
+  const where = (problem) => [problem.image && `image ${problem.image}`, problem.line && `line ${problem.line}`].filter(Boolean).join(", ");
+  const rules = Map.groupBy(answer.problems.map((problem, i) => ({ ...problem, i })), (problem) => problem.rule);
+  const ordered = [...rules.values()].sort((a, b) => (b[0].severity === "error") - (a[0].severity === "error"));
+  return h("ul.problems", {}, ordered.map((found) => h("li", {},
+    h(`span.mark${found[0].severity === "error" ? "" : ".mild"}`, { role: "img", "aria-label": found[0].severity }, "!"),
+    h("div", {}, h("p", {}, found[0].wanted, h("code", {}, ` ${found[0].rule}`)), h("ul", {}, found.map((problem) =>
+      h("li", {}, h("button", { type: "button", onclick: () => go(problem.i) }, problem.message), h("span.where", {}, ` ${where(problem)}`))))))));
 }
 
 function cast(view, answer) {
@@ -150,7 +155,7 @@ function story(view, card) {
         `${two ? ROLES[a.role].toLowerCase() + ": " : ""}${plural(a.entities.length, "entity", "entities")}, ${plural(a.entities.reduce((n, e) => n + e.mentions, 0), "mention")}`))),
       legend()),
     h("section.wide.players", { "aria-label": "Cast" }, cells((answer) => [
-      two && h("h2", {}, ROLES[answer.role]), verdict(answer), problems(answer, root),
+      two && h("h2", {}, ROLES[answer.role]), verdict(answer, root),
       answer.readable ? cast(view, answer) : h("pre.raw", { tabindex: "0" }, answer.raw)])),
     h("div.scenes", {}, numbers.map((number) => h("section.scene", { id: `image-${number}`, "aria-label": `Image ${number}` }, h("div.wide", {},
       h("header", {}, h("h2", {}, `Image ${number}`), h("span.eyebrow", {}, phases(number))),

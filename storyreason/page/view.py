@@ -19,7 +19,7 @@ import base64
 import io
 import math
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -32,6 +32,7 @@ from storyreason.errors import DataError
 from storyreason.page.entities import Json, entities, pair_up, rows
 from storyreason.problems import Problem
 from storyreason.story import Mention, Passage
+from storyreason.words import offsets
 
 CHARACTER_COLUMNS = ("ID", "Name", "Description", "Emotions", "Actions", "Narrative Function", "Bounding Box")
 OBJECT_COLUMNS = ("ID", "Description", "Function", "Interaction", "Narrative Function", "Bounding Box")
@@ -137,16 +138,16 @@ class _Places:
 
     def __init__(self, read: Answer, problems: Sequence[Problem]) -> None:
         self._rows: dict[int, list[int]] = defaultdict(list)
+        self._passages = [passage.offset for passage in read.story.passages] if read.story else []
         self._spans: list[tuple[int, int]] = []  # offset in the story, problem; ascending
-        self._gone: set[str] = set()
-        self._story = read.story_text if read.story else ""
+        self.story = read.story_text if read.story else ""
         starts = [0, *(match.end() for match in re.finditer("\n", read.text))]
-        story = len(read.text) - len(self._story)
+        story = len(read.text) - len(self.story)
         for index, problem in enumerate(problems):
             if not 1 <= problem.line <= len(starts):
                 continue
             offset = starts[problem.line - 1] + max(problem.column, 1) - 1 - story
-            if self._story and offset >= 0:
+            if self.story and offset >= 0:
                 self._spans.append((offset, index))
             else:
                 self._rows[problem.line].append(index)
@@ -159,17 +160,10 @@ class _Places:
         """(offset, problem) of all from `start` up to `end`, in characters of the story."""
         return self._spans[bisect_left(self._spans, (start, 0)) : bisect_left(self._spans, (end, 0))]
 
-    def find(self, part: str, start: int) -> int:
-        """Where a plain part of the story begins: at `start` or, behind something that could not be read, later."""
-        return max(start, self._story.find(part, start, start + len(part) + 1000))
-
-    def after(self, text: str, start: int) -> int:
-        """The offset behind the next `text`, or the story's end."""
-        at = -1 if text in self._gone else self._story.find(text, start)
-        if at < 0:
-            self._gone.add(text)  # it will not come again either: a story of unclosed tags takes linear time
-            return len(self._story)
-        return at + len(text)
+    def end_of(self, passage: Passage) -> int:
+        """Where the next passage begins, or the story ends."""
+        following = bisect_right(self._passages, passage.offset)
+        return self._passages[following] if following < len(self._passages) else len(self.story)
 
 
 def _scene(
@@ -241,19 +235,18 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 def _parts(passage: Passage, places: _Places) -> list[Json]:
     """The text of one image as spans. A plain word that breaks a rule (an untagged pronoun) is a span of its own."""
     shown: list[Json] = []
-    end = places.after(">", passage.offset)
-    for part in passage.parts:
+    starts = offsets(passage, places.story)
+    ends = [*starts[1:], places.end_of(passage)]
+    for part, start, end in zip(passage.parts, starts, ends, strict=True):
         if isinstance(part, Mention):
-            end = places.after(">", places.after(f"</{part.kind}", part.offset))
-            found = [index for _, index in places.of_span(part.offset, end)]
+            found = [index for _, index in places.of_span(start, end)]
             shown.append({"text": part.text, "kind": part.kind, "ids": list(part.ids), "problems": found})
             continue
-        start = places.find(part, end)
-        end, done = start + len(part), 0
         words: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for offset, index in places.of_span(start, end):
+        for offset, index in places.of_span(start, start + len(part)):
             if word := _WORD.match(part, offset - start):
                 words[word.span()].append(index)
+        done = 0
         for (first, last), found in sorted(words.items()):
             shown += [{"text": part[done:first]}, {"text": part[first:last], "problems": found}]
             done = last
