@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from storyreason import boxes
 from storyreason.boxes import Box
@@ -127,8 +127,7 @@ def _setting(cells: list[str], line: int) -> Setting:
 
 def _phase(cells: list[str], line: int) -> Phase:
     name, description, events, text = cells
-    # More numbers than any story has images are a runaway answer: "1-999, 1-999, ..." is cut at 100.
-    images = tuple(dict.fromkeys(islice(_numbers(text), 100)))
+    images = tuple(dict.fromkeys(islice(_numbers(text), 50)))  # more than any story has is a runaway answer
     written = "" if text == _join(images) else text
     return Phase(_ENUM.get(name.lower(), name), description, events, images, written, line)
 
@@ -139,7 +138,8 @@ _NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,3})(?![0-9])(?:\s?[-\u2013]\s?([0-9]{
 
 def _numbers(text: str) -> Iterator[int]:
     for match in _NUMBERS.finditer(text):
-        yield from range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        yield from range(first, last + 1) if last - first < 30 else (first, last)
 
 
 def _join(images: tuple[int, ...]) -> str:
@@ -235,7 +235,14 @@ def read(text: str) -> tuple[Analysis, list[Problem]]:
 
 _IMAGE = re.compile(r"image\s*([0-9]{1,6})(?![0-9])")
 _PIPE = re.compile(r"(?<!\\)\|")
-_IN_IMAGE = (_CHARACTERS, _OBJECTS, _SETTING)
+
+
+class _Rows(NamedTuple):
+    """A section that is still being read."""
+
+    image: int
+    line: int
+    tables: tuple[list[Any], list[Any], list[Any]]  # characters, objects, settings
 
 
 class Parser:
@@ -248,7 +255,7 @@ class Parser:
         self.problems: list[Problem] = []
         self._tally = Tally()
         self._line = first_line - 1
-        self._sections: list[tuple[int, int, dict[_Table, list[Any]]]] = []  # image, line, rows
+        self._sections: list[_Rows] = []
         self._phases: list[Any] = []
         self._table: _Table | None = None
         self._rows: list[Any] | None = None  # where rows of the open table go
@@ -277,8 +284,8 @@ class Parser:
     def analysis(self) -> Analysis:
         """All that was complete so far."""
         sections = (
-            Section(image, tuple(rows[_CHARACTERS]), tuple(rows[_OBJECTS]), tuple(rows[_SETTING]), line)
-            for image, line, rows in self._sections
+            Section(image, tuple(characters), tuple(objects), tuple(settings), line)
+            for image, line, (characters, objects, settings) in self._sections
         )
         return Analysis(tuple(sections), tuple(self._phases))
 
@@ -287,7 +294,7 @@ class Parser:
         image = _IMAGE.match(title)
         if image:
             section = Section(int(image[1]), line=self._line)
-            self._sections.append((section.image, section.line, {table: [] for table in _IN_IMAGE}))
+            self._sections.append(_Rows(section.image, section.line, ([], [], [])))
             self._table = self._rows = None
             return section
         self._open(_BY_TITLE.get(title))
@@ -300,7 +307,7 @@ class Parser:
         if table is _PHASES:
             self._rows = self._phases
         elif table and self._sections:
-            self._rows = self._sections[-1][2][table]
+            self._rows = self._sections[-1].tables[_TABLES.index(table)]
 
     def _row(self, text: str) -> Row | None:
         cells = _cells(text)
@@ -336,7 +343,7 @@ class Parser:
         return not any(cell.strip("-: ") for cell in cells)
 
     def _problem(self, rule: str, message: str, text: str, cell: int = 0) -> None:
-        image = self._sections[-1][0] if self._sections and self._table is not _PHASES else None
+        image = self._sections[-1].image if self._sections and self._table is not _PHASES else None
         if self._tally.allows(rule):
             self.problems.append(Problem(rule, message, self._line, column(text, cell), image))
 

@@ -1,4 +1,4 @@
-"""Property tests run without a deadline (the machine may be busy). `--hypothesis-profile=thorough` tries 100,000 each."""
+"""Property tests run without a deadline (the machine may be busy). `--hypothesis-profile=thorough` tries 100,000."""
 
 from hypothesis import HealthCheck, settings
 

@@ -121,8 +121,8 @@ def test_every_prefix_gives_what_is_complete_so_far(data: st.DataObject) -> None
 
 
 SCRAPS = [
-    "|", "\n", "<gdo char1>", "</gdo>", "<gdi image2>", "</gdi>", "</think>", "<think>", "## Image 3\n", "### Objects\n",
-    "<", ">", "\\|", "9" * 5000, "-1,0", "\r", "\0", "é\u2028", "| char1 | a |\n", "1-999", "image",
+    "|", "\n", "<gdo char1>", "</gdo>", "<gdi image2>", "</gdi>", "</think>", "<think>", "## Image 3\n",
+    "### Objects\n", "<", ">", "\\|", "9" * 5000, "-1,0", "\r", "\0", "é\u2028", "| char1 | a |\n", "1-999", "image",
 ]  # fmt: skip
 
 

@@ -1,0 +1,29 @@
+from storyreason import story
+from storyreason.words import PRONOUNS, offsets, untagged
+
+
+def words(text: str, names: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
+    (passage,) = story.read(f"<gdi image1>\n{text}\n</gdi>")[0].passages
+    return [(word.text, word.pronoun) for word in untagged(passage, names)]
+
+
+def test_pronouns_of_persons_by_their_first_form() -> None:
+    text = 'Then he\'s gone. "I told them," she said, "it was hers."'
+    assert words(text) == [("he", "he"), ("I", "I"), ("them", "they"), ("she", "she"), ("hers", "she")]
+    assert PRONOUNS["himself"] == "he" and "it" not in PRONOUNS
+
+
+def test_what_stands_in_a_tag_is_tagged() -> None:
+    assert words("<gdo char1>She</gdo> <gda char1>took her coat</gda>.") == []
+
+
+def test_names_are_whole_and_capital() -> None:
+    names = ("Sarah", "John Smith", "John", "-", "Unknown", "woman", "Mara")
+    text = "Sarah met John Smith. John and a woman, Unknown, told Saraha and mara."
+    assert words(text, names) == [("Sarah", None), ("John Smith", None), ("John", None)]
+
+
+def test_offsets_are_where_parts_begin_in_the_text() -> None:
+    text = "<gdi image1>\n a <gdo char1>b</gdo> c</gdo> d <gda char1>e</gda> a.\n</gdi>"
+    (passage,) = story.read(text)[0].passages
+    assert [text[place:][:4] for place in offsets(passage, text)] == [" a <", "<gdo", " c</", "<gda", " a.\n"]
