@@ -35,6 +35,11 @@ class ServingConfig(BaseModel):
     )
     stop_timeout: float = Field(default=15.0, gt=0, description="Seconds an engine gets to end before it is killed.")
 
+    probe: Literal["none", "readable", "valid"] = Field(
+        default="readable",
+        description="What a new model's first story must be before it serves: nothing; one whose analysis can be read; "
+        "one that keeps every rule.",
+    )
     max_body_mb: int = Field(default=64, ge=1, le=4096, description="Largest request body, in MiB.")
     wait_timeout: float = Field(
         default=240.0, ge=0, description="Seconds a request waits for an engine that is restarted."

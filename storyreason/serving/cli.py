@@ -1,0 +1,32 @@
+"""The verb `storyreason serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    preset: Annotated[str, typer.Argument(help="The preset whose serving settings are used.")] = "sample",
+    model: Annotated[
+        Path | None, typer.Option(help="Serve this model folder. Without it: what was served last.", show_default=False)
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For example serving.port=8401.")
+    ] = None,
+) -> None:
+    """Serve the storyteller at one address: the OpenAI interface under /v1, and deployments without an interruption."""
+    from datetime import UTC, datetime
+
+    from storyreason import config
+    from storyreason.errors import ModelError
+    from storyreason.serving.gateway import run
+    from storyreason.serving.state import Served
+
+    chosen = config.load(preset, override or [])
+    first = None
+    if model is not None:
+        if not (model / "config.json").is_file():
+            raise ModelError(f"{model} is no model folder: it has no config.json. Name the folder that has it.")
+        first = Served(str(model.absolute()), model.name, None, datetime.now(UTC).isoformat(timespec="seconds"))
+    run(chosen.serving, first)

@@ -1,0 +1,198 @@
+"""The gateway from outside: start it, ask it, deploy to it, stop it."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storyreason import runs
+from storyreason.errors import GatewayError, RunError
+from storyreason.generation.config import GenerationConfig
+from storyreason.serving import state
+from storyreason.serving.config import ServingConfig
+
+STARTUP = 90.0
+"""Seconds until a started gateway answers; its engine takes longer."""
+
+_started: list["subprocess.Popen[bytes]"] = []
+"""Gateways that this process started and that are to outlive it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the gateway says of itself. `problem`: why the model that is to be served is not."""
+
+    healthy: bool
+    folder: str | None
+    version: str | None
+    run_id: str | None
+    since: str | None
+    model: str
+    problem: str | None
+    requests: int
+    deploying: str | None
+
+
+def url(config: ServingConfig) -> str:
+    """The gateway's address, without `/v1`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+
+
+def status(config: ServingConfig) -> Status:
+    """Raises GatewayError when no gateway of this checkout answers."""
+    return Status(**_ask(config, "GET", "/admin/status"))
+
+
+def check(config: ServingConfig) -> None:
+    """Raises GatewayError when the gateway's port is used by something else; costs nothing."""
+    _answers(config)
+
+
+def ensure_running(config: ServingConfig) -> None:
+    """Start a gateway that outlives this process, unless one answers. Its log is `runs/gateway/gateway.log`.
+
+    Raises GatewayError when it does not answer, with what it said last.
+    """
+    if _answers(config):
+        return
+    log = state.folder() / "gateway.log"
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "storyreason.serving", config.model_dump_json()],
+            cwd=Path(__file__).parents[2],  # so that it is this storyreason, installed or not
+            env=os.environ | {"STORYREASON_RUNS": str(runs.root())},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _started.append(process)
+    deadline = time.monotonic() + STARTUP
+    while not _answers(config):
+        if process.poll() is not None:
+            with log.open("rb") as file:
+                file.seek(start)
+                said = file.read().decode(errors="replace").split("\n")
+            raise GatewayError(
+                next((line for line in reversed(said) if line), f"The gateway ended at once; see {log}.")
+            )
+        if time.monotonic() > deadline:
+            raise GatewayError(f"The gateway did not answer within {STARTUP:.0f} s; see {log}.")
+        time.sleep(0.1)
+
+
+def deploy(
+    config: ServingConfig,
+    *,
+    folder: Path | str,
+    version: str,
+    images: Sequence[bytes] = (),
+    generation: GenerationConfig | None = None,
+    run_id: str | None = None,
+) -> str | None:
+    """Let the gateway serve another model; returns when it does and the old one is gone, with the story it told first.
+
+    A deployment that is under way already (of a run that was killed, say) is waited for. Raises GatewayError that says
+    why the model was refused; what was served before is served still.
+    """
+    generation = generation or GenerationConfig()
+    body = {
+        "folder": str(Path(folder).absolute()) if Path(folder).is_dir() else str(folder),
+        "version": version,
+        "run_id": run_id,
+        "images": [base64.b64encode(image).decode() for image in images],
+        "generation": generation.model_dump(mode="json"),
+    }
+    longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
+    deadline = time.monotonic() + 2 * longest
+    while status(config).deploying is not None and time.monotonic() < deadline:
+        time.sleep(1)
+    answer = _ask(config, "POST", "/admin/deploy", body, timeout=longest)
+    story: str | None = answer["story"]
+    return story
+
+
+def stop() -> bool:
+    """End the gateway of this checkout and its engines; False when none runs. GatewayError when it does not end."""
+    import httpx
+
+    address = state.address()
+    if address is None or not _runs():
+        return False
+    config = ServingConfig(host=address.host, port=address.port)
+    try:
+        _ask(config, "POST", "/admin/stop", timeout=5)
+    except (GatewayError, httpx.HTTPError):
+        os.kill(address.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while _runs():
+        if time.monotonic() > deadline:
+            raise GatewayError(
+                f"The gateway, process {address.pid}, does not end: end it with `kill -9 {address.pid}`."
+            )
+        time.sleep(0.1)
+    for process in _started:
+        process.poll()
+    return True
+
+
+def _runs() -> bool:
+    """Whether a gateway of this checkout runs: it holds the lock of its folder, and the lock dies with it."""
+    try:
+        with runs.lock(state.folder(), wait=0):
+            return False
+    except RunError:
+        return True
+
+
+def _answers(config: ServingConfig) -> bool:
+    """Whether this checkout's gateway answers. Raises GatewayError when something else does."""
+    import httpx
+
+    try:
+        httpx.get(f"{url(config)}/healthz", timeout=10, trust_env=False)
+    except httpx.ConnectError:
+        return False
+    except httpx.HTTPError as error:
+        raise _taken(config) from error
+    status(config)
+    return True
+
+
+def _ask(config: ServingConfig, method: str, path: str, body: Any = None, timeout: float = 30) -> dict[str, Any]:
+    import httpx
+
+    headers = {"Authorization": f"Bearer {state.token()}"}
+    try:
+        response = httpx.request(
+            method, url(config) + path, json=body, headers=headers, timeout=timeout, trust_env=False
+        )
+    except httpx.ConnectError:
+        raise GatewayError(f"No gateway answers at {url(config)}: start it with `storyreason serve`.") from None
+    except httpx.TransportError as error:
+        raise GatewayError(f"The gateway at {url(config)} broke off: {error or type(error).__name__}.") from error
+    try:
+        answer = response.json()
+        if response.is_success:
+            return dict(answer)
+        sentence = str(answer["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        raise _taken(config) from None
+    if response.status_code == 401:
+        raise _taken(config)
+    raise GatewayError(sentence)
+
+
+def _taken(config: ServingConfig) -> GatewayError:
+    return GatewayError(
+        f"Port {config.port} is in use by something that is not the gateway of {runs.root()}: end it, or choose "
+        "another port with `--set serving.port=N`."
+    )

@@ -1,0 +1,236 @@
+"""The engines behind the gateway: one that serves, now and then a second one that is about to, and their exchange."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from storyreason.errors import GatewayError, StoryReasonError
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.vllm import VllmServer, check_memory
+from storyreason.serving import state
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.probe import tell_and_check
+from storyreason.serving.state import Served
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two starts of an engine that keeps dying; after one that lived longer the pauses grow anew."""
+
+
+class BusyError(GatewayError):
+    """Another deployment is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What came of a deployment. `story`: what the new model told for the probe's images, if there were any."""
+
+    served: Served
+    changed: bool
+    story: str | None
+
+
+class Engine:
+    """A running vLLM and the requests it is answering."""
+
+    def __init__(self, server: VllmServer) -> None:
+        self.server = server
+        self.requests = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.started = time.monotonic()
+
+    def take(self) -> None:
+        self.requests += 1
+        self.idle.clear()
+
+    def give_back(self) -> None:
+        self.requests -= 1
+        if self.requests == 0:
+            self.idle.set()
+
+
+class Engines:
+    """Keeps one model served. All methods run in one event loop; what blocks (starting, stopping) runs in threads."""
+
+    def __init__(self, config: ServingConfig) -> None:
+        self.config = config
+        self.served = state.served()
+        self.deploying: str | None = None
+        self.problem: str | None = None
+        self._engine: Engine | None = None
+        self._up = asyncio.Event()
+        self._servers: set[VllmServer] = set()
+
+    @property
+    def requests(self) -> int:
+        """How many requests the serving engine is answering."""
+        return self._engine.requests if self._engine else 0
+
+    def healthy(self) -> bool:
+        """Whether an engine runs that has answered a request."""
+        return self._engine is not None and self._engine.server.alive()
+
+    @contextlib.asynccontextmanager
+    async def engine(self) -> AsyncIterator[Engine]:
+        """The engine for one request, which it will see through even if another one takes over meanwhile.
+
+        Waits for an engine that is being started again. Raises GatewayError when there is none.
+        """
+        await self._wait_until_healthy(self.config.wait_timeout)
+        engine = self._engine
+        assert engine is not None  # nothing was awaited since it was healthy
+        engine.take()
+        try:
+            yield engine
+        finally:
+            engine.give_back()
+
+    async def keep(self) -> None:
+        """Start what is to be served whenever it does not run, with growing pauses. Ends only by cancellation."""
+        pause = self.config.restart_pause
+        while True:
+            if self.served is None or self.healthy():
+                await asyncio.sleep(0.2)
+                continue
+            if self._engine is not None:
+                log.error("the engine of version %s died", self.served.version)
+                if time.monotonic() - self._engine.started > LONGEST_PAUSE:
+                    pause = self.config.restart_pause
+                await self._drop()
+                await asyncio.sleep(pause)
+            try:
+                await self._restart(self.served)
+            except StoryReasonError as error:
+                self.problem = str(error)
+                log.error("%s Next try in %.0f s.", error, pause)
+                await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def deploy(
+        self,
+        folder: str,
+        version: str,
+        run_id: str | None,
+        images: Sequence[bytes],
+        generation: GenerationConfig,
+    ) -> Deployed:
+        """Start the model beside the one that serves, let it tell a story of `images`, and exchange the two.
+
+        Raises BusyError while another deployment is under way, and GatewayError when this one failed: what served
+        before serves on. Asking for what is served already changes nothing.
+        """
+        if self.deploying is not None:
+            raise BusyError(f"Version {self.deploying} is being deployed: try again when it has ended.")
+        self.deploying = version
+        started = time.monotonic()
+        try:
+            if self.served and (self.served.folder, self.served.version) == (folder, version):
+                await self._wait_until_healthy(self.config.startup_timeout)
+                return Deployed(self.served, changed=False, story=None)
+            deployed = await self._exchange(Served(folder, version, run_id, _now()), images, generation)
+        except StoryReasonError as error:
+            state.write_deployment(folder=folder, version=version, run_id=run_id, since=_now(), error=str(error))
+            still = f" Version {self.served.version} serves on." if self.served and self.healthy() else ""
+            raise GatewayError(f"Version {version} was not deployed. {error}{still}") from error
+        finally:
+            self.deploying = None
+        seconds = round(time.monotonic() - started, 1)
+        state.write_deployment(**asdict(deployed.served), seconds=seconds, story=deployed.story)
+        return deployed
+
+    async def stop(self) -> None:
+        """End every engine, those that are starting too."""
+        self.served = None
+        await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
+
+    async def _exchange(self, served: Served, images: Sequence[bytes], generation: GenerationConfig) -> Deployed:
+        if self._engine is not None:
+            check_memory(served.folder, self.config)
+        new = await self._start(served)
+        try:
+            story = None
+            if images:
+                story = await asyncio.to_thread(
+                    tell_and_check, new.server.url, new.server.name, images, generation, self.config.probe
+                )
+            served = replace(served, since=_now())
+            state.write_served(served)
+        except BaseException:
+            await self._stop(new)
+            raise
+        # From here to the next await nothing else runs: a request has the old engine or the new one, never none.
+        old, self._engine, self.served, self.problem = self._engine, new, served, None
+        self._up.set()
+        log.info("version %s serves", served.version)
+        if old is not None:
+            await self._retire(old)
+        return Deployed(served, changed=True, story=story)
+
+    async def _retire(self, old: Engine) -> None:
+        try:
+            await asyncio.wait_for(old.idle.wait(), self.config.drain_timeout)
+        except TimeoutError:
+            log.warning(
+                "%d requests of the replaced engine are cut after %.0f s", old.requests, self.config.drain_timeout
+            )
+        await self._stop(old)
+
+    async def _restart(self, served: Served) -> None:
+        log.info("starting version %s", served.version)
+        engine = await self._start(served)
+        if self.served != served or self._engine is not None:  # a deployment was faster
+            await self._stop(engine)
+            return
+        self._engine, self.problem = engine, None
+        self._up.set()
+        log.info("version %s serves", served.version)
+
+    async def _start(self, served: Served) -> Engine:
+        name = re.sub(r"[^\w.-]", "_", served.version)
+        server = VllmServer(served.folder, self.config, log=state.folder() / f"vllm-{name}.log")
+        self._servers.add(server)
+        try:
+            await asyncio.to_thread(server.start)
+        except BaseException:
+            await asyncio.to_thread(server.stop)
+            self._servers.discard(server)
+            raise
+        return Engine(server)
+
+    async def _stop(self, engine: Engine) -> None:
+        await asyncio.to_thread(engine.server.stop)
+        self._servers.discard(engine.server)
+
+    async def _drop(self) -> None:
+        """Forget the serving engine, which has died, and end what it left."""
+        engine, self._engine = self._engine, None
+        self._up.clear()
+        if engine is not None:
+            await self._stop(engine)
+
+    async def _wait_until_healthy(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.healthy():
+            if self.served is None:
+                raise GatewayError("No model is deployed: deploy one with `storyreason deploy`.")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise GatewayError(
+                    f"Version {self.served.version} does not run: {self.problem or 'it is being started; try again.'}"
+                )
+            if self._up.is_set():  # it died just now, and `keep` has not seen it yet
+                await asyncio.sleep(0.05)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._up.wait(), left)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,165 @@
+"""The gateway: one address that never changes before engines that do."""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+from storyreason import runs
+from storyreason.errors import GatewayError, RunError
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.vllm import NAME
+from storyreason.serving import state
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.engines import BusyError, Engines
+from storyreason.serving.passthrough import PassThrough
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+
+class Deployment(BaseModel):
+    """The body of `POST /admin/deploy`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field(min_length=1, description="The model folder, absolute, or a model's name on the Hub.")
+    version: str = Field(min_length=1, max_length=100, description="What this model is called in answers and logs.")
+    run_id: str | None = Field(default=None, description="The run that asks for it, for the record.")
+    images: tuple[Base64Bytes, ...] = Field(default=(), description="Frames of a story that it must tell first.")
+    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it tells that story.")
+
+
+def run(config: ServingConfig, first: state.Served | None = None) -> None:
+    """Serve until stopped; `first` is served instead of what the state file names.
+
+    Raises GatewayError when the port is taken or another gateway of this checkout runs.
+    """
+    import uvicorn
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it names every request
+    with _only_one(), _listen(config) as listening:
+        if first is not None:
+            state.write_served(first)
+        app, stopping = application(config)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
+        )
+        stopping.append(lambda: setattr(server, "should_exit", True))
+        state.write_address(state.Address(os.getpid(), config.host, config.port))
+        log.info("listening on http://%s:%d", config.host, config.port)
+        server.run(sockets=[listening])
+
+
+def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
+    """The FastAPI application, and the list of what `/admin/stop` calls."""
+    from fastapi import Depends, FastAPI, Header, HTTPException
+    from fastapi.responses import JSONResponse
+    from starlette.requests import Request
+    from starlette.routing import Route
+
+    engines = Engines(config)
+    pass_through = PassThrough(engines)
+    token = state.token()
+    stopping: list[Any] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(engines.keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await engines.stop()
+            await pass_through.close()
+
+    def administrator(authorization: Annotated[str, Header()] = "") -> None:
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`.")
+
+    app = FastAPI(title="storyreason gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    admin = [Depends(administrator)]
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": {"message": error.detail, "code": error.status_code}}, error.status_code)
+
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        healthy = engines.healthy()
+        return JSONResponse({"healthy": healthy} | _served(engines), 200 if healthy else 503)
+
+    @app.get("/admin/status", dependencies=admin)
+    async def status() -> dict[str, Any]:
+        return {
+            "healthy": engines.healthy(),
+            **_served(engines),
+            "requests": engines.requests,
+            "deploying": engines.deploying,
+        }
+
+    @app.post("/admin/deploy", dependencies=admin)
+    async def deploy(body: Deployment) -> dict[str, Any]:
+        try:
+            deployed = await engines.deploy(body.folder, body.version, body.run_id, body.images, body.generation)
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        except GatewayError as error:
+            raise HTTPException(502, str(error)) from None
+        return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
+
+    @app.post("/admin/stop", dependencies=admin)
+    async def stop() -> dict[str, Any]:
+        for call in stopping:
+            call()
+        return {"stopping": True}
+
+    app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
+    return app, stopping
+
+
+def _served(engines: Engines) -> dict[str, Any]:
+    served = asdict(engines.served) if engines.served else dict.fromkeys(("folder", "version", "run_id", "since"))
+    return {**served, "model": NAME, "problem": engines.problem}
+
+
+@contextlib.contextmanager
+def _only_one() -> Any:
+    lock = runs.lock(state.folder(), wait=10)
+    try:
+        lock.__enter__()
+    except RunError:
+        running = state.address()
+        where = f"process {running.pid} on port {running.port}" if running else "another process"
+        raise GatewayError(
+            f"A gateway of {runs.root()} runs already ({where}): use it, or stop it with `storyreason down`."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _listen(config: ServingConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except OSError as error:
+        listening.close()
+        raise GatewayError(
+            f"The gateway cannot listen on {config.host}:{config.port} ({error.strerror}): end what uses port "
+            f"{config.port}, or choose another port with `--set serving.port=N`."
+        ) from None
+    return listening

@@ -1,0 +1,163 @@
+"""`/v1/*` as the engine gives it: every byte in both directions, streams as they come."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from storyreason.errors import GatewayError
+from storyreason.serving.engines import Engine, Engines
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HOP_BY_HOP = {
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade",
+}  # fmt: skip
+"""Headers that belong to one connection (RFC 9110, section 7.6.1), not to the message."""
+OURS_TO_THE_ENGINE = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
+OURS_TO_THE_CLIENT = HOP_BY_HOP | {b"date", b"server"}
+TRIES = 3
+"""How often a request is sent to engines that live and yet do not answer."""
+
+
+class PassThrough:
+    """An ASGI application. A client that goes away ends its request at the engine too."""
+
+    def __init__(self, engines: Engines) -> None:
+        import httpx
+
+        self.engines = engines
+        self._limit = engines.config.max_body_mb * 2**20
+        self._client = httpx.AsyncClient(
+            # An answer takes as long as it takes; vLLM drops idle connections after 5 s, so leave them before it does.
+            timeout=httpx.Timeout(None, connect=10),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        body = await self._body(receive)
+        if body is None:
+            return await refuse(send, 413, f"The request is larger than {self._limit >> 20} MiB (serving.max_body_mb).")
+        forward = asyncio.create_task(self._forward(scope, body, send))
+        gone = asyncio.create_task(_until_disconnected(receive))
+        try:
+            await asyncio.wait((forward, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not forward.done():
+                log.info("a client went away")
+        finally:
+            # Cancelled or ended, both are waited for: the engine's count of requests is right when this returns.
+            for task in (forward, gone):
+                task.cancel()
+            results = await asyncio.gather(forward, gone, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole request, or None when it is larger than the limit."""
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return b""
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._limit:
+                return None
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
+        failures = 0
+        while True:
+            try:
+                async with self.engines.engine() as engine:
+                    if await self._answer(engine, scope, body, send):
+                        return
+                    failures += engine.server.alive()
+            except GatewayError as error:
+                return await refuse(send, 503, str(error))
+            if failures == TRIES:
+                return await refuse(send, 502, "The engine does not answer, though it runs: try again later.")
+            await asyncio.sleep(0.2)
+
+    async def _answer(self, engine: Engine, scope: Message, body: bytes, send: Send) -> bool:
+        """Whether the engine answered. False: not a byte came, so that the request can be sent again."""
+        import httpx
+
+        query = scope["query_string"].decode("latin-1")
+        path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+        headers = [(name, value) for name, value in scope["headers"] if name not in OURS_TO_THE_ENGINE]
+        request = httpx.Request(scope["method"], engine.server.url + path, headers=headers, content=body)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.TransportError:
+            return False
+        async with contextlib.aclosing(response):
+            chunks = response.aiter_raw()
+            try:
+                # The status waits for the first byte: an engine that dies before it costs the client nothing.
+                first = await anext(chunks, b"")
+            except httpx.TransportError:
+                return False
+            if response.status_code >= 500 and not await _lives_on(engine):
+                return False
+            headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OURS_TO_THE_CLIENT]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except httpx.TransportError as error:
+                await self._break_off(response, error, send)
+                return True
+            await send({"type": "http.response.body", "body": b""})
+        return True
+
+    async def _break_off(self, response: "httpx.Response", error: Exception, send: Send) -> None:
+        """Tell the client of a stream that its engine died; leave any other answer incomplete, which clients notice."""
+        sentence = "The engine ended in the middle of this answer: ask again."
+        log.error("%s (%r)", sentence, error)
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            raise GatewayError(sentence) from error
+        event = b"data: " + _error(503, sentence) + b"\n\n"
+        await send({"type": "http.response.body", "body": event})
+
+
+async def refuse(send: Send, status: int, sentence: str) -> None:
+    """Answer with an error in the form of the OpenAI interface."""
+    body = _error(status, sentence)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _error(status: int, sentence: str) -> bytes:
+    return json.dumps({"error": {"message": sentence, "type": "GatewayError", "param": None, "code": status}}).encode()
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _lives_on(engine: Engine) -> bool:
+    """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
+    for _ in range(20):
+        if not engine.server.alive():
+            return False
+        await asyncio.sleep(0.1)
+    return True

@@ -1,0 +1,44 @@
+"""Whether a model that just started can tell a story."""
+
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+from storyreason import answer, rules
+from storyreason.errors import EngineError
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.openai import tell
+
+
+def tell_and_check(
+    url: str,
+    model: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    wanted: Literal["none", "readable", "valid"],
+) -> str:
+    """Let the engine at `url` tell one story and give it back; raises EngineError when it is not what is wanted."""
+    text = tell(url, model, images, config).text
+    read = answer.read(text)
+    if wanted != "none" and not read.readable:
+        raise EngineError(
+            f"It answers, but its story of {len(images)} images has no analysis that can be read: {_start(text)!r}. "
+            "Deploy a model that was trained on stories, or set serving.probe to none."
+        )
+    if wanted == "valid" and not rules.is_valid(problems := rules.check(read, [_size(image) for image in images])):
+        raise EngineError(
+            f"It answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "
+            "model, or set serving.probe to readable."
+        )
+    return text
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as picture:
+        return picture.size

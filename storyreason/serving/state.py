@@ -1,0 +1,88 @@
+"""What the gateway keeps on the disk, in `runs/gateway/`: what it serves, where it listens, its token, its history."""
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from storyreason import runs
+from storyreason.errors import GatewayError
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that is served: what a restarted gateway serves again. `since` is when it took over (UTC, ISO 8601)."""
+
+    folder: str
+    version: str
+    run_id: str | None
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a gateway listens, and its process."""
+
+    pid: int
+    host: str
+    port: int
+
+
+def folder() -> Path:
+    """`runs/gateway/`, made when missing. Its lock is held by the one gateway of this checkout."""
+    path = runs.root() / "gateway"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def served() -> Served | None:
+    """What was served last, or None when nothing ever was."""
+    return _read(folder() / "state.json", Served)
+
+
+def write_served(state: Served) -> None:
+    runs.write_text(folder() / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+
+
+def address() -> Address | None:
+    """Where the gateway listens, or did when it was last started."""
+    return _read(folder() / "address.json", Address)
+
+
+def write_address(address: Address) -> None:
+    runs.write_text(folder() / "address.json", json.dumps(asdict(address)) + "\n")
+
+
+def write_deployment(**record: object) -> None:
+    """Add one deployment, carried out or refused, to `deployments.jsonl`."""
+    with (folder() / "deployments.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def token() -> str:
+    """The secret that administers this gateway, in a file that its owner alone can read. Made when missing."""
+    path = folder() / "token"
+    if not path.exists():
+        # mkstemp makes a file that its owner alone can read; a link appears whole, and of two who make it, one wins.
+        handle, new = tempfile.mkstemp(dir=folder(), prefix=".token.")
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+        Path(new).unlink()
+    return path.read_text()
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind | None:
+    try:
+        return kind(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise GatewayError(f"{path} cannot be read ({error}): delete it, then deploy again.") from None
