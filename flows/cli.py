@@ -1,5 +1,6 @@
 """The command line: the library's verbs, and those that start flows."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,26 +16,34 @@ Overrides = Annotated[
 ]
 
 
+class Step(StrEnum):
+    """The steps of a retraining, in order."""
+
+    pull = "pull"
+    train = "train"
+    register = "register"
+    evaluate = "evaluate"
+    gate = "gate"
+    deploy = "deploy"
+
+
 @app.command(rich_help_panel="Flows")
 def retrain(
     preset: Preset = "sample",
     override: Overrides = None,
-    until: Annotated[str, typer.Option(help="The last step: pull, train, register, evaluate, gate or deploy.")] = "deploy",
+    until: Annotated[Step, typer.Option(help="The last step to run.")] = Step.deploy,
 ) -> None:
     """Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better."""
     from storyreason import config
 
     chosen = config.load(preset, override or [])
-    steps = ("pull", "train", "register", "evaluate", "gate", "deploy")
-    if until not in steps:
-        raise typer.BadParameter(f"{until!r} is no step: name one of {', '.join(steps)}.", param_hint="--until")
     from flows import local, report
 
     with local.platform():
         from flows.retrain import retrain as flow
 
         report.quiet_failures()
-        outcome = flow(chosen, until=until)
+        outcome = flow(chosen, until=until.value)
     report.show(outcome, chosen)
 
 
@@ -61,7 +70,9 @@ def evaluate(
 
 @app.command(rich_help_panel="Flows")
 def deploy(
-    version: Annotated[str, typer.Argument(help="A version's number or alias in MLflow; `previous` rolls back.")] = "champion",
+    version: Annotated[
+        str, typer.Argument(help="A version's number or alias in MLflow; `previous` rolls back.")
+    ] = "champion",
     preset: Annotated[str, typer.Option(help="The preset whose serving settings are used.")] = "sample",
     override: Overrides = None,
 ) -> None:

@@ -29,10 +29,9 @@ def platform() -> Iterator[None]:
         return
     home = Path(os.environ["PREFECT_HOME"])
     try:
-        with runs.lock(home):
-            with _server(home) as url:
-                os.environ["PREFECT_API_URL"] = url
-                yield
+        with runs.lock(home), _server(home) as url:
+            os.environ["PREFECT_API_URL"] = url
+            yield
     except RunError as error:
         if str(home) not in str(error):
             raise

@@ -53,7 +53,7 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
     if outcome.page:
         say(f"story page: {outcome.page}")
     if outcome.url:
-        say(f"serving at {outcome.url}/v1 (model {config.model}); stop it with: make down")
+        say(f"serving at {outcome.url}/v1 (model storyteller); stop it with: make down")
 
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:

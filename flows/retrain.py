@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 
 from storyreason import dataset, model, runs
 from storyreason.config import RunConfig
+from storyreason.serving import client as gateway
 from storyreason.training import launch
 from tasks import data as data_steps
 from tasks import deployment, evaluation, registry
@@ -37,6 +38,8 @@ class Outcome:
 def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated."""
     launch.check_machine(config.training)
+    if until == "deploy":
+        gateway.check(config.serving)
     outcome = Outcome()
     clock = outcome.seconds
 

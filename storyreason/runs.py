@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(folder: Path, files: tuple[str, ...] = (), **content: Any) -> dict[str, Any]:
+def write_manifest(folder: Path, /, files: tuple[str, ...] = (), **content: Any) -> dict[str, Any]:
     """Declare a step complete. `files` are paths in the folder without which the manifest does not count."""
     manifest = {"files": list(files), **content}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -47,7 +47,13 @@ def identify_base(name: str) -> DataVersion | None:
     return _identify(target, None) if Path(target).is_file() else None
 
 
-@task(name="pull", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5, retry_condition_fn=lambda t, r, s: _outside(s))
+@task(
+    name="pull",
+    retries=2,
+    retry_delay_seconds=2,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=lambda t, r, s: _outside(s),
+)
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     """Fetch one data version, verify every file's hash, check every example, and show the data card."""
     folder = runs.work_folder("pull", version.fingerprint)
@@ -92,7 +98,9 @@ def _identify(target: str, rev: str | None) -> DataVersion:
 
     repo = _repo()
     if not Path(target).is_file() and rev is None:
-        raise DataError(f"There is no {target} here: start from the root of a clone, or name the DVC file of your data.")
+        raise DataError(
+            f"There is no {target} here: start from the root of a clone, or name the DVC file of your data."
+        )
     try:
         if rev is None:
             out = _out(repo, target)
@@ -123,7 +131,8 @@ def _remote(repo: "Repo") -> str:
         odb = repo.cloud.get_remote_odb()
     except Exception as error:
         raise DataError(f"No usable DVC remote: {_line(error)} Set one with `dvc remote add -d NAME URL`.") from error
-    return f"{repo.config['core'].get('remote', 'remote')} ({odb.path})"
+    name = repo.config["core"].get("remote", "remote")
+    return f"{name} ({repo.config['remote'].get(name, {}).get('url', odb.path)})"
 
 
 def _refuse_local_changes(repo: "Repo", out: "Output") -> None:
@@ -211,5 +220,7 @@ def base_folder(version: DataVersion | None, name: str) -> str:
     if version is not None:
         return version.folder
     if name.startswith((".", "/")) and not Path(name).is_dir():
-        raise ModelError(f"There is no base model folder {name}: name a folder with config.json, or a model on the Hub.")
+        raise ModelError(
+            f"There is no base model folder {name}: name a folder with config.json, or a model on the Hub."
+        )
     return name

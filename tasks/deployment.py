@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact
+from prefect.runtime import flow_run
 
 from storyreason import answer, dataset, generation, page, runs
 from storyreason.config import RunConfig
@@ -23,7 +24,14 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
         logger.info("starting %s version %s beside what is served ...", version.name, version.number)
-        gateway.deploy(config.serving, folder=version.folder, version=version.number, images=probe.images)
+        gateway.deploy(
+            config.serving,
+            folder=version.folder,
+            version=version.number,
+            images=probe.images,
+            generation=config.generation,
+            run_id=flow_run.get_id(),
+        )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     registry.move_champion(version)
     return {"version": version.number, "folder": version.folder, "url": gateway.url(config.serving)}
@@ -32,7 +40,9 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
 @task(name="tell")
 def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
     """One story for frames the model never saw, told through the gateway, as text and as a page."""
-    told = generation.tell(gateway.url(config.serving), "storyteller", example.images, config.generation)
+    told = generation.tell(
+        gateway.url(config.serving), gateway.status(config.serving).model, example.images, config.generation
+    )
     path = runs.root() / "stories" / f"version-{served}.html"
     view = page.view(example.story_id, example.images, told.text, answer.join(example.chain_of_thought, example.story))
     runs.write_text(path, page.render([view], f"A story told by version {served}"))

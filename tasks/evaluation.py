@@ -59,7 +59,9 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
         runs.write_text(folder / "scorecard.json", card.to_json())
         of = {str(row["story_id"]): _numbers(row) for row in card.table()}
         shown = [
-            page.view(e.story_id, e.images, told[e.story_id], answer.join(e.chain_of_thought, e.story), scores=of[e.story_id])
+            page.view(
+                e.story_id, e.images, told[e.story_id], answer.join(e.chain_of_thought, e.story), scores=of[e.story_id]
+            )
             for e in examples[:PAGES]
         ]
         runs.write_text(folder / "stories.html", page.render(shown, f"{subject.role}: stories of the test split"))
@@ -100,7 +102,9 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
                 examples,
                 config.generation,
                 out,
-                on_progress=lambda done, total: progress.tell(done, total, f"{subject.role}: {done}/{total} stories told"),
+                on_progress=lambda done, total: progress.tell(
+                    done, total, f"{subject.role}: {done}/{total} stories told"
+                ),
             )
     return {prediction.story_id: prediction.answer for prediction in generation.predictions.read(out)}
 

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -15,7 +17,7 @@ class Progress:
     """Tell how far a step is; at most one line every 15 s, however often it is told."""
 
     def __init__(self, key: str, description: str) -> None:
-        self._artifact = create_progress_artifact(0.0, key=key, description=description)
+        self._artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
         self._logger = get_run_logger()
         self._told = 0.0
 

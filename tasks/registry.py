@@ -174,7 +174,11 @@ def version(name: str, which: str) -> Version:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client().get_model_version(name, which) if which.isdigit() else client().get_model_version_by_alias(name, which)
+        found = (
+            client().get_model_version(name, which)
+            if which.isdigit()
+            else client().get_model_version_by_alias(name, which)
+        )
     except MlflowException as error:
         raise RegistryError(
             f"MLflow has no {name} with version or alias {which!r}: look at its versions in MLflow, or run `storyreason retrain`."

@@ -88,7 +88,7 @@ def _name(config: RunConfig, print_: str) -> str:
 
 
 def _follower(run_id: str) -> Any:
-    """A callable that takes each line of progress.jsonl once and passes it on; a resumed run goes on where MLflow is."""
+    """A callable that takes each line of progress.jsonl and passes it on; a resumed run goes on where MLflow is."""
     from mlflow.entities import Metric
 
     mlflow = registry.client()
@@ -105,8 +105,8 @@ def _follower(run_id: str) -> Any:
                 mlflow.set_tag(run_id, registry.TAG + key, str(line[key]))
         elif line["event"] in CURVES and step > seen[line["event"]]:
             at, prefix = int(line["time"] * 1000), PREFIX[line["event"]]
-            values = {key: value for key, value in line.items() if key in CURVES[line["event"]]}
-            mlflow.log_batch(run_id, [Metric(f"{prefix}/{key}", float(value), at, step) for key, value in values.items()])
+            names = CURVES[line["event"]] & line.keys()
+            mlflow.log_batch(run_id, [Metric(f"{prefix}/{name}", float(line[name]), at, step) for name in names])
         if line["event"] == "step":
             progress.tell(step, line["steps"], _sentence(line))
 

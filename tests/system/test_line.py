@@ -1,0 +1,178 @@
+"""The whole line, from a fresh clone to a storyteller that is served, killed at every step on the way.
+
+The tests stand in the order of the story that they tell; each goes on where the one before has stopped.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from storyreason import dataset
+from tests.system.conftest import Project, wait_for
+
+pytestmark = pytest.mark.server
+EXAMPLE = """
+import sys
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from PIL import Image
+
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(sys.argv[1], torch_dtype="auto", device_map="auto")
+processor = AutoProcessor.from_pretrained(sys.argv[1])
+images = [Image.new("RGB", (196, 112), colour) for colour in ("red", "green", "blue")]
+content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": "Tell a story."}]
+messages = [{"role": "system", "content": "You are an AI storyteller."}, {"role": "user", "content": content}]
+text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+inputs = processor(text=[text], images=images, padding=True, return_tensors="pt").to(model.device)
+told = model.generate(**inputs, max_new_tokens=16, do_sample=True, temperature=0.7, top_p=0.9)
+print("told:", processor.batch_decode(told[:, inputs.input_ids.shape[1]:], skip_special_tokens=True)[0])
+"""
+
+
+@pytest.fixture
+def mlflow(project: Project) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project.runs}/mlflow/mlflow.db")
+
+
+def training_runs(mlflow: MlflowClient) -> list[Run]:
+    found = mlflow.search_runs(["1"], order_by=["attributes.start_time"])
+    return [run for run in found if run.data.tags.get("storyreason.role") == "tuned"]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trained(project: Project) -> list[Path]:
+    return sorted(project.runs.glob("train/*/manifest.json"))
+
+
+def test_a_flow_killed_in_training_leaves_no_training_process(project: Project) -> None:
+    checkpoint = "train/*/checkpoint-5"
+
+    project.kill_when(lambda: list(project.runs.glob(checkpoint)), "the first checkpoint", *project.retrain())
+
+    wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 20)
+    assert not trained(project)
+
+
+def test_it_goes_on_from_its_checkpoint_and_killed_in_evaluation_leaves_no_vllm(project: Project) -> None:
+    engine = "evaluate/*/vllm.log"
+
+    project.kill_when(
+        lambda: any(log.stat().st_size for log in project.runs.glob(engine)), "vLLM's first words", *project.retrain()
+    )
+
+    wait_for(lambda: not project.processes("vllm"), "vLLM to end", 60)
+    (work,) = (manifest.parent for manifest in trained(project))
+    starts = [line for line in lines(work / "progress.jsonl") if line["event"] == "start"]
+    assert starts[0]["step"] == 0
+    assert starts[-1]["step"] >= 5
+    steps = [line["step"] for line in lines(work / "progress.jsonl") if line["event"] == "step"]
+    assert steps == list(range(1, 21))
+
+
+def test_killed_while_the_gateway_deploys_one_version_comes_out_and_is_served(
+    project: Project, mlflow: MlflowClient
+) -> None:
+    project.kill_when(
+        lambda: list(project.runs.glob("gateway/engines/*.log")), "the deployment to start", *project.retrain()
+    )
+
+    printed = project.run(*project.retrain())
+
+    (run,) = training_runs(mlflow)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 21))
+    assert len(mlflow.search_model_versions("name = 'storyteller'")) == 1
+    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == "1"
+    last = printed.strip().splitlines()[-1]
+    assert project.url in last and "make down" in last
+    (page,) = (line.removeprefix("story page: ") for line in printed.splitlines() if line.startswith("story page: "))
+    assert "<html" in Path(page).read_text()
+
+
+def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: MlflowClient) -> None:
+    (run,) = training_runs(mlflow)
+    (base,) = (r for r in mlflow.search_runs(["1"]) if r.data.tags.get("storyreason.role") == "base")
+
+    compared = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/strict/grounding/precision"}
+    assert compared <= run.data.metrics.keys() & base.data.metrics.keys()
+    assert run.data.params["training.learning_rate"] == "0.001"
+    tags = mlflow.get_model_version("storyteller", "1").tags
+    for name in ("data_md5", "git_commit", "train", "register", "prefect_run", "gate"):
+        assert tags[f"storyreason.{name}"], name
+    artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id, "free")}
+    assert {"free/stories.json", "free/stories.html"} <= artifacts
+    assert "Promote" in (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
+
+
+def test_nothing_changed_nothing_is_done_again(project: Project, mlflow: MlflowClient) -> None:
+    printed = project.run(*project.retrain())
+
+    for task in ("pull", "train", "register", "evaluate-base", "evaluate-challenger"):
+        assert any(task in line and "Cached" in line for line in printed.splitlines()), (task, printed)
+    assert "is the champion already" in printed
+    assert "nothing to deploy" in printed
+    assert len(mlflow.search_model_versions("name = 'storyteller'")) == 1
+
+
+def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlflow: MlflowClient) -> None:
+    folder = mlflow.get_model_version("storyteller", "1").tags["storyreason.folder"]
+    done = subprocess.run([sys.executable, "-c", EXAMPLE, folder], capture_output=True, text=True)
+    assert "told:" in done.stdout, done.stderr
+
+
+def test_the_openai_client_streams_a_story_of_five_images(project: Project) -> None:
+    from openai import OpenAI
+
+    from storyreason.generation.openai import data_url
+
+    images = dataset.load(project.folder / "data", "test")[0].images[:5]
+    content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    with OpenAI(base_url=f"{project.url}/v1", api_key="none") as client:
+        stream = client.chat.completions.create(
+            model="storyteller",
+            messages=[{"role": "user", "content": [*content, {"type": "text", "text": "Tell a story."}]}],  # type: ignore[list-item]
+            max_tokens=32,
+            stream=True,
+        )
+        pieces = [chunk.choices[0].delta.content for chunk in stream if chunk.choices]
+    assert len([piece for piece in pieces if piece]) > 5
+
+
+def test_another_learning_rate_trains_again_on_the_same_data(project: Project, mlflow: MlflowClient) -> None:
+    printed = project.run(*project.retrain("--set", "training.learning_rate=2e-3", "--until", "register"))
+
+    assert any("pull" in line and "Cached" in line for line in printed.splitlines())
+    assert len(trained(project)) == 2
+    one, two = training_runs(mlflow)
+    assert one.data.params.keys() == two.data.params.keys()
+    assert one.data.metrics.keys() & two.data.metrics.keys() >= {"train/loss", "train/tokens_per_s"}
+    differing = {key for key in one.data.params if one.data.params[key] != two.data.params[key]}
+    assert differing == {"training.learning_rate"}
+
+
+def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(project: Project) -> None:
+    folder = project.folder / "data"
+    examples = list(dataset.load(folder, "test"))
+    first = examples[0]
+    examples[0] = dataset.Example(
+        first.story_id, first.images, first.chain_of_thought, first.story + "\n", first.frame_count
+    )
+    for shard in folder.glob("test-*"):
+        shard.unlink()
+    dataset.write(examples, folder, "test")
+
+    printed = project.run(*project.retrain("--until", "train"), code=2)
+    assert "dvc add data" in printed and "Traceback" not in printed
+
+    subprocess.run([sys.executable, "-m", "dvc", "-q", "add", "data"], cwd=project.folder, check=True)
+    printed = project.run(*project.retrain("--until", "train"))
+    assert not any("pull-" in line and "data.dvc" in line and "Cached" in line for line in printed.splitlines())
+    assert len(trained(project)) == 3
