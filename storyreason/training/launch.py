@@ -41,8 +41,8 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     attempt = uuid.uuid4().hex
     job_file = jobs.write(job)
     environment = {
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // _processes(job.training))),
         **os.environ,
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // _cpu_processes(job))),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
@@ -70,8 +70,12 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     return job.work / "result"
 
 
-def _cpu_processes(job: Job) -> int:
-    return job.training.processes if job.training.accelerate is None else 1
+def _processes(training: TrainingConfig) -> int:
+    import yaml
+
+    if training.accelerate is None:
+        return training.processes
+    return int(yaml.safe_load(_config_file(training.accelerate).read_text()).get("num_processes", 1))
 
 
 def check_machine(training: TrainingConfig) -> None:
@@ -87,18 +91,19 @@ def _command(training: TrainingConfig) -> list[str]:
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
             *["--nproc-per-node", str(training.processes)],
         ]
-    path = Path(training.accelerate)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = CONFIGS / f"{training.accelerate}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise ConfigError(
-            f"training.accelerate = {training.accelerate!r}: no such file; name one of {known}, or a path."
-        )
+    path = _config_file(training.accelerate)
     _need_gpu(training.dtype, path)
     # Port 0: accelerate looks for a free one, so that two trainings do not meet.
     port = ["--main_process_port", "0"] if "FSDP" in path.read_text() else []
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *port]
+
+
+def _config_file(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"training.accelerate = {name!r} is no file; name one of {known}, or a path.")
+    return path
 
 
 def _need_gpu(dtype: str, config: Path | None) -> None:

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -29,6 +31,7 @@ from storyreason.training.progress import Progress
 from storyreason.training.watch import Watch
 
 RESULT = "result"
+WEIGHTS = "trained.safetensors"
 ATTEMPT = "STORYREASON_ATTEMPT"
 """Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
 
@@ -51,7 +54,7 @@ def _train(job: Job, watch: Watch) -> None:
     config = job.training
     cuda = torch.cuda.is_available()
     if not cuda:
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores() // config.processes))
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores()))
     arguments = _arguments(job, cuda)  # starts the process group, if there are several
     processor = model.load_processor(job.base, job.revision)
     encoder = chat.Encoder(processor, config.images_first)
@@ -397,8 +400,9 @@ class StoryTrainer(Trainer):
         if final.exists():
             return
         try:
-            if not self.is_fsdp_enabled:  # under FSDP the next line writes the model too
-                self.save_model(str(temporary), _internal_call=True)
+            if not self.is_fsdp_enabled and self.is_world_process_zero():  # FSDP's weights come with its optimizer
+                temporary.mkdir(exist_ok=True)
+                save_file(self._trained(), temporary / WEIGHTS)
             self._save_optimizer_and_scheduler(str(temporary))
             self._save_rng_state(str(temporary))
             self.accelerator.wait_for_everyone()
@@ -418,6 +422,24 @@ class StoryTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.progress.write("checkpoint", step=step, path=final.name)
         self._speed.pause()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        parameters = self.accelerator.unwrap_model(self.model).named_parameters()
+        return {name: parameter.detach().contiguous() for name, parameter in parameters if parameter.requires_grad}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Put back the trained weights. (The Trainer's own way loads nothing when stored names are older than the model's.)
+
+        Raises TrainingError when the checkpoint does not hold exactly these.
+        """
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        trained, stored = self._trained(), load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        if trained.keys() != stored.keys():
+            raise TrainingError(f"{resume_from_checkpoint} holds other weights than this model's: remove it.")
+        for name, parameter in trained.items():
+            parameter.copy_(stored[name])
 
     def write_result(self) -> None:
         """Leave the best weights on the validation films (the last, without such films) in `result/`."""
