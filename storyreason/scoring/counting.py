@@ -1,18 +1,26 @@
 """Score answers against references: read each story once, let every score count, keep one row of sums."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from storyreason import analysis, answer, dataset, rules, story
 from storyreason.analysis import Analysis
+from storyreason.answer import Answer
 from storyreason.dataset import Example
 from storyreason.errors import ScoringError
-from storyreason.scoring import grounding, identity, length, mentions, persistence, validity
+from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
+from storyreason.scoring.java import Meteor
 from storyreason.scoring.matching import pairs, place
 from storyreason.scoring.scorecard import Scorecard
 from storyreason.story import Story
+
+Protocol = Literal["strict", "paper"]
+_BLOCK = 1000
+"""Stories held in memory at a time; the tokenizer, too, is started once for so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +38,62 @@ class Reference:
         return cls(example.story_id, tuple(dataset.sizes(example)), example.chain_of_thought, example.story)
 
 
-def score(references: Iterable[Reference], predictions: Mapping[str, str]) -> Scorecard:
+def score(
+    references: Iterable[Reference],
+    predictions: Mapping[str, str],
+    protocols: Sequence[Protocol] = ("strict",),
+    meteor: bool = True,
+) -> Scorecard:
     """The scorecard of one model's answers, `predictions` by story id.
 
-    An answer that is missing or cannot be read counts as empty: all reference boxes are misses and no rule is kept.
-    References may be a generator: only sums are kept. Raises ScoringError on double or unknown story ids, or no story.
+    Strict: an answer that is missing or cannot be read counts as empty, all reference boxes are misses and no rule is
+    kept. The paper's protocol, the language metrics with it, needs Java; METEOR (62 ms a story) only on demand.
+    References may be a generator and predictions a lazy mapping: a block of stories is held at a time, of the others
+    their sums. Raises ScoringError on double or unknown story ids, or no story.
     """
     story_ids: list[str] = []
-    seen: set[str] = set()
     columns: tuple[str, ...] = ()
     rows: list[np.ndarray] = []
-    for reference in references:
-        if reference.story_id in seen:
-            raise ScoringError(f"The data hold story {reference.story_id!r} twice: story ids must be unique.")
-        seen.add(reference.story_id)
-        story_ids.append(reference.story_id)
-        counts = _count(reference, predictions.get(reference.story_id))
-        columns = columns or tuple(counts)
-        rows.append(np.fromiter(counts.values(), float, len(counts)))
-    unknown = [story_id for story_id in predictions if story_id not in seen]
-    if unknown:
-        raise ScoringError(
-            f"{len(unknown)} of {len(predictions)} predictions are for stories that the data do not hold "
-            f"({unknown[0]!r} for one): score them on the split that they were made for."
-        )
+    with ExitStack() as stack:
+        words = language.Counting(stack.enter_context(Meteor()) if meteor else None) if "paper" in protocols else None
+        for block in _blocks(references):
+            pairs_ = [_read(reference, predictions.get(reference.story_id)) for reference in block]
+            spoken = words.count([(pair.reference.story, pair.answer.story_text) for pair in pairs_]) if words else None
+            for at, pair in enumerate(pairs_):
+                counts = {"stories": 1.0}
+                if "strict" in protocols:
+                    counts |= _strict(pair)
+                if spoken:
+                    counts |= _paper(pair) | spoken[at]
+                columns = columns or tuple(counts)
+                rows.append(np.fromiter(counts.values(), float, len(counts)))
+            story_ids += [reference.story_id for reference in block]
+        late = words.close() if words else {}
     if not rows:
         raise ScoringError("There is no story to score: the split is empty.")
-    return Scorecard(tuple(story_ids), columns, np.stack(rows))
+    _refuse_unknown(predictions, set(story_ids))
+    return Scorecard(tuple(story_ids), (*columns, *late), np.column_stack([np.stack(rows), *late.values()]))
 
 
-def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
-    """One story's row. What cannot be read is empty: it claims nothing, and every reference box is a miss."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A reference and the answer to it, both read once, for all protocols."""
+
+    reference: Reference
+    told: Analysis
+    answer: Answer
+    missing: bool
+
+
+def _read(reference: Reference, prediction: str | None) -> _Read:
     told, _ = analysis.read(reference.chain_of_thought)
+    return _Read(reference, told, answer.read(prediction or ""), prediction is None)
+
+
+def _strict(pair: _Read) -> dict[str, float]:
+    """One story's sums on the strict protocol. What cannot be read is empty: it claims nothing."""
+    reference, told, read = pair.reference, pair.told, pair.answer
     told_story, _ = story.read(reference.story)
-    read = answer.read(prediction or "")
     claimed, claimed_story = (read.analysis, read.story) if read.readable else (None, None)
     claimed, claimed_story = claimed or Analysis(), claimed_story or Story()
     problems = rules.check(read, reference.sizes) if read.readable else None
@@ -73,10 +103,41 @@ def _count(reference: Reference, prediction: str | None) -> dict[str, float]:
     candidates = pairs(real, said)
     idtp, matched = identity.match(real, said, candidates)
     return {
-        **validity.count(problems, missing=prediction is None),
+        **validity.count(problems, pair.missing),
         **grounding.count(real, said, candidates, frames=len(reference.sizes)),
         **identity.count(real, said, idtp, matched),
         **mentions.count(claimed, claimed_story, said, matched),
         **persistence.count(told, told_story, claimed, claimed_story),
         **length.count(told_story, claimed_story),
     }
+
+
+def _paper(pair: _Read) -> dict[str, float]:
+    """One story's scores on the paper's protocol, which cannot read an answer without both `<think>` and `</think>`."""
+    claimed = pair.answer.analysis if pair.answer.story is not None else None
+    return paper.count(pair.told, claimed, frames=len(pair.reference.sizes))
+
+
+def _blocks(references: Iterable[Reference]) -> Iterator[list[Reference]]:
+    """Some references at a time, each story once."""
+    seen: set[str] = set()
+    block: list[Reference] = []
+    for reference in references:
+        if reference.story_id in seen:
+            raise ScoringError(f"The data hold story {reference.story_id!r} twice: story ids must be unique.")
+        seen.add(reference.story_id)
+        block.append(reference)
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _refuse_unknown(predictions: Iterable[str], known: Container[str]) -> None:
+    unknown = [story_id for story_id in predictions if story_id not in known]
+    if unknown:
+        raise ScoringError(
+            f"{len(unknown)} predictions are for stories that the data do not hold ({unknown[0]!r} for one): "
+            "score them on the split that they were made for."
+        )

@@ -154,9 +154,9 @@ def _values(card: Scorecard, sums: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 def _metrics() -> tuple[Metric, ...]:
     """Every score of the project, in the order of a report."""
-    from storyreason.scoring import grounding, identity, length, mentions, paper, persistence, validity
+    from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
 
-    rooms = (validity, grounding, identity, mentions, persistence, length, paper)
+    rooms = (validity, grounding, identity, mentions, persistence, length, paper, language)
     return tuple(metric for room in rooms for metric in room.METRICS)
 
 

@@ -11,7 +11,6 @@ def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]
     """One answer's sums. `problems` is None for an answer that cannot be read: it passes no rule at all."""
     broken = set(RULES) if problems is None else {problem.rule for problem in problems}
     return {
-        "stories": 1,
         "validity/missing": missing,
         "validity/readable": problems is not None,
         "validity/valid": problems is not None and is_valid(problems),

@@ -1,0 +1,201 @@
+"""Language metrics of the COCO caption toolkit, each story one caption: BLEU, ROUGE-L, METEOR, CIDEr.
+
+The toolkit's own values to the last digits that matter, from sums, so that intervals can be had; texts are tokenized once
+for all of them. The formulas are the toolkit's (pycocoevalcap 1.2), their sources named below.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from storyreason.scoring.java import Meteor, tokenize
+from storyreason.scoring.metrics import Metric, divide, rate
+from storyreason.story import without_tags
+
+CIDER_MOST = 5000
+"""With more stories there is no CIDEr: it wants the n-grams of all of them at once."""
+_TINY, _SMALL = 1e-15, 1e-9  # the toolkit's, against 0/0
+_BETA = 1.2
+_SIGMA = 6.0
+
+
+def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """How often each run of one to four words occurs."""
+    runs: Counter[tuple[str, ...]] = Counter()
+    for n in range(1, 5):
+        runs.update(zip(*(words[start:] for start in range(n)), strict=False))
+    return runs
+
+
+def count(
+    reference: str, text: str, of_reference: Counter[tuple[str, ...]], of_text: Counter[tuple[str, ...]]
+) -> dict[str, float]:
+    """One story's sums for BLEU (Papineni et al. 2002) and its ROUGE-L (Lin 2004); both texts are tokenized."""
+    right = [0, 0, 0, 0]
+    for run, number in of_text.items():
+        right[len(run) - 1] += min(number, of_reference[run])
+    words = len(text.split())
+    return {
+        "paper/bleu/words": words,
+        "paper/bleu/reference_words": len(reference.split()),
+        **{f"paper/bleu/right_{n}": right[n - 1] for n in range(1, 5)},
+        **{f"paper/bleu/ngrams_{n}": max(0, words - n + 1) for n in range(1, 5)},
+        "paper/ROUGE-L": _rouge(reference.split(" "), text.split(" ")),
+    }
+
+
+def _rouge(reference: list[str], text: list[str]) -> float:
+    from rapidfuzz.distance import LCSseq
+
+    common = LCSseq.similarity(reference, text)
+    precision, recall = common / len(text), common / len(reference)
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if common else 0.0
+
+
+def _bleu(n: int) -> Callable[..., np.ndarray]:
+    def formula(words: np.ndarray, reference_words: np.ndarray, *counts: np.ndarray) -> np.ndarray:
+        product: np.ndarray | float = 1.0
+        for right, runs in zip(counts[:n], counts[n:], strict=True):
+            product = product * (right + _TINY) / (runs + _SMALL)
+        length = (words + _TINY) / (reference_words + _SMALL)
+        return np.asarray(product) ** (1 / n) * np.where(length < 1, np.exp(1 - 1 / np.minimum(length, 1)), 1.0)
+
+    return formula
+
+
+def meteor(statistics: Sequence[float]) -> dict[str, float]:
+    """One story's sums for METEOR 1.5 (Denkowski and Lavie 2014), from the 23 counts that its program gives: lengths
+    and function words of both sides; content and function matches of both sides for exact, stem, synonym and paraphrase;
+    chunks; matched words of both sides."""
+    words, reference_words, function_words, reference_function_words = statistics[:4]
+    modules = np.reshape(statistics[4:20], (4, 4))
+    chunks, matched, reference_matched = statistics[20:]
+    weights, delta = np.array([1.0, 0.6, 0.8, 0.6]), 0.75
+    whole = chunks == 1 and matched == words and reference_matched == reference_words
+    return {
+        "paper/meteor/right": float(weights @ (delta * modules[:, 0] + (1 - delta) * modules[:, 2])),
+        "paper/meteor/words": delta * (words - function_words) + (1 - delta) * function_words,
+        "paper/meteor/found": float(weights @ (delta * modules[:, 1] + (1 - delta) * modules[:, 3])),
+        "paper/meteor/reference_words": delta * (reference_words - reference_function_words)
+        + (1 - delta) * reference_function_words,
+        "paper/meteor/chunks": 0.0 if whole else chunks,  # its program, too, adds no chunk for a perfect match
+        "paper/meteor/matches": (matched + reference_matched) / 2,
+    }
+
+
+def _meteor(
+    right: np.ndarray,
+    words: np.ndarray,
+    found: np.ndarray,
+    reference: np.ndarray,
+    chunks: np.ndarray,
+    matches: np.ndarray,
+) -> np.ndarray:
+    alpha, beta, gamma = 0.85, 0.2, 0.6
+    precision, recall = divide(right, words, 0.0), divide(found, reference, 0.0)
+    mean = divide(precision * recall, alpha * precision + (1 - alpha) * recall, 0.0)
+    return mean * (1 - gamma * divide(chunks, matches, 0.0) ** beta)
+
+
+class Cider:
+    """CIDEr-D (Vedantam et al. 2015) of all stories, once all of them are known.
+
+    An n-gram is kept as 64 bits of its hash: five million of them collide once in a million runs.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[tuple[np.ndarray, ...]] = []
+
+    def put(self, of_reference: Counter[tuple[str, ...]], of_text: Counter[tuple[str, ...]]) -> None:
+        self._texts.append((*_arrays(of_reference), *_arrays(of_text)))
+
+    def close(self) -> np.ndarray:
+        """The score of each story, [stories]."""
+        documents, occurrences = np.unique(np.concatenate([keys for keys, *_ in self._texts]), return_counts=True)
+        most = math.log(len(self._texts))
+
+        def weigh(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            if not len(documents):
+                return numbers * most
+            at = np.minimum(np.searchsorted(documents, keys), len(documents) - 1)
+            return numbers * (most - np.log(np.where(documents[at] == keys, occurrences[at], 1)))
+
+        scores = np.zeros(len(self._texts))
+        for i, (keys, numbers, orders, other_keys, other_numbers, other_orders) in enumerate(self._texts):
+            ours, theirs = weigh(keys, numbers), weigh(other_keys, other_numbers)
+            _, here, there = np.intersect1d(keys, other_keys, assume_unique=True, return_indices=True)
+            products = np.minimum(theirs[there], ours[here]) * ours[here]
+            dot = np.bincount(orders[here], products, 4)
+            norms = np.sqrt(np.bincount(orders, ours**2, 4) * np.bincount(other_orders, theirs**2, 4))
+            length = other_numbers[other_orders == 1].sum() - numbers[orders == 1].sum()
+            scores[i] = 10 * np.mean(divide(dot, norms, 0.0)) * math.exp(-(length**2) / (2 * _SIGMA**2))
+        return scores
+
+
+def _arrays(runs: Counter[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    keys = np.fromiter(map(hash, runs), np.int64, len(runs))
+    numbers = np.fromiter(runs.values(), float, len(runs))
+    return keys, numbers, np.fromiter((len(run) - 1 for run in runs), np.int8, len(runs))
+
+
+class Counting:
+    """Counts a run's stories block by block: tokenized once, and METEOR, where it is given, at work beside the rest."""
+
+    def __init__(self, meteor: Meteor | None) -> None:
+        self._meteor = meteor
+        self._cider: Cider | None = Cider()
+        self._stories = 0
+
+    def count(self, texts: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
+        """The sums of some stories; `texts` are reference and answer, with their tags."""
+        tokenized = tokenize([without_tags(text).strip() for pair in texts for text in pair])
+        pairs = list(zip(tokenized[::2], tokenized[1::2], strict=True))
+        if self._meteor:
+            for reference, text in pairs:
+                self._meteor.put(reference, text)
+        self._stories += len(pairs)
+        if self._stories > CIDER_MOST:
+            self._cider = None
+        rows = []
+        for reference, text in pairs:
+            of_reference, of_text = ngrams(reference.split()), ngrams(text.split())
+            rows.append(count(reference, text, of_reference, of_text))
+            if self._cider:
+                self._cider.put(of_reference, of_text)
+        return rows
+
+    def close(self) -> dict[str, np.ndarray]:
+        """The columns, [stories] each, that are only known when all stories are: CIDEr's and METEOR's."""
+        late: dict[str, np.ndarray] = {}
+        if self._cider and self._stories:
+            late["paper/CIDEr"] = self._cider.close()
+        if self._meteor:
+            rows = [meteor(statistics) for statistics in self._meteor.close()]
+            late |= {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        return late
+
+
+METRICS: tuple[Metric, ...] = (
+    *(
+        Metric(
+            f"paper/BLEU-{n}",
+            (
+                "paper/bleu/words",
+                "paper/bleu/reference_words",
+                *(f"paper/bleu/right_{k}" for k in range(1, n + 1)),
+                *(f"paper/bleu/ngrams_{k}" for k in range(1, n + 1)),
+            ),
+            _bleu(n),
+        )
+        for n in range(1, 5)
+    ),
+    rate("paper/ROUGE-L", "paper/ROUGE-L", "stories"),
+    Metric(
+        "paper/METEOR",
+        tuple(f"paper/meteor/{what}" for what in ("right", "words", "found", "reference_words", "chunks", "matches")),
+        _meteor,
+    ),
+    rate("paper/CIDEr", "paper/CIDEr", "stories"),
+)
