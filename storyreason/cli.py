@@ -1,0 +1,218 @@
+"""The command line: the verbs that need the library alone. `flows/cli.py` adds those that start flows."""
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from storyreason.errors import DataError, StoryReasonError
+from storyreason.scoring.cli import score
+
+if TYPE_CHECKING:
+    from storyreason.problems import Problem
+
+app = typer.Typer(
+    help="Fine-tune, evaluate, register and serve vision-language models that tell grounded stories.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+
+app.command()(score)
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line: a fault that a person can mend is one line on stderr and exit code 2, no stack trace."""
+    try:
+        app()
+    except StoryReasonError as error:
+        typer.secho(f"storyreason: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class Part(StrEnum):
+    """A split of the data set."""
+
+    train = "train"
+    test = "test"
+
+
+@app.command()
+def check(
+    path: Annotated[
+        Path, typer.Argument(help="A data set (folder of parquet shards), or answers: .txt files, jsonl, parquet.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="For answers: the data set they tell, for its images' sizes.")
+    ] = None,
+    split: Annotated[
+        Part | None, typer.Option(help="One split of the data; if not given all, for answers test.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
+) -> None:
+    """Check a data set or a model's answers against the rules of the format. Exit code 1 when an error is found."""
+    report = _Report(keep=format is Format.json)
+    for story_id, text, sizes in _progress(_texts(path, data, split)):
+        report.add(story_id, text, sizes)
+    if format is Format.json:
+        typer.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
+    else:
+        report.print()
+    if report.valid < report.answers:
+        raise typer.Exit(1)
+
+
+@app.command()
+def read(
+    file: Annotated[
+        Path, typer.Argument(help="A text file with one answer, `<think>` to `</gdi>`; `-` for standard input.")
+    ],
+) -> None:
+    """Read an answer: prints the JSON of what could be read, and of every problem with its place."""
+    from storyreason import answer, predictions, rules
+
+    text = sys.stdin.read() if str(file) == "-" else predictions.read_text(file)
+    told = answer.read(text)
+    problems = rules.check(told, None)
+    typer.echo(
+        json.dumps(
+            {
+                "readable": told.readable,
+                "valid": rules.is_valid(problems),
+                "analysis": asdict(told.analysis) if told.analysis else None,
+                "story": asdict(told.story) if told.story else None,
+                "problems": [_problem(problem) for problem in problems],
+            },
+            ensure_ascii=False,
+            indent=2,
+        )
+    )
+
+
+Checked = tuple[str, str | None, Sequence[tuple[int, int]] | None]
+"""A story id, its answer (None: missing), and its images' sizes (None: not known)."""
+
+
+def _texts(path: Path, data: Path | None, split: Part | None) -> Iterator[Checked]:
+    from storyreason import answer, dataset, predictions
+
+    splits = _splits(path)
+    if splits:
+        for part in [split] if split else splits:
+            for example in dataset.load(path, part):
+                yield example.story_id, answer.join(example.chain_of_thought, example.story), dataset.sizes(example)
+        return
+    told = predictions.load(path)
+    if data is None:
+        yield from ((story_id, text, None) for story_id, text in told.items())
+        return
+    for example in dataset.load(data, split or Part.test):
+        yield example.story_id, told.pop(example.story_id, None), dataset.sizes(example)
+    if told:
+        raise DataError(f"{path} tells {len(told)} stories that {data} does not have in its {split or Part.test} split, "
+                        f"{next(iter(told))!r} first: name the data and split that were told.")  # fmt: skip
+
+
+def _splits(path: Path) -> list[Part]:
+    """The splits of the data set that stands at a path; none where none does."""
+    from storyreason import dataset
+
+    splits = []
+    for part in Part:
+        with contextlib.suppress(DataError):
+            splits += [part] if dataset.shards(path, part) else []
+    return splits
+
+
+def _progress(texts: Iterable[Checked]) -> Iterable[Checked]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(texts, "checking", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+class _Report:
+    """Counts what `check` finds, rule by rule; with `keep` every problem, else the first of each rule."""
+
+    def __init__(self, keep: bool) -> None:
+        self.answers = self.valid = self.missing = self.unsized = 0
+        self._keep = keep
+        self._broken_in: Counter[str] = Counter()  # answers, by rule
+        self._times: Counter[str] = Counter()
+        self._first: dict[str, tuple[str, Problem]] = {}
+        self._all: list[dict[str, Any]] = []
+
+    def add(self, story_id: str, text: str | None, sizes: Sequence[tuple[int, int]] | None) -> None:
+        from storyreason import answer, rules
+
+        self.answers += 1
+        if text is None:
+            self.missing += 1
+            return
+        self.unsized += sizes is None
+        problems = rules.check(answer.read(text), sizes)
+        self.valid += rules.is_valid(problems)
+        self._broken_in.update({problem.rule for problem in problems})
+        self._times.update(problem.rule for problem in problems)
+        for problem in problems:
+            self._first.setdefault(problem.rule, (story_id, problem))
+        if self._keep:
+            self._all += [{"story_id": story_id, **_problem(problem)} for problem in problems]
+
+    def as_json(self) -> dict[str, Any]:
+        from storyreason.rules import RULES
+
+        found = {
+            rule: {"severity": RULES[rule].severity, "answers": self._broken_in[rule], "problems": self._times[rule]}
+            for rule in RULES
+            if rule in self._times
+        }
+        counts = {"answers": self.answers, "valid": self.valid, "missing": self.missing, "unsized": self.unsized}
+        return {**counts, "rules": found, "problems": self._all}
+
+    def print(self) -> None:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        from storyreason.rules import RULES
+
+        # A pipe has no width: wide enough then to keep a row on one line.
+        console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+        table = Table("Rule", "Severity", "Answers", "Problems", "The first")
+        for rule, (severity, _) in RULES.items():
+            if rule in self._first:
+                story_id, problem = self._first[rule]
+                first = escape(f"{story_id}, line {problem.line}, column {problem.column}: {problem.message}")
+                colour = "red" if severity == "error" else "yellow"
+                counts = str(self._broken_in[rule]), str(self._times[rule])
+                table.add_row(rule, f"[{colour}]{severity}[/]", *counts, first)
+        if table.row_count:
+            console.print(table)
+        missing = f", {self.missing} missing" if self.missing else ""
+        console.print(f"{self.answers} answers, {self.valid} valid ({self.valid / max(self.answers, 1):.1%}){missing}")
+        if self.unsized:
+            console.print(
+                "The images are not known, so whether boxes lie in them was not checked: name them by --data."
+            )
+
+
+def _problem(problem: "Problem") -> dict[str, Any]:
+    from storyreason.rules import RULES
+
+    return {**asdict(problem), "severity": RULES[problem.rule].severity}
