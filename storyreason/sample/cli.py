@@ -30,10 +30,10 @@ def base(
     out: Annotated[Path, typer.Option(help="Model folder; replaced when it is there.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 4000,
     seed: Annotated[int, typer.Option(help="Decides first weights and frames.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, max=16, help="Processes of one thread each.")] = 2,
 ) -> None:
     """Make the tiny base model: taught on single frames to see, name and place in Qwen's JSON style."""
     from storyreason.sample.base import train
 
-    for progress in train(out, steps, seed, threads):
+    for progress in train(out, steps, seed, processes):
         typer.echo(str(progress))
