@@ -3,33 +3,79 @@
 import base64
 import hashlib
 import html
+import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
+from urllib.parse import quote
+
+Json = dict[str, Any]
 
 STYLES = ("base.css", "story.css")
 SCRIPTS = ("dom.js", "light.js", "page.js")
 
 
-def render(views: Sequence[dict[str, Any]], title: str = "Stories") -> str:
+def render(views: Sequence[Json], title: str = "Stories") -> str:
     """One self-contained HTML page of `view`s; with several, a picker chooses among them."""
-    data = json.dumps(
-        {"title": title, "views": list(views)}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    script = "\n".join(read(name) for name in SCRIPTS)
+    content = {"title": title, "views": list(views)}
+    data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    body = (
+        '<noscript><p class="empty">This page shows its stories with JavaScript, which is switched off here.</p></noscript>\n'
+        f'<script type="application/json" id="data">{inert(data)}</script>\n'
+        f'<script type="module">{script}</script>'
     )
-    return fill(title, [read(name) for name in STYLES], [read(name) for name in SCRIPTS], data)
+    return fill(title, body, STYLES, script)
 
 
-def fill(title: str, styles: Sequence[str], scripts: Sequence[str], data: str) -> str:
-    """The page around JSON text. Its policy lets a browser run this style and this script only, and fetch nothing."""
-    css, js = "\n".join(styles), "\n".join(scripts)
+def index(cards: Sequence[str], title: str) -> str:
+    """A page that leads to other pages, by their `card`s."""
+    body = (
+        f'<main class="wide"><section class="head"><h1>{html.escape(title)}</h1>'
+        f'<p class="soft">{len(cards)} {"story" if len(cards) == 1 else "stories"}</p></section>'
+        f'<ul class="shelf">{"".join(cards)}</ul></main>'
+    )
+    return fill(title, body, STYLES)
+
+
+def card(view: Json, link: str) -> str:
+    """What an index shows of a view: its first frame and how it fares, with a link to its page."""
+    answer = view["answers"][0]
+    errors = sum(problem["severity"] == "error" for problem in answer["problems"])
+    state = ("good", "valid") if not errors else ("error", f"{errors} error{'s' if errors > 1 else ''}")
+    facts = f"{len(view['images'])} images, {len(answer['entities'])} entities"
+    picture = f'<img src="{_thumbnail(view["images"][0]["src"])}" alt="" loading="lazy">' if view["images"] else ""
+    return (
+        f'<li><a href="{html.escape(quote(link))}">{picture}<b>{html.escape(view["id"])}</b>'
+        f'<span class="soft">{facts}</span><span class="state {state[0]}">{state[1]}</span></a></li>\n'
+    )
+
+
+def _thumbnail(src: str) -> str:
+    """The picture of a data URL, 320 pixels wide where it is large, so that an index of a film data set stays small."""
+    from PIL import Image
+
+    if len(src) < 20_000:
+        return src
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((320, 320))
+        small.save(out, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def fill(title: str, body: str, styles: Sequence[str], script: str = "") -> str:
+    """The page around a body. Its policy lets a browser run this style and this script only, and fetch nothing."""
+    css = "\n".join(read(name) for name in styles)
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(css)}; script-src {_digest(js)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_digest(css)}; "
+        f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
     )
     return Template(read("page.html")).substitute(
-        title=html.escape(title), policy=html.escape(policy, quote=False), css=css, js=js, data=inert(data)
+        title=html.escape(title), policy=html.escape(policy, quote=False), css=css, body=body
     )
 
 

@@ -75,15 +75,17 @@ function lighting(root, view, card) {
   addEventListener("scroll", () => shown && place(card, shown), { passive: true });
 }
 
-/** Beside the element, inside the window, never over the element itself. (On a phone the style sheet docks it below.) */
+/** Near the element, inside the window, never over it; below its whole passage where there is room, so that it can be
+    read on. (On a phone the style sheet docks it at the edge.) */
 function place(card, element) {
   const at = element.getClientRects()[0] ?? element.getBoundingClientRect();
+  const passage = element.closest(".passage")?.getBoundingClientRect() ?? at;
   const { width, height } = card.getBoundingClientRect();
   card.classList.toggle("top", at.bottom > innerHeight - height - 16); // only the phone's style sheet uses it
   const gap = 10, wide = document.documentElement.clientWidth, high = document.documentElement.clientHeight;
-  const below = at.bottom + gap + height <= high, above = at.top - gap - height >= 0;
-  let left = at.left, top = below ? at.bottom + gap : at.top - gap - height;
-  if (!below && !above) {
+  const fits = [passage.bottom + gap, at.bottom + gap, at.top - gap - height].find((top) => top >= gap && top + height <= high);
+  let left = at.left, top = fits;
+  if (fits === undefined) {
     top = Math.min(Math.max(gap, at.top), high - height - gap);
     left = at.right + gap + width <= wide ? at.right + gap : at.left - gap - width;
   }
