@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from storyreason.errors import DataError, StoryReasonError
+from storyreason.page.cli import page
 from storyreason.scoring.cli import score
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 
 app.command()(score)
+app.command()(page)
 
 
 def run(app: typer.Typer) -> None:

@@ -3,11 +3,10 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from storyreason.analysis import Character, Object, Section
+from storyreason.analysis import Character, Kind, Object, Section
 from storyreason.answer import Answer
-from storyreason.scoring.matching import KINDS, assign_names, kind_of, pairs, place
 from storyreason.story import Mention, Passage
 
 Json = dict[str, Any]
@@ -15,6 +14,8 @@ Json = dict[str, Any]
 
 def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: Sequence[Json]) -> list[Json]:
     """Everything that stands in a table or is told of: people, then things, landmarks, backgrounds, each by number."""
+    from storyreason.scoring.matching import kind_of  # brings numpy, which `storyreason --help` does without
+
     people = {row.id for section in sections for row in section.characters}
     first: dict[str, Character | Object] = {}
     seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 where only its tables have it
@@ -53,8 +54,8 @@ def rows(section: Section) -> tuple[Character | Object, ...]:
 def _order(id_: str) -> tuple[int, str, int, str]:
     """char2 before char10 before obj1 before lm1 before bg1 before anything else."""
     kind, number = re.fullmatch(r"(.*?)(\d{0,9})", id_, re.DOTALL).groups()  # type: ignore[union-attr]
-    place = KINDS.index(kind) if kind in KINDS else len(KINDS)
-    return place, kind, int(number or 0), id_
+    kinds = get_args(Kind)
+    return kinds.index(kind) if kind in kinds else len(kinds), kind, int(number or 0), id_
 
 
 def _name(row: Character | Object | None) -> str:
@@ -72,6 +73,8 @@ def pair_up(
 
     Pairs are those of the identity score: one to one, as many same-image boxes with IoU >= 0.5 as possible.
     """
+    from storyreason.scoring.matching import assign_names, pairs, place
+
     if prediction.analysis is None or reference.analysis is None:
         return
     there, here = place(reference.analysis, sizes), place(prediction.analysis, sizes)
