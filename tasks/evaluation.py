@@ -15,6 +15,8 @@ from tasks import registry
 from tasks.progress import Progress
 
 VERSION = 1
+PACE = {"concurrency", "timeout", "retries", "pause"}
+"""Of the generation's settings, those that change no answer."""
 PAGES = 12
 """So many stories are shown on the evaluation's page; all of them stand in the table."""
 
@@ -38,7 +40,7 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
         model=subject.identity,
         data=data_md5,
         stories=config.data.test_stories,
-        generation=config.generation.model_dump(mode="json"),
+        generation=config.generation.model_dump(mode="json", exclude=PACE),
         max_model_len=config.serving.max_model_len,
     )
 

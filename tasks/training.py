@@ -32,7 +32,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=config.training.model_dump(mode="json"),
+        training=config.training.model_dump(mode="json", exclude={"save_every"}),
     )
 
 
