@@ -60,7 +60,7 @@ def score(
             pairs_ = [_read(reference, predictions.get(reference.story_id)) for reference in block]
             spoken = words.count([(pair.reference.story, pair.answer.story_text) for pair in pairs_]) if words else None
             for at, pair in enumerate(pairs_):
-                counts = {"stories": 1.0}
+                counts = {"stories": 1.0, "missing": float(pair.missing)}
                 if "strict" in protocols:
                     counts |= _strict(pair)
                 if spoken:

@@ -20,7 +20,7 @@ def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]
 
 METRICS: tuple[Metric, ...] = (
     rate("strict/validity/valid", "validity/valid", "stories"),
-    rate("strict/validity/readable", "validity/readable", "stories"),
     rate("strict/validity/missing", "validity/missing", "stories"),
+    rate("strict/validity/readable", "validity/readable", "stories"),
     *(rate(f"strict/validity/rules/{rule}", f"validity/rules/{rule}", "stories") for rule in RULES),
 )

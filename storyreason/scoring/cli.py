@@ -1,0 +1,119 @@
+"""`storyreason score`: a model's answers against the data, alone or against another model's."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from storyreason.scoring import Difference, Scorecard
+
+
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="A folder of {story_id}.txt, or a jsonl or parquet file with story_id, prediction.")
+    ],
+    data: Annotated[Path, typer.Option(help="The data set: a folder of parquet shards.")],
+    split: Annotated[Literal["train", "test"], typer.Option(help="The split that was told.")] = "test",
+    protocol: Annotated[
+        Literal["strict", "paper"],
+        typer.Option(help="strict: validity, grounding, identity, references. paper: as published, with language."),
+    ] = "strict",
+    against: Annotated[
+        Path | None, typer.Option(help="Another model's predictions, to compare story by story.")
+    ] = None,
+    format: Annotated[Literal["table", "json"], typer.Option(help="How the result is printed.")] = "table",
+    out: Annotated[
+        Path | None, typer.Option(help="A file to write the result to as JSON, stories one by one too.")
+    ] = None,
+    meteor: Annotated[bool, typer.Option(help="METEOR takes most of the paper protocol's time.")] = True,
+) -> None:
+    """Score a model's answers: every score with its 95 % interval, and whether a difference to another model is real."""
+    from storyreason import runs
+    from storyreason.scoring import compare
+
+    card = _card(predictions, data, split, protocol, meteor)
+    other = _card(against, data, split, protocol, meteor) if against else None
+    differences = compare(card, other) if other else {}
+    if out:
+        result = {**_as_json(card, differences), "stories": card.table()}
+        runs.write_text(out, json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+    if format == "json":
+        typer.echo(json.dumps(_as_json(card, differences), ensure_ascii=False, indent=2))
+    else:
+        _print(card, other, differences)
+
+
+def _card(path: Path, data: Path, split: str, protocol: Literal["strict", "paper"], meteor: bool) -> "Scorecard":
+    from rich.console import Console
+    from rich.progress import track
+
+    from storyreason import dataset, predictions
+    from storyreason.scoring import Reference
+    from storyreason.scoring import score as score_all
+
+    told = predictions.load(path)
+    examples = dataset.load(data, split)
+    shown = track(
+        examples, f"scoring {path}", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    )
+    return score_all(map(Reference.of, shown), told, protocols=(protocol,), meteor=meteor)
+
+
+def _as_json(card: "Scorecard", differences: "dict[str, Difference]") -> dict[str, Any]:
+    intervals = card.intervals()
+    scores = {
+        name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
+        for name, value in card.metrics().items()
+    }
+    result: dict[str, Any] = {"story_count": len(card.story_ids), "missing": int(card.total("missing")), "scores": scores}
+    if differences:
+        result["against"] = {
+            name: {"other": d.b, "gain": d.gain, "low": d.low, "high": d.high, "real": d.real}
+            for name, d in differences.items()
+        }
+    return result
+
+
+def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str, Difference]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    # A pipe has no width: wide enough then to keep a row on one line.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    table = Table("Score", "Value", "95 % interval")
+    if other:
+        for head in ("Other", "Difference", "95 % interval", "Real?"):
+            table.add_column(head)
+    left_out = _fill(table, card, differences)
+    console.print(table)
+    for which, scored in (("", card), ("of the other ", other)):
+        missing = int(scored.total("missing")) if scored else 0
+        if missing:
+            console.print(f"{missing} predictions {which}are missing: they count as empty answers.")
+    console.print(f"{len(card.story_ids)} stories. {left_out} more scores with --format json or --out.")
+
+
+def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]") -> int:
+    """A row for each main score, and for each rule that some answer breaks. Gives how many scores are left out."""
+    from storyreason.scoring.gate import HEADLINES
+
+    intervals = card.intervals()
+    left_out = 0
+    for name, value in card.metrics().items():
+        change = differences.get(name)
+        broken = "/rules/" in name and (value < 1 or (change is not None and change.b < 1))
+        if not (broken or name in HEADLINES or name.startswith("paper/")):
+            left_out += 1
+            continue
+        low, high = intervals[name]
+        cells = [name, f"{value:.3f}", f"{low:.3f} to {high:.3f}"]
+        if change:
+            cells += [f"{change.b:.3f}", f"{change.gain:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"]
+            cells.append("yes" if change.real else "no")
+        table.add_row(*cells)
+    return left_out
