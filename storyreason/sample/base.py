@@ -147,9 +147,9 @@ def _lessons(luck: random.Random, step: int, steps: int, frames: int) -> list[Le
 def train(out: Path, steps: int, seed: int = 0, processes: int = 2, report_every: int = 100) -> Iterator[Progress]:
     """Teach a new base for `steps` steps and leave it in `out`, after each 500 steps as it is so far.
 
-    Each process has one thread and its share of a step's frames, and the gradients are averaged: on a busy machine
-    that is twice as fast as threads, which wait for each other in every operation. Matrix products run in bfloat16
-    (autocast), weights and optimizer in float32.
+    Each process has one thread and its share of a step's frames, and the gradients are averaged: processes wait for
+    each other once a step, threads in every operation, which a machine with other work makes slow. Matrix products
+    run in bfloat16 (autocast), weights and optimizer in float32.
     """
     import tempfile
 
@@ -172,8 +172,8 @@ def train(out: Path, steps: int, seed: int = 0, processes: int = 2, report_every
                 other.kill()
 
 
-def _follow(*arguments: Any) -> None:
-    for _ in _train(*arguments, out=None):
+def _follow(meeting: str, rank: int, processes: int, steps: int, seed: int, report_every: int) -> None:
+    for _ in _train(meeting, rank, processes, steps, seed, report_every, out=None):
         pass
 
 
@@ -280,9 +280,7 @@ def _matches(candidates: list[boxes.Box], truth: list[boxes.Box]) -> int:
     return len(used_a)
 
 
-def answers(
-    model: "Qwen2_5_VLForConditionalGeneration", processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]
-) -> list[str]:
+def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]) -> list[str]:
     """What the model says, greedily, to the first question of each lesson."""
     import torch
 
@@ -290,7 +288,8 @@ def answers(
     texts = []
     for lesson in lessons:
         content = [*({"type": "image"} for _ in lesson.frames), {"type": "text", "text": lesson.turns[0][0]}]
-        texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        texts.append(processor.apply_chat_template(messages, add_generation_prompt=True))
     batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         tokens = model.generate(**batch, max_new_tokens=320)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLProcessor
@@ -68,15 +68,15 @@ def make_processor(texts: Sequence[str], vocabulary: int = 1536) -> "Qwen2_5_VLP
     )
     learner.train_from_iterator(texts, trainer)
     learnt = json.loads(learner.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
-        unk_token=None,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL),
-        model_max_length=4096,
-    )
+    settings: dict[str, Any] = {
+        "merges": [tuple(pair) for pair in learnt["merges"]],
+        "unk_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "additional_special_tokens": list(SPECIAL),
+        "model_max_length": 4096,
+    }
+    tokenizer = Qwen2Tokenizer(vocab=learnt["vocab"], **settings)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in whole])
     sizes = {"shortest_edge": 28 * 28, "longest_edge": 1024 * 28 * 28}
     return Qwen2_5_VLProcessor(

@@ -1,0 +1,16 @@
+"""The data set: examples from parquet shards in the Hub's layout, checked before use; films and the validation part.
+
+>>> from storyreason import dataset
+>>> example = dataset.load("data", "test")[0]
+>>> example.story_id, dataset.sizes(example)
+('blue-ball-241-1', [(196, 112), (196, 112), (196, 112), (196, 112), (196, 112)])
+"""
+
+from storyreason.dataset.checking import MAX_BAD, Bad, Report, check
+from storyreason.dataset.films import film_mapping, films, validation_ids
+from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, shards, sizes, write
+
+__all__ = [
+    "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Example", "Report", "Split", "check", "film_mapping", "films", "load",
+    "shards", "sizes", "validation_ids", "write",
+]  # fmt: skip

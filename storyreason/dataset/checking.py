@@ -1,0 +1,201 @@
+"""Looks at every example before anything is trained or scored on it: pictures, counts, analyses, rules."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storyreason import answer, rules
+from storyreason.dataset.films import films
+from storyreason.dataset.shards import SPLITS, Example, load
+from storyreason.errors import DataError
+from storyreason.problems import Problem
+
+MAX_BAD = 0.01
+"""More bad examples than this share, and the data set is refused."""
+NAMED = 5
+"""So many bad examples are named; the rest is counted."""
+
+UNREADABLE = frozenset({
+    "answer-unreadable", "answer-truncated", "image-sections", "table-shape", "box-unreadable", "story-images",
+})  # fmt: skip
+"""Rules whose breach makes an example useless. Other errors are counted and shown: one wrong ID in a long story is a
+flaw to know of, not a reason to refuse a published data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """An example that cannot be used. `image` counts from 1; None where it is the whole example."""
+
+    split: str
+    story_id: str
+    image: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        image = "" if self.image is None else f", image {self.image}"
+        return f"{self.split} story {self.story_id}{image}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a data set holds and what is wrong with it: the data card."""
+
+    folder: str
+    stories: Mapping[str, int]
+    frames: Mapping[str, int]
+    entities: Mapping[str, Mapping[str, int]]
+    """Table rows by split and kind (`char`, `obj`, `lm`, `bg`)."""
+    sizes: Mapping[tuple[int, int], int]
+    """Frames by width and height in pixels."""
+    bad: tuple[Bad, ...]
+    broken_rules: Mapping[str, int]
+    """Stories that break a rule, by the rule's name; warnings too."""
+    shared_films: tuple[str, ...]
+    """Films with stories in more than one split."""
+
+    def summary(self) -> str:
+        """One line: `480 + 60 stories, 3147 frames, 2.9 entities per frame, 0 bad`."""
+        frames = sum(self.frames.values())
+        rows = sum(sum(kinds.values()) for kinds in self.entities.values())
+        counts = " + ".join(str(count) for count in self.stories.values())
+        names = " + ".join(self.stories)
+        per_frame = f"{rows / frames:.1f}" if frames else "no"
+        return f"{counts} stories ({names}), {frames} frames, {per_frame} entities per frame, {len(self.bad)} bad"
+
+    def markdown(self) -> str:
+        """The data card."""
+        lines = ["# Data card", "", f"{self.summary()}.", "", "| | " + " | ".join(self.stories) + " |"]
+        lines.append("|---|" + "---:|" * len(self.stories))
+        lines.append(_row("stories", self.stories.values()))
+        lines.append(_row("frames", self.frames.values()))
+        for kind, name in (("char", "people"), ("obj", "objects"), ("lm", "landmarks"), ("bg", "backgrounds")):
+            shares = [
+                self.entities[split].get(kind, 0) / self.frames[split] if self.frames[split] else 0.0
+                for split in self.stories
+            ]
+            lines.append(_row(f"{name} per frame", [f"{share:.2f}" for share in shares]))
+        common = sorted(self.sizes.items(), key=lambda item: -item[1])[:5]
+        lines += ["", "Sizes in pixels: " + ", ".join(f"{w}x{h} ({count})" for (w, h), count in common) + "."]
+        if self.shared_films:
+            lines += ["", f"**{len(self.shared_films)} films stand in both splits**, {self.shared_films[0]} first: "
+                          "scores on them say little about unseen films."]  # fmt: skip
+        if self.broken_rules:
+            lines += ["", "| rule | stories that break it |", "|---|---:|"]
+            lines += [_row(f"`{name}`", [count]) for name, count in sorted(self.broken_rules.items())]
+        if self.bad:
+            lines += ["", *(f"- {bad}" for bad in self.bad[:NAMED])]
+            if len(self.bad) > NAMED:
+                lines.append(f"- and {len(self.bad) - NAMED} more")
+        return "\n".join(lines) + "\n"
+
+
+def check(folder: Path | str) -> Report:
+    """Read every example of every split, decode every picture, apply every rule.
+
+    Bad is an example whose pictures do not decode, whose `frame_count` differs, or that cannot be read as an answer
+    (`UNREADABLE`). Raises DataError when shards or columns are missing, a story ID is used twice, or more than 1 % of
+    the examples are bad; it names story and image of the first few.
+    """
+    tally = _Tally()
+    for split in SPLITS:
+        tally.begin(split)
+        for example in load(folder, split):
+            tally.add(split, example)
+    report = tally.report(str(folder))
+    total = sum(report.stories.values())
+    if total == 0:
+        raise DataError(f"{folder} holds no story; wanted at least one: pull or make the data again.")
+    if len(report.bad) > MAX_BAD * total:
+        shown = "; ".join(map(str, report.bad[:NAMED]))
+        more = f"; and {len(report.bad) - NAMED} more" if len(report.bad) > NAMED else ""
+        raise DataError(
+            f"{folder}: {len(report.bad)} of {total} stories are bad, more than {MAX_BAD:.0%}: {shown}{more}. "
+            "Mend or remove them, or pull another version of the data."
+        )
+    return report
+
+
+@dataclass(slots=True)
+class _Tally:
+    stories: dict[str, int] = field(default_factory=dict)
+    frames: dict[str, int] = field(default_factory=dict)
+    entities: dict[str, Counter[str]] = field(default_factory=dict)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    bad: list[Bad] = field(default_factory=list)
+    broken: Counter[str] = field(default_factory=Counter)
+    split_of: dict[str, str] = field(default_factory=dict)
+
+    def begin(self, split: str) -> None:
+        self.stories[split] = self.frames[split] = 0
+        self.entities[split] = Counter()
+
+    def add(self, split: str, example: Example) -> None:
+        if (other := self.split_of.get(example.story_id)) is not None:
+            raise DataError(
+                f"Story {example.story_id} stands in {other} and again in {split}; wanted IDs that are unique: "
+                "rename or remove one of them."
+            )
+        self.split_of[example.story_id] = split
+        self.stories[split] += 1
+        self.frames[split] += len(example.images)
+        sizes, faults = _decode(example)
+        self.sizes.update(sizes)
+        read = answer.read(answer.join(example.chain_of_thought, example.story))
+        problems = rules.check(read, sizes if not faults else None)
+        self.broken.update({problem.rule for problem in problems})
+        if read.analysis:
+            for section in read.analysis.sections:
+                ids = [row.id for row in section.characters] + [row.id for row in section.objects]
+                self.entities[split].update(name.rstrip("0123456789") for name in ids)
+        faults += _unreadable(problems)
+        if faults:
+            image, reason = faults[0]
+            self.bad.append(Bad(split, example.story_id, image, reason))
+
+    def report(self, folder: str) -> Report:
+        return Report(
+            folder, self.stories, self.frames, self.entities, self.sizes, tuple(self.bad), self.broken, self._shared()
+        )
+
+    def _shared(self) -> tuple[str, ...]:
+        if not all("-" in story_id for story_id in self.split_of):
+            return ()  # the IDs name no film
+        splits: dict[str, set[str]] = {}
+        for story_id, film in films(list(self.split_of)).items():
+            splits.setdefault(film, set()).add(self.split_of[story_id])
+        return tuple(sorted(film for film, where in splits.items() if len(where) > 1))
+
+
+Fault = tuple[int | None, str]
+"""An image, from 1, and what is wrong with it."""
+
+
+def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
+    """The sizes of the pictures that decode whole, and the faults of the others and of their number."""
+    from PIL import Image
+
+    sizes: list[tuple[int, int]] = []
+    faults: list[Fault] = []
+    for number, encoded in enumerate(example.images, 1):
+        try:
+            with Image.open(io.BytesIO(encoded)) as picture:
+                picture.load()
+                sizes.append(picture.size)
+        # Pillow's decoders raise all of these on damaged bytes.
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            faults.append((number, f"the picture does not decode ({error})"))
+    if example.frame_count is not None and example.frame_count != len(example.images):
+        faults.append((None, f"frame_count says {example.frame_count}, there are {len(example.images)} images"))
+    return sizes, faults
+
+
+def _unreadable(problems: Iterable[Problem]) -> list[Fault]:
+    return [
+        (problem.image, f"{problem.message} ({problem.rule})") for problem in problems if problem.rule in UNREADABLE
+    ]
+
+
+def _row(name: str, values: Iterable[object]) -> str:
+    return f"| {name} | " + " | ".join(map(str, values)) + " |"
