@@ -1,0 +1,113 @@
+"""How fast answers are read, checked and scored. Seconds are of CPU time, the best of several runs.
+
+python benchmarks/scoring.py reading
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "paper_protocol.json"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console(highlight=False)
+
+
+@app.callback()
+def benchmarks() -> None:
+    pass
+
+
+def best(run: Callable[[], Any], times: int) -> float:
+    """Seconds of CPU time of the fastest of several runs."""
+    seconds = []
+    for _ in range(times):
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+@app.command()
+def reading(times: int = 20) -> None:
+    """MB/s of well-formed text (the golden stories), and seconds for a megabyte of hostile text."""
+    from storyreason import analysis, answer, rules, story
+
+    stories = json.loads(GOLDEN.read_text())["stories"]
+    sizes = [example["image_sizes"] for example in stories]
+    thoughts = [example["chain_of_thought"] for example in stories]
+    told = [example["story"] for example in stories]
+    answers = [answer.join(*pair) for pair in zip(thoughts, told, strict=True)]
+
+    def stream(piece: int) -> None:
+        for text in answers:
+            reader = answer.Reader()
+            for start in range(0, len(text), piece):
+                reader.feed(text[start : start + piece])
+            reader.close()
+
+    def split(text: str) -> list[list[str]]:
+        return [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.split("\n") if line[:1] == "|"]
+
+    measured: dict[str, tuple[list[str], Callable[[], Any]]] = {
+        "split lines and cells, no more": (thoughts, lambda: [split(text) for text in thoughts]),
+        "analysis.read": (thoughts, lambda: [analysis.read(text) for text in thoughts]),
+        "story.read": (told, lambda: [story.read(text) for text in told]),
+        "answer.read": (answers, lambda: [answer.read(text) for text in answers]),
+        "answer.Reader, 4 characters at a time": (answers, lambda: stream(4)),
+        "answer.read and rules.check": (
+            answers,
+            lambda: [rules.check(answer.read(text), size) for text, size in zip(answers, sizes, strict=True)],
+        ),
+    }
+    table = Table("Well-formed text", "MB", "MB/s", title="Reading")
+    for name, (texts, run) in measured.items():
+        megabytes = sum(map(len, texts)) / 1e6
+        table.add_row(name, f"{megabytes:.2f}", f"{megabytes / best(run, times):.1f}")
+    console.print(table)
+
+    table = Table("1 MB of hostile text", "read s", "with rules s", title="Nonsense")
+    for name, text in hostile(1_000_000).items():
+        assert len(text) >= 1_000_000, name
+        read = best(lambda text=text: answer.read(text), 3)
+        check = best(lambda text=text: rules.check(answer.read(text), [(575, 240)] * 5), 3)
+        table.add_row(name, f"{read:.2f}", f"{check:.2f}")
+    console.print(table)
+
+
+def hostile(size: int) -> dict[str, str]:
+    """Texts of `size` characters that a careless reader takes quadratic time for, by what they repeat."""
+
+    def fill(start: str, again: str) -> str:
+        return start + again * (size // len(again) + 1)
+
+    table, tags = "<think>\n## Image 1\n### Characters\n", "<think>\n## Image 1\n</think>\n<gdi image1>"
+    return {
+        "pipes": fill(table, "|"),
+        "lines of a pipe": fill(table, "|\n"),
+        "escaped pipes": fill(table, "\\|"),
+        "rows": fill(table, "| char1 | a | b | c | d | e | 1,2,3,4 |\n"),
+        "headings": fill("<think>\n", "## Image 1\n"),
+        "digits": fill("<think>\n## Image ", "9"),
+        "digits in a box": fill(table + "| char1 | a | b | c | d | e | 1,2,3,", "9"),
+        "ranges of images": fill("<think>\n## Narrative Structure\n", "|a|b|c|1-999,1-30|\n"),
+        "opened mentions": fill(tags, "<gdo a>"),
+        "closed mentions": fill(tags, "</gdo>"),
+        "begun tags": fill(tags, "<gdo "),
+        "a tag without end": fill(tags + "<gdo ", "a"),
+        "passages": fill(tags, "<gdi image1>"),
+        "unknown IDs": fill(tags, "<gdo char9>a</gdo>"),
+        "pronouns": fill(tags, "she "),
+        "begun markers": fill("", "<think"),
+        "empty lines": fill("<think>", "\n"),
+    }
+
+
+if __name__ == "__main__":
+    app()
