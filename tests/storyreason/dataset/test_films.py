@@ -1,0 +1,63 @@
+"""The validation part is cut by film, and a film's part never changes when others join."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storyreason import dataset
+from storyreason.errors import DataError
+
+NAMES = st.lists(st.from_regex(r"[a-z]{1,8}-[0-9]", fullmatch=True), min_size=2, max_size=60, unique=True)
+
+
+def _film(story_id: str) -> str:
+    return story_id.rpartition("-")[0]
+
+
+@given(NAMES)
+def test_a_film_is_in_one_part_whole(story_ids: list[str]) -> None:
+    chosen = dataset.validation_ids(story_ids)
+    rest = set(story_ids) - chosen
+    assert not {_film(one) for one in chosen} & {_film(one) for one in rest}
+    several = len({_film(one) for one in story_ids}) > 1
+    assert bool(chosen) == several
+    assert rest
+
+
+@given(st.permutations([f"film{number}-{k}" for number in range(20) for k in (1, 2)]))
+def test_the_order_of_the_stories_does_not_matter(story_ids: list[str]) -> None:
+    assert dataset.validation_ids(story_ids) == dataset.validation_ids(sorted(story_ids))
+
+
+def test_about_five_percent_of_many_films_stay_chosen_when_more_films_join() -> None:
+    few = [f"film{number}-1" for number in range(2000)]
+    more = few + [f"new{number}-1" for number in range(2000)]
+    chosen = dataset.validation_ids(few)
+    assert 0.035 < len(chosen) / len(few) < 0.065
+    assert dataset.validation_ids(more) & set(few) == chosen
+
+
+def test_a_mapping_says_which_film_a_story_is_of(tmp_path: Path) -> None:
+    (tmp_path / "films.json").write_text(json.dumps({"a": "one", "b": "one", "c": "two"}))
+    mapping = dataset.film_mapping(tmp_path / "films.json")
+    assert dataset.validation_ids(["a", "b", "c"], mapping) in ({"a", "b"}, {"c"})
+    with pytest.raises(DataError, match="lacks 1 of 4 stories, d first"):
+        dataset.validation_ids(["a", "b", "c", "d"], mapping)
+
+
+@pytest.mark.parametrize("content", ["no json", "[1]", '{"a": 1}'])
+def test_a_mapping_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "films.json").write_text(content)
+    with pytest.raises(DataError, match=r"films\.json"):
+        dataset.film_mapping(tmp_path / "films.json")
+
+
+def test_ids_without_a_film_are_cut_by_story_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        chosen = dataset.validation_ids(["17", "18", "19"])
+    assert len(chosen) == 1
+    assert "cut by story" in caplog.text

@@ -1,0 +1,97 @@
+"""The tiny base model: what it learns from, its tokenizer, and one short making of it."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storyreason import answer, chat, sample
+from storyreason.sample.base import Progress, batch_of, box_f1, train, vocabulary_texts
+from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
+from storyreason.sample.tokenizer import make_processor
+from storyreason.sample.world import Look, backgrounds, looks
+
+PROCESSOR = make_processor(vocabulary_texts())
+LESSONS = [a_lesson(count, random.Random(count)) for count in (1, 2, 7)]
+
+
+def test_lessons_show_only_people_and_backgrounds_of_the_train_split() -> None:
+    luck = random.Random(1)
+    for frame in (frame for _ in range(200) for frame in a_lesson(4, luck).frames):
+        assert (frame.place, frame.light) in backgrounds("train")
+        assert {one.entity for one in frame.placed if isinstance(one.entity, Look)} <= set(looks("train"))
+
+
+def test_lessons_hold_no_table_no_id_no_tag() -> None:
+    luck = random.Random(2)
+    texts = [text for _ in range(300) for turn in a_lesson(3, luck).turns for text in turn]
+    for foreign in ("|", "<", "##", "char1", "obj1", "lm1", "bg1", "think", "Introduction", "Protagonist"):
+        assert not any(foreign in text for text in texts), foreign
+
+
+def test_boxes_in_json_read_back() -> None:
+    frame = LESSONS[2].frames[0]
+    _, told = locate(frame, "image 1")
+    assert sorted(read_boxes(told)) == sorted((one.box, str(one.entity)) for one in frame.placed)
+    assert read_boxes(boxes_as_json([])) == []
+    assert read_boxes("A woman waved.") == []
+
+
+def test_labels_are_the_answers_alone() -> None:
+    lesson = LESSONS[1]
+
+    batch = batch_of([lesson], PROCESSOR)
+
+    learnt = batch["labels"][batch["labels"] != -100]
+    assert PROCESSOR.tokenizer.decode(learnt) == "".join(f"{told}<|im_end|>" for _, told in lesson.turns)
+
+
+@given(st.text())
+def test_any_text_can_be_encoded(text: str) -> None:
+    import unicodedata
+
+    normal = unicodedata.normalize("NFC", text)  # Qwen's tokenizer composes accents
+    assert PROCESSOR.tokenizer.decode(PROCESSOR.tokenizer(text)["input_ids"]) == normal
+
+
+def test_tokenizer_keeps_tags_takes_digits_one_by_one_and_comes_back_from_its_folder(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    PROCESSOR.save_pretrained(tmp_path)
+    tokenizer = AutoProcessor.from_pretrained(tmp_path).tokenizer
+    for example in sample.examples("test", films=2):
+        text = answer.join(example.chain_of_thought, example.story)
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert ids == PROCESSOR.tokenizer(text)["input_ids"]
+        assert len(ids) < 2000
+    assert [tokenizer.decode(token) for token in tokenizer("105,7")["input_ids"]] == list("105,7")
+
+
+def test_frames_keep_their_size_and_become_28_tokens_each() -> None:
+    from storyreason.sample.drawing import draw
+
+    prompt = PROCESSOR.apply_chat_template(chat.messages(2, "Tell me."), add_generation_prompt=True)
+    batch = PROCESSOR(images=[draw(frame) for frame in LESSONS[1].frames], text=[prompt], return_tensors="pt")
+    assert batch["image_grid_thw"].tolist() == [[1, 8, 14], [1, 8, 14]]
+    image = PROCESSOR.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert int((batch["input_ids"] == image).sum()) == 2 * 28
+
+
+@pytest.mark.server
+def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    told: list[Progress] = list(train(tmp_path / "base", steps=4, processes=2, report_every=2))
+
+    assert [progress.step for progress in told] == [2, 4]
+    assert told[-1].loss < told[0].loss
+    assert told[-1].f1 is not None
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    processor = AutoProcessor.from_pretrained(tmp_path / "base")
+    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
+    assert "steps of 16 frames: 4" in (tmp_path / "base" / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
