@@ -43,8 +43,8 @@ CHAT_TEMPLATE = (
 def make_processor(texts: Sequence[str], vocabulary: int = 1536) -> "Qwen2_5_VLProcessor":
     """A byte-level BPE of at most `vocabulary` tokens learnt from `texts`, digits single, any text encodable.
 
-    Tags and the four table heads are one ordinary token each, which makes answers a third shorter; the base never sees
-    them. Frames keep their size from 28x28 pixels to about 0.8 megapixels; the small ones of the sample world all do.
+    Tags and the four table heads are one ordinary token each, so that they cost little in training and generation; the
+    base never sees them. Frames of up to 448x448 pixels keep their size (256 tokens); larger ones are shrunk to that.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
@@ -78,7 +78,7 @@ def make_processor(texts: Sequence[str], vocabulary: int = 1536) -> "Qwen2_5_VLP
     }
     tokenizer = Qwen2Tokenizer(vocab=learnt["vocab"], **settings)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in whole])
-    sizes = {"shortest_edge": 28 * 28, "longest_edge": 1024 * 28 * 28}
+    sizes = {"shortest_edge": 28 * 28, "longest_edge": 256 * 28 * 28}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=sizes),
         tokenizer=tokenizer,
