@@ -114,7 +114,7 @@ def subject(role: str, version: registry.Version, data: dict[str, Any]) -> Subje
 def scored(config: RunConfig, one: Subject, data: dict[str, Any]) -> dict[str, Any]:
     """The evaluation's manifest, from the cache when this model was told and scored on this data before."""
     print_ = evaluation.fingerprint(config, one, data["md5"])
-    return _run(evaluation.evaluate, "evaluate", print_)(config, one, data, print_)  # type: ignore[no-any-return]
+    return _run(evaluation.evaluate, "evaluate", print_)(config, one, data, print_)
 
 
 def _gate(

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from storyreason.errors import DataError, StoryReasonError
-from storyreason.page.cli import page
+from storyreason.page.cli import page, stats
+from storyreason.sample.cli import app as sample
 from storyreason.scoring.cli import score
+from storyreason.serving.cli import serve
 
 if TYPE_CHECKING:
     from storyreason.problems import Problem
@@ -29,6 +31,9 @@ app = typer.Typer(
 
 app.command()(score)
 app.command()(page)
+app.command()(stats)
+app.command()(serve)
+app.add_typer(sample, name="sample")
 
 
 def run(app: typer.Typer) -> None:

@@ -223,4 +223,4 @@ def base_folder(version: DataVersion | None, name: str) -> str:
         raise ModelError(
             f"There is no base model folder {name}: name a folder with config.json, or a model on the Hub."
         )
-    return name
+    return str(Path(name).absolute()) if Path(name).is_dir() else name

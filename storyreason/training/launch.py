@@ -45,6 +45,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
         **os.environ,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
         **(env or {}),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),
