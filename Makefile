@@ -36,6 +36,10 @@ retrain: $(STAMP)  ## the main job: data, training, evaluation, gate, deployment
 down: $(STAMP)  ## stop the gateway that `make retrain` left serving
 	$(BIN)/storyreason down
 
+.PHONY: ui
+ui: $(STAMP)  ## look at runs: MLflow on port 5000, Prefect on port 4200, until Ctrl-C
+	$(BIN)/python -m flows.ui
+
 .PHONY: test
 test: $(STAMP)  ## every test, real servers included
 	$(BIN)/python -m pytest
