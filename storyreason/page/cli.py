@@ -1,13 +1,14 @@
-"""The verb `storyreason page`."""
+"""The verbs `storyreason page` and `storyreason stats`."""
 
+import json
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from storyreason.errors import DataError
+from storyreason.errors import DataError, ModelError
 
 
 def page(
@@ -31,6 +32,37 @@ def page(
     index = out / "index.html"
     runs.write_text(index, pages.index(list(cards.values()), f"{path.resolve().name}: {split} stories"))
     typer.echo(f"{len(cards)} {'page' if len(cards) == 1 else 'pages'}: {index.absolute()}")
+
+
+def stats(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder of parquet shards.")],
+    out: Annotated[Path, typer.Option(help="The page to write; the same as JSON is written beside it.")],
+    split: Annotated[Literal["train", "test"], typer.Option(help="The split of the data.")] = "train",
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A model folder, to count the texts' lengths in its tokens.")
+    ] = None,
+) -> None:
+    """Describe a data set: distributions, entities across images, grounded pronouns, tags, drift of boxes."""
+    from storyreason import dataset, runs
+    from storyreason.page.report import report
+    from storyreason.stats import describe
+
+    if out.suffix != ".html":
+        raise DataError(f"--out {out} is no page: name a file that ends in .html.")
+    found = describe(dataset.load(data, split), _counter(tokenizer) if tokenizer else None)
+    runs.write_text(out, report(found, f"{data.resolve().name}: {split} stories"))
+    runs.write_text(out.with_suffix(".json"), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    typer.echo(f"{found['stories']} stories: {out.absolute()}, {out.with_suffix('.json').name} beside it")
+
+
+def _counter(folder: Path) -> Callable[[str], int]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no tokenizer that can be loaded ({error}): name a model folder.") from error
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _views(path: Path, data: Path | None, split: str, stories: list[str] | None) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,268 @@
+"""Describes a data set: how much there is of what, how entities live across images, which words are grounded.
+
+{"stories": 240, "unreadable": 0, "totals": {"images": 1432, "words": 60210, "mentions": 9120, …},
+ "distributions": {"frames per story": {"mean": 5.9, "minimum": 5, "median": 6, "maximum": 7, "counts": {"5": 80, …}}, …},
+ "across": {"analysis": {"char": {"1": 12, "2": 30, …}, …}, "story": {…}},
+ "pronouns": {"he": {"person": "third", "case": "subject", "tagged": 912, "untagged": 3}, …},
+ "names": {"tagged": 1800, "untagged": 2},
+ "phases": {"Introduction": {"images": 240, "gdo": 1100, "gda": 700, "gdl": 160}, …},
+ "transitions": {"1": {"pairs": 240, "stayed": 310, "new": 200, "returned": 0, "left": 90}, …},
+ "drift": {"char": {"pairs": 800, "mean_iou": 0.21, "moved": {"10": 120, …}}, …}}
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from storyreason import analysis, boxes, story
+from storyreason.analysis import Analysis, Character, Object, Section
+from storyreason.boxes import Box
+from storyreason.dataset import Example, sizes
+from storyreason.story import Mention, Story
+from storyreason.words import PRONOUNS, untagged, words
+
+Json = dict[str, Any]
+
+KINDS = {"char": "characters", "obj": "things", "lm": "landmarks", "bg": "backgrounds"}
+DRIFT_STEP = 5
+"""Width of a bin of an entity's movement, in percent of the frame's diagonal."""
+
+
+def describe(examples: Iterable[Example], count_tokens: Callable[[str], int] | None = None) -> Json:
+    """The statistics of a split as JSON. Reads one example at a time; only counts are kept.
+
+    `count_tokens` gives a text's length in a model's tokens; without it there is no distribution of tokens. An example
+    whose analysis has no image section is counted as unreadable and left out. Raises DataError for a picture that is none.
+    """
+    tally = _Tally()
+    for example in examples:
+        tally.add(example, count_tokens)
+    return tally.json()
+
+
+def case_of(word: str) -> str:
+    """A pronoun's grammatical case; `her` and `you` can be two."""
+    if word.endswith(("self", "selves")):
+        return "reflexive"
+    if word in {"you", "her"}:
+        return "subject or object" if word == "you" else "object or possessive"
+    if word == PRONOUNS[word].lower():
+        return "subject"
+    return "object" if word in {"me", "him", "us", "them"} else "possessive"
+
+
+def person_of(word: str) -> str:
+    """The grammatical person of a pronoun."""
+    return {"i": "first", "we": "first", "you": "second"}.get(PRONOUNS[word].lower(), "third")
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.stories = self.unreadable = 0
+        self.totals: Counter[str] = Counter()
+        self.values: dict[str, Counter[int]] = defaultdict(Counter)
+        self.across: dict[str, dict[str, Counter[int]]] = {
+            "analysis": defaultdict(Counter),
+            "story": defaultdict(Counter),
+        }
+        self.tagged: Counter[str] = Counter()
+        self.untagged: Counter[str] = Counter()
+        self.names: Counter[str] = Counter(tagged=0, untagged=0)
+        self.phases: dict[str, Counter[str]] = {phase: Counter() for phase in analysis.PHASES}
+        self.transitions: dict[int, Counter[str]] = defaultdict(Counter)
+        self.moved: dict[str, Counter[int]] = defaultdict(Counter)
+        self.overlap: Counter[str] = Counter()
+
+    def add(self, example: Example, count_tokens: Callable[[str], int] | None) -> None:
+        self.stories += 1
+        thought, _ = analysis.read(example.chain_of_thought)
+        told, _ = story.read(example.story)
+        if not thought.sections:
+            self.unreadable += 1
+            return
+        frames = sizes(example)
+        self._count(example, thought, told, len(frames))
+        self._entities(thought.sections, told)
+        self._grounded(thought, told)
+        self._movements(thought.sections, frames)
+        if count_tokens:
+            self.values["tokens of the analysis"][count_tokens(example.chain_of_thought)] += 1
+            self.values["tokens of the story"][count_tokens(example.story)] += 1
+
+    def _count(self, example: Example, thought: Analysis, told: Story, frames: int) -> None:
+        length = len(words(story.without_tags(example.story)))
+        self.totals.update(images=frames, words=length)
+        self.values["frames per story"][frames] += 1
+        self.values["words per story"][length] += 1
+        mentions: Counter[str] = Counter(mention.kind for _, mention in _mentions(told))
+        self.totals.update(mentions=mentions.total(), **mentions)
+        for tag in ("gdo", "gda", "gdl"):
+            self.values[f"<{tag}> per story"][mentions[tag]] += 1
+        of_image: dict[int, Counter[str]] = defaultdict(Counter)
+        for image, mention in _mentions(told):
+            of_image[image][mention.kind] += 1
+        for phase in thought.phases:
+            if phase.name in self.phases:
+                for image in phase.images:
+                    self.phases[phase.name].update(images=1, **of_image[image])
+
+    def _entities(self, sections: Sequence[Section], told: Story) -> None:
+        images: dict[str, set[int]] = defaultdict(set)
+        for section in sections:
+            present = _ids(section)
+            self.values["entities per image"][len(present)] += 1
+            for id_ in present:
+                images[id_].add(section.image)
+        mentioned: dict[str, set[int]] = defaultdict(set)
+        for image, mention in _mentions(told):
+            for id_ in mention.ids:
+                mentioned[id_].add(image)
+        kinds = Counter(_kind(id_) for id_ in images)
+        for kind, plural in KINDS.items():
+            self.values[f"{plural} per story"][kinds[kind]] += 1
+            self.totals[plural] += kinds[kind]
+        for where, of_id in (("analysis", images), ("story", mentioned)):
+            for id_, seen in of_id.items():
+                self.across[where][_kind(id_)][len(seen)] += 1
+        self._transitions(sections)
+
+    def _transitions(self, sections: Sequence[Section]) -> None:
+        """`new` was in no image before, `returned` was, but not in the last one."""
+        before: set[str] = set()
+        for last, now in pairwise(sections):
+            there, here = _ids(last), _ids(now)
+            before |= there
+            self.transitions[last.image].update(
+                pairs=1,
+                stayed=len(there & here),
+                new=len(here - before),
+                returned=len((here & before) - there),
+                left=len(there - here),
+            )
+
+    def _grounded(self, thought: Analysis, told: Story) -> None:
+        names = {row.name for section in thought.sections for row in section.characters if row.name}
+        called = {tuple(words(name)) for name in names}
+        for _, mention in _mentions(told):
+            said = words(mention.text)
+            if len(said) == 1 and said[0] in PRONOUNS:
+                self.tagged[said[0]] += 1
+            elif tuple(said) in called:
+                self.names["tagged"] += 1
+        for passage in told.passages:
+            for word in untagged(passage, names):
+                if word.pronoun:
+                    self.untagged[word.text.lower()] += 1
+                else:
+                    self.names["untagged"] += 1
+
+    def _movements(self, sections: Sequence[Section], frames: Sequence[tuple[int, int]]) -> None:
+        """How far an entity's box is from where it was in the image before."""
+        for last, now in pairwise(sections):
+            if max(last.image, now.image) > len(frames) or min(last.image, now.image) < 1:
+                continue
+            there, here = _boxes(last), _boxes(now)
+            for id_ in there.keys() & here.keys():
+                width, height = frames[last.image - 1]
+                # Both as if in the first of the two frames, so that frames of two sizes compare.
+                a, b = _centre(there[id_], frames[last.image - 1]), _centre(here[id_], frames[now.image - 1])
+                way = math.hypot((a[0] - b[0]) * width, (a[1] - b[1]) * height) / math.hypot(width, height)
+                kind = _kind(id_)
+                self.moved[kind][int(100 * way) // DRIFT_STEP * DRIFT_STEP] += 1
+                if frames[last.image - 1] == frames[now.image - 1]:
+                    self.overlap[f"{kind} pairs"] += 1
+                    self.overlap[f"{kind} iou"] += boxes.iou(there[id_], here[id_])  # type: ignore[assignment]
+
+    def json(self) -> Json:
+        said = sorted({*self.tagged, *self.untagged}, key=list(PRONOUNS).index)
+        return {
+            "stories": self.stories,
+            "unreadable": self.unreadable,
+            "totals": dict(self.totals),
+            "distributions": {name: _distribution(counts) for name, counts in self.values.items()},
+            "across": {
+                where: {kind: _sorted(counts) for kind, counts in sorted(of_kind.items())}
+                for where, of_kind in self.across.items()
+            },
+            "pronouns": {
+                word: {
+                    "person": person_of(word),
+                    "case": case_of(word),
+                    "tagged": self.tagged[word],
+                    "untagged": self.untagged[word],
+                }
+                for word in said
+            },
+            "names": dict(self.names),
+            "phases": {
+                phase: {key: counts[key] for key in ("images", "gdo", "gda", "gdl")}
+                for phase, counts in self.phases.items()
+            },
+            "transitions": {
+                str(number): {key: counts[key] for key in ("pairs", "stayed", "new", "returned", "left")}
+                for number, counts in sorted(self.transitions.items())
+            },
+            "drift": {
+                kind: {
+                    "pairs": counts.total(),
+                    "mean_iou": self.overlap[f"{kind} iou"] / max(1, self.overlap[f"{kind} pairs"]),
+                    "moved": _sorted(counts),
+                }
+                for kind, counts in sorted(self.moved.items())
+            },
+        }
+
+
+def _mentions(told: Story) -> Iterable[tuple[int, Mention]]:
+    return ((passage.image, part) for passage in told.passages for part in passage.parts if isinstance(part, Mention))
+
+
+def _rows(section: Section) -> tuple[Character | Object, ...]:
+    return (*section.characters, *section.objects)
+
+
+def _ids(section: Section) -> set[str]:
+    return {row.id for row in _rows(section)}
+
+
+def _boxes(section: Section) -> dict[str, Box]:
+    return {row.id: row.box for row in _rows(section) if row.box}
+
+
+def _centre(box: Box, size: tuple[int, int]) -> tuple[float, float]:
+    """Of a box, in 0..1 of its frame."""
+    return (box.x1 + box.x2) / 2 / size[0], (box.y1 + box.y2) / 2 / size[1]
+
+
+def _kind(id_: str) -> str:
+    kind = id_.rstrip("0123456789")
+    return kind if kind in KINDS else "other"
+
+
+def _sorted(counts: Counter[int]) -> dict[str, int]:
+    return {str(value): counts[value] for value in sorted(counts)}
+
+
+def _distribution(counts: Counter[int]) -> Json:
+    """Mean, quantiles (nearest rank) and the counts themselves."""
+    total = counts.total()
+    ordered = sorted(counts)
+
+    def quantile(share: float) -> int:
+        seen = 0
+        for value in ordered:
+            seen += counts[value]
+            if seen >= share * total:
+                return value
+        return ordered[-1]
+
+    return {
+        "mean": sum(value * count for value, count in counts.items()) / total,
+        "minimum": ordered[0],
+        "median": quantile(0.5),
+        "p95": quantile(0.95),
+        "maximum": ordered[-1],
+        "counts": _sorted(counts),
+    }
