@@ -1,11 +1,13 @@
 """How fast answers are read, checked and scored. Seconds are of CPU time, the best of several runs.
 
 python benchmarks/scoring.py reading
+python benchmarks/scoring.py scoring
 """
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,47 @@ def hostile(size: int) -> dict[str, str]:
         "begun markers": fill("", "<think"),
         "empty lines": fill("<think>", "\n"),
     }
+
+
+@app.command()
+def scoring(stories: int = 626, meteor: bool = True) -> None:
+    """Seconds to score so many stories of 5 to 9 frames (the golden ones, again and again), and peak memory."""
+    import resource
+
+    from storyreason.scoring import Reference, score
+
+    golden = json.loads(GOLDEN.read_text())["stories"]
+
+    def references() -> Iterator[Reference]:
+        for number in range(stories):
+            told = golden[number % len(golden)]
+            sizes = tuple((width, height) for width, height in told["image_sizes"])
+            yield Reference(str(number), sizes, told["chain_of_thought"], told["story"])
+
+    predictions = {str(number): golden[number % len(golden)]["prediction"] for number in range(stories)}
+    table = Table("", "wall s", "CPU s, Java too", title=f"{stories} stories")
+
+    def measure(what: str, run: Callable[[], Any]) -> Any:
+        wall, cpu = time.perf_counter(), _cpu()
+        result = run()
+        table.add_row(what, f"{time.perf_counter() - wall:.1f}", f"{_cpu() - cpu:.1f}")
+        return result
+
+    measure("strict", lambda: score(references(), predictions))
+    card = measure(
+        "strict and paper, all but METEOR", lambda: score(references(), predictions, ("strict", "paper"), False)
+    )
+    measure("intervals of all scores, 2000 resamples", card.intervals)
+    if meteor:
+        measure("strict and paper with METEOR", lambda: score(references(), predictions, ("strict", "paper")))
+    console.print(table)
+    console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB, without Java's")
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of the programs it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -70,7 +70,11 @@ def _as_json(card: "Scorecard", differences: "dict[str, Difference]") -> dict[st
         name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
         for name, value in card.metrics().items()
     }
-    result: dict[str, Any] = {"story_count": len(card.story_ids), "missing": int(card.total("missing")), "scores": scores}
+    result: dict[str, Any] = {
+        "story_count": len(card.story_ids),
+        "missing": int(card.total("missing")),
+        "scores": scores,
+    }
     if differences:
         result["against"] = {
             name: {"other": d.b, "gain": d.gain, "low": d.low, "high": d.high, "real": d.real}

@@ -58,15 +58,15 @@ def score(
         words = language.Counting(stack.enter_context(Meteor()) if meteor else None) if "paper" in protocols else None
         for block in _blocks(references):
             pairs_ = [_read(reference, predictions.get(reference.story_id)) for reference in block]
-            spoken = words.count([(pair.reference.story, pair.answer.story_text) for pair in pairs_]) if words else None
-            for at, pair in enumerate(pairs_):
-                counts = {"stories": 1.0, "missing": float(pair.missing)}
-                if "strict" in protocols:
-                    counts |= _strict(pair)
-                if spoken:
-                    counts |= _paper(pair) | spoken[at]
-                columns = columns or tuple(counts)
-                rows.append(np.fromiter(counts.values(), float, len(counts)))
+            spoken = words.begin([(pair.reference.story, pair.answer.story_text) for pair in pairs_]) if words else None
+            found: list[dict[str, float]] = [{"stories": 1, "missing": pair.missing} for pair in pairs_]
+            if "strict" in protocols:
+                found = [counts | _strict(pair) for counts, pair in zip(found, pairs_, strict=True)]
+            if words and spoken:
+                paired = zip(found, pairs_, words.count(spoken), strict=True)
+                found = [counts | _paper(pair) | of_words for counts, pair, of_words in paired]
+            columns = tuple(found[0])
+            rows += [np.fromiter(counts.values(), float, len(counts)) for counts in found]
             story_ids += [reference.story_id for reference in block]
         late = words.close() if words else {}
     if not rows:

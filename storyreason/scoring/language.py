@@ -7,6 +7,7 @@ for all of them. The formulas are the toolkit's (pycocoevalcap 1.2), their sourc
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -141,20 +142,30 @@ def _arrays(runs: Counter[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.
 
 
 class Counting:
-    """Counts a run's stories block by block: tokenized once, and METEOR, where it is given, at work beside the rest."""
+    """Counts a run's stories block by block: tokenized once, beside whatever else is done until the counts are wanted;
+    METEOR, where it is given, has its texts as soon as they are there and works on until the end."""
 
     def __init__(self, meteor: Meteor | None) -> None:
         self._meteor = meteor
+        self._beside = ThreadPoolExecutor(1)
         self._cider: Cider | None = Cider()
         self._stories = 0
 
-    def count(self, texts: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
-        """The sums of some stories; `texts` are reference and answer, with their tags."""
+    def begin(self, texts: Sequence[tuple[str, str]]) -> "Future[list[tuple[str, str]]]":
+        """Begin with some stories; `texts` are reference and answer, with their tags. Gives what `count` wants."""
+        return self._beside.submit(self._tokenize, texts)
+
+    def _tokenize(self, texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         tokenized = tokenize([without_tags(text).strip() for pair in texts for text in pair])
         pairs = list(zip(tokenized[::2], tokenized[1::2], strict=True))
         if self._meteor:
             for reference, text in pairs:
                 self._meteor.put(reference, text)
+        return pairs
+
+    def count(self, tokenized: "Future[list[tuple[str, str]]]") -> list[dict[str, float]]:
+        """The sums of the stories that `begin` was given."""
+        pairs = tokenized.result()
         self._stories += len(pairs)
         if self._stories > CIDER_MOST:
             self._cider = None
@@ -168,6 +179,7 @@ class Counting:
 
     def close(self) -> dict[str, np.ndarray]:
         """The columns, [stories] each, that are only known when all stories are: CIDEr's and METEOR's."""
+        self._beside.shutdown()
         late: dict[str, np.ndarray] = {}
         if self._cider and self._stories:
             late["paper/CIDEr"] = self._cider.close()

@@ -7,6 +7,7 @@ handful of numpy calls; most boxes have a single partner, and only real conflict
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,6 +59,7 @@ def place(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unusable: b
     return rows
 
 
+@lru_cache(maxsize=10_000)
 def kind_of(id: str, people: bool) -> Kind:
     """What an ID says it is: `lm2` a landmark; where it says nothing, what its table holds: people, or things."""
     prefix = id.rstrip("0123456789")
