@@ -1,7 +1,7 @@
 """A model's answer: the analysis between `<think>` and `</think>`, then the story. Whole, or as a stream."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from storyreason.analysis import Analysis, Phase, Row, Section
 from storyreason.analysis import Parser as AnalysisParser
@@ -53,15 +53,18 @@ def read(text: str) -> Answer:
     'answer-truncated'
     """
     reader = Reader()
-    reader.feed(text)
+    reader._advance(text)
     return reader.close()
+
+
+What = Section | Row | Passage | Mention | str
 
 
 class Found(NamedTuple):
     """Something that a stream has completed: a section or passage that begins (empty), a row, a mention, plain text."""
 
     image: int | None
-    what: Section | Row | Passage | Mention | str
+    what: What
 
 
 class Reader:
@@ -84,13 +87,7 @@ class Reader:
 
     def feed(self, text: str) -> list[Found]:
         """Read on. Gives what this piece completed, in the order of the text."""
-        self._pieces.append(text)
-        if self._story:
-            return self._read_story(text)
-        if self._analysis:
-            return self._read_analysis(text)
-        seen, self._tail = self._tail + text, (self._tail + text)[-len(OPEN) + 1 :]
-        return self._begin() if OPEN in seen else []
+        return [self._found(what) for what in self._advance(text)]
 
     def close(self) -> Answer:
         """The text ends here. A truncated answer keeps its complete rows."""
@@ -117,7 +114,21 @@ class Reader:
         thought = text[start:end].removeprefix("\n").removesuffix("\n")
         return Answer(analysis, self._story.story(), tuple(problems), thought, told, text)
 
-    def _begin(self) -> list[Found]:
+    def _found(self, what: What) -> Found:
+        if isinstance(what, (Section, Passage)):
+            self._image = what.image
+        return Found(None if isinstance(what, Phase) else self._image, what)
+
+    def _advance(self, text: str) -> list[What]:
+        self._pieces.append(text)
+        if self._story:
+            return self._read_story(text)
+        if self._analysis:
+            return self._read_analysis(text)
+        seen, self._tail = self._tail + text, (self._tail + text)[-len(OPEN) + 1 :]
+        return self._begin() if OPEN in seen else []
+
+    def _begin(self) -> list[What]:
         before, _, after = "".join(self._pieces).partition(OPEN)
         lines = before.split("\n")
         if before.strip():
@@ -129,7 +140,7 @@ class Reader:
         self._tail = ""
         return self._read_analysis(after)
 
-    def _read_analysis(self, text: str) -> list[Found]:
+    def _read_analysis(self, text: str) -> list[What]:
         assert self._analysis
         seen, self._tail = self._tail + text, (self._tail + text)[-len(CLOSE) + 1 :]
         self._line.append(text)
@@ -139,28 +150,17 @@ class Reader:
         whole, _, after = "".join(self._line).partition(CLOSE)
         lines = whole.split("\n")
         self._line = [] if closes else [lines.pop()]
-        found = []
-        for line in lines:
-            what = self._analysis.line(line)
-            if what is not None:
-                if isinstance(what, Section):
-                    self._image = what.image
-                found.append(Found(None if isinstance(what, Phase) else self._image, what))
+        new: list[What] = [what for line in lines if (what := self._analysis.line(line)) is not None]
         if closes:
             self._story = StoryParser()
-            found += self._read_story(after)
-        return found
+            new += self._read_story(after)
+        return new
 
-    def _read_story(self, text: str) -> list[Found]:
+    def _read_story(self, text: str) -> list[Any]:
         assert self._story
         if text and not self._started:
             text, self._started = text.removeprefix("\n"), True
-        found = []
-        for what in self._story.feed(text):
-            if isinstance(what, Passage):
-                self._image = what.image
-            found.append(Found(self._image, what))
-        return found
+        return self._story.feed(text)
 
 
 def _unreadable(answer: Answer) -> Problem | None:

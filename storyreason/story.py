@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from storyreason.problems import Problem, Tally, quote
 
@@ -67,6 +67,8 @@ def without_tags(text: str) -> str:
 # Between "<gdo" and ">" stand at most 1000 characters: "<gdo" and a megabyte of anything is no tag.
 _TAG = re.compile(r"<(/?)(gd[ioal])(?![a-zA-Z0-9])([^<>]{0,1000})>")
 _LONGEST_TAG = 1006
+# A whole mention, as nearly all are, or a single tag.
+_TOKEN = re.compile(r"<(gd[oal])(?![a-zA-Z0-9])([^<>]{0,1000})>([^<>]*)</\1>|" + _TAG.pattern)
 _IMAGE = re.compile(r"\s*image\s*([0-9]{1,6})\s*", re.IGNORECASE)
 _ALMOST_TAG = re.compile(r"<\s*/?\s*gd", re.IGNORECASE)
 
@@ -125,15 +127,17 @@ class Parser:
             return []
         text = self._held + text
         position = 0
-        for match in _TAG.finditer(text):
+        for match in _TOKEN.finditer(text):
             self._plain(text[position : match.start()])
-            closing, kind, attributes = match.groups()
-            if closing:
-                self._close(kind)
+            kind, ids, told, closing, tag, attributes = match.groups()
+            if tag is None:
+                self._whole_mention(cast(TagKind, kind), ids, told)
+            elif closing:
+                self._close(tag)
             else:
-                self._open(kind, attributes, match[0])
-            self._offset += len(match[0])
+                self._open(tag, attributes, match[0])
             position = match.end()
+            self._offset += position - match.start()
         # "…held <gdo cha" keeps "<gdo cha" for the next piece.
         cut = text.rfind("<", position)
         if cut < 0 or ">" in text[cut:] or len(text) - cut >= _LONGEST_TAG:
@@ -141,6 +145,22 @@ class Parser:
         self._plain(text[position:cut])
         self._held = text[cut:]
         return self._take_new()
+
+    def _whole_mention(self, kind: TagKind, ids: str, told: str) -> None:
+        if self._parts is not None and self._mention is None:
+            if self._text:
+                self._end_text()
+            mention = Mention(kind, tuple(ids.split()), told, self._offset)
+            self._parts.append(mention)
+            self._new.append(mention)
+            return
+        start = self._offset
+        tag = f"<{kind}{ids}>"
+        self._open(kind, ids, tag)
+        self._offset += len(tag)
+        self._plain(told)
+        self._close(kind)
+        self._offset = start
 
     def close(self) -> list[Passage | Mention | str]:
         """The text ends here: whatever is open is a problem, and what it holds so far is kept."""
