@@ -7,7 +7,8 @@ and Stiefelhagen 2008 (CLEAR MOT).
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
+from math import comb
 
 import numpy as np
 
@@ -82,9 +83,7 @@ def _images_by_id(rows: Sequence[Placed]) -> Iterable[list[int]]:
 
 def _links(images: Sequence[int]) -> int:
     """Pairs of boxes in different images: `[1, 2, 2]` has two."""
-    if len(set(images)) == len(images):
-        return len(images) * (len(images) - 1) // 2
-    return sum(a != b for a, b in combinations(images, 2))
+    return comb(len(images), 2) - sum(comb(number, 2) for number in Counter(images).values())
 
 
 def _switches(found: list[tuple[int, str]]) -> int:

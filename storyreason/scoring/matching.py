@@ -120,28 +120,33 @@ def _assign(worth: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _groups(candidates: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs that share a box, directly or through others, together: `[(0,0), (1,1), (1,2)]` gives two groups."""
-    rows = Counter(pair.reference for pair in candidates)
-    columns = Counter(pair.predicted for pair in candidates)
-    groups = [[pair] for pair in candidates if rows[pair.reference] == 1 and columns[pair.predicted] == 1]
-    neighbours: dict[tuple[str, int], list[Pair]] = defaultdict(list)
-    rest = [pair for pair in candidates if rows[pair.reference] > 1 or columns[pair.predicted] > 1]
-    for pair in rest:
-        neighbours["r", pair.reference].append(pair)
-        neighbours["p", pair.predicted].append(pair)
-    seen: set[tuple[int, int]] = set()
-    for first in rest:
-        if (first.reference, first.predicted) in seen:
+    """Pairs that share a box, directly or through others, together: `[(0,0), (1,1), (1,2)]` gives two groups.
+
+    Every box is visited once: an answer that repeats one row ten thousand times costs no more than any other.
+    """
+    at_row: dict[int, list[Pair]] = defaultdict(list)
+    at_column: dict[int, list[Pair]] = defaultdict(list)
+    for pair in candidates:
+        at_row[pair.reference].append(pair)
+        at_column[pair.predicted].append(pair)
+    groups: list[list[Pair]] = []
+    seen_rows: set[int] = set()
+    seen_columns: set[int] = set()
+    for first in candidates:
+        if first.reference in seen_rows:
             continue
-        group, waiting = [], [first]
-        seen.add((first.reference, first.predicted))
+        group: list[Pair] = []
+        waiting = [first.reference]
+        seen_rows.add(first.reference)
         while waiting:
-            pair = waiting.pop()
-            group.append(pair)
-            for other in neighbours["r", pair.reference] + neighbours["p", pair.predicted]:
-                if (other.reference, other.predicted) not in seen:
-                    seen.add((other.reference, other.predicted))
-                    waiting.append(other)
+            row = at_row[waiting.pop()]
+            group += row
+            for pair in row:
+                if pair.predicted not in seen_columns:
+                    seen_columns.add(pair.predicted)
+                    new = {other.reference for other in at_column[pair.predicted]} - seen_rows
+                    seen_rows |= new
+                    waiting += new
         groups.append(group)
     return groups
 

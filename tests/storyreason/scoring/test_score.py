@@ -251,3 +251,33 @@ def test_references_may_come_one_by_one_and_the_scorecard_stores_all_of_it() -> 
     assert [row["strict/grounding/f1"] for row in card.table()] == [1, 0, 0]
     assert card.metrics()["strict/validity/missing"] == pytest.approx(1 / 3)
     assert Scorecard.from_json(card.to_json()).metrics() == card.metrics()
+
+
+def test_an_answer_that_repeats_one_row_without_end_costs_its_precision() -> None:
+    # given: a runaway model, whose first image has the first row 5000 times more
+    section = PEOPLE[0].sections[0]
+    runaway = replace(section, characters=section.characters + (section.characters[0],) * 5000)
+    metrics = judge(answer.render(replace(PEOPLE[0], sections=(runaway, *PEOPLE[0].sections[1:])), PEOPLE[1]))
+
+    assert metrics["strict/grounding/recall"] == 1
+    assert metrics["strict/grounding/precision"] == 13 / 5013
+    assert metrics["strict/identity/idf1"] == 2 * 13 / (13 + 5013)
+    assert metrics["strict/identity/links/recall"] == 1
+    assert metrics["strict/validity/valid"] == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_whatever_is_done_to_an_answer_it_gets_a_score(data: st.DataObject) -> None:
+    text = answer.render(*PEOPLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start, end = sorted((data.draw(st.integers(0, len(text))), data.draw(st.integers(0, len(text)))))
+        middle = data.draw(
+            st.one_of(
+                st.just(""), st.text(max_size=8), st.sampled_from(["|", "<gdo char1>", "</gdi>", "-1,0,9,9", "\n"])
+            )
+        )
+        text = text[:start] + middle + text[data.draw(st.sampled_from([start, end])) :]
+    for name, value in judge(text).items():
+        if name.startswith(("strict/validity", "strict/grounding", "strict/identity")) and "_per_" not in name:
+            assert 0 <= value <= 1, name
