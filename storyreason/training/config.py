@@ -41,7 +41,7 @@ class TrainingConfig(BaseModel):
         1, ge=1, le=64, description="CPU processes, data parallel; with `accelerate` its file decides."
     )
     accelerate: str | None = Field(
-        "fsdp2-2gpu", description="A file of deploy/accelerate by its name, or a path; empty: CPU processes."
+        "fsdp2-2gpu", description="A file of deploy/accelerate by its name, or a path; empty: the CPU."
     )
     save_every: int = Field(100, ge=1, description="Optimizer steps between checkpoints; each epoch's end has one too.")
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order, the requests and the adapters.")

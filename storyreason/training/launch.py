@@ -86,13 +86,13 @@ def check_machine(training: TrainingConfig) -> None:
 
 def _command(training: TrainingConfig) -> list[str]:
     """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
-    if training.accelerate is None:
+    if training.accelerate is None and training.processes > 1:
         _need_gpu(training.dtype, None)
         return [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
             *["--nproc-per-node", str(training.processes)],
         ]
-    path = _config_file(training.accelerate)
+    path = _config_file(training.accelerate or "cpu")
     _need_gpu(training.dtype, path)
     # Port 0: accelerate looks for a free one, so that two trainings do not meet.
     port = ["--main_process_port", "0"] if "FSDP" in path.read_text() else []

@@ -1,5 +1,6 @@
 """The training process: transformers' Trainer with own batches, an exact loss, whole checkpoints, a progress file."""
 
+import hashlib
 import json
 import math
 import os
@@ -78,8 +79,8 @@ def _train(job: Job, watch: Watch) -> None:
     if watch.wanted:
         trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
         sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
-        watch.done.set()
-        raise SystemExit(143)
+        sys.stderr.flush()
+        os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
     trainer.write_result()
     watch.done.set()
 
@@ -411,7 +412,7 @@ class StoryTrainer(Trainer):
                 runs.write_text(temporary / checkpoints.IDENTITY, json.dumps(self._identity) + "\n")
                 temporary.rename(final)
                 checkpoints.rotate(work, self.state.best_global_step)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except Exception as error:  # a full disk is an OSError, torch's RuntimeError or safetensors' own kind
             shutil.rmtree(temporary, ignore_errors=True)
             kept = checkpoints.newest(work)
             raise TrainingError(
@@ -481,7 +482,11 @@ def _peak_memory() -> int:
 
 
 def _hash(stories: Stories) -> str:
-    return runs.fingerprint(stories=[(one.story_id, one.image_tokens, hash(one.answer)) for one in stories.stories])
+    """Names the stories as the model sees them: IDs, frames' tokens, answers."""
+    digest = hashlib.sha256()
+    for one in stories.stories:
+        digest.update(f"{one.story_id} {one.image_tokens} ".encode() + np.asarray(one.answer, np.int32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class _Speed:

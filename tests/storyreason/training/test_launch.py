@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from storyreason.errors import ConfigError, TrainingError
+from storyreason.training import Job, TrainingConfig, job, launch, watch
+
+CPU = {"dtype": "float32", "accelerate": "cpu"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("training", [{}, {"dtype": "float32", "accelerate": "fsdp2-8gpu"}, {"accelerate": None}])
+def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_starts(
+    tmp_path: Path, training: dict[str, object]
+) -> None:
+    wanted = Job(base="b", data=tmp_path, work=tmp_path / "work", training=TrainingConfig(**training))  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"needs a GPU.*use the preset sample, or set training\.dtype=float32"):
+        launch.run(wanted, print)
+    assert not wanted.work.exists()
+
+
+def test_an_unknown_accelerate_config_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'nope' is no file; name one of 1gpu, cpu, fsdp2-2gpu"):
+        launch.check_machine(TrainingConfig(dtype="float32", accelerate="nope"))
+
+
+@pytest.mark.parametrize("file", sorted(launch.CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_accelerate_config_is_one(file: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1
+    if "fsdp" in file.stem:
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+def test_a_job_survives_its_file(tmp_path: Path) -> None:
+    written = Job(base="b", data=tmp_path, work=tmp_path, training=TrainingConfig(**CPU))
+    assert job.read(job.write(written)) == written
+    (tmp_path / "job.json").write_text('{"base": "b", "extra": 1}')
+    with pytest.raises(ConfigError, match=r"job\.json"):
+        job.read(tmp_path / "job.json")
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "said"),
+    [
+        (2, launch.ERROR_MARK + '{"error": "ModelError", "message": "no such base"}', "no such base"),
+        (1, "OSError: [Errno 28] No space left on device", "The disk is full"),
+        (1, "torch.OutOfMemoryError: CUDA out of memory", "GPU's memory"),
+        (-9, "", "kill -9"),
+        (1, "subprocess.CalledProcessError: died with <Signals.SIGKILL: 9>.", "kill -9"),
+        (1, "Traceback\nValueError: odd", "ValueError: odd"),
+    ],
+)
+def test_the_end_of_a_training_is_explained(tmp_path: Path, code: int, log: str, said: str) -> None:
+    (tmp_path / "log.txt").write_text("an earlier attempt: No space left on device\n" + log)
+    start = (tmp_path / "log.txt").read_bytes().index(b"\n") + 1
+    assert said in str(launch._explained(code, tmp_path / "log.txt", start))
+
+
+def test_a_process_is_alive_until_it_is_gone_and_its_number_alone_is_not_enough() -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    token = watch.process_token(sleeper.pid)
+    assert watch.alive(token)
+    assert not watch.alive(f"{os.getpid()}:1.00")
+    sleeper.communicate(b"\n")
+    assert not watch.alive(token)
