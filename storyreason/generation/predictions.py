@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -79,12 +79,14 @@ def read(path: Path) -> list[Prediction]:
     """The predictions of a file, none when it is not there; without a last line that a killed run left unfinished."""
     with contextlib.suppress(FileNotFoundError):
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [Prediction(**json.loads(line)) for line in lines]
+        return [_prediction(**json.loads(line)) for line in lines]
     return []
 
 
 def _answers(base_url: str, model: str, examples: Iterator[Asked], config: GenerationConfig) -> Iterator[Prediction]:
     """Predictions as they come in. Holds no more examples at a time than are being asked about."""
+    import httpx  # noqa: F401  # here, before several threads import it at a time
+
     given_up = threading.Event()
     pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="predict")
     pending: set[Future[Prediction]] = set()
@@ -136,4 +138,15 @@ def _mend(partial: Path) -> None:
 
 
 def _line(prediction: Prediction) -> str:
-    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+    row = {
+        "story_id": prediction.story_id,
+        "prediction": prediction.answer,
+        "cut": prediction.cut,
+        "prompt_tokens": prediction.prompt_tokens,
+        "tokens": prediction.tokens,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _prediction(story_id: str, prediction: str, cut: bool, prompt_tokens: int, tokens: int) -> Prediction:
+    return Prediction(story_id, prediction, cut, prompt_tokens, tokens)
