@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from storyreason.scoring import Reference, Scorecard, language, score
+from storyreason.scoring import Reference, Scorecard, counting, language, score
 from storyreason.scoring.java import Meteor, tokenize
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
@@ -17,13 +17,15 @@ def golden() -> dict[str, Any]:
     return json.loads(GOLDEN.read_text())
 
 
+def reference(s: dict[str, Any]) -> Reference:
+    sizes = tuple((width, height) for width, height in s["image_sizes"])
+    return Reference(s["story_id"], sizes, s["chain_of_thought"], s["story"])
+
+
 @pytest.fixture(scope="module")
 def card(golden: dict[str, Any]) -> Scorecard:
-    references = [
-        Reference(s["story_id"], tuple(map(tuple, s["image_sizes"])), s["chain_of_thought"], s["story"])
-        for s in golden["stories"]
-    ]
-    return score(references, {s["story_id"]: s["prediction"] for s in golden["stories"]}, protocols=("strict", "paper"))
+    predictions = {s["story_id"]: s["prediction"] for s in golden["stories"]}
+    return score(map(reference, golden["stories"]), predictions, protocols=("strict", "paper"))
 
 
 def test_grounding_agrees_whole(card: Scorecard, golden: dict[str, Any]) -> None:
@@ -67,6 +69,24 @@ def test_cider_agrees_with_the_toolkit(golden: dict[str, Any]) -> None:
         ours.put(language.ngrams(reference.split()), language.ngrams(text.split()))
 
     assert ours.close() == pytest.approx(toolkit.compute_score()[1], abs=1e-9)
+
+
+def test_blocks_change_nothing_and_beyond_so_many_stories_there_is_no_cider(
+    golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = golden["stories"][:5]
+    predictions = {s["story_id"]: s["prediction"] for s in stories}
+
+    def run() -> dict[str, float]:
+        return score(map(reference, stories), predictions, ("strict", "paper"), meteor=False).metrics()
+
+    whole = run()
+    monkeypatch.setattr(counting, "_BLOCK", 2)
+    assert run() == whole
+    monkeypatch.setattr(language, "CIDER_MOST", 4)
+    without = run()
+    assert "paper/CIDEr" in whole
+    assert without == {name: value for name, value in whole.items() if name != "paper/CIDEr"}
 
 
 def test_rouge_agrees_with_the_toolkit(golden: dict[str, Any]) -> None:
