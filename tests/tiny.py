@@ -3,7 +3,29 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from storyreason import dataset
+import pytest
+
+from storyreason import dataset, sample
+
+
+@pytest.fixture(scope="session")
+def tiny_examples() -> list[dataset.Example]:
+    """Sixteen stories of eight films."""
+    return list(sample.examples("train", seed=3, films=8))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory, tiny_examples: list[dataset.Example]) -> Path:
+    """The same as a data folder, with a train split alone."""
+    folder = tmp_path_factory.mktemp("tiny-data")
+    dataset.write(tiny_examples, folder, "train")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory, tiny_examples: list[dataset.Example]) -> Path:
+    """An untrained base model's folder."""
+    return write_base(tmp_path_factory.mktemp("tiny") / "base", tiny_examples)
 
 
 def write_base(folder: Path, examples: Sequence[dataset.Example], seed: int = 0) -> Path:

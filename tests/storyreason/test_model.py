@@ -1,0 +1,108 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storyreason import chat, dataset, model
+from storyreason.errors import ModelError
+
+
+def tell(net: Any, processor: Any, example: dataset.Example, tokens: int = 40) -> str:
+    """Greedy text for an example's frames, the published way."""
+    images = chat.open_images(example.images, example.story_id)
+    text = processor.apply_chat_template(
+        chat.messages(images, chat.REQUESTS[1]), tokenize=False, add_generation_prompt=True
+    )
+    inputs = processor(text=[text], images=images, padding=True, return_tensors="pt")
+    written = net.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    trimmed = [out[len(given) :] for given, out in zip(inputs.input_ids, written, strict=True)]
+    return str(processor.batch_decode(trimmed, skip_special_tokens=True, clean_up_tokenization_spaces=False)[0])
+
+
+@pytest.fixture
+def adapter(tiny_base: Path, tmp_path: Path) -> Path:
+    """An adapter with weights large enough to be heard."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=r".*language_model.*\.self_attn\.[qkvo]_proj")
+    adapted = get_peft_model(model.load(str(tiny_base)), lora)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_the_merged_folder_tells_what_base_and_adapter_tell(
+    tiny_base: Path, adapter: Path, tmp_path: Path, tiny_examples: list[dataset.Example]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    # Given a base and an adapter
+    base = model.load(str(tiny_base)).eval()
+    processor = model.load_processor(str(tiny_base))
+    plain = tell(base, processor, tiny_examples[0])
+    apart = tell(PeftModel.from_pretrained(base, str(adapter)).eval(), processor, tiny_examples[0])
+    # When they are written as one folder
+    out = model.write_folder(str(tiny_base), adapter, tmp_path / "model", "# A storyteller\n")
+    # Then the published usage runs on it and tells the same
+    merged = Qwen2_5_VLForConditionalGeneration.from_pretrained(out, dtype="auto")
+    published = AutoProcessor.from_pretrained(out)
+    assert tell(merged, published, tiny_examples[0]) == apart != plain
+    assert (out / "README.md").read_text() == "# A storyteller\n"
+    assert published.chat_template == processor.chat_template
+    assert merged.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "model"}
+
+
+def test_whole_weights_take_the_place_of_the_base_and_of_an_older_folder(tiny_base: Path, tmp_path: Path) -> None:
+    import torch
+
+    result = model.load(str(tiny_base))
+    with torch.no_grad():
+        result.lm_head.weight.mul_(2)
+    result.save_pretrained(tmp_path / "result")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old.txt").write_text("of an older version")
+    out = model.write_folder(str(tiny_base), tmp_path / "result", tmp_path / "model", "")
+    assert not (out / "old.txt").exists()
+    written = model.load(str(out))
+    assert torch.equal(written.lm_head.weight, result.lm_head.weight)
+    assert written.dtype == torch.float32
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
+    import json
+
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"r": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="does not fit"):
+        model.write_folder(str(tiny_base), adapter, tmp_path / "model", "")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_base_is_named_by_its_content(tiny_base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    assert model.load_identity(str(copy)) == model.load_identity(str(tiny_base))
+    (copy / "README.md").write_text("a word about it")
+    assert model.load_identity(str(copy)) == model.load_identity(str(tiny_base))
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert model.load_identity(str(copy)) != model.load_identity(str(tiny_base))
+
+
+def test_a_base_that_cannot_be_loaded_is_refused_with_the_reason(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        model.load_identity(str(tmp_path))
+    cut = Path(shutil.copytree(tiny_base, tmp_path / "cut"))
+    (cut / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelError, match=r"The base model .*cut cannot be loaded: SafetensorError"):
+        model.load(str(cut))
+    (cut / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        model.load_processor(str(cut))

@@ -1,0 +1,79 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storyreason import answer, chat, dataset, model
+from storyreason.errors import TrainingError
+from storyreason.training import TrainingConfig
+from storyreason.training.examples import Stories, target, without_unmentioned_backgrounds
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_base: Path) -> chat.Encoder:
+    return chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
+
+
+def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> Stories:
+    return Stories(examples, range(len(examples)), encoder, TrainingConfig(**config))
+
+
+def test_a_story_is_what_the_plan_says_it_is(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:
+    made = stories(tiny_examples, encoder, seed=5)
+    for item in [(0, 0), (1, 0), (7, 3)]:
+        inputs = made[item]
+        assert len(inputs.input_ids) == made.tokens(item) <= made.lengths[item[1]]
+        assert (inputs.labels != chat.IGNORED).sum() == made.loss_tokens(item)
+    on_all = stories(tiny_examples, encoder, loss="all")
+    assert (on_all[0, 0].labels[1:] != chat.IGNORED).sum() == on_all.loss_tokens((0, 0))
+
+
+def test_requests_change_with_epoch_and_seed_and_nothing_else(
+    tiny_examples: list[dataset.Example], encoder: chat.Encoder
+) -> None:
+    made = stories(tiny_examples, encoder, seed=5)
+    drawn = [made.request(epoch, 0) for epoch in range(200)]
+    assert set(drawn) == set(chat.REQUESTS)
+    assert drawn == [stories(tiny_examples, encoder, seed=5).request(epoch, 0) for epoch in range(200)]
+    assert drawn != [stories(tiny_examples, encoder, seed=6).request(epoch, 0) for epoch in range(200)]
+
+
+def test_too_long_stories_are_dropped_and_counted_never_cut(
+    tiny_examples: list[dataset.Example], encoder: chat.Encoder
+) -> None:
+    # Given many stories, one of them the longest
+    lengths = stories(tiny_examples, encoder).lengths
+    longest = max(lengths)
+    few = [example for example, length in zip(tiny_examples, lengths, strict=True) if length < longest]
+    many = [*few * 4, tiny_examples[lengths.index(longest)]]
+    # When the limit is just below it
+    made = stories(many, encoder, max_tokens=longest - 1)
+    # Then it is gone, and the others are whole
+    assert made.dropped == 1
+    assert len(made) == len(many) - 1
+
+
+def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
+    tiny_examples: list[dataset.Example], encoder: chat.Encoder
+) -> None:
+    lengths = sorted(stories(tiny_examples, encoder).lengths)
+    with pytest.raises(TrainingError, match=f"set it to {lengths[-1]} "):
+        stories(tiny_examples, encoder, max_tokens=lengths[2])
+    assert stories(tiny_examples, encoder, max_tokens=lengths[-1]).dropped == 0
+
+
+def test_backgrounds_that_the_story_never_mentions_are_dropped(tiny_examples: list[dataset.Example]) -> None:
+    example = next(one for one in tiny_examples if "| bg1 |" in one.chain_of_thought and "bg1>" in one.story)
+    assert without_unmentioned_backgrounds(example.chain_of_thought, example.story) == example.chain_of_thought
+    silent = example.story.replace("bg1>", "lm9>")
+    without = without_unmentioned_backgrounds(example.chain_of_thought, silent)
+    kept = [line for line in example.chain_of_thought.splitlines() if not line.startswith("| bg1 |")]
+    assert "bg1" not in without
+    assert [line for line in without.splitlines() if "char" in line] == [line for line in kept if "char" in line]
+
+
+def test_the_target_is_the_answer(tiny_examples: list[dataset.Example]) -> None:
+    example = tiny_examples[0]
+    read = answer.read(target(example, drop_unmentioned_backgrounds=False))
+    assert read.story_text.strip() == example.story.strip()
+    assert read.chain_of_thought.strip() == example.chain_of_thought.strip()
