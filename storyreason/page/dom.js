@@ -39,12 +39,12 @@ function paint(element, colours) {
 /** Small frames are enlarged pixel by pixel, film frames smoothly. */
 const isSmall = (image) => image.width <= 256;
 
-/** The part of a frame that a box covers, a little air around it, in a square. */
+/** The part of a frame that a box covers, a little air around it, in a square; of a long box its middle. */
 function crop(image, box, colour) {
   if (!image || !box) return paint(h("span.crop.none", { "aria-hidden": "true" }, "–"), [colour]);
   const [x1, y1, x2, y2] = box;
-  const side = Math.min(Math.max(x2 - x1, y2 - y1) * 1.12, Math.max(image.width, image.height));
-  const inside = (middle, length) => (side < length ? Math.min(Math.max(middle - side / 2, 0), length - side) : (length - side) / 2);
+  const side = Math.min(Math.max(x2 - x1, y2 - y1) * 1.12, image.width, image.height);
+  const inside = (middle, length) => Math.min(Math.max(middle - side / 2, 0), length - side);
   const left = inside((x1 + x2) / 2, image.width), top = inside((y1 + y2) / 2, image.height);
   const picture = svg("svg", { viewBox: `${left} ${top} ${side} ${side}`, "aria-hidden": "true" },
     svg("image", { href: image.src, width: image.width, height: image.height }));

@@ -206,7 +206,7 @@ function page(views, title) {
     scrollTo(0, 0);
   }
   document.body.append(
-    h("header.bar", {}, h("div.wide", {}, h("span.brand", {}, title),
+    h("header.bar", {}, h("div.wide", {}, h("span.brand", {}, title === views[0]?.id ? "storyreason" : title),
       views.length > 1 && h("nav.picker", { "aria-label": "Stories" }, step(-1, "‹", "Previous story"), select, step(1, "›", "Next story")),
       h("div.tools", {}, toggle("Hide boxes", (on) => document.body.classList.toggle("no-boxes", on)), tables, theme))),
     card);

@@ -236,7 +236,7 @@ def _parts(passage: Passage, places: _Places) -> list[Json]:
     """The text of one image as spans. A plain word that breaks a rule (an untagged pronoun) is a span of its own."""
     shown: list[Json] = []
     starts = offsets(passage, places.story)
-    ends = [*starts[1:], places.end_of(passage)]
+    ends = [*starts, places.end_of(passage)][1:]
     for part, start, end in zip(passage.parts, starts, ends, strict=True):
         if isinstance(part, Mention):
             found = [index for _, index in places.of_span(start, end)]

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storyreason import page
@@ -139,6 +139,13 @@ def test_a_picture_that_cannot_be_read_is_named(told):
 PIECES = ("", "\n", "\r", "|", "0,0,9", "<gdo char1>", "</gdi>", "<gdi image9>", "</think>")
 
 
+def test_a_passage_without_words_is_shown_as_untold(told):
+    text = told.reference.replace("<gdo char1>She</gdo> <gda char1>played</gda>.", "")
+    (answer,) = page.view("beach-1", told.images, prediction=text)["answers"]
+    assert answer["scenes"][1]["parts"] == []
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_text_makes_it_raise(told, data):
     """A telling with pieces cut out and others put in is shown, whatever is left of it."""
