@@ -51,7 +51,7 @@ def untagged(passage: Passage, names: Iterable[str]) -> Iterator[Untagged]:
             pronoun = PRONOUNS.get(match[0].lower())
             if match[0] in first:
                 window = tuple(word[0] for word in found[place : place + 4])
-                length = next((n for n in lengths if window[:n] in wanted), 0)
+                length = next((n for n in lengths if n <= len(window) and window[:n] in wanted), 0)
                 if length:
                     yield Untagged(part[match.start() : found[place + length - 1].end()], None, number, match.start())
             if pronoun and (match[0] != "i"):

@@ -1,3 +1,6 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
 from storyreason import story
 from storyreason.words import PRONOUNS, offsets, untagged
 
@@ -27,3 +30,19 @@ def test_offsets_are_where_parts_begin_in_the_text() -> None:
     text = "<gdi image1>\n a <gdo char1>b</gdo> c</gdo> d <gda char1>e</gda> a.\n</gdi>"
     (passage,) = story.read(text)[0].passages
     assert [text[place:][:4] for place in offsets(passage, text)] == [" a <", "<gdo", " c</", "<gda", " a.\n"]
+
+
+said = st.lists(st.sampled_from(["Sarah", "John", "Smith", "Mara", "ran", "she", "."]), min_size=1, max_size=6)
+
+
+@given(
+    said, st.lists(st.lists(st.sampled_from(["Sarah", "John", "Smith", "Mara"]), min_size=1, max_size=3), max_size=3)
+)
+def test_a_name_is_found_just_where_it_stands(told: list[str], named: list[list[str]]) -> None:
+    names = {" ".join(name) for name in named}
+    place, expected = 0, []
+    while place < len(told):
+        length = max((len(n) for n in named if told[place : place + len(n)] == n), default=0)
+        expected += [" ".join(told[place : place + length])] if length else []
+        place += length or 1
+    assert [text for text, pronoun in words(" ".join(told), tuple(names)) if pronoun is None] == expected
