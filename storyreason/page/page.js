@@ -153,7 +153,7 @@ function story(view, card) {
       h("h1", {}, view.title ?? view.id),
       h("p.counts", {}, h("span", {}, plural(view.images.length, "image")), view.answers.map((a) => h("span", {},
         `${two ? ROLES[a.role].toLowerCase() + ": " : ""}${plural(a.entities.length, "entity", "entities")}, ${plural(a.entities.reduce((n, e) => n + e.mentions, 0), "mention")}`))),
-      legend()),
+      legend(two)),
     h("section.wide.players", { "aria-label": "Cast" }, cells((answer) => [
       two && h("h2", {}, ROLES[answer.role]), verdict(answer, root),
       answer.readable ? cast(view, answer) : h("pre.raw", { tabindex: "0" }, answer.raw)])),
@@ -166,11 +166,12 @@ function story(view, card) {
   return root;
 }
 
-function legend() {
+function legend(two) {
   const sample = (kind, text, meaning) => h("span", {}, paint(h(`span.mention.${kind}`, {}, text), [kind === "gdl" ? 2 : kind === "gda" ? 0 : 1]), ` ${meaning}`);
   return h("div.legend", { "aria-label": "Legend" },
     sample("gdo", "she", "a person or thing"), sample("gda", "ran", "who acts"), sample("gdl", "the shore", "a place"),
     h("span", {}, h("span.wrong", {}, "she"), " breaks a rule"),
+    two && h("span", {}, h("b", {}, "84 %"), " overlap with the reference's box"),
     h("span", {}, "One colour is one entity. Point at it, tap it, or use Tab and the arrow keys; Escape lets go."));
 }
 
