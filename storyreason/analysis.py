@@ -266,6 +266,9 @@ class Parser:
         self._line += 1
         if text[:1] == "|":
             return self._row(text)
+        if not text:
+            self._above = 2
+            return None
         stripped = text.strip()
         if stripped[:1] == "|":
             return self._row(text)

@@ -21,13 +21,13 @@ class Box(NamedTuple):
 
 
 # Nine digits are more than any image has, and keep a hostile number out of int() and of numpy's 64 bits.
-_BOX = re.compile(r"\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*")
+_BOX = re.compile(r"(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})")
 
 
 def parse(text: str) -> Box | None:
     """The box of a cell such as `13,69,150,239` (spaces allowed), or None. An inverted one is given as it stands."""
-    match = _BOX.fullmatch(text)
-    return Box(int(match[1]), int(match[2]), int(match[3]), int(match[4])) if match else None
+    match = _BOX.fullmatch(text.strip())
+    return Box._make(map(int, match.groups())) if match else None
 
 
 def area(box: Box) -> int:
