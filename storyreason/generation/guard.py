@@ -27,8 +27,12 @@ def main() -> None:
     # Linux alone has this: processes whose parent ends become children of this one, which waits for them.
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    asked_to_end: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
     command = subprocess.Popen(sys.argv[sys.argv.index("--") + 1 :], stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
+    if asked_to_end:  # before there was a command to end
+        command.terminate()
     threading.Thread(target=follow_owner, args=(command,), daemon=True).start()
     command.wait()
     wait_for_the_others()

@@ -24,8 +24,8 @@ NAME = "storyteller"
 """The model's name in requests, the same for every version."""
 
 GIB = 2**30
-PROCESSES_GIB = 2.5
-"""What vLLM's processes take beside weights and cache: measured 2.0 GiB with a tiny model on a CPU, rounded up."""
+PROCESSES_GIB = 2.0
+"""What vLLM's processes take beside weights and cache: measured 1.4 GiB with a tiny model on a CPU, rounded up."""
 
 
 class VllmServer:
@@ -133,6 +133,12 @@ class VllmServer:
             environment["HF_HUB_OFFLINE"] = "1"
         if on_cpu():
             environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.kv_cache_gb)
+            # One process less: the model runs in the engine's core, not in a worker beside it. Measured with a tiny
+            # model on two cores: 31 instead of 44 s of CPU time to start, 0.4 GiB less, 40 % less time per token. It
+            # also means that vLLM pins no threads to cores, which two engines would share; so say how many.
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            cores = max(1, (os.cpu_count() or 1) - 1)  # one for what serves and tokenizes
+            environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
         return environment
 
     def _wait_until_it_answers(self) -> None:

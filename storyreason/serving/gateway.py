@@ -87,7 +87,14 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`.")
 
-    app = FastAPI(title="storyreason gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="storyreason gateway",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     admin = [Depends(administrator)]
 
     @app.exception_handler(HTTPException)
@@ -135,7 +142,7 @@ def _served(engines: Engines) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _only_one() -> Any:
-    lock = runs.lock(state.folder(), wait=10)
+    lock = runs.lock(state.folder(), wait=3)
     try:
         lock.__enter__()
     except RunError:

@@ -1,0 +1,56 @@
+"""Fixtures of the whole session: an untrained model of the real class, frames to tell, and one vLLM for all tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storyreason import dataset, sample
+from storyreason.generation.vllm import VllmServer
+from storyreason.serving.config import ServingConfig
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def write_untrained(folder: Path, seed: int = 0) -> Path:
+    """A model folder as the tiny base's, with random weights: it answers, and it answers nonsense."""
+    from storyreason.sample.base import new_model, vocabulary_texts
+    from storyreason.sample.tokenizer import make_processor
+
+    processor = make_processor(vocabulary_texts())
+    new_model(processor, seed).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_untrained(tmp_path_factory.mktemp("untrained") / "model")
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[dataset.Example]:
+    """Some stories of the sample world's test split."""
+    return list(sample.examples("test", films=4))
+
+
+@pytest.fixture(scope="session")
+def frames(examples: list[dataset.Example]) -> tuple[bytes, ...]:
+    """Five encoded frames of one film."""
+    return examples[0].images[:5]
+
+
+@pytest.fixture(scope="session")
+def serving() -> ServingConfig:
+    """Settings of an engine in the tests: small, and patient on a busy machine."""
+    return ServingConfig(max_model_len=3072, startup_timeout=600, probe="none", drain_timeout=120, wait_timeout=600)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(
+    untrained: Path, serving: ServingConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    """The session's vLLM. A test that has to kill one starts its own."""
+    with VllmServer(untrained, serving, log=tmp_path_factory.mktemp("vllm") / "vllm.log") as server:
+        yield server

@@ -1,0 +1,85 @@
+"""No process outlives its owner: told with processes that start further processes, as vLLM does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from storyreason.generation import guard
+
+# A command that starts two more in its group, one of which ignores SIGTERM, and writes their numbers when they stand.
+COMMAND = """
+trap '' TERM
+sleep 600 & first=$!
+sh -c "trap '' TERM; while :; do sleep 600; done" & second=$!
+trap 'exit 0' TERM
+echo $$ $first $second > "$1.tmp"; mv "$1.tmp" "$1"
+wait
+"""
+OWNER = """
+import subprocess, sys, time
+guarded = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.PIPE)
+time.sleep(600)
+"""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[tuple[list[str], Path]]:
+    """The arguments of a guarded command, and the file that its processes' numbers will stand in."""
+    numbers = tmp_path / "numbers"
+    yield [str(guard.__file__), "--", "sh", "-c", COMMAND, "sh", str(numbers)], numbers
+    if numbers.exists():
+        for pid in map(int, numbers.read_text().split()):
+            if running(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_kill_9_of_the_owner_ends_the_command_and_all_it_started(guarded: tuple[list[str], Path]) -> None:
+    arguments, numbers = guarded
+    with subprocess.Popen([sys.executable, "-c", OWNER, *arguments]) as owner:
+        wait_for(numbers.exists)
+        processes = [int(number) for number in numbers.read_text().split()]
+        assert all(map(running, processes))
+
+        owner.kill()
+
+    wait_for(lambda: not any(map(running, processes)))
+
+
+def test_sigterm_ends_the_command_and_all_it_started_but_not_the_owner(guarded: tuple[list[str], Path]) -> None:
+    arguments, numbers = guarded
+    with subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE) as process:
+        wait_for(numbers.exists)
+        processes = [int(number) for number in numbers.read_text().split()]
+
+        process.terminate()
+        process.wait()
+
+    wait_for(lambda: not any(map(running, processes)))
+
+
+def test_a_command_that_ends_takes_the_rest_along(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    command = ["sh", "-c", 'sleep 600 & echo $! > "$1"', "sh", str(number)]
+    with subprocess.Popen([sys.executable, guard.__file__, "--", *command], stdin=subprocess.PIPE) as process:
+        process.wait()
+
+    left = int(number.read_text())
+    wait_for(lambda: not running(left))

@@ -1,0 +1,93 @@
+"""One story, asked of an endpoint."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from storyreason import chat
+from storyreason.errors import EngineAwayError, EngineError
+from storyreason.generation import GenerationConfig, tell
+from storyreason.generation.openai import data_url
+from storyreason.generation.vllm import VllmServer
+from tests.storyreason.generation.endpoint import answer, endpoint, refusal
+
+CONFIG = GenerationConfig(request="Tell a story that connects these images.", max_tokens=9)
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
+
+
+def test_the_request_is_the_chat_of_the_training_with_pictures_as_data_urls() -> None:
+    seen: list[dict[str, Any]] = []
+
+    with endpoint(lambda body: seen.append(body) or answer("once")) as url:
+        told = tell(url, "teller", PICTURES, CONFIG)
+
+    assert (told.text, told.cut, told.prompt_tokens, told.tokens) == ("once", False, 7, 3)
+    system, user = seen[0]["messages"]
+    assert system == {"role": "system", "content": chat.SYSTEM_PROMPT}
+    urls = [part["image_url"]["url"] for part in user["content"][:-1]]
+    assert urls == [data_url(picture) for picture in PICTURES]
+    assert [url.split(";")[0] for url in urls] == ["data:image/png", "data:image/jpeg", "data:image/webp"]
+    assert user["content"][-1] == {"type": "text", "text": CONFIG.request}
+    assert seen[0]["model"] == "teller" and seen[0]["max_tokens"] == 9 and seen[0]["temperature"] == 0
+
+
+def test_the_request_may_come_first_and_the_length_be_left_open() -> None:
+    seen: list[dict[str, Any]] = []
+
+    with endpoint(lambda body: seen.append(body) or answer("once", finish="length")) as url:
+        told = tell(f"{url}/v1/", "teller", PICTURES, GenerationConfig(images_first=False))
+
+    assert told.cut
+    assert [part["type"] for part in seen[0]["messages"][1]["content"]] == ["text"] + 3 * ["image_url"]
+    assert "max_tokens" not in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "sentence"),
+    [
+        (refusal(503, "overloaded"), EngineAwayError, "503: overloaded"),
+        (refusal(429, "too many"), EngineAwayError, "429: too many"),
+        (refusal(400, "too long"), EngineError, "400: too long"),
+        ((404, "<h1>nothing here</h1>"), EngineError, "404: <h1>nothing here</h1>"),
+        ((200, "<h1>welcome</h1>"), EngineError, "no OpenAI-compatible endpoint"),
+        ((200, '{"choices": []}'), EngineError, "no OpenAI-compatible endpoint"),
+        ((200, "[]"), EngineError, "no OpenAI-compatible endpoint"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(reply: tuple[int, str], kind: type[EngineError], sentence: str) -> None:
+    with endpoint(lambda _: reply) as url, pytest.raises(EngineError) as caught:
+        tell(url, "teller", PICTURES, CONFIG)
+
+    assert type(caught.value) is kind
+    assert sentence in str(caught.value)
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and not listening
+        with pytest.raises(EngineAwayError, match=f":{taken.getsockname()[1]}/v1/chat/completions did not answer"):
+            tell(f"http://127.0.0.1:{taken.getsockname()[1]}", "teller", PICTURES, CONFIG)
+
+
+@pytest.mark.server
+def test_vllm_tells_the_same_whole_and_as_a_stream(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
+    config = GenerationConfig(max_tokens=40)
+    pieces: list[str] = []
+
+    whole = tell(vllm_server.url, vllm_server.name, frames, config)
+    streamed = tell(vllm_server.url, vllm_server.name, frames, config, on_text=pieces.append)
+
+    assert whole == streamed
+    assert "".join(pieces) == whole.text and len(pieces) > 1
+    assert whole.tokens == 40 and whole.cut
+
+
+@pytest.mark.server
+def test_vllm_refuses_in_a_sentence(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
+    with pytest.raises(EngineError, match=r"400: .*image"):
+        tell(vllm_server.url, vllm_server.name, [b"no picture"], CONFIG)
+    with pytest.raises(EngineError, match=r"400: At most 22 image"):
+        tell(vllm_server.url, vllm_server.name, frames * 5, CONFIG)
+    with pytest.raises(EngineError, match=r"404: .*nobody"):
+        tell(vllm_server.url, "nobody", frames, CONFIG)

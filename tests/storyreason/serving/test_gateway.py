@@ -1,0 +1,131 @@
+"""The gateway without an engine: who may ask what, and what it says when something is missing."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from storyreason.errors import GatewayError
+from storyreason.serving import client, state
+from storyreason.serving.config import ServingConfig
+
+pytestmark = pytest.mark.server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingConfig]:
+    """A gateway that nothing was ever deployed to."""
+    config = ServingConfig(port=free_port(), max_body_mb=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
+        client.ensure_running(config)
+        yield config
+        assert client.stop()
+        assert not client.stop()
+
+
+def get(config: ServingConfig, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(client.url(config) + path, headers=headers, trust_env=False)
+
+
+def test_starting_it_twice_is_one_gateway(gateway: ServingConfig) -> None:
+    before = state.address()
+    client.ensure_running(gateway)
+    assert state.address() == before
+
+
+def test_without_a_model_it_is_not_healthy_and_says_what_to_do(gateway: ServingConfig) -> None:
+    assert get(gateway, "/healthz").status_code == 503
+    refused = get(gateway, "/v1/models")
+    assert refused.status_code == 503
+    assert refused.json()["error"]["message"] == "No model is deployed: deploy one with `storyreason deploy`."
+    status = client.status(gateway)
+    assert not status.healthy and status.version is None and status.model == "storyteller"
+
+
+def test_administration_wants_the_token(gateway: ServingConfig) -> None:
+    token = state.folder() / "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) > 40
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer nonsense"}, {"Authorization": "é"}):
+        raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+        for method, path in (("GET", "status"), ("POST", "deploy"), ("POST", "stop")):
+            refused = httpx.request(method, f"{client.url(gateway)}/admin/{path}", headers=raw, trust_env=False)
+            assert refused.status_code == 401, (headers, path)
+            assert "token" in refused.json()["error"]["message"]
+    assert get(gateway, "/admin/status", Authorization=f"Bearer {state.token()}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("/nowhere/at/all", "There is no model folder /nowhere/at/all"),
+        (str(Path(__file__).parent), "is no model folder: it has no config.json"),
+        ("models:/storyteller@champion", "There is no model folder models:/storyteller@champion"),
+    ],
+)
+def test_a_folder_without_a_model_is_refused_and_written_down(
+    gateway: ServingConfig, folder: str, sentence: str
+) -> None:
+    with pytest.raises(GatewayError, match=f"Version 1 was not deployed. .*{sentence}"):
+        client.deploy(gateway, folder=folder, version="1")
+    last = (state.folder() / "deployments.jsonl").read_text().splitlines()[-1]
+    assert '"error"' in last and folder in last
+    assert client.status(gateway).deploying is None
+
+
+def test_a_body_beyond_the_limit_is_refused(gateway: ServingConfig) -> None:
+    refused = httpx.post(f"{client.url(gateway)}/v1/chat/completions", content=b" " * (2**20 + 1), trust_env=False)
+    assert refused.status_code == 413
+    assert "1 MiB" in refused.json()["error"]["message"]
+
+
+def test_what_it_does_not_have_is_not_found(gateway: ServingConfig) -> None:
+    for path in ("/", "/metrics", "/docs", "/openapi.json", "/admin", "/../etc/passwd", "/v1"):
+        assert get(gateway, path).status_code == 404, path
+
+
+def test_a_second_gateway_is_refused_by_the_first(gateway: ServingConfig) -> None:
+    elsewhere = gateway.model_copy(update={"port": free_port()})
+    with pytest.raises(GatewayError, match=f"runs already .*on port {gateway.port}.*storyreason down"):
+        client.ensure_running(elsewhere)
+
+
+def test_a_port_in_use_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(GatewayError, match=rf"127\.0\.0\.1:{port} .*choose another port.*serving\.port=N"):
+            client.ensure_running(ServingConfig(port=port))
+    assert not client.stop()
+
+
+def test_a_foreign_gateway_on_the_port_is_not_taken_for_ours(
+    gateway: ServingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    with pytest.raises(GatewayError, match=f"Port {gateway.port} is in use by something that is not the gateway"):
+        client.ensure_running(gateway)
+
+
+def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("storyreason")), "serve", "--model", str(tmp_path)]
+    done = subprocess.run(
+        command, env=os.environ | {"STORYREASON_RUNS": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "is no model folder: it has no config.json" in done.stderr
+    assert "Traceback" not in done.stderr

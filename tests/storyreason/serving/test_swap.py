@@ -1,0 +1,238 @@
+"""The gateway with engines: models are exchanged, killed and broken under clients who are to notice nothing.
+
+The tests stand in the order of the story that they tell: an engine takes a minute to start, so each goes on where the
+one before has stopped.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from storyreason.errors import GatewayError
+from storyreason.generation import GenerationConfig
+from storyreason.generation.openai import data_url
+from storyreason.serving import client, state
+from storyreason.serving.config import ServingConfig
+from tests.conftest import write_untrained
+from tests.storyreason.generation.test_guard import wait_for
+from tests.storyreason.serving.test_gateway import free_port
+
+pytestmark = pytest.mark.server
+SHORT = GenerationConfig(max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def gateway(serving: ServingConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingConfig]:
+    config = serving.model_copy(update={"port": free_port()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
+        client.ensure_running(config)
+        yield config
+        client.stop()
+        wait_for(lambda: not engines(), 30)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second model, which tells other nonsense."""
+    return write_untrained(tmp_path_factory.mktemp("other") / "model", seed=1)
+
+
+def engines() -> list[psutil.Process]:
+    """The vLLM processes that log into this gateway's folder or were started by one that does."""
+    log_folder = str(state.folder())
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "vllm" in " ".join(process.cmdline()).lower():
+                output = Path(f"/proc/{process.pid}/fd/1").readlink() if process.status() != "zombie" else Path()
+                if str(output).startswith(log_folder):
+                    found.append(process)
+    return found
+
+
+def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[dict[str, object]]:
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in frames]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+
+
+class Listeners:
+    """Clients that stream one story after the other; every story must come whole and from one engine."""
+
+    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int = 3) -> None:
+        self.stories: list[str] = []
+        self._stopping = threading.Event()
+        self._openai = openai.OpenAI(base_url=f"{client.url(config)}/v1", api_key="none", max_retries=0, timeout=900)
+        self._frames = frames
+        self._pool = ThreadPoolExecutor(count)
+        self._listening = [self._pool.submit(self._listen) for _ in range(count)]
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            text, finished, ids = "", None, set()
+            for chunk in self._openai.chat.completions.create(
+                model="storyteller",
+                messages=chat(self._frames),
+                stream=True,
+                temperature=0,
+                max_tokens=30,
+                extra_body={"ignore_eos": True},
+            ):
+                ids.add(chunk.id)
+                text += chunk.choices[0].delta.content or ""
+                finished = chunk.choices[0].finish_reason or finished
+            assert finished == "length" and len(ids) == 1
+            self.stories.append(text)
+
+    def hear(self, more: int) -> None:
+        """Wait until that many more stories were heard, and until then for nothing else."""
+        goal = len(self.stories) + more
+        wait_for(lambda: len(self.stories) >= goal or any(one.done() for one in self._listening), 900)
+
+    def __enter__(self) -> "Listeners":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._pool.shutdown()
+        self._openai.close()
+        for one in self._listening:
+            one.result()  # raises what went wrong for any of them
+
+
+def test_the_first_model_is_deployed_and_told_of(
+    gateway: ServingConfig, untrained: Path, frames: tuple[bytes, ...]
+) -> None:
+    story = client.deploy(gateway, folder=untrained, version="1", images=frames, generation=SHORT, run_id="first")
+
+    assert story
+    health = httpx.get(f"{client.url(gateway)}/healthz", trust_env=False)
+    assert health.status_code == 200
+    assert (health.json()["version"], health.json()["folder"]) == ("1", str(untrained))
+    record = json.loads((state.folder() / "deployments.jsonl").read_text())
+    assert (record["version"], record["run_id"], record["story"]) == ("1", "first", story)
+
+
+def test_deploying_what_is_served_changes_nothing(gateway: ServingConfig, untrained: Path) -> None:
+    before = {process.pid for process in engines()}
+    assert client.deploy(gateway, folder=untrained, version="1") is None
+    assert {process.pid for process in engines()} == before
+
+
+def test_the_openai_client_streams_a_story_with_five_images(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+    assert len(frames) == 5
+    with openai.OpenAI(base_url=f"{client.url(gateway)}/v1", api_key="none") as teller:
+        assert [model.id for model in teller.models.list()] == ["storyteller"]
+        arguments = {"model": "storyteller", "messages": chat(frames), "temperature": 0, "max_tokens": 30}
+        whole = teller.chat.completions.create(**arguments).choices[0].message.content
+        chunks = [chunk.choices[0].delta.content for chunk in teller.chat.completions.create(**arguments, stream=True)]
+    assert len(chunks) > 10
+    assert "".join(filter(None, chunks)) == whole
+
+
+def test_errors_of_the_engine_pass_through(gateway: ServingConfig) -> None:
+    url = f"{client.url(gateway)}/v1/chat/completions"
+    refused = httpx.post(url, json={"model": "nobody", "messages": []}, timeout=60, trust_env=False)
+    assert refused.status_code in (400, 404)
+    assert httpx.post(url, content=b"{", timeout=60, trust_env=False).status_code in (400, 422)
+    assert httpx.get(f"{client.url(gateway)}/v1/nothing", timeout=60, trust_env=False).status_code == 404
+
+
+def test_a_client_that_goes_away_ends_its_request(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+    body = {"model": "storyteller", "messages": chat(frames), "max_tokens": 2500, "ignore_eos": True}
+    url = f"{client.url(gateway)}/v1/chat/completions"
+
+    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=60, trust_env=False) as response:
+        next(response.iter_lines())
+        assert client.status(gateway).requests == 1
+    wait_for(lambda: client.status(gateway).requests == 0, 5)
+
+    with pytest.raises(httpx.ReadTimeout):  # one that is not streamed, and of which nothing has come yet
+        httpx.post(url, json=body, timeout=httpx.Timeout(60, read=1), trust_env=False)
+    wait_for(lambda: client.status(gateway).requests == 0, 5)
+
+
+def test_a_broken_model_leaves_the_old_one_serving(
+    gateway: ServingConfig, untrained: Path, frames: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(untrained, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+
+    with Listeners(gateway, frames, count=1) as listeners:
+        with pytest.raises(
+            GatewayError, match=r"Version 2 was not deployed\. vLLM did not start on .*Version 1 serves on"
+        ):
+            client.deploy(gateway, folder=broken, version="2", images=frames, generation=SHORT)
+        listeners.hear(2)
+
+    assert client.status(gateway).version == "1"
+
+
+def test_a_swap_under_streaming_clients_cuts_none_of_them(
+    gateway: ServingConfig, other: Path, frames: tuple[bytes, ...]
+) -> None:
+    old = {process.pid for process in engines()}
+    with Listeners(gateway, frames) as listeners, ThreadPoolExecutor(1) as pool:
+        listeners.hear(1)
+        before = set(listeners.stories)
+        deploying = pool.submit(client.deploy, gateway, folder=other, version="3", images=frames, generation=SHORT)
+        wait_for(lambda: client.status(gateway).deploying == "3")
+
+        body = {"folder": str(other), "version": "4"}
+        token = {"Authorization": f"Bearer {state.token()}"}
+        second = httpx.post(f"{client.url(gateway)}/admin/deploy", json=body, headers=token, trust_env=False)
+        assert second.status_code == 409 and "Version 3 is being deployed" in second.json()["error"]["message"]
+
+        deploying.result()
+        heard = len(listeners.stories)
+        listeners.hear(6)
+        after = set(listeners.stories[heard + 3 :])
+
+    assert len(before) == len(after) == 1 and before != after
+    assert set(listeners.stories) == before | after  # no story is of two models
+    assert client.status(gateway).version == "3"
+    assert not old & {process.pid for process in engines()}
+
+
+def test_an_engine_that_is_killed_comes_back(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+    killed = next(process for process in engines() if "EngineCore" in " ".join(process.cmdline()))
+
+    killed.kill()
+
+    # A request that comes meanwhile waits, and is answered by the engine's successor.
+    body = {"model": "storyteller", "messages": chat(frames), "max_tokens": 4}
+    url = f"{client.url(gateway)}/v1/chat/completions"
+    wait_for(lambda: not client.status(gateway).healthy, 60)
+    answer = httpx.post(url, json=body, timeout=600, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert client.status(gateway).healthy and client.status(gateway).version == "3"
+
+
+def test_a_killed_gateway_leaves_no_engine_and_a_new_one_serves_the_same_model(
+    gateway: ServingConfig, other: Path, frames: tuple[bytes, ...]
+) -> None:
+    address = state.address()
+    assert address is not None and engines()
+
+    os.kill(address.pid, signal.SIGKILL)
+
+    wait_for(lambda: not engines(), 30)
+    client.ensure_running(gateway)
+    status = client.status(gateway)
+    assert (status.version, status.folder) == ("3", str(other))
+    with openai.OpenAI(base_url=f"{client.url(gateway)}/v1", api_key="none", timeout=600) as teller:
+        told = teller.chat.completions.create(model="storyteller", messages=chat(frames), max_tokens=4)
+    assert told.choices[0].message.content
+    assert client.status(gateway).healthy
