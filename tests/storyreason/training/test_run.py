@@ -1,0 +1,234 @@
+"""Whole trainings in processes of their own, with an untrained tiny model: they learn, they stop, they go on."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from storyreason import model, runs, training
+from storyreason.errors import ModelError, RunError, TrainingError
+from storyreason.training import checkpoints, progress
+
+pytestmark = pytest.mark.server
+
+FULL = {
+    "mode": "full", "dtype": "float32", "accelerate": "cpu", "learning_rate": 3e-3, "batch_size": 2, "accumulation": 2,
+    "epochs": 2, "gradient_checkpointing": False, "save_every": 2,
+}  # fmt: skip
+FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
+LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "gradient_checkpointing": True}
+PATCH = {"PYTHONPATH": str(Path(__file__).parents[2] / "fsdp_cpu"), "OMP_NUM_THREADS": "1"}
+"""What accelerate needs for FSDP on a CPU. The training itself is found because it runs in the repository's root."""
+
+MakeJob = Callable[..., training.Job]
+
+
+@pytest.fixture
+def make_job(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> MakeJob:
+    def make(name: str, **config: Any) -> training.Job:
+        chosen = training.TrainingConfig(**{**FULL, **config})
+        return training.Job(base=str(tiny_base), data=tiny_data, work=tmp_path / name, training=chosen)
+
+    return make
+
+
+class Lines(list[dict[str, Any]]):
+    """What a follower was told; `stop_at` makes it raise there, as a cancelled flow does (a BaseException)."""
+
+    def __init__(self, stop_at: tuple[str, int] | None = None) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self.append(line)
+        if (line["event"], line["step"]) == self.stop_at:
+            raise KeyboardInterrupt
+
+    def steps(self) -> list[int]:
+        return [line["step"] for line in self if line["event"] == "step"]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self if line["event"] == event]
+
+
+def losses(job: training.Job) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in progress.read(job.work) if line["event"] == "step"}
+
+
+def left_running(job: training.Job) -> list[int]:
+    """Processes that name the job's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(job.work) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def weights(result: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in sorted(result.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(bool((tensor == other[name]).all()) for name, tensor in one.items())
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails in this process and its children, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_job: MakeJob) -> None:
+    # Given a training that nothing disturbed
+    calm = make_job("calm")
+    told = Lines()
+    result = training.run(calm, told, env={"OMP_NUM_THREADS": "1"})
+    first, last = told.of("step")[0], told.of("step")[-1]
+    assert told.steps() == list(range(1, last["steps"] + 1))
+    assert last["loss"] < first["loss"]
+    assert 0 < last["answer_tokens_per_s"] < last["tokens_per_s"]
+    assert last["seconds_left"] == 0
+    assert 0 <= last["data_wait"] < 1
+    assert last["peak_memory"] > 1e8
+    start = told.of("start")[0]
+    assert (start["distributed_type"], start["frozen"]) == ("NO", 0)
+    assert start["trainable"] == sum(parameter.numel() for parameter in model.load(calm.base).parameters())
+    assert [line["step"] for line in told.of("validation")] == [4, 7]
+    assert told[-1]["event"] == "end"
+    assert len(checkpoints.steps(calm.work)) <= checkpoints.KEPT + 1
+
+    # When another is cancelled after its third step
+    stirred = make_job("stirred")
+    with pytest.raises(KeyboardInterrupt):
+        training.run(stirred, Lines(stop_at=("step", 3)), env={"OMP_NUM_THREADS": "1"})
+    assert left_running(stirred) == []
+    kept = checkpoints.newest(stirred.work)
+    assert kept is not None
+    assert kept >= 2
+    # and then finds the disk full
+    full = Lines()
+    with file_size_limit(200_000), pytest.raises(TrainingError, match=rf"could not be written.*step {kept} stays"):
+        training.run(stirred, full, env={"OMP_NUM_THREADS": "1"})
+    assert checkpoints.newest(stirred.work) == kept
+    assert full.of("start")[-1]["step"] == kept
+    # Then the next attempt gives the same losses and weights, and its follower saw each step once
+    after = Lines()
+    assert same(weights(training.run(stirred, after, after_step=2, env={"OMP_NUM_THREADS": "1"})), weights(result))
+    assert losses(stirred) == losses(calm)
+    assert after.steps() == list(range(3, last["steps"] + 1))
+
+    # and a base whose weights it does not fit is told apart from its checkpoints
+    other = stirred.model_copy(update={"training": training.TrainingConfig(**{**FULL, "learning_rate": 1e-4})})
+    with pytest.raises(TrainingError, match=r"checkpoint of another run .other learning_rate.: remove"):
+        training.run(other, Lines())
+
+
+def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
+    job = make_job("orphan", epochs=50, save_every=1000)
+    job_file = job.work.parent / "follow.json"
+    job_file.write_text(job.model_dump_json())
+    follower = subprocess.Popen(
+        [
+            *[sys.executable, "-c"],
+            "import sys, pathlib; from storyreason import training; "
+            "training.run(training.Job.model_validate_json(pathlib.Path(sys.argv[1]).read_text()), "
+            "lambda line: print(line['event'], flush=True))",
+            str(job_file),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert follower.stdout is not None
+    try:
+        assert any(line.strip() == "step" for line in follower.stdout)
+        trainers = [psutil.Process(pid) for pid in left_running(job)]
+        assert trainers
+        # A second training of the same folder finds it taken, and says by whom.
+        with pytest.raises(RunError, match="is being written by process"), runs.lock(job.work, wait=0):
+            pass
+    finally:
+        follower.send_signal(signal.SIGKILL)
+        follower.communicate()
+    _, alive = psutil.wait_procs(trainers, timeout=60)
+    assert alive == []
+    lines = progress.read(job.work)
+    assert lines[-1]["event"] == "stopped"
+    assert "the process that asked for the training is gone" in lines[-1]["reason"]
+    assert checkpoints.newest(job.work) == lines[-1]["step"] >= 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_its_stories(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job("poisoned", save_every=1)
+    _poison(Path(job.base), tmp_path / "base")
+    with pytest.raises(TrainingError, match=r"The loss of step 1 is nan; its stories: .*-\d.*lower training"):
+        training.run(job.model_copy(update={"base": str(tmp_path / "base")}), Lines())
+    assert checkpoints.newest(job.work) is None
+
+
+def _poison(base: Path, out: Path) -> None:
+    """A copy of the base with a weight that is not a number."""
+    net = model.load(str(base))
+    net.model.language_model.norm.weight.data[0] = float("nan")
+    net.save_pretrained(out)
+    model.load_processor(str(base)).save_pretrained(out)
+
+
+def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job("baseless").model_copy(update={"base": str(tmp_path / "nothing")})
+    with pytest.raises(ModelError, match="nothing cannot be loaded"):
+        training.run(job, Lines())
+
+
+@pytest.mark.parametrize("mode", [{}, LORA], ids=["full", "lora"])
+def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_killed(
+    make_job: MakeJob, mode: dict[str, Any]
+) -> None:
+    # Given one process and, on the same stories in every step, two with FSDP2
+    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP)
+    apart = make_job("apart", **mode, **FSDP)
+    told = Lines()
+    result = training.run(shared, told, env=PATCH)
+    assert told.of("start")[0]["distributed_type"] == "FSDP"
+    assert told.of("start")[0]["processes"] == 2
+    if not mode:
+        training.run(alone, Lines(), env={"OMP_NUM_THREADS": "1"})
+        assert losses(shared) == pytest.approx(losses(alone), abs=1e-4)
+    # When another is cut off in the middle
+    with pytest.raises(KeyboardInterrupt):
+        training.run(apart, Lines(stop_at=("step", 3)), env=PATCH)
+    assert left_running(apart) == []
+    # Then it goes on with FSDP2 to the same losses and weights, and what came out loads
+    again = Lines()
+    assert same(weights(training.run(apart, again, env=PATCH)), weights(result))
+    assert losses(apart) == losses(shared)
+    assert {line["distributed_type"] for line in again.of("start")} == {"FSDP"}
+    assert again.of("start")[-1]["step"] >= 2
+    out = model.write_folder(apart.base, apart.work / "result", apart.work / "model", "")
+    trained = dict(model.load(str(out)).named_parameters())
+    changed = {name for name, tensor in model.load(apart.base).named_parameters() if not tensor.equal(trained[name])}
+    if mode:
+        assert json.loads((apart.work / "result" / "adapter_config.json").read_text())["lora_alpha"] == 8
+        assert changed == {name for name in trained if "language_model" in name and "_proj.weight" in name and
+                           "self_attn" in name}  # fmt: skip
+    else:
+        assert changed == trained.keys()
