@@ -54,9 +54,7 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
     examples = dataset.load(Path(data["files"][0]), "test")[: config.data.test_stories]
     with runs.lock(folder):
         told = _tell(config, subject, examples, folder)
-        references = [
-            scoring.Reference(e.story_id, tuple(dataset.sizes(e)), e.chain_of_thought, e.story) for e in examples
-        ]
+        references = [scoring.Reference.of(example) for example in examples]
         card = scoring.score(references, told)
         runs.write_text(folder / "scorecard.json", card.to_json())
         of = {str(row["story_id"]): _numbers(row) for row in card.table()}
