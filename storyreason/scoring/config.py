@@ -11,7 +11,7 @@ class GateConfig(BaseModel):
     primary: str = Field(
         default="free/strict/grounding/f1",
         pattern=r"^(free|grounded)/[^/]+/.+",
-        description="The score that decides: decoding, protocol, then the name as the scorecard gives it.",
+        description="The score that decides, higher is better: decoding, protocol, then the name as on the scorecard.",
     )
     min_gain: float = Field(
         default=0.0,
