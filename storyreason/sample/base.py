@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from storyreason import analysis, boxes, runs, story
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
+from storyreason.sample import tower
 from storyreason.sample.drawing import draw, encode
 from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes
 from storyreason.sample.plot import tales
@@ -41,8 +42,12 @@ class Progress:
     loss: float
     seconds: float
     f1: float | None = None
+    tower: float | None = None
+    """The vision tower's share of right answers, once, before the first step."""
 
     def __str__(self) -> str:
+        if self.tower is not None:
+            return f"vision tower: {self.tower:.1%} of the answers about spots right  {self.seconds:.0f} s"
         f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
         return f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds:.0f} s{f1}"
 
@@ -138,14 +143,23 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
     return dict(batch)
 
 
-def _lessons(luck: random.Random, step: int, steps: int, frames: int) -> list[Lesson]:
-    """About `frames` frames, alone in the first third of the steps, then up to seven in one lesson."""
-    count = 1 if step < steps * 0.3 else luck.choice((1, 1, 2, 4, 6, 7))
-    return [a_lesson(count, luck) for _ in range(max(1, round(frames / count)))]
+def _lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
+    """About `frames` frames. `done` is how much of the making is behind us, from 0 to 1.
+
+    From easy to hard, or nothing is learnt: one figure to a frame, then two, then up to four; one frame to a lesson,
+    then up to seven.
+    """
+    figures = 1 if done < 0.1 else 2 if done < 0.2 else 4
+    count = 1 if done < 0.35 else luck.choice((1, 1, 2, 4, 6, 7))
+    return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
 
 
-def train(out: Path, steps: int, seed: int = 0, processes: int = 2, report_every: int = 100) -> Iterator[Progress]:
-    """Teach a new base for `steps` steps and leave it in `out`, after each 500 steps as it is so far.
+def train(
+    out: Path, steps: int, seed: int = 0, processes: int = 2, report_every: int = 50, tower_steps: int = 800
+) -> Iterator[Progress]:
+    """Teach a new base for `steps` steps and leave it in `out`, after each 250 steps as it is so far.
+
+    The vision tower learns alone first (`tower.py`), then all of it learns to answer.
 
     Each process has one thread and its share of a step's frames, and the gradients are averaged: processes wait for
     each other once a step, threads in every operation, which a machine with other work makes slow. Matrix products
@@ -159,26 +173,37 @@ def train(out: Path, steps: int, seed: int = 0, processes: int = 2, report_every
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         others = [
-            context.Process(target=_follow, args=(meeting, rank, processes, steps, seed, report_every), daemon=True)
+            context.Process(
+                target=_follow, args=(meeting, rank, processes, steps, seed, report_every, tower_steps), daemon=True
+            )
             for rank in range(1, processes)
         ]
         for other in others:
             other.start()
         try:
-            yield from _train(meeting, 0, processes, steps, seed, report_every, out)
+            yield from _train(meeting, 0, processes, steps, seed, report_every, tower_steps, out)
         finally:
             for other in others:
                 other.join(timeout=10)
                 other.kill()
 
 
-def _follow(meeting: str, rank: int, processes: int, steps: int, seed: int, report_every: int) -> None:
-    for _ in _train(meeting, rank, processes, steps, seed, report_every, out=None):
+def _follow(
+    meeting: str, rank: int, processes: int, steps: int, seed: int, report_every: int, tower_steps: int
+) -> None:
+    for _ in _train(meeting, rank, processes, steps, seed, report_every, tower_steps, out=None):
         pass
 
 
 def _train(
-    meeting: str, rank: int, processes: int, steps: int, seed: int, report_every: int, out: Path | None
+    meeting: str,
+    rank: int,
+    processes: int,
+    steps: int,
+    seed: int,
+    report_every: int,
+    tower_steps: int,
+    out: Path | None,
 ) -> Iterator[Progress]:
     """What each process does. The first one, which has `out`, evaluates, saves and reports."""
     import torch
@@ -188,16 +213,30 @@ def _train(
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes, timeout=timedelta(minutes=10))
     processor = make_processor(vocabulary_texts(seed))
     model = new_model(processor, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    began = time.monotonic()
+    right = tower.teach(
+        model,
+        processor,
+        tower_steps,
+        lambda step: random.Random(f"tower/{seed}/{step}/{rank}"),
+        lambda parameters: _average_gradients(parameters, processes),
+    )
+    if out is not None:
+        yield Progress(0, steps, 0.0, time.monotonic() - began, tower=right)
+    seeing = list(model.model.visual.parameters())
+    rest = [parameter for name, parameter in model.named_parameters() if ".visual." not in name]
+    groups: list[dict[str, Any]] = [{"params": seeing, "lr": 0.3 * LEARNING_RATE}, {"params": rest}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    began, losses = time.monotonic(), []
+    losses: list[float] = []
     for step in range(1, steps + 1):
         model.train()
-        lessons = _lessons(random.Random(f"base/{seed}/{step}/{rank}"), step, steps, FRAMES_PER_STEP // processes)
+        luck = random.Random(f"base/{seed}/{step}/{rank}")
+        lessons = _lessons(luck, step / steps, FRAMES_PER_STEP // processes)
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(**batch_of(lessons, processor)).loss
         loss.backward()
-        _average_gradients(model, processes)
+        _average_gradients(model.parameters(), processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -216,11 +255,11 @@ def _train(
     dist.destroy_process_group()
 
 
-def _average_gradients(model: Any, processes: int) -> None:
+def _average_gradients(parameters: Iterable[Any], processes: int) -> None:
     import torch
     import torch.distributed as dist
 
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     parts = (flat / processes).split([gradient.numel() for gradient in gradients])

@@ -41,19 +41,23 @@ class Lesson:
     turns: tuple[tuple[str, str], ...]
 
 
-def a_frame(part: Part, luck: random.Random) -> Frame:
-    """Any frame of the world: one to four figures in a place of the split, at random."""
+def a_frame(part: Part, luck: random.Random, figures: int = 4) -> Frame:
+    """Any frame of the world: one to `figures` figures in a place of the split, at random."""
     place, light = luck.choice(backgrounds(part))
-    entities: list[Entity] = [*luck.sample(looks(part), luck.choices((0, 1, 2, 3), (1, 4, 4, 2))[0])]
-    entities += luck.sample(things(), luck.choices((0, 1, 2), (2, 4, 2))[0])
-    if not entities or (len(entities) < 4 and luck.random() < 0.3):
-        entities.append(Landmark(luck.choice(LANDMARKS)))
-    return stage(entities[:4], place, light, luck.choice((49, 56)), luck, luck.random() < 0.6)
+    count = luck.randint(1, figures)
+    entities: list[Entity] = []
+    for kind in luck.choices(("person", "thing", "landmark"), (5, 3, 1), k=count):
+        if kind == "landmark" and not any(isinstance(entity, Landmark) for entity in entities):
+            entities.append(Landmark(luck.choice(LANDMARKS)))
+        else:
+            pool: list[Entity] = [*looks(part)] if kind == "person" else [*things()]
+            entities.append(luck.choice([entity for entity in pool if entity not in entities]))
+    return stage(entities, place, light, luck.choice((49, 56)), luck, luck.random() < 0.6)
 
 
-def a_lesson(count: int, luck: random.Random, part: Part = "train") -> Lesson:
+def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int = 4) -> Lesson:
     """`count` frames that have nothing to do with each other, and one question about each, in any order."""
-    frames = tuple(a_frame(part, luck) for _ in range(count))
+    frames = tuple(a_frame(part, luck, figures) for _ in range(count))
     order = list(range(count))
     luck.shuffle(order)
     return Lesson(frames, tuple(_turn(frames[index], _where(index, count), luck) for index in order))

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storyreason import answer, chat, sample
+from storyreason.boxes import Box
+from storyreason.sample import tower
 from storyreason.sample.base import Progress, batch_of, box_f1, train, vocabulary_texts
+from storyreason.sample.drawing import Frame, Placed
 from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
 from storyreason.sample.tokenizer import make_processor
-from storyreason.sample.world import Look, backgrounds, looks
+from storyreason.sample.world import COLOURS, Look, Region, Thing, backgrounds, looks
 
 PROCESSOR = make_processor(vocabulary_texts())
 LESSONS = [a_lesson(count, random.Random(count)) for count in (1, 2, 7)]
@@ -46,6 +49,27 @@ def test_labels_are_the_answers_alone() -> None:
 
     learnt = batch["labels"][batch["labels"] != -100]
     assert PROCESSOR.tokenizer.decode(learnt) == "".join(f"{told}<|im_end|>" for _, told in lesson.turns)
+
+
+def test_the_tower_is_asked_what_stands_at_each_spot() -> None:
+    man, drum = Look("man", "red", "grey", "top hat"), Thing("drum", "blue")
+    placed = (Placed(man, Box(28, 42, 56, 112), "wave"), Placed(drum, Box(154, 84, 182, 112)))
+    place, light = backgrounds("train")[0]
+    frame = Frame(place, light, 49, 1, (*placed, Placed(Region("sea"), Box(0, 28, 196, 49))))
+
+    spots = [dict(zip(tower.QUESTIONS, spot, strict=True)) for spot in tower.answers(frame)]
+
+    assert len(spots) == 4 * 7
+    body = spots[3 * 7 + 1]  # the lowest row, second column
+    assert (body["x1"], body["y1"], body["x2"], body["y2"]) == (4, 6, 8, 16)
+    assert (body["row"], body["column"]) == (3, 1)
+    assert body["colour"] == list(COLOURS).index("red")
+    assert body["pose"] == 1
+    for column in (5, 6):  # the drum reaches over two spots
+        assert spots[3 * 7 + column]["x1"] == 154 // 7
+        assert spots[3 * 7 + column]["hair"] == tower.NOTHING
+    assert spots[1 * 7 + 4]["x2"] == 196 // 7  # the sea
+    assert spots[0]["x1"] == tower.NOTHING  # the sky
 
 
 @given(st.text())
@@ -84,10 +108,11 @@ def test_frames_keep_their_size_and_become_28_tokens_each() -> None:
 def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    told: list[Progress] = list(train(tmp_path / "base", steps=4, processes=2, report_every=2))
+    told: list[Progress] = list(train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3))
 
-    assert [progress.step for progress in told] == [2, 4]
-    assert told[-1].loss < told[0].loss
+    assert [progress.step for progress in told] == [0, 2, 4]
+    assert told[0].tower is not None
+    assert told[2].loss < told[1].loss
     assert told[-1].f1 is not None
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
