@@ -154,7 +154,8 @@ def test_a_client_that_goes_away_ends_its_request(gateway: ServingConfig, frames
     url = f"{client.url(gateway)}/v1/chat/completions"
 
     with httpx.stream("POST", url, json={**body, "stream": True}, timeout=60, trust_env=False) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: the response closes when its reader is gone
+        next(lines)
         assert client.status(gateway).requests == 1
     wait_for(lambda: client.status(gateway).requests == 0, 5)
 
