@@ -97,7 +97,7 @@ def write_folder(base: str, result: Path, out: Path, card: str, revision: str | 
 
     stored = _config(base, revision).dtype or torch.float32
     processor = load_processor(base, revision)
-    model = _merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
+    model: Any = _merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
     temporary = out.parent / f".{out.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     model.to(stored).save_pretrained(temporary)

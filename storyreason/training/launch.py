@@ -123,16 +123,13 @@ def _need_gpu(dtype: str, config: Path | None) -> None:
 
 def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
     """The lines of the progress file, from the moment at which the attempt's own `start` line is in it."""
-    given, began = 0, False
+    offset, began = 0, False
     while True:
         ended = process.poll() is not None
-        lines = progress.read(work)
-        began = began or any(line.get("attempt") == attempt for line in lines)
-        if began:
-            for line in lines[given:]:
-                if line["event"] != "step" or line["step"] > after_step:
-                    yield line
-            given = len(lines)
+        began = began or progress.holds(work, attempt)
+        if began:  # from now on the file only grows
+            lines, offset = progress.read_from(work, offset)
+            yield from (line for line in lines if line["event"] != "step" or line["step"] > after_step)
         if ended:
             return
         time.sleep(0.2)

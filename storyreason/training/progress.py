@@ -19,11 +19,26 @@ FILE = "progress.jsonl"
 
 def read(work: Path) -> list[dict[str, Any]]:
     """All whole lines of a work folder's progress; a line that is just being written is left out."""
+    return read_from(work, 0)[0]
+
+
+def read_from(work: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines after `offset` bytes, and the offset after them."""
     try:
-        text = (work / FILE).read_text()
+        with (work / FILE).open("rb") as file:
+            file.seek(offset)
+            lines = [line for line in file if line.endswith(b"\n")]
     except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [], offset
+    return [json.loads(line) for line in lines], offset + sum(map(len, lines))
+
+
+def holds(work: Path, attempt: str) -> bool:
+    """Whether an attempt has begun to write."""
+    try:
+        return attempt in (work / FILE).read_text()
+    except FileNotFoundError:
+        return False
 
 
 class Progress:

@@ -306,7 +306,7 @@ class StoryTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         passes = plan.Passes(self.plan, self.args.process_index)
         return DataLoader(
-            self.stories,
+            self.stories,  # type: ignore[arg-type]
             batch_sampler=passes,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
@@ -328,12 +328,15 @@ class StoryTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The sum over this batch's tokens, divided by the whole step's (gradients are averaged over processes)."""
-        labels = inputs.pop("labels")
+        loss = self._loss_sum(model, inputs, inputs.pop("labels"))
+        return loss / num_items_in_batch * self.args.world_size
+
+    def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        """The sum of the cross-entropies of all label tokens. Logits are made where a label is, or (Liger) not at all."""
         if self.args.use_liger_kernel:
-            loss = model(**inputs, labels=labels, num_items_in_batch=num_items_in_batch).loss
-        else:
-            loss = _token_losses(model, inputs, labels) / num_items_in_batch
-        return loss * self.args.world_size
+            total: torch.Tensor = model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss
+            return total
+        return token_losses(model, inputs, labels)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The mean loss over all label tokens of the validation stories; remembers the best step."""
@@ -345,11 +348,11 @@ class StoryTrainer(Trainer):
         mine += [None] * (-(-len(batches) // world) - len(mine))  # every process must take part in every pass
         total = torch.zeros(2, dtype=torch.float64)
         for indices in mine:
-            batch = self.data_collator([self.validation[0, index] for index in indices or batches[0]])
-            inputs = self._prepare_inputs(batch)
+            chosen: list[Any] = [self.validation[0, index] for index in indices or batches[0]]
+            inputs = self._prepare_inputs(self.data_collator(chosen))
             labels = inputs.pop("labels")
             with torch.no_grad(), self.compute_loss_context_manager():
-                loss = _token_losses(self.model_wrapped, inputs, labels)
+                loss = self._loss_sum(self.model_wrapped, inputs, labels)
             if indices is not None:
                 total += torch.tensor([float(loss), int((labels[:, 1:] != chat.IGNORED).sum())])
         if world > 1:
@@ -464,7 +467,7 @@ class StoryTrainer(Trainer):
         )
 
 
-def _token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+def token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
     """The sum of the cross-entropies of all label tokens. Logits are made only where a label is."""
     targets = labels[:, 1:]
     columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
