@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -141,8 +142,6 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
 
 def _arguments(job: Job, cuda: bool) -> TrainingArguments:
     config = job.training
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(config.gradient_checkpointing).lower()
     return TrainingArguments(
         output_dir=str(job.work),
         max_steps=1,  # the plan's, once it is made
@@ -154,7 +153,9 @@ def _arguments(job: Job, cuda: bool) -> TrainingArguments:
         warmup_steps=config.warmup_ratio,
         lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
         bf16=config.dtype == "bfloat16",
-        gradient_checkpointing=config.gradient_checkpointing and os.environ.get("ACCELERATE_USE_FSDP") != "true",
+        # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
+        # neither saved nor resumed, without a word.
+        gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         use_liger_kernel=config.liger and cuda,
         use_cpu=not cuda,
@@ -460,6 +461,10 @@ class StoryTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             (temporary / "training_args.bin").unlink(missing_ok=True)
+            if not _holds_weights(temporary):
+                raise TrainingError(
+                    f"{temporary} was written without any weights: this mode does not work so, see log.txt."
+                )
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
         self.progress.write(
@@ -475,6 +480,16 @@ def token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> to
     return cross_entropy(
         logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=chat.IGNORED, reduction="sum"
     )
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether any of a folder's safetensors files holds a tensor; PEFT writes an empty one without a word."""
+
+    def filled(path: Path) -> bool:
+        with safe_open(path, framework="pt") as file:
+            return len(file.keys()) > 0
+
+    return any(filled(path) for path in folder.glob("*.safetensors"))
 
 
 def _peak_memory() -> int:

@@ -79,7 +79,9 @@ def left_running(job: training.Job) -> list[int]:
 def weights(result: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return {name: tensor for path in sorted(result.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    found = {name: tensor for path in sorted(result.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    assert found
+    return found
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
