@@ -4,6 +4,7 @@ The tests stand in the order of the story that they tell; each goes on where the
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from storyreason import dataset
-from tests.system.conftest import Project, wait_for
+from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
 EXAMPLE = """
@@ -81,7 +82,7 @@ def test_killed_while_the_gateway_deploys_one_version_comes_out_and_is_served(
     project: Project, mlflow: MlflowClient
 ) -> None:
     project.kill_when(
-        lambda: list(project.runs.glob("gateway/engines/*.log")), "the deployment to start", *project.retrain()
+        lambda: list(project.runs.glob("gateway/vllm-*.log")), "the deployment to start", *project.retrain()
     )
 
     printed = project.run(*project.retrain())
@@ -176,3 +177,57 @@ def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(
     printed = project.run(*project.retrain("--until", "train"))
     assert not any("pull-" in line and "data.dvc" in line and "Cached" in line for line in printed.splitlines())
     assert len(trained(project)) == 3
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)
+    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_runs(project: Project, tmp_path: Path, command: str) -> None:
+    if command.startswith("make "):  # what they run is tested here; that they are there, by make itself
+        done = subprocess.run(["make", "-n", *command.split()[1:]], cwd=project.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return
+    # as written, but with the preset that takes a minute, on this project's port, and writing nowhere but here
+    words = command.replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
+    words = words.replace(":8400", f":{project.port}").replace("/tmp", str(tmp_path)).replace(".venv/bin/", "")
+    arguments = [word.replace("pages", str(tmp_path / "pages")) for word in words.split()]
+    if arguments[1] in ("retrain", "evaluate", "deploy") and "--help" not in arguments:
+        arguments += ["--set", f"serving.port={project.port}", "--set", "data.rev=HEAD"]
+    arguments[0] = STORYREASON if arguments[0] == "storyreason" else arguments[0]
+    done = subprocess.run(arguments, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow: MlflowClient) -> None:
+    sharded = Project(
+        project.folder,
+        {**project.environment, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "fsdp_cpu")},
+        project.port,
+    )
+
+    printed = sharded.run(
+        *project.retrain(
+            "--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"
+        )
+    )
+
+    run = training_runs(mlflow)[-1]
+    assert run.data.tags["storyreason.distributed_type"] == "FSDP"
+    assert run.data.tags["storyreason.processes"] == "2"
+    champion = mlflow.get_model_version_by_alias("storyteller", "champion")
+    assert champion.run_id == run.info.run_id
+    assert "served already" not in printed
+    assert project.url in printed.strip().splitlines()[-1]
+
+
+def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:
+    before = mlflow.get_model_version_by_alias("storyteller", "previous").version
+
+    project.run(
+        "deploy", "previous", "--preset", "smoke", "--set", f"serving.port={project.port}", "--set", "data.rev=HEAD"
+    )
+
+    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == before
