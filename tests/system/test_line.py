@@ -91,7 +91,7 @@ def test_killed_while_the_gateway_deploys_one_version_comes_out_and_is_served(
     assert run.info.status == "FINISHED"
     assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 21))
     assert len(mlflow.search_model_versions("name = 'storyteller'")) == 1
-    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == "1"
+    assert str(mlflow.get_model_version_by_alias("storyteller", "champion").version) == "1"
     last = printed.strip().splitlines()[-1]
     assert project.url in last and "make down" in last
     (page,) = (line.removeprefix("story page: ") for line in printed.splitlines() if line.startswith("story page: "))
