@@ -6,18 +6,22 @@
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from storyreason import analysis, dataset, story
-from storyreason.sample.drawing import draw, encode
-from storyreason.sample.plot import tales
-from storyreason.sample.telling import tell
-from storyreason.sample.world import Part
+if TYPE_CHECKING:
+    from storyreason import dataset
+    from storyreason.sample.world import Part
 
 SEED = 7
 
 
-def examples(part: Part, seed: int = SEED, films: int | None = None) -> Iterator[dataset.Example]:
+def examples(part: "Part", seed: int = SEED, films: int | None = None) -> "Iterator[dataset.Example]":
     """The examples of a split, two per film; the same seed gives the same bytes. `films` makes fewer or more."""
+    from storyreason import analysis, dataset, story
+    from storyreason.sample.drawing import draw, encode
+    from storyreason.sample.plot import tales
+    from storyreason.sample.telling import tell
+
     for tale in tales(part, seed, films):
         told_analysis, told_story = tell(tale)
         yield dataset.Example(
