@@ -1,6 +1,7 @@
 """One run's configuration: the same object is the YAML preset, the command line's flags, the form in Prefect's UI and the
 parameters in MLflow. Its parts stand beside what they configure."""
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable
@@ -102,10 +103,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value {text!r} cannot be read as YAML.") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(value)
-        except json.JSONDecodeError:
-            pass
     raw[leaf] = value
 
 

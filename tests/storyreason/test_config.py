@@ -45,7 +45,9 @@ def test_a_missing_preset_names_the_ones_there_are() -> None:
         config.load("sampel")
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("a: [", "as YAML"), ("- a\n- b\n", "keys and values"), ("", "keys and values")])
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("a: [", "as YAML"), ("- a\n- b\n", "keys and values"), ("", "keys and values")]
+)
 def test_a_broken_preset_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -41,7 +41,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -
 
 
 def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    code = f"from storyreason import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    code = (
+        "from pathlib import Path; from storyreason import runs\n"
+        f"with runs.lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdin is not None
     assert holder.stdout.readline() == "held\n"
