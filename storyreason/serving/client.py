@@ -126,6 +126,7 @@ def stop() -> bool:
 
     address = state.address()
     if address is None or not _runs():
+        _reap()
         return False
     config = ServingConfig(host=address.host, port=address.port)
     try:
@@ -139,9 +140,17 @@ def stop() -> bool:
                 f"The gateway, process {address.pid}, does not end: end it with `kill -9 {address.pid}`."
             )
         time.sleep(0.1)
-    for process in _started:
-        process.poll()
+    _reap(address.pid)
     return True
+
+
+def _reap(ended: int | None = None) -> None:
+    """Take leave of the gateways that this process started and that have ended; `ended` is about to."""
+    for process in list(_started):
+        if process.pid == ended:
+            process.wait(10)
+        if process.poll() is not None:
+            _started.remove(process)
 
 
 def _runs() -> bool:

@@ -62,6 +62,8 @@ class Project:
         return subprocess.Popen(
             [STORYREASON, *arguments], cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            # Ctrl-C must reach it, also where the tests run in the background of a shell, which ignores it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def kill_when(self, condition: Callable[[], object], what: str, *arguments: str) -> None:

@@ -67,5 +67,6 @@ def test_ctrl_c_in_training_leaves_no_process(project: Project) -> None:
         printed, _ = process.communicate(timeout=120)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode not in (0, -signal.SIGKILL), printed
     wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 20)
