@@ -1,5 +1,6 @@
 """On one machine nothing has to be started beforehand: a flow brings its own Prefect server and takes it along when it ends."""
 
+import atexit
 import os
 import socket
 import subprocess
@@ -22,15 +23,18 @@ STARTUP = 180.0
 
 @contextmanager
 def platform() -> Iterator[None]:
-    """Prefect, MLflow and DVC ready for a flow. A Prefect server named by PREFECT_API_URL is used as it is."""
+    """Prefect, MLflow and DVC ready for a flow. A Prefect server named by PREFECT_API_URL is used as it is.
+
+    Enter it before Prefect is imported: what Prefect still sends when the process ends is sent before its server goes.
+    """
     settings.prepare()
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
     home = Path(os.environ["PREFECT_HOME"])
     try:
-        with runs.lock(home), _server(home) as url:
-            os.environ["PREFECT_API_URL"] = url
+        with runs.lock(home):
+            os.environ["PREFECT_API_URL"] = _start_server(home)
             yield
     except RunError as error:
         if str(home) not in str(error):
@@ -38,13 +42,10 @@ def platform() -> Iterator[None]:
         raise RunError(
             f"{error} Or run several flows at a time: start `prefect server start`, and set PREFECT_API_URL to its address."
         ) from None
-    finally:
-        os.environ.pop("PREFECT_API_URL", None)
 
 
-@contextmanager
-def _server(home: Path) -> Iterator[str]:
-    """A Prefect server on a free loopback port that dies with this process, kill -9 included."""
+def _start_server(home: Path) -> str:
+    """The API's address of a Prefect server on a free loopback port. It dies with this process, kill -9 included."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,13 +57,15 @@ def _server(home: Path) -> Iterator[str]:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    try:
-        _wait(process, f"{url}/health", log)
-        yield url
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.wait(timeout=30)
+    atexit.register(_stop, process)
+    _wait(process, f"{url}/health", log)
+    return url
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait(timeout=30)
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

@@ -39,8 +39,9 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
     if outcome.story:
         console.rule("a story for frames it never saw")
         say(outcome.story)
-    console.rule("scores on the test split, free decoding")
-    show_scores(outcome.scores)
+    if outcome.scores:
+        console.rule("scores on the test split, free decoding")
+        show_scores(outcome.scores)
     console.rule("seconds of each step")
     table = Table(box=None, show_header=False)
     for step, seconds in outcome.seconds.items():
@@ -58,8 +59,6 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:
     """The headline scores, a column for each model."""
-    if not scores:
-        return
     table = Table(box=None)
     table.add_column("")
     for role in scores:
