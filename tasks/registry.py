@@ -187,11 +187,17 @@ def version(name: str, which: str) -> Version:
 
 
 def alias(name: str, which: str) -> Version | None:
-    """The version an alias points to, or None."""
+    """The version an alias points to, or None. A registry that cannot be asked raises: silence is not "no champion"."""
+    from mlflow.exceptions import MlflowException
+
     try:
         return version(name, which)
-    except RegistryError:
-        return None
+    except RegistryError as error:
+        cause = error.__cause__
+        absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
+        if isinstance(cause, MlflowException) and cause.error_code in absent:
+            return None
+        raise
 
 
 def move_champion(new: Version) -> None:
