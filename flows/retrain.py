@@ -69,6 +69,9 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
         with stopwatch(clock, f"evaluate {one.role}"):
             scores[one.role] = scored(config, one, data)
     outcome.scores = {role: scored["metrics"] for role, scored in scores.items()}
+    compared = evaluation.comparison_fingerprint(version, scores)
+    with stopwatch(clock, "compare"):
+        _run(evaluation.compare, "compare", compared)(version, scores, compared)
     if until == "evaluate":
         return outcome
 

@@ -1,7 +1,7 @@
 """Evaluation as a step: the test split told by vLLM, read, scored, and written where people compare models."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from prefect.artifacts import create_markdown_artifact
 from storyreason import answer, dataset, generation, page, runs, scoring
 from storyreason.config import RunConfig
 from storyreason.generation.vllm import VllmServer
+from storyreason.scoring.charts import charts
 from tasks import registry
 from tasks.progress import Progress
 
-VERSION = 1
+VERSION = 2
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Of the generation's settings, those that change no answer."""
+COMPARISON_VERSION = 1
 PAGES = 12
 """So many stories are shown on the evaluation's page; all of them stand in the table."""
 
@@ -55,7 +57,7 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
     with runs.lock(folder):
         told = _tell(config, subject, examples, folder)
         references = [scoring.Reference.of(example) for example in examples]
-        card = scoring.score(references, told)
+        card = scoring.score(references, told, protocols=("strict", "paper"))
         runs.write_text(folder / "scorecard.json", card.to_json())
         of = {str(row["story_id"]): _numbers(row) for row in card.table()}
         shown = [
@@ -111,7 +113,6 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
 
 def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scorecard, folder: Path) -> str:
     """Metrics, intervals, the per-story table and the page, on the run of the training, or on one of its own."""
-    import pandas as pd
     from mlflow.entities import Metric
 
     mlflow = registry.client()
@@ -126,12 +127,40 @@ def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scor
     for name, (low, high) in card.intervals().items():
         values |= {f"free/{name}/low": low, f"free/{name}/high": high}
     mlflow.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in values.items()])
-    mlflow.log_table(run_id, pd.DataFrame(card.table()), "free/stories.json")
+    registry.log_table(run_id, card.table(), "free/stories.json")
+    for name, figure in charts({subject.role: card}).items():
+        mlflow.log_figure(run_id, figure, f"free/charts/{name}.png")
     mlflow.log_artifact(run_id, str(folder / "stories.html"), "free")
     mlflow.log_artifact(run_id, str(folder / "scorecard.json"), "free")
     if subject.run_id is None:
         registry.close_run(run_id)
     return run_id
+
+
+def comparison_fingerprint(version: registry.Version, scores: dict[str, dict[str, Any]]) -> str:
+    """What decides the comparison: the scorecards, which are named by what decided them."""
+    cards = {role: score["scorecard"] for role, score in scores.items()}
+    return runs.fingerprint(step="compare", version=COMPARISON_VERSION, run=version.run_id, scorecards=cards)
+
+
+@task(name="compare", retries=1, retry_delay_seconds=5)
+def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_: str) -> dict[str, Any]:
+    """The challenger's scores story by story against each other's, and all of them in one set of charts, on its run."""
+    folder = runs.work_folder("compare", print_)
+    if manifest := runs.read_manifest(folder):
+        return manifest
+    cards = {role: _read(score) for role, score in scores.items()}
+    mlflow = registry.client()
+    others = [role for role in cards if role != "challenger"]
+    for role in others:
+        differences = scoring.compare(cards["challenger"], cards[role]).values()
+        rows = [{**asdict(one), "real": one.real} for one in differences]
+        columns = {"a": "challenger", "b": role}
+        rows = [{columns.get(key, key): value for key, value in row.items()} for row in rows]
+        registry.log_table(version.run_id, rows, f"free/challenger_against_{role}.json")
+    for name, figure in charts(cards).items():
+        mlflow.log_figure(version.run_id, figure, f"free/compared/{name}.png")
+    return runs.write_manifest(folder, run_id=version.run_id, compared_with=others)
 
 
 @task(name="gate")

@@ -65,7 +65,7 @@ def vocabulary_texts(seed: int = 0) -> list[str]:
 
 
 def new_model(processor: "Qwen2_5_VLProcessor", seed: int = 0) -> "Qwen2_5_VLForConditionalGeneration":
-    """Random weights. Heads of 64 for vLLM on a CPU; a small rope theta and large weights because the model is tiny."""
+    """Random weights. Heads of 64 for vLLM on a CPU; large weights because the model is tiny."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -81,7 +81,7 @@ def new_model(processor: "Qwen2_5_VLProcessor", seed: int = 0) -> "Qwen2_5_VLFor
             "num_attention_heads": 3,
             "num_key_value_heads": 3,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "mrope_section": [8, 12, 12]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 12, 12]},
             "initializer_range": 0.06,
             "bos_token_id": None,
             "eos_token_id": special["im_end"],
@@ -149,8 +149,8 @@ def _lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
     From easy to hard, or nothing is learnt: one figure to a frame, then two, then up to four; one frame to a lesson,
     then up to seven.
     """
-    figures = 1 if done < 0.1 else 2 if done < 0.2 else 4
-    count = 1 if done < 0.35 else luck.choice((1, 1, 2, 4, 6, 7))
+    figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
+    count = 1 if done < 0.2 else luck.choice((1, 1, 2, 4, 6, 7))
     return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
 
 

@@ -20,6 +20,12 @@ class GateConfig(BaseModel):
         description="The paired interval of the primary score's gain must lie above this. "
         "A small negative value accepts 'as good and fresher'.",
     )
+    min_validity: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="The share of valid answers without which nothing is promoted, whatever it is compared with.",
+    )
     validity_tolerance: float = Field(
         default=0.01, ge=0.0, le=1.0, description="How much the share of valid answers may fall."
     )

@@ -9,8 +9,9 @@ from storyreason.scoring.config import GateConfig
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
 HALLUCINATIONS = "strict/references/hallucinations_per_100_mentions"
+VALID = "strict/validity/valid"
 HEADLINES = (
-    "strict/validity/valid", "strict/validity/readable",
+    VALID, "strict/validity/readable",
     "strict/grounding/f1", "strict/grounding/precision", "strict/grounding/recall", "strict/grounding/f1_50_95",
     "strict/grounding/mean_iou", "strict/grounding/entities_per_frame",
     "strict/grounding/char/f1", "strict/grounding/obj/f1", "strict/grounding/lm/f1", "strict/grounding/bg/f1",
@@ -98,7 +99,11 @@ def decide(
         reason = f"{challenger} and {incumbent} have the same scores on every story: there is nothing to gain."
         return conclude("keep", reason, "Change the data or the training, then retrain.")
 
-    checks = [_primary(differences[primary], config, stories), *_guards(differences, ours, theirs, config)]
+    checks = [
+        _primary(differences[primary], config, stories),
+        *_floor(differences[VALID], config),
+        *_guards(differences, ours, theirs, config),
+    ]
     failed = [check for check in checks if not check.passed]
     if failed:
         reason = " ".join(f"{check.name}: {check.found}, wanted {check.wanted}." for check in failed)
@@ -117,12 +122,22 @@ def _primary(change: Difference, config: GateConfig, stories: int) -> _Check:
     return _Check(change.name, change.low > config.min_gain, _gain(change, config.confidence), wanted, advice)
 
 
+def _floor(change: Difference, config: GateConfig) -> Iterable[_Check]:
+    """Being better than a base model that says nothing usable is not enough: most answers must be usable."""
+    if change.a < config.min_validity:
+        advice = (
+            "Most of its answers break a rule (`free/charts/rules.png` shows which): train further or on more data."
+        )
+        wanted = f"at least {_number(VALID, config.min_validity)} (`gate.min_validity`)"
+        yield _Check("share of valid answers", False, _number(VALID, change.a), wanted, advice)
+
+
 def _guards(
     differences: Mapping[str, Difference], ours: Scorecard, theirs: Scorecard, config: GateConfig
 ) -> Iterable[_Check]:
     """The guarded scores that both scorecards have: the change itself counts here, not its interval."""
     for name, most, setting in (
-        ("strict/validity/valid", config.validity_tolerance, "gate.validity_tolerance"),
+        (VALID, config.validity_tolerance, "gate.validity_tolerance"),
         ("strict/identity/idf1", config.idf1_tolerance, "gate.idf1_tolerance"),
         (HALLUCINATIONS, config.hallucinations_tolerance, "gate.hallucinations_tolerance"),
     ):

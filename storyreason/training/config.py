@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storyreason.training.precision import Precision
+
 
 class TrainingConfig(BaseModel):
     """How a base model is fine-tuned: what is trained, on what, how long, on which processes."""
@@ -27,7 +29,10 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: never.")
     scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="The learning rate after warm-up.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="What to compute in; bfloat16 needs a GPU.")
+    dtype: Precision = Field(
+        "bfloat16",
+        description="What to compute in. bfloat16 needs a GPU; auto takes it on a CPU that multiplies it fast too.",
+    )
     gradient_checkpointing: bool = Field(True, description="Recompute activations in the backward pass to save memory.")
     liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
     loss: Literal["answer", "all"] = Field(

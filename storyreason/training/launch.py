@@ -108,7 +108,7 @@ def _config_file(name: str) -> Path:
 
 
 def _need_gpu(dtype: str, config: Path | None) -> None:
-    if dtype == "float32" and (config is None or "use_cpu: true" in config.read_text()):
+    if dtype != "bfloat16" and (config is None or "use_cpu: true" in config.read_text()):
         return
     import torch
 
@@ -117,7 +117,7 @@ def _need_gpu(dtype: str, config: Path | None) -> None:
     wants = f"training.dtype={dtype}" + (f" with training.accelerate={config.stem}" if config else "")
     raise TrainingError(
         f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, or set "
-        "training.dtype=float32 and training.accelerate=cpu."
+        "training.dtype=auto and training.accelerate=cpu."
     )
 
 

@@ -25,7 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import ModelError, TrainingError
-from storyreason.training import checkpoints, plan
+from storyreason.training import checkpoints, plan, precision
 from storyreason.training.config import TrainingConfig
 from storyreason.training.examples import Stories, collate
 from storyreason.training.job import Job
@@ -106,10 +106,9 @@ def _model(job: Job, cuda: bool) -> Any:
     from transformers.utils import is_flash_attn_2_available
 
     config = job.training
-    attention = "flash_attention_2" if cuda and config.dtype == "bfloat16" and is_flash_attn_2_available() else None
-    base = model.load(
-        job.base, job.revision, dtype=config.dtype if config.mode == "lora" else "float32", attention=attention
-    )
+    dtype = precision.resolve(config.dtype)
+    attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
+    base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
     base.config.use_cache = False
     torch.manual_seed(config.seed)
     if config.mode == "lora":
@@ -152,7 +151,7 @@ def _arguments(job: Job, cuda: bool) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         warmup_steps=config.warmup_ratio,
         lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
-        bf16=config.dtype == "bfloat16",
+        bf16=precision.resolve(config.dtype) == "bfloat16",
         # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
         # neither saved nor resumed, without a word.
         gradient_checkpointing=config.gradient_checkpointing,
@@ -265,6 +264,7 @@ class StoryTrainer(Trainer):
             trainable=sum(count for count, trained in counts if trained),
             frozen=sum(count for count, trained in counts if not trained),
             mode=self.config.mode,
+            dtype=precision.resolve(self.config.dtype),
             processes=self.args.world_size,
             threads=torch.get_num_threads(),
             distributed_type=self.accelerator.distributed_type.value,

@@ -102,14 +102,22 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     (run,) = training_runs(mlflow)
     (base,) = (r for r in mlflow.search_runs(["1"]) if r.data.tags.get("storyreason.role") == "base")
 
-    compared = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/strict/grounding/precision"}
+    compared = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/paper/F1", "free/paper/METEOR"}
+    compared |= {f"{name}/{end}" for name in compared for end in ("low", "high")}
     assert compared <= run.data.metrics.keys() & base.data.metrics.keys()
     assert run.data.params["training.learning_rate"] == "0.001"
     tags = mlflow.get_model_version("storyteller", "1").tags
     for name in ("data_md5", "git_commit", "train", "register", "prefect_run", "gate"):
         assert tags[f"storyreason.{name}"], name
     artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id, "free")}
-    assert {"free/stories.json", "free/stories.html"} <= artifacts
+    assert {"free/stories.json", "free/stories.html", "free/challenger_against_base.json"} <= artifacts
+    for folder in ("free/charts", "free/compared"):
+        charts = {Path(item.path).name for item in mlflow.list_artifacts(run.info.run_id, folder)}
+        assert charts == {"grounding_by_kind.png", "pronouns_grounded.png", "persistence.png", "rules.png"}, folder
+    table = mlflow.load_table("1", "free/challenger_against_base.json", [run.info.run_id])
+    row = table[table["name"] == "strict/grounding/f1"].iloc[0]
+    assert row["low"] <= row["gain"] <= row["high"]
+    assert row["challenger"] == run.data.metrics["free/strict/grounding/f1"]
     assert "Promote" in (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
 
 

@@ -64,6 +64,17 @@ def test_validity_may_fall_by_a_hundredth_and_not_by_more(invalid: int, promoted
         assert "`gate.validity_tolerance`" in decision.report
 
 
+@pytest.mark.parametrize(("valid", "promoted"), [(19, False), (20, True)])
+def test_what_mostly_breaks_the_rules_is_not_promoted_however_bad_the_incumbent(valid: int, promoted: bool) -> None:
+    ours = card(STRONG, valid=[1] * valid + [0] * (40 - valid))
+    decision = decide(ours, card(WEAK, valid=[0] * 40), GateConfig())
+
+    assert decision.promote is promoted
+    if not promoted:
+        assert "share of valid answers: 0.475, wanted at least 0.500" in decision.reason
+        assert "`gate.min_validity`" in decision.reason
+
+
 def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() -> None:
     def with_guards(matched: int, idtp: int, hallucinations: int) -> Scorecard:
         return card(
