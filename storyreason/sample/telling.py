@@ -80,14 +80,21 @@ def tell(tale: Tale) -> tuple[Analysis, Story]:
 
 def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Section:
     rows = in_reading_order(shot.frame.placed)
-    people = tuple(_character(tale, placed, shot, luck) for placed in rows if isinstance(placed.entity, Look))
-    objects = tuple(_object(tale, placed, rows) for placed in rows if not isinstance(placed.entity, Look))
+    by_id = sorted(rows, key=lambda row: _order(tale.ids[row.entity]))
+    people = tuple(_character(tale, placed, shot, luck) for placed in by_id if isinstance(placed.entity, Look))
+    objects = tuple(_object(tale, placed, rows) for placed in by_id if not isinstance(placed.entity, Look))
     film = tale.film
     mood, time = _MOODS[film.light.name], film.light.name
     settings = [Setting("Location", f"The {film.place.name}", mood, time, "Sets the scene")]
     if number == 1:
         settings.append(Setting("Lighting", _LIGHTINGS[film.light.name], mood, time, "Sets the mood"))
     return Section(number, people, objects, tuple(settings))
+
+
+def _order(identity: str) -> tuple[int, int]:
+    """Tables list their IDs in ascending order, as the published ones do: char1, char2; obj1, obj2, lm1, bg1."""
+    kind = identity.rstrip("0123456789")
+    return ("char", "obj", "lm", "bg").index(kind), int(identity[len(kind) :])
 
 
 def _character(tale: Tale, placed: Placed, shot: Shot, luck: random.Random) -> Character:
