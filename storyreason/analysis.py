@@ -156,6 +156,11 @@ class _Table:
     boxed: bool
     build: Callable[[list[str], int], Row]
 
+    @property
+    def top(self) -> str:
+        """What stands above the rows. The table of phases comes after a blank line, those of an image do not."""
+        return self.heading + ("\n" if self.heading.startswith("### ") else "\n\n") + self.head
+
 
 def _table(heading: str, head: str, build: Callable[[list[str], int], Row]) -> _Table:
     columns = tuple(cell.strip() for cell in head.split("\n")[0].split("|")[1:-1])
@@ -186,6 +191,8 @@ _PHASES = _table(
     _phase,
 )
 _TABLES = (_CHARACTERS, _OBJECTS, _SETTING, _PHASES)
+HEADS = dict(zip(("characters", "objects", "settings", "phases"), (table.top for table in _TABLES), strict=True))
+"""What `render` writes above the rows of each table: heading, columns, separator."""
 _BY_TITLE = {table.heading.lstrip("# ").lower(): table for table in _TABLES}
 _BY_TITLE |= {"character": _CHARACTERS, "object": _OBJECTS, "settings": _SETTING}
 _BY_COLUMN = {table.columns[0].lower(): table for table in _TABLES}
@@ -215,14 +222,14 @@ def render(analysis: Analysis) -> str:
             ]))  # fmt: skip
     if analysis.phases:
         rows = [(p.name, p.description, p.events, p.images_text or _join(p.images)) for p in analysis.phases]
-        blocks.append(_render_table(_PHASES, rows).replace("\n", "\n\n", 1))
+        blocks.append(_render_table(_PHASES, rows))
     return "\n\n".join(blocks)
 
 
 def _render_table(table: _Table, rows: Sequence[tuple[str, ...]]) -> str:
     # A cell is one line, and a pipe inside it is escaped as Markdown does: a|b is written a\|b.
     lines = ["| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([table.heading, table.head, *lines])
+    return "\n".join([table.top, *lines])
 
 
 def read(text: str) -> tuple[Analysis, list[Problem]]:

@@ -44,20 +44,29 @@ def tell(
 
     >>> tell("http://127.0.0.1:8400", "storyteller", images, GenerationConfig(), on_text=print)  # doctest: +SKIP
     """
+    return ask(base_url, request_body(model, images, config), config.timeout, api_key=api_key, on_text=on_text)
+
+
+def ask(
+    base_url: str,
+    body: dict[str, Any],
+    timeout: float,
+    *,
+    api_key: str | None = None,
+    on_text: Callable[[str], object] | None = None,
+) -> Telling:
+    """Send one chat completion, `body` as OpenAI's interface has it. Raises as `tell` does."""
     import httpx
 
-    body = _body(model, images, config)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    url = base_url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+    url = root(base_url) + "/v1/chat/completions"
     try:
-        # A proxy of the environment is for the world outside, not for this machine.
-        outside = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
-        with httpx.Client(timeout=config.timeout, headers=headers, trust_env=outside) as client:
+        with httpx.Client(timeout=timeout, headers=headers, trust_env=_outside(url)) as client:
             if on_text is None:
                 response = client.post(url, json=body)
                 _raise_for_status(response)
                 return _whole(response.json())
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body = body | {"stream": True, "stream_options": {"include_usage": True}}
             with client.stream("POST", url, json=body) as response:
                 if response.is_error:
                     response.read()
@@ -71,20 +80,31 @@ def tell(
         ) from error
 
 
-def _body(model: str, images: Sequence[bytes], config: GenerationConfig) -> dict[str, Any]:
+def root(base_url: str) -> str:
+    """The endpoint's address without `/v1`."""
+    return base_url.rstrip("/").removesuffix("/v1")
+
+
+def _outside(url: str) -> bool:
+    """Whether the environment's proxy may be used: it is for the world outside, not for this machine."""
+    return urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+
+
+def request_body(model: str, images: Sequence[bytes], config: GenerationConfig) -> dict[str, Any]:
+    """The request for a story: messages with the pictures in them, and how to sample."""
     pictures = iter(images)
     messages = chat.messages(len(images), config.request, config.images_first)
     for message in messages:
         if isinstance(message["content"], list):
             message["content"] = [_part(part, pictures) for part in message["content"]]
-    body = {
+    request = {
         "model": model,
         "messages": messages,
         "temperature": config.temperature,
         "top_p": config.top_p,
         "seed": config.seed,
     }
-    return body if config.max_tokens is None else body | {"max_tokens": config.max_tokens}
+    return request if config.max_tokens is None else request | {"max_tokens": config.max_tokens}
 
 
 def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
@@ -150,3 +170,32 @@ def _raise_for_status(response: "httpx.Response") -> None:
 def _sentence(answer: dict[str, Any]) -> str:
     error = answer["error"]
     return str(error["message"] if isinstance(error, dict) else error)
+
+
+def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
+    """Tokens of the longest prompt and answer together; None where the endpoint does not say so (vLLM does)."""
+    listed = _extra("GET", base_url, "/v1/models", api_key)
+    lengths = [one.get("max_model_len") for one in listed.get("data", []) if one.get("id") == model]
+    return int(lengths[0]) if lengths and lengths[0] else None
+
+
+def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
+    """Tokens of a text; its bytes, which are never fewer, where the endpoint cannot say."""
+    counted = _extra("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
+    return int(counted.get("count", len(text.encode())))
+
+
+def _extra(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
+    """What an endpoint says beyond completions; nothing where it has no such interface."""
+    import httpx
+
+    url = root(base_url) + path
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        response = httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=_outside(url))
+        found = response.json() if response.is_success else {}
+    except httpx.TransportError as error:
+        raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

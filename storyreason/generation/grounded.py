@@ -1,0 +1,202 @@
+"""Tell a story that cannot break its own grounding: an analysis under a grammar, then a story under one made from it.
+
+The story's request goes on where the analysis ended, from the same tokens, so that an engine with a prefix cache keeps
+the pictures' work. What no grammar can hold, the order of a box's corners, is mended and counted.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from storyreason import analysis, answer, story
+from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.boxes import Box
+from storyreason.errors import EngineError
+from storyreason.generation import grammar, openai
+from storyreason.generation.config import GenerationConfig
+from storyreason.rules import Sizes
+from storyreason.story import Passage, Story
+
+RESERVE = 2
+"""Tokens kept for an ending, over those of the ending written plainly: a poor model spells out what has a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grounded:
+    """An answer in the published format, valid unless `cut`.
+
+    `unmended` is the answer before boxes were put right, `mended` how many were. `ended`: analysis or story ran into
+    its share of the tokens and was ended shortly. `cut`: even the ending ran out of tokens.
+    """
+
+    text: str
+    unmended: str
+    mended: int
+    ended: bool
+    cut: bool
+    prompt_tokens: int
+    tokens: int
+
+
+def tell(
+    base_url: str, model: str, images: Sequence[bytes], config: GenerationConfig, *, api_key: str | None = None
+) -> Grounded:
+    """Ask an endpoint that knows vLLM's `structured_outputs` twice, once for the analysis and once for the story.
+
+    Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
+    grammars, or `config.max_tokens` too small for so many images.
+    """
+    sizes = [_size(image) for image in images]
+    asking = _Asking(base_url, api_key, openai.request_body(model, images, config), config)
+    read = asking.analysis(sizes)
+    mended, count = _mend(read, sizes)
+    thought = analysis.render(mended)
+    told = asking.story(mended, answer.join(thought, ""))
+    return Grounded(
+        answer.join(thought, told),
+        answer.join(analysis.render(read), told) if count else answer.join(thought, told),
+        count,
+        asking.ended,
+        asking.cut,
+        asking.prompt_tokens,
+        asking.tokens,
+    )
+
+
+@dataclass
+class _Asking:
+    """One answer while it is made: its requests, and what they used up."""
+
+    base_url: str
+    api_key: str | None
+    body: dict[str, Any]
+    config: GenerationConfig
+    prompt_tokens: int = 0
+    tokens: int = 0
+    ended: bool = False
+    cut: bool = False
+    _left: int = field(default=0, init=False)
+
+    def analysis(self, sizes: Sizes) -> Analysis:
+        least_analysis, least_story = (RESERVE * self._count(text) for text in _least(sizes))
+        self._left = self._budget() - least_story
+        most = self._left - least_analysis
+        if most < least_analysis:
+            raise EngineError(
+                f"A grounded answer about {len(sizes)} images needs {2 * least_analysis + least_story} tokens or more, "
+                f"and has {self._left + least_story}: raise generation.max_tokens, or serving.max_model_len."
+            )
+        begin = f"{answer.OPEN}\n"
+        text, whole = self._go_on(begin, grammar.of_analysis(sizes), most)
+        if not whole:
+            self.ended = True
+            written, _ = analysis.read(text.rpartition("\n")[0])
+            text = analysis.render(written)
+            if rest := grammar.end_of_analysis(sizes, written):
+                more, whole = self._go_on(begin + text, rest, self._left)
+                text, self.cut = text + more, not whole
+        self._left += least_story
+        return analysis.read(text)[0]
+
+    def story(self, of: Analysis, begin: str) -> str:
+        least = RESERVE * self._count(_least_story(len(of.sections)))
+        text, whole = self._go_on(begin, grammar.of_story(of), max(1, self._left - least))
+        if not whole:
+            self.ended = True
+            text = _settled(text)
+            if rest := grammar.end_of_story(of, text):
+                more, whole = self._go_on(begin + text, rest, max(1, self._left))
+                text, self.cut = text + more, self.cut or not whole
+        return text
+
+    def _go_on(self, written: str, rules: str, most: int) -> tuple[str, bool]:
+        """What comes after `written` under a grammar, and whether it came to its end within `most` tokens."""
+        told = openai.ask(
+            self.base_url,
+            {
+                **self.body,
+                "messages": [*self.body["messages"], {"role": "assistant", "content": written}],
+                "add_generation_prompt": False,
+                "continue_final_message": True,
+                "structured_outputs": {"grammar": rules},
+                "max_tokens": most,
+            },
+            self.config.timeout,
+            api_key=self.api_key,
+        )
+        self.prompt_tokens = self.prompt_tokens or told.prompt_tokens
+        self.tokens += told.tokens
+        self._left -= told.tokens
+        return told.text, not told.cut
+
+    def _budget(self) -> int:
+        """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
+        if self.config.max_tokens is not None:
+            return self.config.max_tokens
+        length = openai.max_model_len(self.base_url, self.body["model"], self.api_key)
+        if length is None:
+            raise EngineError(f"{self.base_url} does not say how long its answers may be: set generation.max_tokens.")
+        first = openai.ask(self.base_url, self.body | {"max_tokens": 1}, self.config.timeout, api_key=self.api_key)
+        return length - first.prompt_tokens - 1
+
+    def _count(self, text: str) -> int:
+        return openai.count_tokens(self.base_url, self.body["model"], text, self.api_key)
+
+
+def _least(sizes: Sizes) -> tuple[str, str]:
+    """The longest texts that the grammars of endings allow."""
+    few = "abc " * (grammar.FEW // 4)
+    setting = Setting(max(SETTING_ELEMENTS, key=len), few, few, few, few)
+    phases = tuple(Phase(name, few, few, tuple(range(1, len(sizes) + 1))) for name in PHASES)
+    sections = tuple(Section(number, settings=(setting,)) for number in range(1, len(sizes) + 1))
+    return analysis.render(Analysis(sections, phases)), _least_story(len(sizes))
+
+
+def _least_story(images: int) -> str:
+    return story.render(Story(tuple(Passage(image, ("abc " * (grammar.FEW // 2),)) for image in range(1, images + 1))))
+
+
+_Row = TypeVar("_Row", Character, Object)
+
+
+def _mend(read: Analysis, sizes: Sizes) -> tuple[Analysis, int]:
+    """Corners in their order, and no box without an area; how many boxes that changed."""
+    sections = tuple(
+        replace(one, characters=_mended(one.characters, size), objects=_mended(one.objects, size))
+        for one, size in zip(read.sections, sizes, strict=False)
+    )
+    pairs = zip(read.sections, sections, strict=True)
+    count = sum(a.box != b.box for was, now in pairs for a, b in zip(was.entities, now.entities, strict=True))
+    return replace(read, sections=sections), count
+
+
+def _mended(rows: tuple[_Row, ...], size: tuple[int, int]) -> tuple[_Row, ...]:
+    return tuple(replace(row, box=row.box and _ordered(row.box, size)) for row in rows)
+
+
+def _ordered(box: Box, size: tuple[int, int]) -> Box:
+    """`10,5,3,5` becomes `3,5,10,6`."""
+    (x1, x2), (y1, y2) = sorted((box.x1, box.x2)), sorted((box.y1, box.y2))
+    x1, x2 = (x1, x2) if x1 < x2 else (min(x1, size[0] - 1), min(x1, size[0] - 1) + 1)
+    y1, y2 = (y1, y2) if y1 < y2 else (min(y1, size[1] - 1), min(y1, size[1] - 1) + 1)
+    return Box(x1, y1, x2, y2)
+
+
+_OPEN_MENTION = re.compile(r"<gd[oal] [^<]*\Z|<[^>]*\Z|<gd[oal] [^<>]*>[^<]*<[^>]*\Z")
+
+
+def _settled(text: str) -> str:
+    """A story that was cut, without the tag or mention that it ends in the middle of."""
+    if cut := _OPEN_MENTION.search(text):
+        text = text[: cut.start()]
+    text = text.rstrip("\n")
+    return text + "\n" if re.search(r"<gdi image[0-9]+>\Z", text) else text
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as picture:
+        return picture.size

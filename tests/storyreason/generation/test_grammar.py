@@ -1,0 +1,126 @@
+"""Whatever is written under the grammars is a valid answer: random texts, letter by letter, and such that were cut."""
+
+import random
+from pathlib import Path
+
+import pytest
+import xgrammar
+
+from storyreason import analysis, answer, dataset, rules, story
+from storyreason.generation import grammar, grounded
+
+SIZES = [(196, 112), (100, 99), (575, 240)]
+END = 256
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that stay small when every letter is drawn at random."""
+    for name, most in (("CELL", 6), ("SPAN", 6), ("PLAIN", 12), ("MENTIONS", 6)):
+        monkeypatch.setattr(grammar, name, most)
+    monkeypatch.setattr(grammar, "MOST", {"char": 12, "obj": 3, "lm": 2, "bg": 2})
+
+
+@pytest.fixture(scope="module")
+def compiler() -> xgrammar.GrammarCompiler:
+    """Of a vocabulary with a token for each byte."""
+    tokens: list[str | bytes] = [*(bytes([byte]) for byte in range(256)), b"</s>"]
+    return xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(tokens, stop_token_ids=[END]))
+
+
+def accepts(compiler: xgrammar.GrammarCompiler, rules_: str, text: str) -> bool:
+    matcher = xgrammar.GrammarMatcher(compiler.compile_grammar(rules_))
+    return all(map(matcher.accept_token, text.encode())) and matcher.accept_token(END)
+
+
+def write(compiler: xgrammar.GrammarCompiler, rules_: str, luck: random.Random, most: int = 100_000) -> str:
+    """A random text under a grammar, cut after `most` letters."""
+    matcher = xgrammar.GrammarMatcher(compiler.compile_grammar(rules_))
+    mask = xgrammar.allocate_token_bitmask(1, END + 1)
+    written: list[int] = []
+    while len(written) < most:
+        matcher.fill_next_token_bitmask(mask)
+        words = [word & 0xFFFFFFFF for word in mask[0].tolist()]
+        allowed = [token for token in (*range(128), END) if words[token // 32] >> token % 32 & 1]
+        token = luck.choice(allowed)
+        matcher.accept_token(token)
+        if token == END:
+            break
+        written.append(token)
+    return bytes(written).decode()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_written_at_random_under_the_grammars_is_valid(compiler: xgrammar.GrammarCompiler, seed: int) -> None:
+    luck = random.Random(seed)
+    read, problems = analysis.read(write(compiler, grammar.of_analysis(SIZES), luck))
+    mended, count = grounded._mend(read, SIZES)
+    told = write(compiler, grammar.of_story(mended), luck)
+
+    whole = answer.read(answer.join(analysis.render(mended), told))
+    found = rules.check(whole, SIZES)
+    assert not problems
+    assert rules.is_valid(found), found[:3]
+    assert not [problem for problem in found if problem.rule in ("tag-kind", "box-over-edge", "setting-element")]
+    # Half of all random boxes have their corners the wrong way round in x, half in y: most are mended.
+    boxes = [row.box for section in read.sections for row in section.entities]
+    assert count == sum(box is None or box.x1 >= box.x2 or box.y1 >= box.y2 for box in boxes)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_an_answer_that_was_cut_anywhere_is_ended_as_a_valid_one(compiler: xgrammar.GrammarCompiler, seed: int) -> None:
+    luck = random.Random(seed)
+    cut = write(compiler, grammar.of_analysis(SIZES), luck, most=luck.randrange(4000))
+    written, _ = analysis.read(cut.rpartition("\n")[0])
+    thought = analysis.render(written)
+    if rest := grammar.end_of_analysis(SIZES, written):
+        thought += write(compiler, rest, luck)
+    mended, _ = grounded._mend(analysis.read(thought)[0], SIZES)
+
+    told = grounded._settled(write(compiler, grammar.of_story(mended), luck, most=luck.randrange(300)))
+    if rest := grammar.end_of_story(mended, told):
+        told += write(compiler, rest, luck)
+
+    found = rules.check(answer.read(answer.join(analysis.render(mended), told)), SIZES)
+    assert rules.is_valid(found), (found[:3], told)
+
+
+def test_the_sample_stories_fit_their_grammars(
+    compiler: xgrammar.GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    for example in dataset.load(Path("data"), "test")[:8]:
+        sizes = dataset.sizes(example)
+        read, _ = analysis.read(example.chain_of_thought)
+        assert accepts(compiler, grammar.of_analysis(sizes), example.chain_of_thought)
+        assert accepts(compiler, grammar.of_story(read), example.story)
+
+
+@pytest.mark.parametrize("most", [1, 7, 9, 10, 99, 100, 112, 196, 575, 1920])
+def test_box_corners_are_whole_numbers_within_the_frame(compiler: xgrammar.GrammarCompiler, most: int) -> None:
+    rules_ = f"root ::= {grammar._up_to(most)}\n"
+    accepted = [number for number in range(10 * most + 20) if accepts(compiler, rules_, str(number))]
+    assert accepted == list(range(most + 1))
+    assert not accepts(compiler, rules_, "00")
+    assert not accepts(compiler, rules_, "-1")
+
+
+def test_an_entity_of_another_image_or_in_the_wrong_tag_is_refused(
+    compiler: xgrammar.GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    box = analysis.boxes.Box(0, 0, 9, 9)
+    person = analysis.Character("char1", "Mara", "A woman", "Calm", "Standing", "Protagonist", box)
+    beach = analysis.Object("bg1", "The beach", "Background", "Far away", "Scenery", box)
+    of = grammar.of_story(analysis.Analysis((analysis.Section(1, (person,)), analysis.Section(2, (), (beach,)))))
+
+    def told(first: str, second: str) -> str:
+        return f"<gdi image1>\n{first}\n</gdi>\n\n<gdi image2>\n{second}\n</gdi>"
+
+    right, place = "<gdo char1>Mara</gdo> <gda char1>sat</gda>.", "<gdl bg1>The beach</gdl> lay there."
+    assert accepts(compiler, of, told(right, place))
+    assert accepts(compiler, of, told("Nobody.", "Nothing."))
+    assert not accepts(compiler, of, told(right, right)), "char1 is not in image 2"
+    assert not accepts(compiler, of, told(right, "<gdo bg1>The beach</gdo>")), "a background is no actor"
+    assert not accepts(compiler, of, told("<gdo char1>Mara", place)), "unclosed"
+    assert not accepts(compiler, of, told("<gdo char1>a <gda char1>b</gda></gdo>", place)), "nested"
