@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storyreason import runs
+from storyreason import guard, runs
 from storyreason.errors import RunError
-from storyreason.generation import guard
 from tasks import settings
 
 STARTUP = 180.0
@@ -50,13 +49,9 @@ def _start_server(home: Path) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-I", "-S", guard.__file__, "--"]
-    command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    process = guard.start(command, log)
     atexit.register(_stop, process)
     _wait(process, f"{url}/health", log)
     return url

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from storyreason.errors import DataError, StoryReasonError
+from storyreason.generation.cli import tell
 from storyreason.page.cli import page, stats
 from storyreason.sample.cli import app as sample
 from storyreason.scoring.cli import score
@@ -33,6 +34,7 @@ app.command()(score)
 app.command()(page)
 app.command()(stats)
 app.command()(serve)
+app.command()(tell)
 app.add_typer(sample, name="sample")
 
 

@@ -1,5 +1,7 @@
 """How answers are generated."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -13,6 +15,10 @@ class GenerationConfig(BaseModel):
         description="What the user asks for beside the images; may be empty.",
     )
     images_first: bool = Field(default=True, description="The images before the request, as in the published example.")
+    decoding: Literal["free", "grounded"] = Field(
+        default="free",
+        description="grounded: under grammars that keep tables, IDs, boxes and tags right; free: as the model likes.",
+    )
     temperature: float = Field(
         default=0.0, ge=0, le=2, description="0 takes the likeliest token: the same answer every time."
     )

@@ -172,6 +172,11 @@ def _sentence(answer: dict[str, Any]) -> str:
     return str(error["message"] if isinstance(error, dict) else error)
 
 
+def models(base_url: str, api_key: str | None = None) -> list[str]:
+    """The names of the models that an endpoint serves."""
+    return [str(one.get("id")) for one in _extra("GET", base_url, "/v1/models", api_key).get("data", [])]
+
+
 def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
     """Tokens of the longest prompt and answer together; None where the endpoint does not say so (vLLM does)."""
     listed = _extra("GET", base_url, "/v1/models", api_key)

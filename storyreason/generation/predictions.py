@@ -5,12 +5,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from storyreason import runs
 from storyreason.errors import EngineAwayError, EngineError
+from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import tell
 
@@ -26,13 +27,18 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer to one example. `cut`: the limit of tokens ended it."""
+    """An answer to one example. `cut`: the limit of tokens ended it.
+
+    Of grounded decoding: how many boxes were mended, and the answer before that.
+    """
 
     story_id: str
     answer: str
     cut: bool
     prompt_tokens: int
     tokens: int
+    mended: int = 0
+    unmended: str | None = None
 
 
 def predict(
@@ -113,7 +119,7 @@ def _answer(
     pause = config.pause
     for left in range(config.retries, -1, -1):
         try:
-            told = tell(base_url, model, example.images, config)
+            return answer_to(base_url, model, example.story_id, example.images, config)
         except EngineAwayError as error:
             if left == 0 or given_up.wait(pause):
                 raise EngineError(
@@ -122,9 +128,23 @@ def _answer(
             pause *= 2
         except EngineError as error:
             raise EngineError(f"Story {example.story_id}: {error}") from error
-        else:
-            return Prediction(example.story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
     raise AssertionError("unreachable")
+
+
+def answer_to(
+    base_url: str,
+    model: str,
+    story_id: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    api_key: str | None = None,
+) -> Prediction:
+    """Ask once, with the decoding that `config` names. Raises EngineAwayError or EngineError."""
+    if config.decoding == "free":
+        told = tell(base_url, model, images, config, api_key=api_key)
+        return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
+    held = grounded.tell(base_url, model, images, config, api_key=api_key)
+    return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
 
 
 def _mend(partial: Path) -> None:
@@ -138,15 +158,10 @@ def _mend(partial: Path) -> None:
 
 
 def _line(prediction: Prediction) -> str:
-    row = {
-        "story_id": prediction.story_id,
-        "prediction": prediction.answer,
-        "cut": prediction.cut,
-        "prompt_tokens": prediction.prompt_tokens,
-        "tokens": prediction.tokens,
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    row = asdict(prediction)
+    row = {"story_id": row.pop("story_id"), "prediction": row.pop("answer"), **row}
+    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
 
 
-def _prediction(story_id: str, prediction: str, cut: bool, prompt_tokens: int, tokens: int) -> Prediction:
-    return Prediction(story_id, prediction, cut, prompt_tokens, tokens)
+def _prediction(prediction: str, **more: Any) -> Prediction:
+    return Prediction(answer=prediction, **more)

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from storyreason import guard
 from storyreason.errors import EngineError
-from storyreason.generation import guard
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import tell
 from storyreason.serving.config import ServingConfig
@@ -63,18 +63,8 @@ class VllmServer:
         Raises EngineError, with nothing left running, when it ends or does not answer in `startup_timeout` seconds.
         """
         command = self._command()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._log_start = log.tell()
-            # Not `python -m`: the guard imports nothing of ours, and -I -S spares it the search for packages.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, "--", *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self._environment(),
-                start_new_session=True,
-            )
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = guard.start(command, self.log, self._environment())
         try:
             self._wait_until_it_answers()
         except BaseException:

@@ -55,7 +55,7 @@ class Progress:
 def vocabulary_texts(seed: int = 0) -> list[str]:
     """What the tokenizer learns its pieces from: films of a seed of their own, lessons, the chat's fixed texts."""
     luck = random.Random(seed)
-    texts = [SYSTEM_PROMPT, *REQUESTS] * 20
+    texts = [SYSTEM_PROMPT, *REQUESTS, *(f"Picture {number}: " for number in range(1, 10))] * 20
     for tale in tales("train", seed=1_000_000 + seed, films=200):
         told_analysis, told_story = tell(tale)
         texts.append(f"<think>\n{analysis.render(told_analysis)}\n</think>\n{story.render(told_story)}")
@@ -150,7 +150,7 @@ def _lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
     then up to seven.
     """
     figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
-    count = 1 if done < 0.2 else luck.choice((1, 1, 2, 4, 6, 7))
+    count = 1 if done < 0.25 else luck.choice((1, 1, 2, 4, 6, 7))
     return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
 
 

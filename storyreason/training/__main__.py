@@ -12,9 +12,9 @@ def main() -> int:
     try:
         if len(sys.argv) != 2:
             raise ConfigError("Usage: python -m storyreason.training job.json")
-        from storyreason.training import job, trainer
+        from storyreason.training import job, process
 
-        trainer.train(job.read(Path(sys.argv[1])))
+        process.train(job.read(Path(sys.argv[1])))
     except StoryReasonError as error:
         told = {"error": type(error).__name__, "message": str(error)}
         sys.stderr.write(f"{ERROR_MARK}{json.dumps(told)}\n")

@@ -1,4 +1,4 @@
-"""The training process: transformers' Trainer with own batches, an exact loss, whole checkpoints, a progress file."""
+"""transformers' Trainer with own batches, an exact loss, whole checkpoints, a progress file."""
 
 import hashlib
 import json
@@ -7,9 +7,8 @@ import os
 import random
 import resource
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from storyreason import chat, dataset, model, runs
-from storyreason.errors import ModelError, TrainingError
+from storyreason import chat, runs
+from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, plan, precision
-from storyreason.training.config import TrainingConfig
 from storyreason.training.examples import Stories, collate
 from storyreason.training.job import Job
 from storyreason.training.progress import Progress
@@ -36,139 +34,6 @@ RESULT = "result"
 WEIGHTS = "trained.safetensors"
 ATTEMPT = "STORYREASON_ATTEMPT"
 """Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
-
-
-def train(job: Job) -> None:
-    """Train to the end and leave `result/` in the work folder, or stop with a checkpoint when told to.
-
-    Every process of the training runs this. Raises StoryReasonError of some kind when it must refuse.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    watch = Watch()
-    if rank:
-        _train(job, watch)
-        return
-    with runs.lock(job.work):
-        _train(job, watch)
-
-
-def _train(job: Job, watch: Watch) -> None:
-    config = job.training
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores()))
-    arguments = _arguments(job, cuda)  # starts the process group, if there are several
-    processor = model.load_processor(job.base, job.revision)
-    encoder = chat.Encoder(processor, config.images_first)
-    examples = dataset.load(job.data, "train")
-    stories, validation = _split(examples, job, encoder)
-    first = examples[stories.stories[0].index]
-    encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
-    schedule = plan.make(
-        stories.lengths,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        batch_size=config.batch_size,
-        accumulation=config.accumulation,
-        processes=arguments.world_size,
-        seed=config.seed,
-    )
-    arguments.max_steps = schedule.steps
-    trainer = StoryTrainer(job, arguments, _model(job, cuda), schedule, stories, validation, watch, processor)
-    resumed = trainer.begin()
-    trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
-    if watch.wanted:
-        trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
-        sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
-        sys.stderr.flush()
-        os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
-    trainer.write_result()
-    watch.done.set()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[Stories, Stories]:
-    """Training and validation stories: validation takes 5 % of the films."""
-    ids = [example.story_id for example in examples][: job.stories]
-    held_out = set(dataset.validation_ids(ids))
-    train = [index for index, story_id in enumerate(ids) if story_id not in held_out]
-    if not train:
-        raise TrainingError(f"{job.data} has no story to train on.")
-    kept = [index for index, story_id in enumerate(ids) if story_id in held_out]
-    return Stories(examples, train, encoder, job.training), Stories(examples, kept, encoder, job.training)
-
-
-def _model(job: Job, cuda: bool) -> Any:
-    """The base with what is trained marked so. LoRA keeps the base in the run's dtype; trained weights are float32."""
-    from transformers.utils import is_flash_attn_2_available
-
-    config = job.training
-    dtype = precision.resolve(config.dtype)
-    attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
-    base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
-    base.config.use_cache = False
-    torch.manual_seed(config.seed)
-    if config.mode == "lora":
-        return _adapted(base, config)
-    if config.mode == "language":
-        tower = getattr(base.model, "visual", None)
-        if tower is None:
-            raise ModelError(
-                f"The base model {job.base} has no vision tower `model.visual`: train it with another mode."
-            )
-        tower.requires_grad_(False)
-    return base
-
-
-def _adapted(base: Any, config: TrainingConfig) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
-    lora = LoraConfig(
-        r=config.rank, lora_alpha=2 * config.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    try:
-        adapted = get_peft_model(base, lora)
-    except ValueError as error:
-        raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
-    if config.gradient_checkpointing:
-        adapted.enable_input_require_grads()  # else recomputed blocks of frozen weights get no gradient
-    return adapted
-
-
-def _arguments(job: Job, cuda: bool) -> TrainingArguments:
-    config = job.training
-    return TrainingArguments(
-        output_dir=str(job.work),
-        max_steps=1,  # the plan's, once it is made
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        warmup_steps=config.warmup_ratio,
-        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
-        bf16=precision.resolve(config.dtype) == "bfloat16",
-        # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
-        # neither saved nor resumed, without a word.
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_liger_kernel=config.liger and cuda,
-        use_cpu=not cuda,
-        seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # this trainer decides when, see `_Pace`
-        eval_strategy="no",
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=cuda,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
 
 
 class _Pace(TrainerCallback):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import xgrammar
 
-from storyreason import analysis, answer, dataset, rules, story
+from storyreason import analysis, answer, dataset, rules
 from storyreason.generation import grammar, grounded
 
 SIZES = [(196, 112), (100, 99), (575, 240)]

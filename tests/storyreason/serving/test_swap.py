@@ -25,8 +25,8 @@ from storyreason.generation.openai import data_url
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from tests.conftest import write_untrained
-from tests.storyreason.generation.test_guard import wait_for
 from tests.storyreason.serving.test_gateway import free_port
+from tests.storyreason.test_guard import wait_for
 
 pytestmark = pytest.mark.server
 SHORT = GenerationConfig(max_tokens=8)

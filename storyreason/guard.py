@@ -1,6 +1,6 @@
 """Runs a command and sees to it that none of its processes outlives the owner, kill -9 of the owner included.
 
-    python -m storyreason.generation.guard -- vllm serve ...
+    python storyreason/guard.py -- vllm serve ...
 
 The owner holds the other end of this process's standard input, a pipe that closes when the owner ends, however it ends.
 The command runs in a process group of its own. Then, on SIGTERM, and when the command ends by itself, the whole group
@@ -15,10 +15,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 GRACE = 5.0
 """Seconds that processes get to end by themselves: the command without its owner, the rest without the command."""
 PR_SET_CHILD_SUBREAPER = 36
+
+
+def start(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    """Start a guarded command; what it prints is appended to `log`. The caller is the owner: keep what this gives.
+
+    SIGTERM to it, or closing its standard input, ends the command and all that came of it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            # Not `python -m`: this file needs nothing of ours, and -I -S spares it the search for packages.
+            [sys.executable, "-I", "-S", __file__, "--", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from storyreason.generation import guard
+from storyreason import guard
 
 # A command that starts two more in its group, one of which ignores SIGTERM, and writes their numbers when they stand.
 COMMAND = """

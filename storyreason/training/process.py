@@ -1,0 +1,78 @@
+"""The training process from its job to its result. Every process of a training runs this."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from storyreason import chat, dataset, model, runs
+from storyreason.errors import TrainingError
+from storyreason.training import checkpoints, plan, setup
+from storyreason.training.examples import Stories
+from storyreason.training.job import Job
+from storyreason.training.trainer import StoryTrainer
+from storyreason.training.watch import Watch
+
+
+def train(job: Job) -> None:
+    """Train to the end and leave `result/` in the work folder, or stop with a checkpoint when told to.
+
+    Every process of the training runs this. Raises StoryReasonError of some kind when it must refuse.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    watch = Watch()
+    if rank:
+        _train(job, watch)
+        return
+    with runs.lock(job.work):
+        _train(job, watch)
+
+
+def _train(job: Job, watch: Watch) -> None:
+    config = job.training
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores()))
+    settings = setup.arguments(job, cuda)  # starts the process group, if there are several
+    processor = model.load_processor(job.base, job.revision)
+    encoder = chat.Encoder(processor, config.images_first)
+    examples = dataset.load(job.data, "train")
+    stories, validation = _split(examples, job, encoder)
+    first = examples[stories.stories[0].index]
+    encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
+    schedule = plan.make(
+        stories.lengths,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        processes=settings.world_size,
+        seed=config.seed,
+    )
+    settings.max_steps = schedule.steps
+    trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
+    resumed = trainer.begin()
+    trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
+    if watch.wanted:
+        trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
+        sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
+        sys.stderr.flush()
+        os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
+    trainer.write_result()
+    watch.done.set()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[Stories, Stories]:
+    """Training and validation stories: validation takes 5 % of the films."""
+    ids = [example.story_id for example in examples][: job.stories]
+    held_out = set(dataset.validation_ids(ids))
+    train = [index for index, story_id in enumerate(ids) if story_id not in held_out]
+    if not train:
+        raise TrainingError(f"{job.data} has no story to train on.")
+    kept = [index for index, story_id in enumerate(ids) if story_id in held_out]
+    return Stories(examples, train, encoder, job.training), Stories(examples, kept, encoder, job.training)

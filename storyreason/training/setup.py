@@ -1,0 +1,82 @@
+"""What the Trainer is given: the base with what is trained marked so, and transformers' own settings."""
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from storyreason import model
+from storyreason.errors import ModelError
+from storyreason.training import precision
+from storyreason.training.config import TrainingConfig
+from storyreason.training.job import Job
+
+
+def load_model(job: Job, cuda: bool) -> Any:
+    """The base with what is trained marked so. LoRA keeps the base in the run's dtype; trained weights are float32."""
+    from transformers.utils import is_flash_attn_2_available
+
+    config = job.training
+    dtype = precision.resolve(config.dtype)
+    attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
+    base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
+    base.config.use_cache = False
+    torch.manual_seed(config.seed)
+    if config.mode == "lora":
+        return _adapted(base, config)
+    if config.mode == "language":
+        tower = getattr(base.model, "visual", None)
+        if tower is None:
+            raise ModelError(
+                f"The base model {job.base} has no vision tower `model.visual`: train it with another mode."
+            )
+        tower.requires_grad_(False)
+    return base
+
+
+def _adapted(base: Any, config: TrainingConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=2 * config.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    try:
+        adapted = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
+    if config.gradient_checkpointing:
+        adapted.enable_input_require_grads()  # else recomputed blocks of frozen weights get no gradient
+    return adapted
+
+
+def arguments(job: Job, cuda: bool) -> TrainingArguments:
+    config = job.training
+    return TrainingArguments(
+        output_dir=str(job.work),
+        max_steps=1,  # the plan's, once it is made
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        warmup_steps=config.warmup_ratio,
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        bf16=precision.resolve(config.dtype) == "bfloat16",
+        # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
+        # neither saved nor resumed, without a word.
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        use_liger_kernel=config.liger and cuda,
+        use_cpu=not cuda,
+        seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # this trainer decides when, see `_Pace`
+        eval_strategy="no",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
