@@ -1,12 +1,13 @@
 """What a person sees in the terminal when a flow has ended."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from storyreason.config import RunConfig
+from storyreason.generation.config import Decoding
 from tasks.settings import PlainFailures
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, highlight=False)
 
 HEADLINES = {
-    "valid answers": "free/strict/validity/valid",
-    "box F1": "free/strict/grounding/f1",
-    "box precision": "free/strict/grounding/precision",
-    "box recall": "free/strict/grounding/recall",
-    "identity IDF1": "free/strict/identity/idf1",
+    "valid answers": "validity/valid",
+    "box F1": "grounding/f1",
+    "box precision": "grounding/precision",
+    "box recall": "grounding/recall",
+    "identity IDF1": "identity/idf1",
 }
 
 
@@ -40,7 +41,7 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
         console.rule("a story for frames it never saw")
         say(outcome.story)
     if outcome.scores:
-        console.rule("scores on the test split, free decoding")
+        console.rule("scores on the test split")
         show_scores(outcome.scores)
     console.rule("seconds of each step")
     table = Table(box=None, show_header=False)
@@ -63,7 +64,10 @@ def show_scores(scores: dict[str, dict[str, float]]) -> None:
     table.add_column("")
     for role in scores:
         table.add_column(role, justify="right")
-    for title, name in HEADLINES.items():
-        if any(name in metrics for metrics in scores.values()):
-            table.add_row(title, *(f"{metrics[name]:.3f}" if name in metrics else "-" for metrics in scores.values()))
+    for title, score in HEADLINES.items():
+        for decoding in get_args(Decoding):
+            name = f"{decoding}/strict/{score}"
+            if any(name in metrics for metrics in scores.values()):
+                values = (f"{metrics[name]:.3f}" if name in metrics else "-" for metrics in scores.values())
+                table.add_row(f"{title}, {decoding}", *values)
     console.print(table)

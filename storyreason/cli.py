@@ -18,6 +18,7 @@ from storyreason.page.cli import page, stats
 from storyreason.sample.cli import app as sample
 from storyreason.scoring.cli import score
 from storyreason.serving.cli import serve
+from storyreason.training.cli import merge
 
 if TYPE_CHECKING:
     from storyreason.problems import Problem
@@ -35,6 +36,7 @@ app.command()(page)
 app.command()(stats)
 app.command()(serve)
 app.command()(tell)
+app.command()(merge)
 app.add_typer(sample, name="sample")
 
 

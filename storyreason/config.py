@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storyreason.errors import ConfigError
-from storyreason.generation.config import GenerationConfig
+from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.scoring.config import GateConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import TrainingConfig
@@ -40,6 +40,18 @@ class BaseModelConfig(BaseModel):
     revision: str | None = Field(None, description="The Hub revision; empty: the newest, or a local folder.")
 
 
+class EvaluationConfig(BaseModel):
+    """How a model is made to tell the test split before it is scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decodings: tuple[Decoding, ...] = Field(
+        ("free", "grounded"),
+        min_length=1,
+        description="free: as the model likes; grounded: under grammars that keep tables, IDs, boxes and tags right.",
+    )
+
+
 class RunConfig(BaseModel):
     """Everything that decides what a retraining does."""
 
@@ -51,8 +63,16 @@ class RunConfig(BaseModel):
     base: BaseModelConfig = Field(default_factory=BaseModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+
+    @model_validator(mode="after")
+    def _primary_is_evaluated(self) -> "RunConfig":
+        decoding = self.gate.primary.partition("/")[0]
+        if decoding not in self.evaluation.decodings:
+            raise ValueError(f"gate.primary is a score of {decoding} decoding, and evaluation.decodings lacks it")
+        return self
 
     def flat(self) -> dict[str, Any]:
         """Parameters by their dotted names, as `--set` takes and MLflow shows them: `{"training.learning_rate": 1e-4}`."""

@@ -3,22 +3,27 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from storyreason import answer, dataset, generation, page, runs, scoring
 from storyreason.config import RunConfig
+from storyreason.generation import Prediction
+from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring.charts import charts
 from tasks import registry
 from tasks.progress import Progress
 
 VERSION = 2
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Of the generation's settings, those that change no answer."""
 COMPARISON_VERSION = 1
+FILES = (".jsonl", "-scorecard.json", "-stories.html")
+"""What an evaluation leaves for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
 PAGES = 12
 """So many stories are shown on the evaluation's page; all of them stand in the table."""
 
@@ -42,7 +47,8 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
         model=subject.identity,
         data=data_md5,
         stories=config.data.test_stories,
-        generation=config.generation.model_dump(mode="json", exclude=PACE),
+        generation=config.generation.model_dump(mode="json", exclude=PACE | {"decoding"}),
+        decodings=config.evaluation.decodings,
         max_model_len=config.serving.max_model_len,
     )
 
@@ -54,31 +60,52 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
     if manifest := runs.read_manifest(folder):
         return manifest
     examples = dataset.load(Path(data["files"][0]), "test")[: config.data.test_stories]
+    references = [scoring.Reference.of(example) for example in examples]
+    metrics: dict[str, float] = {}
+    cards: dict[str, scoring.Scorecard] = {}
     with runs.lock(folder):
         told = _tell(config, subject, examples, folder)
-        references = [scoring.Reference.of(example) for example in examples]
-        card = scoring.score(references, told, protocols=("strict", "paper"))
-        runs.write_text(folder / "scorecard.json", card.to_json())
-        of = {str(row["story_id"]): _numbers(row) for row in card.table()}
-        shown = [
-            page.view(
-                e.story_id, e.images, told[e.story_id], answer.join(e.chain_of_thought, e.story), scores=of[e.story_id]
-            )
-            for e in examples[:PAGES]
-        ]
-        runs.write_text(folder / "stories.html", page.render(shown, f"{subject.role}: stories of the test split"))
-        run_id = _log(subject, print_, data, card, folder)
-        metrics = {f"free/{name}": value for name, value in card.metrics().items()}
+        for decoding, answers in told.items():
+            card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
+            metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
+            runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
+            runs.write_text(folder / f"{decoding}-stories.html", _page(subject, decoding, examples, answers, card))
+        if "grounded" in told:
+            metrics |= _mended(references, told["grounded"])
+        run_id = _log(subject, print_, data, metrics, cards, folder)
         get_run_logger().info("%s: %s", subject.role, headline(metrics))
         return runs.write_manifest(
             folder,
-            files=("predictions.jsonl", "scorecard.json", "stories.html"),
+            files=tuple(f"{decoding}{kind}" for decoding in told for kind in FILES),
             role=subject.role,
             run_id=run_id,
-            scorecard=str(folder / "scorecard.json"),
-            page=str(folder / "stories.html"),
+            scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in told},
             metrics=metrics,
         )
+
+
+def _texts(answers: list[Prediction]) -> dict[str, str]:
+    return {one.story_id: one.answer for one in answers}
+
+
+def _page(subject: Subject, decoding: str, examples: Any, answers: list[Prediction], card: scoring.Scorecard) -> str:
+    of = {str(row["story_id"]): _numbers(row) for row in card.table()}
+    shown = [
+        page.view(e.story_id, e.images, one.answer, answer.join(e.chain_of_thought, e.story), scores=of[e.story_id])
+        for e, one in zip(examples[:PAGES], answers, strict=False)
+    ]
+    return page.render(shown, f"{subject.role}: stories of the test split, {decoding} decoding")
+
+
+def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> dict[str, float]:
+    """What mending changed: how many boxes, and the two scores that it can move, without it."""
+    before = {one.story_id: one.unmended or one.answer for one in answers}
+    without = scoring.score(references, before).metrics()
+    names = ("strict/validity/valid", "strict/grounding/f1")
+    return {
+        "grounded/mended_boxes": float(sum(one.mended for one in answers)),
+        **{f"grounded/unmended/{name}": without[name] for name in names},
+    }
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -87,32 +114,41 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 def headline(metrics: dict[str, float]) -> str:
     """The scores that a person looks at first, in one line."""
-    return (
-        f"valid {metrics['free/strict/validity/valid']:.1%}, box F1 {metrics['free/strict/grounding/f1']:.3f} "
-        f"(precision {metrics['free/strict/grounding/precision']:.3f}, recall {metrics['free/strict/grounding/recall']:.3f})"
+    decodings = [name for name in DECODINGS if f"{name}/strict/validity/valid" in metrics]
+    return "; ".join(
+        f"{name}: valid {metrics[f'{name}/strict/validity/valid']:.1%}, box F1 {metrics[f'{name}/strict/grounding/f1']:.3f}"
+        for name in decodings
     )
 
 
-def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[str, str]:
-    out = folder / "predictions.jsonl"
-    if not out.exists():
+def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[str, list[Prediction]]:
+    """The answers of each decoding. One engine for all of them, started only when some are missing."""
+    files = {decoding: folder / f"{decoding}{FILES[0]}" for decoding in config.evaluation.decodings}
+    missing = [decoding for decoding, file in files.items() if not file.exists()]
+    if missing:
         progress = Progress(f"evaluate-{subject.role}", f"telling the test split ({subject.role})")
+        of = len(missing) * len(examples)
         with VllmServer(subject.folder, config.serving, folder / "vllm.log") as engine:
-            generation.predict(
-                engine.url,
-                engine.name,
-                examples,
-                config.generation,
-                out,
-                on_progress=lambda done, total: progress.tell(
-                    done, total, f"{subject.role}: {done}/{total} stories told"
-                ),
-            )
-    return {prediction.story_id: prediction.answer for prediction in generation.predictions.read(out)}
+            for number, decoding in enumerate(missing):
+
+                def report(done: int, total: int, decoding: str = decoding, before: int = number) -> None:
+                    text = f"{subject.role}, {decoding} decoding: {done}/{total} stories told"
+                    progress.tell(before * total + done, of, text)
+
+                asked = config.generation.model_copy(update={"decoding": decoding})
+                generation.predict(engine.url, engine.name, examples, asked, files[decoding], on_progress=report)
+    return {decoding: generation.predictions.read(file) for decoding, file in files.items()}
 
 
-def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scorecard, folder: Path) -> str:
-    """Metrics, intervals, the per-story table and the page, on the run of the training, or on one of its own."""
+def _log(
+    subject: Subject,
+    print_: str,
+    data: dict[str, Any],
+    metrics: dict[str, float],
+    cards: dict[str, scoring.Scorecard],
+    folder: Path,
+) -> str:
+    """Metrics, intervals, tables, charts and pages, on the run of the training, or on one of its own."""
     from mlflow.entities import Metric
 
     mlflow = registry.client()
@@ -123,15 +159,18 @@ def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scor
         parameters={"model": subject.folder},
         tags=registry.lineage(data_md5=data["md5"], role=subject.role),
     )
-    values = {f"free/{name}": value for name, value in card.metrics().items()}
-    for name, (low, high) in card.intervals().items():
-        values |= {f"free/{name}/low": low, f"free/{name}/high": high}
-    mlflow.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in values.items()])
-    registry.log_table(run_id, card.table(), "free/stories.json")
-    for name, figure in charts({subject.role: card}).items():
-        mlflow.log_figure(run_id, figure, f"free/charts/{name}.png")
-    mlflow.log_artifact(run_id, str(folder / "stories.html"), "free")
-    mlflow.log_artifact(run_id, str(folder / "scorecard.json"), "free")
+    values = dict(metrics)
+    for decoding, card in cards.items():
+        for name, (low, high) in card.intervals().items():
+            values |= {f"{decoding}/{name}/low": low, f"{decoding}/{name}/high": high}
+        registry.log_table(run_id, card.table(), f"{decoding}/stories.json")
+        for name, figure in charts({subject.role: card}).items():
+            mlflow.log_figure(run_id, figure, f"{decoding}/charts/{name}.png")
+        for kind in ("scorecard.json", "stories.html"):
+            mlflow.log_text(run_id, (folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
+    points = [Metric(name, value, 0, 0) for name, value in values.items()]
+    for start in range(0, len(points), 1000):  # MLflow takes so many at a time
+        mlflow.log_batch(run_id, metrics=points[start : start + 1000])
     if subject.run_id is None:
         registry.close_run(run_id)
     return run_id
@@ -139,7 +178,7 @@ def _log(subject: Subject, print_: str, data: dict[str, Any], card: scoring.Scor
 
 def comparison_fingerprint(version: registry.Version, scores: dict[str, dict[str, Any]]) -> str:
     """What decides the comparison: the scorecards, which are named by what decided them."""
-    cards = {role: score["scorecard"] for role, score in scores.items()}
+    cards = {role: score["scorecards"] for role, score in scores.items()}
     return runs.fingerprint(step="compare", version=COMPARISON_VERSION, run=version.run_id, scorecards=cards)
 
 
@@ -149,17 +188,19 @@ def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_
     folder = runs.work_folder("compare", print_)
     if manifest := runs.read_manifest(folder):
         return manifest
-    cards = {role: _read(score) for role, score in scores.items()}
+    others = [role for role in scores if role != "challenger"]
     mlflow = registry.client()
-    others = [role for role in cards if role != "challenger"]
-    for role in others:
-        differences = scoring.compare(cards["challenger"], cards[role]).values()
-        rows = [{**asdict(one), "real": one.real} for one in differences]
-        columns = {"a": "challenger", "b": role}
-        rows = [{columns.get(key, key): value for key, value in row.items()} for row in rows]
-        registry.log_table(version.run_id, rows, f"free/challenger_against_{role}.json")
-    for name, figure in charts(cards).items():
-        mlflow.log_figure(version.run_id, figure, f"free/compared/{name}.png")
+    for decoding in scores["challenger"]["scorecards"]:
+        cards = {role: _read(score, decoding) for role, score in scores.items()}
+        for role in others:
+            columns = {"a": "challenger", "b": role}
+            rows = [
+                {columns.get(key, key): value for key, value in asdict(one).items()} | {"real": one.real}
+                for one in scoring.compare(cards["challenger"], cards[role]).values()
+            ]
+            registry.log_table(version.run_id, rows, f"{decoding}/challenger_against_{role}.json")
+        for name, figure in charts(cards).items():
+            mlflow.log_figure(version.run_id, figure, f"{decoding}/compared/{name}.png")
     return runs.write_manifest(folder, run_id=version.run_id, compared_with=others)
 
 
@@ -172,10 +213,14 @@ def gate(
     data_md5: str,
 ) -> dict[str, Any]:
     """Decide whether the challenger is promoted, and write down why. A decision is never cached."""
+    decoding = config.gate.primary.partition("/")[0]
+    both = scores["challenger"], scores["incumbent"]
+    free = (_read(both[0], "free"), _read(both[1], "free")) if "free" in config.evaluation.decodings else None
     decision = scoring.decide(
-        _read(scores["challenger"]),
-        _read(scores["incumbent"]),
+        _read(both[0], decoding),
+        _read(both[1], decoding),
         config.gate,
+        free=free,
         challenger=f"{challenger.name} version {challenger.number}",
         incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
         trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},
@@ -194,5 +239,5 @@ def training_stories(folder: str) -> frozenset[str]:
     return frozenset(json.loads(path.read_text())) if path.is_file() else frozenset()
 
 
-def _read(scores: dict[str, Any]) -> scoring.Scorecard:
-    return scoring.Scorecard.from_json(Path(scores["scorecard"]).read_text())
+def _read(scores: dict[str, Any], decoding: str) -> scoring.Scorecard:
+    return scoring.Scorecard.from_json(Path(scores["scorecards"][decoding]).read_text())

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Decoding = Literal["free", "grounded"]
+
 
 class GenerationConfig(BaseModel):
     """One request for a story, and how many of them at a time. The defaults are those of an evaluation."""
@@ -15,9 +17,10 @@ class GenerationConfig(BaseModel):
         description="What the user asks for beside the images; may be empty.",
     )
     images_first: bool = Field(default=True, description="The images before the request, as in the published example.")
-    decoding: Literal["free", "grounded"] = Field(
+    decoding: Decoding = Field(
         default="free",
-        description="grounded: under grammars that keep tables, IDs, boxes and tags right; free: as the model likes.",
+        description="grounded: under grammars that keep tables, IDs, boxes and tags right; free: as the model likes. "
+        "An evaluation does what evaluation.decodings says.",
     )
     temperature: float = Field(
         default=0.0, ge=0, le=2, description="0 takes the likeliest token: the same answer every time."

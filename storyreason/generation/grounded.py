@@ -83,9 +83,10 @@ class _Asking:
         least_analysis, least_story = (RESERVE * self._count(text) for text in _least(sizes))
         self._left = self._budget() - least_story
         most = self._left - least_analysis
-        if most < least_analysis:
+        if most < least_analysis // RESERVE:
+            needed = least_analysis + least_analysis // RESERVE + least_story
             raise EngineError(
-                f"A grounded answer about {len(sizes)} images needs {2 * least_analysis + least_story} tokens or more, "
+                f"A grounded answer about {len(sizes)} images needs {needed} tokens or more, "
                 f"and has {self._left + least_story}: raise generation.max_tokens, or serving.max_model_len."
             )
         begin = f"{answer.OPEN}\n"

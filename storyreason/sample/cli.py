@@ -28,7 +28,7 @@ def data(
 @app.command()
 def base(
     out: Annotated[Path, typer.Option(help="Model folder; replaced when it is there.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 1800,
     seed: Annotated[int, typer.Option(help="Decides first weights and frames.")] = 0,
     processes: Annotated[int, typer.Option(min=1, max=16, help="Processes of one thread each.")] = 2,
 ) -> None:

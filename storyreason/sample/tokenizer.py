@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Qwen2.5-VL's own, but for `add_vision_id`, which is on by default: "Picture 2: " stands before the second image. A
-model of this size does not learn to count images: without, "image 2" meant any of them after 1,750 steps."""
+model of this size does not learn to count images."""
 
 
 def make_processor(texts: Sequence[str], vocabulary: int = 1536) -> "Qwen2_5_VLProcessor":

@@ -9,7 +9,7 @@ class GateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     primary: str = Field(
-        default="free/strict/grounding/f1",
+        default="grounded/strict/grounding/f1",
         pattern=r"^(free|grounded)/[^/]+/.+",
         description="The score that decides, higher is better: decoding, protocol, then the name as on the scorecard.",
     )
@@ -24,7 +24,7 @@ class GateConfig(BaseModel):
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="The share of valid answers without which nothing is promoted, whatever it is compared with.",
+        description="The share of valid answers, freely decoded, without which nothing is promoted.",
     )
     validity_tolerance: float = Field(
         default=0.01, ge=0.0, le=1.0, description="How much the share of valid answers may fall."

@@ -54,12 +54,14 @@ def decide(
     challenger: str = "the challenger",
     incumbent: str = "the champion",
     trained_on: Mapping[str, Collection[str]] | None = None,
+    free: tuple[Scorecard, Scorecard] | None = None,
 ) -> Decision:
     """Whether the challenger (`ours`) takes the incumbent's place (`theirs`): the champion's, or the base model's where
     there is none. Both scorecards are of the decoding that `config.primary` names.
 
     `challenger` and `incumbent` are names for the report; `trained_on` the ids of the stories that each has learned
-    from, under the keys "challenger" and "incumbent". Pure and repeatable: the same scorecards give the same decision.
+    from, under the keys "challenger" and "incumbent"; `free` both scorecards of free decoding, whose validity is
+    guarded then (under grammars any model's is whole). Pure and repeatable: the same scorecards give the same decision.
     Raises ScoringError where the scorecards are not about the same stories, or lack the primary score.
     """
     decoding, _, primary = config.primary.partition("/")
@@ -99,10 +101,13 @@ def decide(
         reason = f"{challenger} and {incumbent} have the same scores on every story: there is nothing to gain."
         return conclude("keep", reason, "Change the data or the training, then retrain.")
 
+    guarded = dict(differences)
+    if free:
+        guarded[VALID] = compare(*free, config.confidence, config.resamples, config.seed)[VALID]
     checks = [
         _primary(differences[primary], config, stories),
-        *_floor(differences[VALID], config),
-        *_guards(differences, ours, theirs, config),
+        *_floor(guarded[VALID], config),
+        *_guards(guarded, ours, theirs, config),
     ]
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -125,9 +130,7 @@ def _primary(change: Difference, config: GateConfig, stories: int) -> _Check:
 def _floor(change: Difference, config: GateConfig) -> Iterable[_Check]:
     """Being better than a base model that says nothing usable is not enough: most answers must be usable."""
     if change.a < config.min_validity:
-        advice = (
-            "Most of its answers break a rule (`free/charts/rules.png` shows which): train further or on more data."
-        )
+        advice = "Most of its answers break a rule (the chart of rules shows which): train further or on more data."
         wanted = f"at least {_number(VALID, config.min_validity)} (`gate.min_validity`)"
         yield _Check("share of valid answers", False, _number(VALID, change.a), wanted, advice)
 

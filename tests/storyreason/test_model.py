@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from storyreason import chat, dataset, model
+from storyreason.cli import app
 from storyreason.errors import ModelError
 
 
@@ -106,3 +108,18 @@ def test_a_base_that_cannot_be_loaded_is_refused_with_the_reason(tiny_base: Path
     (cut / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):
         model.load_processor(str(cut))
+
+
+def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
+    tiny_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    runner, out = CliRunner(), tmp_path / "merged"
+    done = runner.invoke(app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert str(out) in done.stdout
+    assert model.load(str(out)).config.model_type == "qwen2_5_vl"
+
+    with pytest.raises(ModelError, match="is a folder with other things in it: name a new one"):
+        runner.invoke(
+            app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(tmp_path)], catch_exceptions=False
+        )

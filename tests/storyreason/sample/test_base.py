@@ -1,6 +1,7 @@
 """The tiny base model: what it learns from, its tokenizer, and one short making of it."""
 
 import random
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from storyreason import answer, chat, sample
 from storyreason.boxes import Box
 from storyreason.sample import tower
-from storyreason.sample.base import Progress, batch_of, box_f1, train, vocabulary_texts
+from storyreason.sample.base import Progress, asked_about, batch_of, box_f1, train, vocabulary_texts
 from storyreason.sample.drawing import Frame, Placed
 from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
 from storyreason.sample.tokenizer import make_processor
@@ -49,6 +50,21 @@ def test_labels_are_the_answers_alone() -> None:
 
     learnt = batch["labels"][batch["labels"] != -100]
     assert PROCESSOR.tokenizer.decode(learnt) == "".join(f"{told}<|im_end|>" for _, told in lesson.turns)
+
+
+def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
+    lesson = a_lesson(3, random.Random(4))
+    batch = batch_of([lesson], PROCESSOR)
+
+    pictures, ids = batch["pictures"][0], batch["input_ids"][0]
+    of_images = pictures[ids == PROCESSOR.image_token_id]
+    assert of_images.tolist() == [0] * 28 + [1] * 28 + [2] * 28
+    # What foretells an answer's tokens is about the picture that the question before it names.
+    about = pictures[:-1][batch["labels"][0][1:] != -100]
+    asked = [asked_about(question) for question, _ in lesson.turns]
+    assert sorted(asked) == [0, 1, 2]
+    assert [number for number, _ in groupby(about.tolist())] == asked
+    assert asked_about("Describe the image.") == 0
 
 
 def test_the_tower_is_asked_what_stands_at_each_spot() -> None:

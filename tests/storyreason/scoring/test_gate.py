@@ -75,6 +75,15 @@ def test_what_mostly_breaks_the_rules_is_not_promoted_however_bad_the_incumbent(
         assert "`gate.min_validity`" in decision.reason
 
 
+def test_the_validity_of_free_decoding_is_what_is_guarded_where_it_is_known() -> None:
+    # given: under grammars both models are valid; freely, the challenger is so in 36 of 40 stories, the other in all
+    free = card(STRONG, valid=[1] * 36 + [0] * 4), card(WEAK)
+    decision = decide(card(STRONG), card(WEAK), GateConfig(), free=free)
+
+    assert not decision.promote
+    assert "strict/validity/valid: -0.100 (1.000 to 0.900" in decision.reason
+
+
 def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() -> None:
     def with_guards(matched: int, idtp: int, hallucinations: int) -> Scorecard:
         return card(
