@@ -72,7 +72,7 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
             runs.write_text(folder / f"{decoding}-stories.html", _page(subject, decoding, examples, answers, card))
         if "grounded" in told:
             metrics |= _mended(references, told["grounded"])
-        run_id = _log(subject, print_, data, metrics, cards, folder)
+        run_id = _log(config, subject, print_, data, metrics, cards, folder)
         get_run_logger().info("%s: %s", subject.role, headline(metrics))
         return runs.write_manifest(
             folder,
@@ -141,6 +141,7 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
 
 
 def _log(
+    config: RunConfig,
     subject: Subject,
     print_: str,
     data: dict[str, Any],
@@ -156,8 +157,8 @@ def _log(
         "evaluate",
         print_,
         name=f"{subject.role} {subject.identity[:6]}",
-        parameters={"model": subject.folder},
-        tags=registry.lineage(data_md5=data["md5"], role=subject.role),
+        parameters={key: value for key, value in config.flat().items() if not key.startswith("training.")},
+        tags=registry.lineage(data_md5=data["md5"], role=subject.role, folder=subject.folder),
     )
     values = dict(metrics)
     for decoding, card in cards.items():

@@ -106,6 +106,8 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     compared |= {f"{name}/{end}" for name in compared for end in ("low", "high")}
     assert compared <= run.data.metrics.keys() & base.data.metrics.keys()
     assert run.data.params["training.learning_rate"] == "0.001"
+    beyond_training = {key: value for key, value in run.data.params.items() if not key.startswith("training.")}
+    assert base.data.params == beyond_training
     tags = mlflow.get_model_version("storyteller", "1").tags
     for name in ("data_md5", "git_commit", "train", "register", "prefect_run", "gate"):
         assert tags[f"storyreason.{name}"], name
