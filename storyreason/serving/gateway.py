@@ -20,6 +20,7 @@ from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, Engines
 from storyreason.serving.passthrough import PassThrough
+from storyreason.serving.stories import Stories
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -95,6 +96,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         openapi_url=None,
         redirect_slashes=False,
     )
+    app.state.engines = engines
     admin = [Depends(administrator)]
 
     @app.exception_handler(HTTPException)
@@ -131,6 +133,9 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
             call()
         return {"stopping": True}
 
+    stories = Stories(engines, config)
+    app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
+    app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
     app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
     return app, stopping
 
