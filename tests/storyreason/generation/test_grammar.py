@@ -1,7 +1,6 @@
 """Whatever is written under the grammars is a valid answer: random texts, letter by letter, and such that were cut."""
 
 import random
-from pathlib import Path
 
 import pytest
 import xgrammar
@@ -86,10 +85,10 @@ def test_an_answer_that_was_cut_anywhere_is_ended_as_a_valid_one(compiler: xgram
 
 
 def test_the_sample_stories_fit_their_grammars(
-    compiler: xgrammar.GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+    compiler: xgrammar.GrammarCompiler, examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    for example in dataset.load(Path("data"), "test")[:8]:
+    for example in examples:
         sizes = dataset.sizes(example)
         read, _ = analysis.read(example.chain_of_thought)
         assert accepts(compiler, grammar.of_analysis(sizes), example.chain_of_thought)
