@@ -19,9 +19,9 @@ def test_an_untrained_model_tells_valid_stories(
 ) -> None:
     config = GenerationConfig(decoding="grounded", temperature=1.0)
     out = tmp_path_factory.mktemp("grounded") / "predictions.jsonl"
-    told = generation.predict(vllm_server.url, vllm_server.name, examples[:4], config, out)
+    told = generation.predict(vllm_server.url, vllm_server.name, examples[:2], config, out)
 
-    for example, one in zip(examples, told, strict=False):
+    for example, one in zip(examples[:2], told, strict=True):
         read = answer.read(one.answer)
         found = rules.check(read, dataset.sizes(example))
         assert not one.cut
