@@ -39,12 +39,17 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
 
 @task(name="tell")
 def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
-    """One story for frames the model never saw, told through the gateway, as text and as a page."""
-    told = generation.tell(
-        gateway.url(config.serving), gateway.status(config.serving).model, example.images, config.generation
-    )
+    """One story for frames the model never saw, told through the gateway, as text and as a page.
+
+    Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
+    """
+    asked = config.generation.model_copy(update={"decoding": config.gate.primary.partition("/")[0]})
+    name = gateway.status(config.serving).model
+    told = generation.predictions.answer_to(gateway.url(config.serving), name, example.story_id, example.images, asked)
     path = runs.root() / "stories" / f"version-{served}.html"
-    view = page.view(example.story_id, example.images, told.text, answer.join(example.chain_of_thought, example.story))
+    view = page.view(
+        example.story_id, example.images, told.answer, answer.join(example.chain_of_thought, example.story)
+    )
     runs.write_text(path, page.render([view], f"A story told by version {served}"))
     create_link_artifact(path.as_uri(), link_text="story page", key="story-page")
-    return {"text": told.text, "page": str(Path(path))}
+    return {"text": told.answer, "page": str(Path(path))}

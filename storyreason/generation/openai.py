@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -184,6 +185,7 @@ def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int 
     return int(lengths[0]) if lengths and lengths[0] else None
 
 
+@lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its bytes, which are never fewer, where the endpoint cannot say."""
     counted = _extra("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})

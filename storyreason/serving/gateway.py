@@ -136,6 +136,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
     stories = Stories(engines, config)
     app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
     app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
+    app.router.routes.append(Route("/tokenize", pass_through, methods=["POST"]))  # grounded decoding counts with it
     app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
     return app, stopping
 

@@ -19,6 +19,7 @@ import openai
 import psutil
 import pytest
 
+from storyreason import answer, generation, rules
 from storyreason.errors import GatewayError
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import data_url
@@ -139,6 +140,17 @@ def test_the_openai_client_streams_a_story_with_five_images(gateway: ServingConf
         chunks = [chunk.choices[0].delta.content for chunk in teller.chat.completions.create(**arguments, stream=True)]
     assert len(chunks) > 10
     assert "".join(filter(None, chunks)) == whole
+
+
+def test_telling_under_grammars_goes_through_the_gateway(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+    url, sizes = client.url(gateway), [(196, 112)] * 2
+    assert generation.openai.count_tokens(url, "storyteller", "## Image 1") == 2
+    told = generation.grounded.tell(url, "storyteller", frames[:2], GenerationConfig())
+    assert rules.is_valid(rules.check(answer.read(told.text), sizes))
+
+    body = {"images": [data_url(frame) for frame in frames[:2]]}
+    posted = httpx.post(f"{url}/v1/stories", json=body, timeout=600, trust_env=False).json()
+    assert (posted["valid"], posted["version"], posted["answer"]) == (True, "1", told.text)
 
 
 def test_errors_of_the_engine_pass_through(gateway: ServingConfig) -> None:
