@@ -65,7 +65,8 @@ def evaluate(
         report.quiet_failures()
         result = flow(chosen, version)
     report.show_scores({version: result["metrics"]})
-    report.say(f"page: {result['page']}")
+    for decoding, page in result["pages"].items():
+        report.say(f"stories, {decoding} decoding: {page}")
 
 
 @app.command(rich_help_panel="Flows")

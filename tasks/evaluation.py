@@ -80,6 +80,7 @@ def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: 
             role=subject.role,
             run_id=run_id,
             scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in told},
+            pages={decoding: str(folder / f"{decoding}-stories.html") for decoding in told},
             metrics=metrics,
         )
 

@@ -100,7 +100,7 @@ def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
     mlflow = client()
-    mlflow.log_text(run_id, pd.DataFrame(rows).to_json(orient="split", index=False), path)
+    mlflow.log_text(run_id, pd.DataFrame(rows).to_json(orient="split", index=False, double_precision=15), path)
     known = json.loads(mlflow.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
     table = {"path": path, "type": "table"}
     if table not in known:

@@ -113,14 +113,16 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
         assert tags[f"storyreason.{name}"], name
     artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id, "free")}
     assert {"free/stories.json", "free/stories.html", "free/challenger_against_base.json"} <= artifacts
-    for folder in ("free/charts", "free/compared"):
-        charts = {Path(item.path).name for item in mlflow.list_artifacts(run.info.run_id, folder)}
-        assert charts == {"grounding_by_kind.png", "pronouns_grounded.png", "persistence.png", "rules.png"}, folder
-    table = mlflow.load_table("1", "free/challenger_against_base.json", [run.info.run_id])
-    row = table[table["name"] == "strict/grounding/f1"].iloc[0]
+    for kind in ("free/charts", "free/compared"):
+        charts = {Path(item.path).name for item in mlflow.list_artifacts(run.info.run_id, kind)}
+        assert charts == {"grounding_by_kind.png", "pronouns_grounded.png", "persistence.png", "rules.png"}, kind
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    table = json.loads((folder / "free/challenger_against_base.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    (row,) = (row for row in rows if row["name"] == "strict/grounding/f1")
     assert row["low"] <= row["gain"] <= row["high"]
-    assert row["challenger"] == run.data.metrics["free/strict/grounding/f1"]
-    assert "Promote" in (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
+    assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
+    assert "Promote" in (folder / "gate/report.md").read_text()
 
 
 def test_nothing_changed_nothing_is_done_again(project: Project, mlflow: MlflowClient) -> None:
