@@ -92,7 +92,7 @@ def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Sectio
 
 
 def _order(identity: str) -> tuple[int, int]:
-    """Tables list their IDs in ascending order, as the published ones do: char1, char2; obj1, obj2, lm1, bg1."""
+    """Tables list their IDs in ascending order: char1, char2; obj1, obj2, lm1, bg1. Grammars of an analysis ask for it."""
     kind = identity.rstrip("0123456789")
     return ("char", "obj", "lm", "bg").index(kind), int(identity[len(kind) :])
 
