@@ -52,6 +52,14 @@ def messages(images: int | Sequence[Any], request: str, images_first: bool = Tru
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content}]
 
 
+def picture_size(image: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture in pixels, from its header alone. Raises what Pillow raises for no picture."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as picture:
+        return picture.size
+
+
 def open_images(images: Sequence[bytes], story_id: str) -> "list[Image]":
     """The frames of a story as RGB pictures. Raises DataError that names story and image (from 1)."""
     from PIL import Image

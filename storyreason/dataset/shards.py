@@ -8,13 +8,13 @@ Columns: `story_id`, `images` (structs of `bytes` and `path`), `frame_count`, `c
 """
 
 import bisect
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storyreason.chat import picture_size
 from storyreason.errors import DataError
 
 if TYPE_CHECKING:
@@ -215,11 +215,8 @@ def sizes(example: Example) -> list[tuple[int, int]]:
 
 
 def _size(story_id: str, number: int, image: bytes) -> tuple[int, int]:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return picture.size
+        return picture_size(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); "

@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from storyreason.errors import DataError, EngineError
+from storyreason.generation.config import Decoding
 
 
 def tell(
@@ -21,7 +22,7 @@ def tell(
         typer.Option(help="A model folder, served for this story alone; or a name that the endpoint serves."),
     ] = None,
     decoding: Annotated[
-        Literal["grounded", "free"], typer.Option(help="grounded: the answer cannot break a rule; free: it can.")
+        Decoding, typer.Option(help="grounded: the answer cannot break a rule; free: it can.")
     ] = "grounded",
     request: Annotated[str | None, typer.Option(help="What to ask for; a plain request if not given.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The answer's greatest length in tokens.")] = None,

@@ -4,7 +4,6 @@ The story's request goes on where the analysis ended, from the same tokens, so t
 the pictures' work. What no grammar can hold, the order of a box's corners, is mended and counted.
 """
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from storyreason import analysis, answer, story
 from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
 from storyreason.boxes import Box
+from storyreason.chat import picture_size
 from storyreason.errors import EngineError
 from storyreason.generation import grammar, openai
 from storyreason.generation.config import GenerationConfig
@@ -48,7 +48,7 @@ def tell(
     Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
     grammars, or `config.max_tokens` too small for so many images.
     """
-    sizes = [_size(image) for image in images]
+    sizes = [picture_size(image) for image in images]
     asking = _Asking(base_url, api_key, openai.request_body(model, images, config), config)
     read = asking.analysis(sizes)
     mended, count = _mend(read, sizes)
@@ -194,10 +194,3 @@ def _settled(text: str) -> str:
         text = text[: cut.start()]
     text = text.rstrip("\n")
     return text + "\n" if re.search(r"<gdi image[0-9]+>\Z", text) else text
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size

@@ -200,7 +200,10 @@ def _extra(method: str, base_url: str, path: str, api_key: str | None, body: Any
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         response = httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=_outside(url))
-        found = response.json() if response.is_success else {}
+        if response.status_code in (404, 405, 501):
+            return {}
+        _raise_for_status(response)
+        found = response.json()
     except httpx.TransportError as error:
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
     except ValueError:

@@ -23,6 +23,7 @@ from storyreason.sample.plot import tales
 from storyreason.sample.telling import tell
 from storyreason.sample.tokenizer import make_processor
 from storyreason.sample.world import Part
+from storyreason.scoring.paper import greedy
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -335,23 +336,10 @@ def box_f1(
             truths.append([placed.box for placed in middle.placed])
         for answer, truth in zip(answers(model, processor, lessons), truths, strict=True):
             candidates = [box for box, _ in read_boxes(answer)]
-            matched += _matches(candidates, truth)
+            matched += len(greedy(boxes.iou_matrix(candidates, truth)))
             found, wanted = found + len(candidates), wanted + len(truth)
     torch.manual_seed(0)
     return 2 * matched / (found + wanted)
-
-
-def _matches(candidates: list[boxes.Box], truth: list[boxes.Box]) -> int:
-    pairs = sorted(
-        ((boxes.iou(a, b), i, k) for i, a in enumerate(candidates) for k, b in enumerate(truth)), reverse=True
-    )
-    used_a: set[int] = set()
-    used_b: set[int] = set()
-    for overlap, i, k in pairs:
-        if overlap >= 0.5 and i not in used_a and k not in used_b:
-            used_a.add(i)
-            used_b.add(k)
-    return len(used_a)
 
 
 def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]) -> list[str]:

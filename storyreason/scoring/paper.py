@@ -28,7 +28,7 @@ def count(told: Analysis, claimed: Analysis | None, frames: int) -> dict[str, fl
     reference, predicted = _pool(told, frames), _pool(claimed or Analysis(), frames)
     iou = boxes.iou_matrix([box for box, _ in reference], [box for box, _ in predicted])
     same = np.array([a for _, a in reference], bool)[:, None] == np.array([b for _, b in predicted], bool)[None, :]
-    matched = _greedy(np.where(same, iou, 0.0))
+    matched = greedy(np.where(same, iou, 0.0))
     scores: dict[str, float] = {}
     for label, wanted in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
         right = sum(predicted[j][1] in wanted for _, j in matched)
@@ -56,7 +56,7 @@ def _pool(analysis: Analysis, frames: int) -> list[tuple[Box, bool]]:
     return pool
 
 
-def _greedy(iou: np.ndarray) -> list[tuple[int, int]]:
+def greedy(iou: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of IoU 0.5 or more, the highest first, each box once."""
     rows, columns = np.nonzero(iou >= _THRESHOLD)
     order = np.argsort(-iou[rows, columns], kind="stable")

@@ -1,10 +1,10 @@
 """Whether a model that just started can tell a story."""
 
-import io
 from collections.abc import Sequence
 from typing import Literal
 
 from storyreason import answer, rules
+from storyreason.chat import picture_size
 from storyreason.errors import EngineError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import tell
@@ -25,7 +25,9 @@ def tell_and_check(
             f"It answers, but its story of {len(images)} images has no analysis that can be read: {_start(text)!r}. "
             "Deploy a model that was trained on stories, or set serving.probe to none."
         )
-    if wanted == "valid" and not rules.is_valid(problems := rules.check(read, [_size(image) for image in images])):
+    if wanted == "valid" and not rules.is_valid(
+        problems := rules.check(read, [picture_size(image) for image in images])
+    ):
         raise EngineError(
             f"It answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "
             "model, or set serving.probe to readable."
@@ -35,10 +37,3 @@ def tell_and_check(
 
 def _start(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size

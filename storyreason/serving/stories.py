@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from storyreason.chat import picture_size
 from storyreason.errors import EngineAwayError, EngineError, GatewayError
 from storyreason.generation import predictions
 from storyreason.generation.config import Decoding, GenerationConfig
@@ -142,17 +143,10 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     """What the page shows of an answer (`page.view`, where there are images), and what breaks a rule in it."""
     from storyreason import answer, page, rules
 
-    sizes = [_size(image) for image in images] or None
+    sizes = [picture_size(image) for image in images] or None
     problems = rules.check(answer.read(text), sizes)
     return {
         "valid": rules.is_valid(problems),
         "problems": [{"severity": rules.RULES[one.rule].severity, **asdict(one)} for one in problems],
         "view": page.view("story", images, text) if images else None,
     }
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size

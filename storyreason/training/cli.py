@@ -16,8 +16,8 @@ def merge(
     from storyreason import model
     from storyreason.errors import ModelError
 
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise ModelError(f"--out {out} is a folder with other things in it: name a new one.")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise ModelError(f"--out {out} is a file, or a folder with other things in it: name a new folder.")
     if not result.is_dir():
         raise ModelError(f"{result} is no folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"

@@ -119,7 +119,7 @@ def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
     assert str(out) in done.stdout
     assert model.load(str(out)).config.model_type == "qwen2_5_vl"
 
-    with pytest.raises(ModelError, match="is a folder with other things in it: name a new one"):
+    with pytest.raises(ModelError, match="is a file, or a folder with other things in it: name a new folder"):
         runner.invoke(
             app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(tmp_path)], catch_exceptions=False
         )
