@@ -53,6 +53,13 @@ def trained(project: Project) -> list[Path]:
     return sorted(project.runs.glob("train/*/manifest.json"))
 
 
+def compared(run: Run, role: str) -> list[dict[str, Any]]:
+    """The rows of the table in which a run's scores stand beside those of the base or the champion."""
+    path = Path(run.info.artifact_uri.removeprefix("file://")) / f"free/challenger_against_{role}.json"
+    table = json.loads(path.read_text())
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
 def test_a_flow_killed_in_training_leaves_no_training_process(project: Project) -> None:
     checkpoint = "train/*/checkpoint-5"
 
@@ -102,9 +109,9 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     (run,) = training_runs(mlflow)
     (base,) = (r for r in mlflow.search_runs(["1"]) if r.data.tags.get("storyreason.role") == "base")
 
-    compared = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/paper/F1", "free/paper/METEOR"}
-    compared |= {f"{name}/{end}" for name in compared for end in ("low", "high")}
-    assert compared <= run.data.metrics.keys() & base.data.metrics.keys()
+    names = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/paper/F1", "free/paper/METEOR"}
+    names |= {f"{name}/{end}" for name in names for end in ("low", "high")}
+    assert names <= run.data.metrics.keys() & base.data.metrics.keys()
     assert run.data.params["training.learning_rate"] == "0.001"
     beyond_training = {key: value for key, value in run.data.params.items() if not key.startswith("training.")}
     assert base.data.params == beyond_training
@@ -116,13 +123,10 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     for kind in ("free/charts", "free/compared"):
         charts = {Path(item.path).name for item in mlflow.list_artifacts(run.info.run_id, kind)}
         assert charts == {"grounding_by_kind.png", "pronouns_grounded.png", "persistence.png", "rules.png"}, kind
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    table = json.loads((folder / "free/challenger_against_base.json").read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    (row,) = (row for row in rows if row["name"] == "strict/grounding/f1")
+    (row,) = (row for row in compared(run, "base") if row["name"] == "strict/grounding/f1")
     assert row["low"] <= row["gain"] <= row["high"]
     assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
-    assert "Promote" in (folder / "gate/report.md").read_text()
+    assert "Promote" in (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
 
 
 def test_nothing_changed_nothing_is_done_again(project: Project, mlflow: MlflowClient) -> None:
@@ -233,6 +237,11 @@ def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow:
     assert champion.run_id == run.info.run_id
     assert "served already" not in printed
     assert project.url in printed.strip().splitlines()[-1]
+    (row,) = (row for row in compared(run, "champion") if row["name"] == "strict/grounding/f1")
+    assert row["low"] <= row["gain"] <= row["high"]
+    assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
+    incumbent = mlflow.get_run(mlflow.get_model_version("storyteller", "1").run_id)
+    assert row["champion"] == pytest.approx(incumbent.data.metrics["free/strict/grounding/f1"])
 
 
 def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:
