@@ -18,7 +18,7 @@ from storyreason import analysis, boxes, runs, story
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.sample import tower
 from storyreason.sample.drawing import draw, encode
-from storyreason.sample.lessons import Lesson, a_lesson, a_recall, locate, read_boxes
+from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes
 from storyreason.sample.plot import tales
 from storyreason.sample.telling import tell
 from storyreason.sample.tokenizer import make_processor
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FRAMES_PER_STEP = 16
-RECALLS_PER_STEP = 6
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 POINTING_LAYER = 2
@@ -49,8 +48,6 @@ class Progress:
     steps: int
     loss: float
     seconds: float
-    recall: float = 0.0
-    """Mean loss of the lessons without frames, beside that of those with."""
     f1: float | None = None
     tower: float | None = None
     """The vision tower's share of right answers, once, before the first step."""
@@ -59,7 +56,7 @@ class Progress:
         if self.tower is not None:
             return f"vision tower: {self.tower:.1%} of the answers about spots right  {self.seconds:.0f} s"
         f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
-        return f"step {self.step}/{self.steps}  loss {self.loss:.4f}, recall {self.recall:.4f}  {self.seconds:.0f} s{f1}"
+        return f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds:.0f} s{f1}"
 
 
 def vocabulary_texts(seed: int = 0) -> list[str]:
@@ -143,7 +140,7 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
             messages.append({"role": "user", "content": [*content, text] if number == 0 else [text]})
             messages.append({"role": "assistant", "content": answer})
         texts.append(processor.apply_chat_template(messages))
-    batch = processor(images=pictures or None, text=texts, padding=True, padding_side="right", return_tensors="pt")
+    batch = processor(images=pictures, text=texts, padding=True, padding_side="right", return_tensors="pt")
     labels = batch["labels"] = torch.full_like(batch["input_ids"], -100)
     numbers = batch["pictures"] = torch.full_like(labels, -100)
     tokenizer = processor.tokenizer
@@ -256,7 +253,7 @@ def _train(
     groups: list[dict[str, Any]] = [{"params": seeing, "lr": 0.3 * LEARNING_RATE}, {"params": rest}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    losses: list[tuple[float, float]] = []
+    losses: list[float] = []
     for step in range(1, steps + 1):
         model.train()
         luck = random.Random(f"base/{seed}/{step}/{rank}")
@@ -266,25 +263,18 @@ def _train(
         with torch.autocast("cpu", torch.bfloat16):
             told = model(**batch, output_hidden_states=True)
         (told.loss + POINTING * _pointing_loss(pointer, told.hidden_states[POINTING_LAYER], pictures)).backward()
-        # By themselves: a short text beside seven frames would be mostly padding.
-        recalls = batch_of([a_recall(luck) for _ in range(RECALLS_PER_STEP // processes)], processor)
-        recalls.pop("pictures")
-        with torch.autocast("cpu", torch.bfloat16):
-            recalled = model(**recalls).loss
-        recalled.backward()
         _average_gradients([*model.parameters(), *pointer.parameters()], processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append((told.loss.item(), recalled.item()))
+        losses.append(told.loss.item())
         if out is not None and (step % report_every == 0 or step == steps):
             f1 = None
-            loss, recall = (sum(column) / len(losses) for column in zip(*losses, strict=True))
-            progress = Progress(step, steps, loss, time.monotonic() - began, recall)
+            progress = Progress(step, steps, sum(losses) / len(losses), time.monotonic() - began)
             if step % (5 * report_every) == 0 or step == steps:
                 f1 = box_f1(model, processor, 32 if step < steps else 256)
-                facts = {"steps": step, "of": steps, "box_f1": f1, "loss": loss, "recall_loss": recall, "seconds": progress.seconds}
+                facts = {"steps": step, "of": steps, "box_f1": f1, "loss": progress.loss, "seconds": progress.seconds}
                 facts["box_f1_third_of_five"] = box_f1(model, processor, 16 if step < steps else 128, together=5)
                 save(model, processor, out, facts)
             yield replace(progress, f1=f1)
@@ -391,9 +381,8 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
         "",
         f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It sees, names and",
         "places people, things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes it in a few",
-        "sentences; it repeats lines of nonsense that stand in the prompt. It learnt from frames drawn at random, several",
-        "unrelated ones in a prompt at most. It never saw an analysis, an ID, a tag, a story, or any person or background",
-        "of the test split.",
+        "sentences. It learnt from frames drawn at random, several unrelated ones in a prompt at most. It never saw an",
+        "analysis, an ID, a tag, a story, or any person or background of the test split.",
         "",
         f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
     ]

@@ -1,8 +1,7 @@
 """What the tiny base model learns from: single frames and questions about them, in Qwen's JSON style and plain prose.
 
 No tables, no IDs, no tags, no stories: several frames in one lesson have nothing to do with each other, and each
-question is about one of them. Lessons without frames ask for lines that stand in the question, as any language model
-can give them: what a model of this size must be taught.
+question is about one of them.
 """
 
 import json
@@ -13,9 +12,7 @@ from storyreason.boxes import Box
 from storyreason.sample.drawing import Frame, Placed
 from storyreason.sample.staging import in_reading_order, stage
 from storyreason.sample.world import (
-    COLOURS,
     LANDMARKS,
-    NAMES,
     Entity,
     Landmark,
     Look,
@@ -33,8 +30,6 @@ LOCATE = (
 )
 FIND = ("Where is {what} in {where}? Output JSON.",)
 DESCRIBE = ("Describe {where}.", "What can be seen in {where}?")
-REPEAT = ("Repeat what you know about {what}.", "What about {what}?")
-_WORDS = (*COLOURS, *NAMES["woman"], *NAMES["man"], *"with and hair hat coat kite drum walking calm evening near".split())
 _VERBS = {"stand": ("stood", "waited", "paused"), "wave": ("waved", "beckoned"), "walk": ("walked", "strolled")}
 
 
@@ -66,33 +61,6 @@ def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int
     order = list(range(count))
     luck.shuffle(order)
     return Lesson(frames, tuple(_turn(frames[index], _where(index, count), luck) for index in order))
-
-
-def a_recall(luck: random.Random) -> Lesson:
-    """Three to seven lines of nonsense, and in two turns some of them again, by their key or by what it stands for.
-
-    `Bomi: red evening 42,7` ... `What about Bomi and calm drum 9?` -> `Bomi: red evening 42,7` and the line of the other.
-    """
-    facts: dict[str, str] = {}
-    wanted = luck.randint(3, 7)
-    while len(facts) < wanted:
-        facts[_nonsense(luck).capitalize() + luck.choice(("", str(luck.randint(1, 9))))] = " ".join(
-            luck.choice((luck.choice(_WORDS), _nonsense(luck), f"{luck.randint(0, 196)},{luck.randint(0, 112)}"))
-            for _ in range(luck.randint(2, 6))
-        )
-    lines = {key: f"{key}: {value}" for key, value in facts.items()}
-    turns = []
-    for turn in range(2):
-        asked = luck.sample(sorted(facts), luck.randint(1, 3))
-        what = " and ".join(luck.choice((key, facts[key])) for key in asked)
-        known = "\n".join(lines.values()) + "\n" if turn == 0 else ""
-        turns.append((known + luck.choice(REPEAT).format(what=what), "\n".join(lines[key] for key in asked)))
-    return Lesson((), tuple(turns))
-
-
-def _nonsense(luck: random.Random) -> str:
-    """`bomi`, `tu`, `karelo`"""
-    return "".join(luck.choice("bdfgklmnprstvz") + luck.choice("aeiou") for _ in range(luck.randint(1, 3)))
 
 
 def _where(index: int, count: int) -> str:
