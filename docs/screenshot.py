@@ -1,7 +1,7 @@
 """Takes the README's picture of a story page with Debian's Chromium, one mention pointed at.
 
-storyreason page data --story black-bicycle-241-1 --out runs/pages
-python docs/screenshot.py runs/pages/black-bicycle-241-1.html docs/story-page.png
+storyreason page data --story black-bicycle-481-1 --out runs/pages
+python docs/screenshot.py runs/pages/black-bicycle-481-1.html docs/story-page.png
 """
 
 import sys

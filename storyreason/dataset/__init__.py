@@ -3,7 +3,7 @@
 >>> from storyreason import dataset
 >>> example = dataset.load("data", "test")[0]
 >>> example.story_id, dataset.sizes(example)
-('blue-ball-241-1', [(196, 112), (196, 112), (196, 112), (196, 112), (196, 112)])
+('black-bicycle-481-1', [(196, 112), (196, 112), (196, 112), (196, 112), (196, 112)])
 """
 
 from storyreason.dataset.checking import MAX_BAD, Bad, Report, check

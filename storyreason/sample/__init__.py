@@ -2,7 +2,7 @@
 
 >>> from storyreason import sample
 >>> next(sample.examples("test", seed=7)).story_id
-'blue-ball-241-1'
+'black-bicycle-481-1'
 """
 
 from collections.abc import Iterator

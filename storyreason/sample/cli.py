@@ -12,7 +12,7 @@ app = typer.Typer(help="Make the sample world's data or its tiny base model agai
 def data(
     out: Annotated[Path, typer.Option(help="Folder for the parquet shards; shards of the same splits are replaced.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
-    train_films: Annotated[int | None, typer.Option(min=1, help="Films of two stories each; 240 if not given.")] = None,
+    train_films: Annotated[int | None, typer.Option(min=1, help="Films of two stories each; 480 if not given.")] = None,
     test_films: Annotated[int | None, typer.Option(min=1, help="Films of two stories each; 30 if not given.")] = None,
 ) -> None:
     """Draw and tell the sample world's films: train and test shards in the Hub's layout."""

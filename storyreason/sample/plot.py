@@ -24,7 +24,7 @@ from storyreason.sample.world import (
     things,
 )
 
-FILMS: dict[Part, int] = {"train": 240, "test": 30}
+FILMS: dict[Part, int] = {"train": 480, "test": 30}
 STORIES_PER_FILM = 2
 
 T = TypeVar("T", Look, Thing)
