@@ -25,6 +25,8 @@ FULL = {
     "epochs": 2, "gradient_checkpointing": False, "save_every": 2,
 }  # fmt: skip
 FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
+PACKED = {"pack_tokens": 2048}
+"""Two rows or three of a step of four stories."""
 LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "gradient_checkpointing": True}
 PATCH = {"PYTHONPATH": str(Path(__file__).parents[2] / "fsdp_cpu"), "OMP_NUM_THREADS": "1"}
 """What accelerate needs for FSDP on a CPU. The training itself is found because it runs in the repository's root."""
@@ -101,7 +103,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_job: MakeJob) -> None:
     # Given a training that nothing disturbed
-    calm = make_job("calm")
+    calm = make_job("calm", **PACKED)
     told = Lines()
     result = training.run(calm, told, env={"OMP_NUM_THREADS": "1"})
     first, last = told.of("step")[0], told.of("step")[-1]
@@ -119,7 +121,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert len(checkpoints.steps(calm.work)) <= checkpoints.KEPT + 1
 
     # When another is cancelled after its third step
-    stirred = make_job("stirred")
+    stirred = make_job("stirred", **PACKED)
     with pytest.raises(KeyboardInterrupt):
         training.run(stirred, Lines(stop_at=("step", 3)), env={"OMP_NUM_THREADS": "1"})
     assert left_running(stirred) == []
@@ -139,7 +141,9 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert after.steps() == list(range(3, last["steps"] + 1))
 
     # and a base whose weights it does not fit is told apart from its checkpoints
-    other = stirred.model_copy(update={"training": training.TrainingConfig(**{**FULL, "learning_rate": 1e-4})})
+    other = stirred.model_copy(
+        update={"training": training.TrainingConfig(**{**FULL, **PACKED, "learning_rate": 1e-4})}
+    )
     with pytest.raises(TrainingError, match=r"checkpoint of another run .other learning_rate.: remove"):
         training.run(other, Lines())
 
@@ -206,8 +210,9 @@ def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_kil
     make_job: MakeJob, mode: dict[str, Any]
 ) -> None:
     # Given one process and, on the same stories in every step, two with FSDP2
-    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP)
-    apart = make_job("apart", **mode, **FSDP)
+    packed = {} if mode else PACKED  # and packed, which changes nothing
+    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP, **packed)
+    apart = make_job("apart", **mode, **FSDP, **packed)
     told = Lines()
     result = training.run(shared, told, env=PATCH)
     assert told.of("start")[0]["distributed_type"] == "FSDP"
