@@ -47,7 +47,8 @@ def as_seen(features: torch.Tensor) -> dict[str, Any]:
     """What a base takes instead of pixels."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    return {"image": BaseModelOutputWithPooling(pooler_output=(features,))}
+    parts: Any = (features,)  # of each picture, says the base, and joins them
+    return {"image": BaseModelOutputWithPooling(pooler_output=parts)}
 
 
 @dataclass(frozen=True)

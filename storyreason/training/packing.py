@@ -10,6 +10,7 @@ the examples cost and needs no mask.
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from storyreason import chat
@@ -57,12 +58,12 @@ def join(inputs: Sequence[chat.Inputs], positions: Positions) -> "dict[str, torc
         mrope, _ = positions(one.input_ids[None], one.mm_token_type_ids[None], image_grid_thw=one.image_grid_thw)
         text = torch.arange(len(one.input_ids)).expand(1, 1, -1)
         numbered.append(torch.cat([text, mrope]))
-    labels = [one.labels.clone() for one in inputs]
-    for one in labels:
-        one[0] = chat.IGNORED
+    labels = torch.cat([one.labels for one in inputs])
+    starts = torch.tensor([0, *accumulate(len(one.labels) for one in inputs[:-1])])
+    labels[starts] = chat.IGNORED  # never predicted from the example before
     return {
         "input_ids": torch.cat([one.input_ids for one in inputs])[None],
-        "labels": torch.cat(labels)[None],
+        "labels": labels[None],
         "mm_token_type_ids": torch.cat([one.mm_token_type_ids for one in inputs])[None],
         "position_ids": torch.cat(numbered, dim=2),
         "pixel_values": torch.cat([one.pixel_values for one in inputs]),
@@ -88,7 +89,10 @@ def attend(
 
     lengths = lengths_of(position_ids)
     parts = [tensor.split(lengths, dim=2) for tensor in (query, key, value)]
-    attended = [sdpa_attention_forward(module, *one, None, **others)[0] for one in zip(*parts, strict=True)]
+    attended = [
+        sdpa_attention_forward(module, one_query, one_key, one_value, None, **others)[0]
+        for one_query, one_key, one_value in zip(*parts, strict=True)
+    ]
     return torch.cat(attended, dim=1), None
 
 

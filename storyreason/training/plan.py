@@ -143,5 +143,5 @@ class Passes:
     def __len__(self) -> int:
         return self.plan.steps
 
-    def __iter__(self) -> Iterator[tuple[Pass, ...]]:
-        return iter(self.plan.parts)
+    def __iter__(self) -> Iterator[list[Pass]]:
+        return map(list, self.plan.parts)

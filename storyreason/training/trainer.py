@@ -69,7 +69,7 @@ class StoryTrainer(Trainer):
             if self.config.pack_tokens
             else partial(collate, pad=pad if pad is not None else processor.tokenizer.eos_token_id)
         )
-        super().__init__(model=base, args=arguments, data_collator=list, train_dataset=stories)
+        super().__init__(model=base, args=arguments, train_dataset=stories)
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
         self.add_callback(Pace(self))
         self.progress = Progress(job.work, muted=not self.is_world_process_zero())

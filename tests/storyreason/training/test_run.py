@@ -25,8 +25,8 @@ FULL = {
     "epochs": 2, "gradient_checkpointing": False, "save_every": 2,
 }  # fmt: skip
 FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
-PACKED = {"pack_tokens": 2048}
-"""Two rows or three of a step of four stories."""
+PACKED = {"pack_tokens": 4096}
+"""Rows of two stories: two rows for the four of a step."""
 LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "gradient_checkpointing": True}
 PATCH = {"PYTHONPATH": str(Path(__file__).parents[2] / "fsdp_cpu"), "OMP_NUM_THREADS": "1"}
 """What accelerate needs for FSDP on a CPU. The training itself is found because it runs in the repository's root."""
@@ -112,6 +112,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert 0 < last["answer_tokens_per_s"] < last["tokens_per_s"]
     assert last["seconds_left"] == 0
     assert 0 <= last["data_wait"] < 1
+    assert last["mfu"] > 0
     assert last["peak_memory"] > 1e8
     start = told.of("start")[0]
     assert (start["distributed_type"], start["frozen"]) == ("NO", 0)
@@ -197,6 +198,36 @@ def _poison(base: Path, out: Path) -> None:
     net.model.language_model.norm.weight.data[0] = float("nan")
     net.save_pretrained(out)
     model.load_processor(str(base)).save_pretrained(out)
+
+
+def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_job: MakeJob) -> None:
+    # Given a frozen tower whose features are not kept
+    without, told = make_job("without", mode="language", feature_cache_gb=0, **PACKED), Lines()
+    training.run(without, told, env={"OMP_NUM_THREADS": "1"})
+    assert told.of("features") == []
+    # When there is room for those of some stories
+    some, told = make_job("some", mode="language", feature_cache_gb=1e-4, **PACKED), Lines()
+    result = training.run(some, told, env={"OMP_NUM_THREADS": "1"})
+    # Then the size is announced, the cap is kept, and nothing else has changed
+    announced = told.of("features")[0]
+    assert 0 < announced["bytes"] <= 100_000 < announced["wanted_bytes"]
+    kept = [file for file in (some.work / "features").glob("*/*/*") if file.is_file()]
+    assert (len(kept), sum(file.stat().st_size for file in kept)) == (announced["pictures"], announced["bytes"])
+    assert losses(some) == pytest.approx(losses(without), abs=1e-5)
+    base, tuned = weights(Path(some.base)), weights(result)
+    assert all(bool((tuned[name] == base[name]).all()) for name in base if "visual" in name)
+
+
+def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(make_job: MakeJob) -> None:
+    job, told = make_job("early", learning_rate=0.5, epochs=20, early_stopping=2, scheduler="constant"), Lines()
+    result = training.run(job, told, env={"OMP_NUM_THREADS": "1"})
+    stop, end = told.of("early_stop")[0], told.of("end")[0]
+    assert stop["step"] == end["step"] == told.steps()[-1] < told.of("start")[0]["steps"]
+    by_step = {line["step"]: line["loss"] for line in told.of("validation")}
+    assert end["best_step"] == stop["best_step"] == min(by_step, key=by_step.__getitem__)
+    assert len([step for step in by_step if step > stop["best_step"]]) == 2
+    assert checkpoints.path(job.work, stop["best_step"]).is_dir()
+    assert weights(result)
 
 
 def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_path: Path) -> None:
