@@ -22,16 +22,19 @@ class Cost:
 
     def __init__(self, base: Any, mode: Literal["lora", "full", "language"]) -> None:
         text = base.config.get_text_config()
-        counts = {"layers": 0, "adapters": 0, "tower": 0}
+        counts = {"layers": 0, "adapters": 0, "tower": 0, "merger": 0}
         for name, parameter in base.named_parameters():
-            part = "tower" if "visual" in name else "adapters" if "lora_" in name else "layers"
+            if "visual" in name:
+                part = "merger" if ".merger." in name else "tower"
+            else:
+                part = "adapters" if "lora_" in name else "layers"
             if part != "layers" or ".layers." in name:
                 counts[part] += parameter.numel()
         trained = 4 if mode == "lora" else 6
         self.per_token = trained * counts["layers"] + 6 * counts["adapters"]
         self.per_label = trained * text.vocab_size * text.hidden_size
-        # A frozen tower goes forward alone; four patches (of 14 pixels) become one token.
-        self.per_image_token = (6 if mode == "full" else 2) * counts["tower"] * 4
+        # A frozen tower goes forward alone. The merger makes one token of four patches.
+        self.per_image_token = (6 if mode == "full" else 2) * (4 * counts["tower"] + counts["merger"])
         # Two products of [tokens, tokens] half filled, forward once and backward twice, over all heads and layers.
         heads = text.num_attention_heads * (
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -256,6 +256,7 @@ class StoryTrainer(Trainer):
         if self.state.best_metric is None or value < self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
         self.progress.write("validation", step=self.state.global_step, loss=value)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {"eval_loss": value})
         self._speed.pause()
         return {"eval_loss": value}
 
