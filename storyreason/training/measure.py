@@ -22,10 +22,10 @@ class Cost:
 
     def __init__(self, base: Any, mode: Literal["lora", "full", "language"]) -> None:
         text = base.config.get_text_config()
-        counts = {"layers": 0, "adapters": 0, "tower": 0, "merger": 0}
+        counts = dict.fromkeys(("layers", "adapters", "patches", "tower", "merger"), 0)
         for name, parameter in base.named_parameters():
             if "visual" in name:
-                part = "merger" if ".merger." in name else "tower"
+                part = "merger" if ".merger." in name else "patches" if ".patch_embed." in name else "tower"
             else:
                 part = "adapters" if "lora_" in name else "layers"
             if part != "layers" or ".layers." in name:
@@ -33,8 +33,9 @@ class Cost:
         trained = 4 if mode == "lora" else 6
         self.per_token = trained * counts["layers"] + 6 * counts["adapters"]
         self.per_label = trained * text.vocab_size * text.hidden_size
-        # A frozen tower goes forward alone. The merger makes one token of four patches.
-        self.per_image_token = (6 if mode == "full" else 2) * (4 * counts["tower"] + counts["merger"])
+        # A frozen tower goes forward alone; pixels need no gradient. The merger makes one token of four patches.
+        each, first = (6, 4) if mode == "full" else (2, 2)
+        self.per_image_token = each * (4 * counts["tower"] + counts["merger"]) + first * 4 * counts["patches"]
         # Two products of [tokens, tokens] half filled, forward once and backward twice, over all heads and layers.
         heads = text.num_attention_heads * (
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
