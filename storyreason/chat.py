@@ -75,7 +75,10 @@ def open_images(images: Sequence[bytes], story_id: str) -> "list[Image]":
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One example for the model: tensors [tokens], the frames' patches [patches, patch size] and grids [images, 3]."""
+    """One example for the model: tensors [tokens], the frames' patches [patches, patch size] and grids [images, 3].
+
+    Where training keeps what its frozen vision tower sees, `pixel_values` are those features [image tokens, size].
+    """
 
     input_ids: "Tensor"
     labels: "Tensor"

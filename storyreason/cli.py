@@ -18,7 +18,7 @@ from storyreason.page.cli import page, stats
 from storyreason.sample.cli import app as sample
 from storyreason.scoring.cli import score
 from storyreason.serving.cli import serve
-from storyreason.training.cli import merge
+from storyreason.training.cli import merge, publish
 
 if TYPE_CHECKING:
     from storyreason.problems import Problem
@@ -37,6 +37,7 @@ app.command()(stats)
 app.command()(serve)
 app.command()(tell)
 app.command()(merge)
+app.command()(publish)
 app.add_typer(sample, name="sample")
 
 

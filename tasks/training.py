@@ -16,7 +16,8 @@ DESCRIBED = {"trainable", "frozen", "distributed_type", "processes", "device"}
 """What the training process says of itself when it starts; becomes tags of the run."""
 CURVES = {
     "step": {
-        "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "peak_memory", "data_wait",
+        "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "mfu", "peak_memory",
+        "data_wait",
     },
     "validation": {"loss"},
 }  # fmt: skip
@@ -32,7 +33,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=config.training.model_dump(mode="json", exclude={"save_every"}),
+        training=config.training.model_dump(mode="json", exclude={"save_every", "feature_cache_gb"}),
     )
 
 
@@ -55,6 +56,7 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
         data=Path(data["files"][0]),
         stories=config.data.train_stories,
         work=folder,
+        features=runs.root() / "features",
         training=config.training,
     )
     status = "FAILED"

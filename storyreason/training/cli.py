@@ -1,4 +1,4 @@
-"""The verb `storyreason merge`."""
+"""The verbs for what a training left: `storyreason merge` and `storyreason publish`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,3 +22,25 @@ def merge(
         raise ModelError(f"{result} is no folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"
     typer.echo(f"model folder: {model.write_folder(base, result, out, card, revision).absolute()}")
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A model folder: a registered version's, or what `merge` wrote.")],
+    to: Annotated[str, typer.Option(help="The repository on the Hub, user/model; made when it is not there.")],
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="An evaluation's scorecard (`free-scorecard.json`), for the card; may be given again."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and send nothing.")] = False,
+) -> None:
+    """Publish a model folder on the Hub: weights, processor, and a card with data version, scores and usage."""
+    from storyreason import publishing
+
+    cards = {path.name.removesuffix(".json").removesuffix("-scorecard"): path for path in scores or []}
+    made = publishing.prepare(folder, to, cards)
+    typer.echo(made.summary())
+    if dry_run:
+        typer.echo(f"\n{made.card}\nnothing was sent (--dry-run)")
+        return
+    typer.echo(f"published: {publishing.publish(made, private)}")

@@ -24,6 +24,12 @@ class TrainingConfig(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps; empty: after `epochs`.")
     batch_size: int = Field(1, ge=1, le=1024, description="Stories in one forward pass of one process.")
     accumulation: int = Field(32, ge=1, le=4096, description="Forward passes of each process in one optimizer step.")
+    pack_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Pack the stories of a step into rows of up to so many tokens instead of passes of `batch_size`: no "
+        "padding, fewer passes, the same result. A longer story has a row of its own. Empty or 0: off.",
+    )
     max_tokens: int = Field(32_768, ge=64, description="A longer story is left out and counted, never cut.")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay.")
@@ -35,12 +41,32 @@ class TrainingConfig(BaseModel):
     )
     gradient_checkpointing: bool = Field(True, description="Recompute activations in the backward pass to save memory.")
     liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
+    feature_cache_gb: float = Field(
+        50.0,
+        ge=0,
+        description="Modes lora and language: what the frozen vision tower sees is computed once and kept on disk, up to "
+        "so many GB (about 1.2 MB a 575x240 frame at 7B); what is beyond is computed in every step. 0: off.",
+    )
     loss: Literal["answer", "all"] = Field(
         "answer", description="Tokens the loss is taken over: the answer, or system and user text too (the paper's)."
     )
     images_first: bool = Field(False, description="Images before the request; the paper trains with the request first.")
+    max_images: int | None = Field(
+        None, ge=1, description="Only the first N frames of a story, and what is thought and told of them; empty: all."
+    )
+    drop_unmentioned_characters: bool = Field(
+        False, description="Leave char rows that the story never mentions out of the analysis."
+    )
+    drop_unmentioned_objects: bool = Field(
+        False, description="Leave obj and lm rows that the story never mentions out of the analysis."
+    )
     drop_unmentioned_backgrounds: bool = Field(
         True, description="Leave bg rows that the story never mentions out of the analysis."
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="Stop when the loss on the validation films has not fallen for so many epochs; empty: never.",
     )
     processes: int = Field(
         1, ge=1, le=64, description="CPU processes, data parallel; with `accelerate` its file decides."

@@ -1,51 +1,27 @@
 """The stories of a training run: read, tokenized and measured once, decoded when needed, joined into batches."""
 
+import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storyreason import analysis, answer, chat, dataset, story
+from storyreason import chat, dataset
 from storyreason.errors import TrainingError
+from storyreason.training import targets
 from storyreason.training.config import TrainingConfig
-from storyreason.training.plan import Item
+from storyreason.training.plan import Item, Pass
 
 if TYPE_CHECKING:
     import torch
+
+    Decoded = tuple[torch.Tensor, torch.Tensor]
+    """Patches [patches, patch size] of some pictures (or features [tokens, size]), and grids [pictures, 3]."""
 
 DROPPED_AT_MOST = 0.05
 """More stories than this share over `max_tokens`, and the run refuses."""
 CACHE_BYTES = 2 * 2**30
 """Decoded frames are kept in memory up to so much; beyond it they are decoded again each time."""
-
-
-def target(example: dataset.Example, drop_unmentioned_backgrounds: bool) -> str:
-    """The answer that the model is to learn for an example."""
-    thought = example.chain_of_thought
-    if drop_unmentioned_backgrounds:
-        thought = without_unmentioned_backgrounds(thought, example.story)
-    return answer.join(thought, example.story)
-
-
-def without_unmentioned_backgrounds(chain_of_thought: str, story_text: str) -> str:
-    """The analysis without the bg rows that the story never mentions; untouched when there are none."""
-    told, _ = story.read(story_text)
-    mentioned = {
-        entity
-        for passage in told.passages
-        for part in passage.parts
-        if not isinstance(part, str)
-        for entity in part.ids
-    }
-    read, _ = analysis.read(chain_of_thought)
-
-    def kept(row: analysis.Object) -> bool:
-        return not row.id.startswith("bg") or row.id in mentioned
-
-    if all(kept(row) for section in read.sections for row in section.objects):
-        return chain_of_thought
-    sections = (replace(section, objects=tuple(filter(kept, section.objects))) for section in read.sections)
-    return analysis.render(replace(read, sections=tuple(sections)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +30,8 @@ class _Story:
     story_id: str
     image_tokens: tuple[int, ...]
     answer: tuple[int, ...]
+    pictures: tuple[str, ...]
+    """Their SHA-256, where features of pictures are kept; else none."""
 
 
 class Stories:
@@ -66,7 +44,9 @@ class Stories:
         self.examples = examples
         self.encoder = encoder
         self.config = config
-        self._pictures: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.seen: dict[int, Callable[[], Decoded]] = {}
+        """Stories whose pictures' features are kept, and how to get them."""
+        self._pictures: dict[int, Decoded] = {}
         self._room = CACHE_BYTES
         read = [self._read(index) for index in indices]
         longest = max(chat.REQUESTS, key=lambda request: encoder.prompt_length((1,), request))
@@ -82,9 +62,12 @@ class Stories:
             )
 
     def _read(self, index: int) -> _Story:
-        example = self.examples[index]
-        tokens = self.encoder.answer(target(example, self.config.drop_unmentioned_backgrounds))
-        return _Story(index, example.story_id, self.encoder.image_tokens(dataset.sizes(example)), tuple(tokens))
+        example = targets.cut(self.examples[index], self.config.max_images)
+        tokens = self.encoder.answer(targets.target(example, self.config))
+        image_tokens = self.encoder.image_tokens(dataset.sizes(example))
+        keep = self.config.mode != "full" and self.config.feature_cache_gb > 0
+        pictures = tuple(hashlib.sha256(image).hexdigest() for image in example.images) if keep else ()
+        return _Story(index, example.story_id, image_tokens, tuple(tokens), pictures)
 
     def _tokens(self, item: _Story, request: str) -> int:
         return self.encoder.prompt_length(item.image_tokens, request) + len(item.answer)
@@ -107,20 +90,54 @@ class Stories:
         return len(self.stories)
 
     def __getitem__(self, item: Item) -> chat.Inputs:
-        epoch, index = item
-        request = self.request(epoch, index)
-        return self.encoder.join(self._decoded(index), request, self.stories[index].answer, self.config.loss)
+        return self._joined(item, self.decoded(item[1]))
 
-    def _decoded(self, index: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    def with_features(self, item: Item) -> chat.Inputs:
+        """As `stories[item]`, with the features of its pictures where their patches would be."""
+        return self._joined(item, self.seen[item[1]]())
+
+    def _joined(self, item: Item, pictures: "Decoded") -> chat.Inputs:
+        return self.encoder.join(pictures, self.request(*item), self.stories[item[1]].answer, self.config.loss)
+
+    def decoded(self, index: int) -> "Decoded":
+        """Patches and grids of a story's pictures, kept for the next epoch while there is room."""
         found = self._pictures.get(index)
         if found is None:
-            example = self.examples[self.stories[index].index]
-            found = self.encoder.pictures(chat.open_images(example.images, example.story_id))
+            found = self.decode(index)
             size = found[0].nbytes
             if size <= self._room:
                 self._room -= size
                 self._pictures[index] = found
         return found
+
+    def decode(self, index: int) -> "Decoded":
+        """The same from the encoded pictures."""
+        example = self.examples[self.stories[index].index]
+        images = example.images[: self.config.max_images]
+        return self.encoder.pictures(chat.open_images(images, example.story_id))
+
+
+class Batches:
+    """What goes forward at once in one process, by the pass of a plan: a torch map-style data set over `Stories`."""
+
+    def __init__(
+        self, stories: Stories, join: Callable[[Sequence[chat.Inputs]], dict[str, Any]], rank: int = 0
+    ) -> None:
+        self.stories = stories
+        self.join = join
+        self.rank = rank
+
+    def __getitem__(self, one_pass: Pass) -> dict[str, Any]:
+        """The batch of a pass: its `features` when all processes have theirs at hand, else its `pixel_values`.
+
+        All, because the parts of a sharded tower are gathered from all processes, or from none.
+        """
+        items = one_pass[self.rank]
+        if not all(index in self.stories.seen for mine in one_pass for _, index in mine):
+            return self.join([self.stories[item] for item in items])
+        batch = self.join([self.stories.with_features(item) for item in items])
+        batch["features"] = batch.pop("pixel_values")
+        return batch
 
 
 def collate(inputs: Sequence[chat.Inputs], pad: int) -> dict[str, Any]:

@@ -21,16 +21,17 @@ class Job(BaseModel):
     data: Path = Field(description="The folder of parquet shards, in the published layout.")
     stories: int | None = Field(None, ge=1, description="Train on the first N stories only; empty: all.")
     work: Path = Field(description="The work folder: checkpoints, progress.jsonl, log.txt and result/ go there.")
+    features: Path | None = Field(None, description="Where features of pictures are kept; empty: in the work folder.")
     training: TrainingConfig = Field(description="How to train.")
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
-        processes = {"processes", "accelerate", "save_every"}
+        machine = {"processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb"}
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": str(self.data),
             "stories": self.stories,
-            **self.training.model_dump(mode="json", exclude=processes),
+            **self.training.model_dump(mode="json", exclude=machine),
         }
 
 

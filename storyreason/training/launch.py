@@ -181,7 +181,9 @@ def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError
     if "No space left on device" in log:
         advice = "The disk is full: make room and run again, training goes on from its newest checkpoint."
     elif "out of memory" in log.lower():
-        advice = "The GPU's memory did not suffice: lower training.batch_size or training.max_tokens, or use more GPUs."
+        advice = (
+            "The GPU's memory did not suffice: lower training.pack_tokens, batch_size or max_tokens, or use more GPUs."
+        )
     elif code in (-signal.SIGKILL, 137) or "SIGKILL" in log or "Signals.SIGKILL" in log:
         advice = (
             "A training process was killed (kill -9), most likely because the machine's memory ran out: lower "

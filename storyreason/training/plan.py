@@ -4,6 +4,10 @@ The plan depends on seed and lengths alone, so every process knows every step, a
 
     stories 0..5, batch_size 2, accumulation 1, 1 process, 2 epochs -> 6 steps of 2:
     [(0, 4), (0, 1)], [(0, 3), (0, 0)], [(0, 2), (0, 5)], [(1, 5), (1, 2)], ...      items are (epoch, story)
+
+Packing changes how the stories of a step go through the model, not which they are:
+
+    a step of stories of 400, 300, 250 and 50 tokens, rows of up to 600 -> two rows of 300 + 250 and 400 + 50 tokens
 """
 
 import random
@@ -17,28 +21,28 @@ Item = tuple[int, int]
 """(epoch from 0, story's index)."""
 
 
+Pass = tuple[tuple[Item, ...], ...]
+"""What goes forward at once: `one_pass[rank]` are the items of a process."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """`passes[i][rank]` are the items of the i-th forward pass of a process; `accumulation` passes make a step."""
+    """`parts[step]` are the passes of a step: equally many for every process, and every process has an item in each."""
 
-    passes: tuple[tuple[tuple[Item, ...], ...], ...]
-    accumulation: int
+    parts: tuple[tuple[Pass, ...], ...]
     stories: int
-    processes: int
 
     @property
     def steps(self) -> int:
-        return len(self.passes) // self.accumulation
+        return len(self.parts)
 
     def step(self, number: int) -> list[Item]:
         """All items of a step (from 0), over all processes."""
-        passes = self.passes[number * self.accumulation : (number + 1) * self.accumulation]
-        return [item for one_pass in passes for items in one_pass for item in items]
+        return [item for one_pass in self.parts[number] for items in one_pass for item in items]
 
     def epochs_after(self, steps: int) -> float:
         """How many times each story was seen, on average, after so many steps."""
-        items = steps * self.accumulation * self.processes * len(self.passes[0][0])
-        return items / self.stories
+        return steps * len(self.step(0)) / self.stories
 
     def ends_epoch(self, steps: int) -> bool:
         """Whether an epoch is complete after so many steps and was not after one less. The last step ends one too."""
@@ -54,11 +58,14 @@ def make(
     accumulation: int,
     processes: int,
     seed: int,
+    pack_tokens: int | None = None,
 ) -> Plan:
     """Plan the steps. `lengths` are the stories' tokens: a pass gathers stories of about one length in all processes.
 
     The stories come as one stream, epoch after epoch, each shuffled; every step is full, and where `epochs` times the
     stories are no whole number of steps, the last step is filled with stories of the epoch that would follow.
+
+    With `pack_tokens` the steps have the same stories, in as few rows of up to so many tokens as hold them.
     """
     per_pass = batch_size * processes
     per_step = per_pass * accumulation
@@ -76,7 +83,44 @@ def make(
         ]
         shuffle.shuffle(made)
         passes += made
-    return Plan(tuple(passes), accumulation, len(lengths), processes)
+    parts = (tuple(passes[start : start + accumulation]) for start in range(0, total, accumulation))
+    if pack_tokens:
+        parts = (_packed(part, lengths, pack_tokens, processes) for part in parts)
+    return Plan(tuple(parts), len(lengths))
+
+
+def _packed(part: tuple[Pass, ...], lengths: Sequence[int], budget: int, processes: int) -> tuple[Pass, ...]:
+    """The same items in rows; the rows of one pass are of about one length, so that no process waits for another."""
+    items = [item for one_pass in part for items in one_pass for item in items]
+    rows = pack([lengths[index] for _, index in items], budget, processes)
+    filled = [tuple(items[place] for place in row) for row in rows]
+    return tuple(tuple(filled[start : start + processes]) for start in range(0, len(filled), processes))
+
+
+def pack(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
+    """Places 0, 1, … of `lengths` in rows of up to `budget` tokens, a multiple of so many rows, the longest row first.
+
+    As few rows as the longest-first rule finds, filled evenly. What is longer than the budget has a row of its own.
+
+    >>> pack([400, 300, 250, 50], budget=600)
+    [[1, 2], [0, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    longest = max(budget, max(lengths, default=0))
+    count = max(1, -(-sum(lengths) // longest))
+    count = -(-count // multiple) * multiple
+    while True:
+        rows: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for place in order:
+            row = min(range(count), key=filled.__getitem__)
+            rows[row].append(place)
+            filled[row] += lengths[place]
+        fits = all(total <= budget or len(row) == 1 for row, total in zip(rows, filled, strict=True))
+        if fits or count >= len(lengths):
+            break
+        count += multiple
+    return [sorted(rows[at]) for at in sorted(range(count), key=lambda at: -filled[at])]
 
 
 def _stream(stories: int, seed: int) -> Iterator[Item]:
@@ -89,16 +133,15 @@ def _stream(stories: int, seed: int) -> Iterator[Item]:
 
 
 class Passes:
-    """One process' share of a plan, as the batch sampler that torch's DataLoader wants."""
+    """A plan as the batch sampler that torch's DataLoader wants: the passes of each step."""
 
-    def __init__(self, plan: Plan, rank: int) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.rank = rank
-        self.batch_size = len(plan.passes[0][0])
+        self.batch_size = 1
         self.drop_last = False
 
     def __len__(self) -> int:
-        return len(self.plan.passes)
+        return self.plan.steps
 
-    def __iter__(self) -> Iterator[list[Item]]:
-        return (list(one_pass[self.rank]) for one_pass in self.plan.passes)
+    def __iter__(self) -> Iterator[list[Pass]]:
+        return map(list, self.plan.parts)

@@ -3,14 +3,17 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
+import torch.distributed as dist
 
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, plan, setup
+from storyreason.training import checkpoints, features, plan, setup
 from storyreason.training.examples import Stories
 from storyreason.training.job import Job
+from storyreason.training.pace import HalfStepError
 from storyreason.training.trainer import StoryTrainer
 from storyreason.training.watch import Watch
 
@@ -39,6 +42,10 @@ def _train(job: Job, watch: Watch) -> None:
     encoder = chat.Encoder(processor, config.images_first)
     examples = dataset.load(job.data, "train")
     stories, validation = _split(examples, job, encoder)
+    if config.early_stopping and not len(validation):
+        raise TrainingError(
+            "training.early_stopping needs stories of a second film to validate on: leave it empty, or add data."
+        )
     first = examples[stories.stories[0].index]
     encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
     schedule = plan.make(
@@ -49,11 +56,17 @@ def _train(job: Job, watch: Watch) -> None:
         accumulation=config.accumulation,
         processes=settings.world_size,
         seed=config.seed,
+        pack_tokens=config.pack_tokens,
     )
     settings.max_steps = schedule.steps
     trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
-    trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
+    if config.mode != "full" and config.feature_cache_gb:
+        _keep_features(job, trainer, encoder, resumed or 0)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
+    except HalfStepError:
+        trainer.drop_half_step()
     if watch.wanted:
         trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
         sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
@@ -61,6 +74,40 @@ def _train(job: Job, watch: Watch) -> None:
         os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
     trainer.write_result()
     watch.done.set()
+
+
+def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step: int) -> None:
+    """What the frozen tower sees in all pictures, as far as there is room, before the first step; told and counted."""
+    holder = features.tower_of(trainer.model)
+    if holder is None:
+        sys.stderr.write("This model takes no features in place of pictures: its vision tower runs in every step.\n")
+        return
+    device = trainer.args.device
+    cache = features.FeatureCache(job.features or job.work / "features", holder, encoder, device, trainer.args.bf16)
+    share = cache.share(trainer.stories, trainer.validation, _least(cache.room(job.training.feature_cache_gb), device))
+    trainer.progress.write("features", step=step, **share.told())
+
+    def tell(done: int, of: int) -> None:
+        trainer.progress.write("features", step=step, **share.told(), stories=of, done=done)
+
+    for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
+        # Each machine fills its own disk, or all of them one that they share: then some is written twice, alike.
+        local, count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cache.compute(stories, sorted(kept)[local::count], tell, lambda: trainer.watch.wanted)
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.stop_wanted():
+        for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
+            stories.seen = {index: partial(cache.load, stories, index) for index in kept}
+    trainer.begin_clock()
+
+
+def _least(value: int, device: torch.device) -> int:
+    """The least value of all processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    shared = torch.tensor(value, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+    return int(shared)
 
 
 def _cores() -> int:

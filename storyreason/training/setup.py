@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from storyreason import model
 from storyreason.errors import ModelError
-from storyreason.training import precision
+from storyreason.training import packing, precision
 from storyreason.training.config import TrainingConfig
 from storyreason.training.job import Job
 
@@ -21,6 +21,8 @@ def load_model(job: Job, cuda: bool) -> Any:
     attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
     base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
     base.config.use_cache = False
+    if config.pack_tokens:
+        packing.isolate(base)
     torch.manual_seed(config.seed)
     if config.mode == "lora":
         return _adapted(base, config)
@@ -56,7 +58,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         output_dir=str(job.work),
         max_steps=1,  # the plan's, once it is made
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
+        gradient_accumulation_steps=1,  # a step's passes are one batch to the Trainer, see `StoryTrainer`
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

@@ -5,10 +5,10 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from storyreason import chat, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, plan, precision
-from storyreason.training.examples import Stories, collate
+from storyreason.training import checkpoints, packing, plan, precision
+from storyreason.training.examples import Batches, Stories, collate
+from storyreason.training.features import as_seen
 from storyreason.training.job import Job
+from storyreason.training.loss import token_losses
+from storyreason.training.measure import Cost, Speed, peak_memory, peak_operations
+from storyreason.training.pace import HalfStepError, Pace
 from storyreason.training.progress import Progress
 from storyreason.training.watch import Watch
 
@@ -36,37 +39,11 @@ ATTEMPT = "STORYREASON_ATTEMPT"
 """Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
 
 
-class _Pace(TrainerCallback):
-    """Asks for a validation and a checkpoint at each epoch's end, for a checkpoint every so often, and for the end."""
-
-    def __init__(self, trainer: "StoryTrainer") -> None:
-        self.trainer = trainer
-
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.trainer.remember_random_state()
-
-    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.trainer.stop_wanted():  # the half step is dropped, and done again after the resume
-            self.trainer.recall_random_state()
-            control.should_training_stop = True
-            control.should_save = state.global_step > 0
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        trainer = self.trainer
-        ends_epoch = trainer.plan.ends_epoch(state.global_step)
-        control.should_log = True
-        control.should_evaluate = ends_epoch and len(trainer.validation) > 0
-        control.should_save = ends_epoch or state.global_step % trainer.config.save_every == 0
-        if state.global_step < trainer.plan.steps and trainer.stop_wanted():
-            control.should_evaluate = False
-            control.should_save = control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_evaluate = False  # the Trainer's one epoch is the whole plan, and its last step was validated
-
-
 class StoryTrainer(Trainer):
-    """The Trainer with a plan instead of a sampler, and a loss that is the mean over all answer tokens of a step."""
+    """The Trainer with a plan instead of a sampler, and a loss that is the mean over all answer tokens of a step.
+
+    What the Trainer takes for one batch is all of a step's passes: how many they are may differ from step to step.
+    """
 
     def __init__(
         self,
@@ -87,19 +64,21 @@ class StoryTrainer(Trainer):
         self.watch = watch
         self.image_token = processor.image_token_id
         pad = processor.tokenizer.pad_token_id
-        super().__init__(
-            model=base,
-            args=arguments,
-            data_collator=partial(collate, pad=pad if pad is not None else processor.tokenizer.eos_token_id),
-            train_dataset=stories,
+        self.join = (
+            partial(packing.join, positions=packing.positions_of(base))
+            if self.config.pack_tokens
+            else partial(collate, pad=pad if pad is not None else processor.tokenizer.eos_token_id)
         )
+        super().__init__(model=base, args=arguments, train_dataset=stories)
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
-        self.add_callback(_Pace(self))
+        self.add_callback(Pace(self))
         self.progress = Progress(job.work, muted=not self.is_world_process_zero())
         self._identity = {**job.identity(), "stories_hash": _hash(stories)}
         self._waited = 0.0
         self._random_state: dict[str, Any] = {}
-        self._speed = _Speed()
+        self._speed = Speed()
+        self._cost = Cost(base, self.config.mode)
+        self._peak = peak_operations(self.args.device, self.args.bf16) * self.args.world_size
 
     def _net(self) -> Any:
         return self.model
@@ -137,16 +116,24 @@ class StoryTrainer(Trainer):
         )
         return resumed
 
+    def begin_clock(self) -> None:
+        """The first step's seconds begin now."""
+        self._speed.pause()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line for every optimizer step. Raises TrainingError with the stories of a loss that is not finite."""
         if "loss" not in logs:  # the Trainer's summary at the end
             return
         step = self.state.global_step
         items = self.plan.step(step - 1)
-        if not math.isfinite(logs["loss"]):
+        norm = float(logs.get("grad_norm") or 0.0)
+        if not (math.isfinite(logs["loss"]) and math.isfinite(norm)):
             names = ", ".join(self.stories.stories[index].story_id for _, index in items)
+            what = f"loss of step {step} is {logs['loss']}"
+            if math.isfinite(logs["loss"]):  # the weights are spoilt already, and no checkpoint may have them
+                what = f"gradient of step {step} has the norm {norm}"
             raise TrainingError(
-                f"The loss of step {step} is {logs['loss']}; its stories: {names}. The checkpoints before it are good: "
+                f"The {what}; its stories: {names}. The checkpoints before it are good: "
                 "lower training.learning_rate, or look at these stories."
             )
         seconds, waited = self._speed.step(), self._waited
@@ -158,23 +145,39 @@ class StoryTrainer(Trainer):
             epoch=round(self.plan.epochs_after(step), 4),
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            grad_norm=float(logs.get("grad_norm", 0.0)),
+            grad_norm=norm,
             seconds=seconds,
             tokens_per_s=sum(map(self.stories.tokens, items)) / seconds,
             answer_tokens_per_s=sum(len(self.stories.stories[index].answer) for _, index in items) / seconds,
-            peak_memory=_peak_memory(),
+            mfu=self._operations(step - 1) / seconds / self._peak,
+            peak_memory=peak_memory(),
             data_wait=waited / seconds,
             seconds_left=self._speed.mean * (self.plan.steps - step),
         )
 
+    def _operations(self, step: int) -> float:
+        """What a step (from 0) requires; features that were kept cost nothing."""
+        total = 0.0
+        for one_pass in self.plan.parts[step]:
+            items = [item for mine in one_pass for item in mine]
+            seen = all(index in self.stories.seen for _, index in items)
+            total += sum(
+                self._cost.of(
+                    self.stories.tokens(item),
+                    self.stories.loss_tokens(item),
+                    0 if seen else sum(self.stories.stories[item[1]].image_tokens),
+                )
+                for item in items
+            )
+        return total
+
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        passes = plan.Passes(self.plan, self.args.process_index)
         return DataLoader(
-            self.stories,  # type: ignore[arg-type]
-            batch_sampler=passes,
-            collate_fn=self.data_collator,
+            Batches(self.stories, self.join, self.args.process_index),  # type: ignore[arg-type]
+            batch_sampler=plan.Passes(self.plan),
+            collate_fn=list,
             pin_memory=self.args.dataloader_pin_memory,
         )
 
@@ -182,11 +185,35 @@ class StoryTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         began = time.perf_counter()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        steps, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._waited += time.perf_counter() - began
-        # Over all processes, known from the plan: each token of a step weighs the same, whatever batch it is in.
+        # Over all processes, known from the plan: each token of a step weighs the same, whatever pass it is in.
         items = self.plan.step(self.state.global_step)
-        return batches, torch.tensor(sum(map(self.stories.loss_tokens, items)), device=device)
+        return steps, torch.tensor(sum(map(self.stories.loss_tokens, items)), device=device)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """All passes of a step, forward and backward; gradients meet those of other processes in the last one.
+
+        Raises HalfStepError when the run was told to stop in between.
+        """
+        total, last = torch.zeros((), device=self.args.device), len(inputs) - 1
+        for number, one in enumerate(inputs):
+            self.accelerator.gradient_state._set_sync_gradients(number == last)
+            with self.accelerator.no_sync(model) if number < last else nullcontext():
+                total += super().training_step(model, one, num_items_in_batch)
+            if number < last and self.stop_wanted():
+                raise HalfStepError
+        return total
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # not the Trainer's estimate, which wants one batch
+
+    def drop_half_step(self) -> None:
+        """After HalfStepError: leave the checkpoint of the last whole step, as if this one had not begun."""
+        self.recall_random_state()
+        self.model_wrapped.zero_grad()
+        if self.state.global_step > 0:
+            self._save_checkpoint(self.model)
 
     # Loss
 
@@ -199,6 +226,8 @@ class StoryTrainer(Trainer):
 
     def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """The sum of the cross-entropies of all label tokens. Logits are made where a label is, or (Liger) not at all."""
+        if "features" in inputs:
+            inputs["mm_encoder_outputs"] = as_seen(inputs.pop("features"))
         if self.args.use_liger_kernel:
             total: torch.Tensor = model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss
             return total
@@ -207,15 +236,14 @@ class StoryTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The mean loss over all label tokens of the validation stories; remembers the best step."""
         self._net().eval()
-        world, size = self.args.world_size, self.config.batch_size
-        order = sorted(range(len(self.validation)), key=self.validation.lengths.__getitem__)
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        mine: list[list[int] | None] = list(batches[self.args.process_index :: world])
-        mine += [None] * (-(-len(batches) // world) - len(mine))  # every process must take part in every pass
+        world, rank, batches = self.args.world_size, self.args.process_index, self._validation_batches()
+        passes = Batches(self.validation, self.join, rank)
         total = torch.zeros(2, dtype=torch.float64)
-        for indices in mine:
-            chosen: list[Any] = [self.validation[0, index] for index in indices or batches[0]]
-            inputs = self._prepare_inputs(self.data_collator(chosen))
+        for start in range(0, len(batches), world):
+            shared = batches[start : start + world]
+            indices = shared[rank] if rank < len(shared) else None
+            shared += shared[:1] * (world - len(shared))  # every process must take part in every pass
+            inputs = self._prepare_inputs(passes[tuple(tuple((0, index) for index in one) for one in shared)])
             labels = inputs.pop("labels")
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss = self._loss_sum(self.model_wrapped, inputs, labels)
@@ -228,8 +256,16 @@ class StoryTrainer(Trainer):
         if self.state.best_metric is None or value < self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
         self.progress.write("validation", step=self.state.global_step, loss=value)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {"eval_loss": value})
         self._speed.pause()
         return {"eval_loss": value}
+
+    def _validation_batches(self) -> list[list[int]]:
+        lengths, size = self.validation.lengths, self.config.batch_size
+        if self.config.pack_tokens:
+            return plan.pack(lengths, self.config.pack_tokens)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     # Stopping
 
@@ -337,16 +373,6 @@ class StoryTrainer(Trainer):
         )
 
 
-def token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
-    """The sum of the cross-entropies of all label tokens. Logits are made only where a label is."""
-    targets = labels[:, 1:]
-    columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=columns).logits
-    return cross_entropy(
-        logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=chat.IGNORED, reduction="sum"
-    )
-
-
 def _holds_weights(folder: Path) -> bool:
     """Whether any of a folder's safetensors files holds a tensor; PEFT writes an empty one without a word."""
 
@@ -357,33 +383,9 @@ def _holds_weights(folder: Path) -> bool:
     return any(filled(path) for path in folder.glob("*.safetensors"))
 
 
-def _peak_memory() -> int:
-    """Bytes: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _hash(stories: Stories) -> str:
     """Names the stories as the model sees them: IDs, frames' tokens, answers."""
     digest = hashlib.sha256()
     for one in stories.stories:
         digest.update(f"{one.story_id} {one.image_tokens} ".encode() + np.asarray(one.answer, np.int32).tobytes())
     return digest.hexdigest()[:16]
-
-
-class _Speed:
-    """Seconds of each optimizer step, validations and checkpoints left out."""
-
-    def __init__(self) -> None:
-        self.mean = 0.0
-        self._began = time.perf_counter()
-
-    def step(self) -> float:
-        seconds = time.perf_counter() - self._began
-        self.mean = seconds if not self.mean else 0.9 * self.mean + 0.1 * seconds
-        self.pause()
-        return seconds
-
-    def pause(self) -> None:
-        self._began = time.perf_counter()

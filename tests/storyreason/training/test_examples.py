@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from storyreason import answer, chat, dataset, model
+from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
 from storyreason.training import TrainingConfig
-from storyreason.training.examples import Stories, target, without_unmentioned_backgrounds
+from storyreason.training.examples import Stories
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +62,8 @@ def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
     assert stories(tiny_examples, encoder, max_tokens=lengths[-1]).dropped == 0
 
 
-def test_backgrounds_that_the_story_never_mentions_are_dropped(tiny_examples: list[dataset.Example]) -> None:
-    example = next(one for one in tiny_examples if "| bg1 |" in one.chain_of_thought and "bg1>" in one.story)
-    assert without_unmentioned_backgrounds(example.chain_of_thought, example.story) == example.chain_of_thought
-    silent = example.story.replace("bg1>", "lm9>")
-    without = without_unmentioned_backgrounds(example.chain_of_thought, silent)
-    kept = [line for line in example.chain_of_thought.splitlines() if not line.startswith("| bg1 |")]
-    assert "bg1" not in without
-    assert [line for line in without.splitlines() if "char" in line] == [line for line in kept if "char" in line]
-
-
-def test_the_target_is_the_answer(tiny_examples: list[dataset.Example]) -> None:
-    example = tiny_examples[0]
-    read = answer.read(target(example, drop_unmentioned_backgrounds=False))
-    assert read.story_text.strip() == example.story.strip()
-    assert read.chain_of_thought.strip() == example.chain_of_thought.strip()
+def test_the_first_frames_of_a_story_are_a_story(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:
+    made = stories(tiny_examples, encoder, max_images=3)
+    assert all(len(story.image_tokens) == 3 for story in made.stories)
+    assert len(made[0, 0].image_grid_thw) == 3
+    assert max(made.lengths) < min(stories(tiny_examples, encoder).lengths)

@@ -23,7 +23,8 @@ def test_every_process_gets_full_passes_and_stories_come_in_turn(
         seed=seed,
     )
     per_step = batch_size * accumulation * processes
-    assert all(len(items) == batch_size for one_pass in made.passes for items in one_pass)
+    assert all(len(items) == batch_size for part in made.parts for one_pass in part for items in one_pass)
+    assert all(len(part) == accumulation for part in made.parts)
     assert made.steps * per_step >= round(epochs * len(lengths)) > (made.steps - 1) * per_step
     # No story is seen twice before another was seen once.
     seen = Counter(index for step in range(made.steps) for _, index in made.step(step))
@@ -43,7 +44,7 @@ def test_the_steps_do_not_depend_on_the_number_of_processes(lengths: list[int], 
 def test_a_pass_gathers_stories_of_about_one_length() -> None:
     lengths = [100, 2000] * 64
     made = plan.make(lengths, epochs=1, max_steps=None, batch_size=4, accumulation=1, processes=2, seed=0)
-    padded = sum(max(lengths[i] for _, i in items) * len(items) for one in made.passes for items in one)
+    padded = sum(max(lengths[i] for _, i in items) * len(items) for part in made.parts for one in part for items in one)
     assert padded < 1.1 * sum(lengths)
 
 
@@ -62,8 +63,45 @@ def test_max_steps_wins_over_epochs_and_another_seed_is_another_order() -> None:
     assert made(0) != made(1)
 
 
-def test_the_sampler_gives_one_process_its_share() -> None:
+def test_the_sampler_gives_the_passes_of_each_step() -> None:
     made = plan.make([5] * 8, epochs=1, max_steps=None, batch_size=2, accumulation=1, processes=2, seed=0)
-    shares = [list(plan.Passes(made, rank)) for rank in (0, 1)]
-    assert len(shares[0]) == len(plan.Passes(made, 0)) == 2
-    assert sorted(item for share in shares for items in share for item in items) == [(0, i) for i in range(8)]
+    parts = list(plan.Passes(made))
+    assert len(parts) == len(plan.Passes(made)) == made.steps == 2
+    taken = [item for part in parts for one_pass in part for items in one_pass for item in items]
+    assert sorted(taken) == [(0, i) for i in range(8)]
+
+
+@given(LENGTHS, SIZES, SIZES, SIZES, st.integers(1, 12_000))
+def test_packing_changes_the_rows_and_not_the_stories_of_a_step(
+    lengths: list[int], batch_size: int, accumulation: int, processes: int, budget: int
+) -> None:
+    def made(pack_tokens: int | None) -> plan.Plan:
+        return plan.make(
+            lengths,
+            epochs=2,
+            max_steps=None,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            processes=processes,
+            seed=1,
+            pack_tokens=pack_tokens,
+        )
+
+    loose, packed = made(None), made(budget)
+    assert [sorted(packed.step(n)) for n in range(packed.steps)] == [sorted(loose.step(n)) for n in range(loose.steps)]
+    for part in packed.parts:
+        rows = [items for one_pass in part for items in one_pass]
+        assert len(rows) % processes == 0
+        assert all(rows)
+        assert all(len(items) == 1 or sum(lengths[i] for _, i in items) <= budget for items in rows)
+
+
+def test_the_rows_of_a_pass_are_balanced_over_the_processes() -> None:
+    lengths = [300 + 37 * (n % 60) for n in range(240)]
+    made = plan.make(
+        lengths, epochs=1, max_steps=None, batch_size=1, accumulation=16, processes=4, seed=0, pack_tokens=8000
+    )
+    loads = [[sum(lengths[i] for _, i in items) for items in one] for part in made.parts for one in part]
+    waited = sum(max(load) * len(load) - sum(load) for load in loads)
+    assert waited < 0.02 * sum(map(sum, loads))
+    assert len(loads) < 0.3 * len(lengths) / 4

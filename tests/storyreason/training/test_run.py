@@ -25,6 +25,8 @@ FULL = {
     "epochs": 2, "gradient_checkpointing": False, "save_every": 2,
 }  # fmt: skip
 FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
+PACKED = {"pack_tokens": 4096}
+"""Rows of two stories: two rows for the four of a step."""
 LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "gradient_checkpointing": True}
 PATCH = {"PYTHONPATH": str(Path(__file__).parents[2] / "fsdp_cpu"), "OMP_NUM_THREADS": "1"}
 """What accelerate needs for FSDP on a CPU. The training itself is found because it runs in the repository's root."""
@@ -101,7 +103,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_job: MakeJob) -> None:
     # Given a training that nothing disturbed
-    calm = make_job("calm")
+    calm = make_job("calm", **PACKED)
     told = Lines()
     result = training.run(calm, told, env={"OMP_NUM_THREADS": "1"})
     first, last = told.of("step")[0], told.of("step")[-1]
@@ -110,6 +112,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert 0 < last["answer_tokens_per_s"] < last["tokens_per_s"]
     assert last["seconds_left"] == 0
     assert 0 <= last["data_wait"] < 1
+    assert last["mfu"] > 0
     assert last["peak_memory"] > 1e8
     start = told.of("start")[0]
     assert (start["distributed_type"], start["frozen"]) == ("NO", 0)
@@ -119,7 +122,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert len(checkpoints.steps(calm.work)) <= checkpoints.KEPT + 1
 
     # When another is cancelled after its third step
-    stirred = make_job("stirred")
+    stirred = make_job("stirred", **PACKED)
     with pytest.raises(KeyboardInterrupt):
         training.run(stirred, Lines(stop_at=("step", 3)), env={"OMP_NUM_THREADS": "1"})
     assert left_running(stirred) == []
@@ -139,7 +142,9 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert after.steps() == list(range(3, last["steps"] + 1))
 
     # and a base whose weights it does not fit is told apart from its checkpoints
-    other = stirred.model_copy(update={"training": training.TrainingConfig(**{**FULL, "learning_rate": 1e-4})})
+    other = stirred.model_copy(
+        update={"training": training.TrainingConfig(**{**FULL, **PACKED, "learning_rate": 1e-4})}
+    )
     with pytest.raises(TrainingError, match=r"checkpoint of another run .other learning_rate.: remove"):
         training.run(other, Lines())
 
@@ -195,6 +200,36 @@ def _poison(base: Path, out: Path) -> None:
     model.load_processor(str(base)).save_pretrained(out)
 
 
+def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_job: MakeJob) -> None:
+    # Given a frozen tower whose features are not kept
+    without, told = make_job("without", mode="language", feature_cache_gb=0, **PACKED), Lines()
+    training.run(without, told, env={"OMP_NUM_THREADS": "1"})
+    assert told.of("features") == []
+    # When there is room for those of some stories
+    some, told = make_job("some", mode="language", feature_cache_gb=1e-4, **PACKED), Lines()
+    result = training.run(some, told, env={"OMP_NUM_THREADS": "1"})
+    # Then the size is announced, the cap is kept, and nothing else has changed
+    announced = told.of("features")[0]
+    assert 0 < announced["bytes"] <= 100_000 < announced["wanted_bytes"]
+    kept = [file for file in (some.work / "features").glob("*/*/*") if file.is_file()]
+    assert (len(kept), sum(file.stat().st_size for file in kept)) == (announced["pictures"], announced["bytes"])
+    assert losses(some) == pytest.approx(losses(without), abs=1e-5)
+    base, tuned = weights(Path(some.base)), weights(result)
+    assert all(bool((tuned[name] == base[name]).all()) for name in base if "visual" in name)
+
+
+def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(make_job: MakeJob) -> None:
+    job, told = make_job("early", learning_rate=0.5, epochs=20, early_stopping=2, scheduler="constant"), Lines()
+    result = training.run(job, told, env={"OMP_NUM_THREADS": "1"})
+    stop, end = told.of("early_stop")[0], told.of("end")[0]
+    assert stop["step"] == end["step"] == told.steps()[-1] < told.of("start")[0]["steps"]
+    by_step = {line["step"]: line["loss"] for line in told.of("validation")}
+    assert end["best_step"] == stop["best_step"] == min(by_step, key=by_step.__getitem__)
+    assert len([step for step in by_step if step > stop["best_step"]]) == 2
+    assert checkpoints.path(job.work, stop["best_step"]).is_dir()
+    assert weights(result)
+
+
 def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job("baseless").model_copy(update={"base": str(tmp_path / "nothing")})
     with pytest.raises(ModelError, match="nothing cannot be loaded"):
@@ -206,8 +241,9 @@ def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_kil
     make_job: MakeJob, mode: dict[str, Any]
 ) -> None:
     # Given one process and, on the same stories in every step, two with FSDP2
-    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP)
-    apart = make_job("apart", **mode, **FSDP)
+    packed = {} if mode else PACKED  # and packed, which changes nothing
+    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP, **packed)
+    apart = make_job("apart", **mode, **FSDP, **packed)
     told = Lines()
     result = training.run(shared, told, env=PATCH)
     assert told.of("start")[0]["distributed_type"] == "FSDP"

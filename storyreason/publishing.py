@@ -1,0 +1,122 @@
+"""A model folder as a repository of the Hub: what goes there, and the card with its scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from storyreason.errors import ModelError, ScoringError
+from storyreason.model import CONTENT
+from storyreason.scoring import Scorecard
+
+SHOWN = (
+    "strict/grounding/f1", "strict/identity/idf1", "strict/validity/valid", "paper/F1", "paper/METEOR", "paper/ROUGE_L",
+    "paper/BLEU-4",
+)  # fmt: skip
+"""Scores that come first on the card, where they are; the others follow by name."""
+HEAD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [visual-storytelling, grounding, chain-of-thought]
+---
+"""
+USAGE = """
+## Use
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("{name}", dtype="auto")
+processor = AutoProcessor.from_pretrained("{name}")
+```
+
+or `vllm serve {name}`. `storyreason tell FRAMES --model {name}` writes the prompt, reads the answer and draws the boxes.
+"""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What goes to the Hub: files of the model folder, and the card in place of its README."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+    card: str
+
+    def summary(self) -> str:
+        """One line a file, with its size, and the sum."""
+        sizes = [(path.name, path.stat().st_size) for path in self.files] + [("README.md", len(self.card.encode()))]
+        lines = [f"{size / 1e6:12,.1f} MB  {name}" for name, size in sizes]
+        return "\n".join([*lines, f"{sum(size for _, size in sizes) / 1e6:12,.1f} MB  in all, to {self.name}"])
+
+
+def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publication:
+    """What would go to the repository `name` (`user/model`). `scorecards` are files of evaluations, by decoding.
+
+    Raises ModelError when the folder is no model folder, or a scorecard cannot be read.
+    """
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} is no model folder (config.json and *.safetensors): name the folder of a registered version, or "
+            "make one of an adapter with `storyreason merge`."
+        )
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ModelError(f"--to {name!r} is no repository of the Hub: wanted user/model.")
+    files = sorted(path for path in folder.iterdir() if path.suffix in CONTENT and not path.name.startswith("."))
+    readme = folder / "README.md"
+    about = readme.read_text() if readme.is_file() else f"# {name.partition('/')[2]}\n"
+    return Publication(
+        name, folder, tuple(files), HEAD + "\n" + about.rstrip() + "\n" + _scores(scorecards) + USAGE.format(name=name)
+    )
+
+
+def _scores(scorecards: Mapping[str, Path]) -> str:
+    """The scores of every decoding with their 95 % intervals, as a table."""
+    if not scorecards:
+        return ""
+    cards: dict[str, Scorecard] = {}
+    for decoding, path in scorecards.items():
+        try:
+            cards[decoding] = Scorecard.from_json(path.read_text())
+        except (OSError, ScoringError) as error:
+            raise ModelError(f"--scores {path}: {error}") from error
+    values = {decoding: (card.metrics(), card.intervals()) for decoding, card in cards.items()}
+    lines = ["", "## Scores", "", "| | " + " | ".join(cards) + " |", "|---|" + "---:|" * len(cards)]
+    for score in _in_order({score for metrics, _ in values.values() for score in metrics}):
+        cells = (_cell(score, *values[decoding]) for decoding in cards)
+        lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
+    stories = ", ".join(f"{len(card.story_ids)} ({decoding})" for decoding, card in cards.items())
+    return "\n".join(
+        [*lines, "", f"Stories of the test split: {stories}. In brackets: the 95 % bootstrap interval.", ""]
+    )
+
+
+def _in_order(scores: set[str]) -> Sequence[str]:
+    return [score for score in SHOWN if score in scores] + sorted(scores - set(SHOWN))
+
+
+def _cell(score: str, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
+    if score not in metrics:
+        return ""
+    low, high = intervals[score]
+    return f"{metrics[score]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def publish(made: Publication, private: bool = False) -> str:
+    """Upload it and give the repository's address. The Hub's token is the one of `hf auth login`, or `HF_TOKEN`.
+
+    Raises ModelError with the Hub's reason.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    try:
+        address = api.create_repo(made.name, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(path.name, str(path)) for path in made.files]
+        operations.append(CommitOperationAdd("README.md", made.card.encode()))
+        api.create_commit(made.name, operations, commit_message="storyreason publish")
+    except Exception as error:  # the Hub's client and its HTTP library raise kinds of their own
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{made.name} could not be published: {reason}. Log in with `hf auth login`, or see what would go with --dry-run."
+        ) from error
+    return str(address)

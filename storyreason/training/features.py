@@ -1,0 +1,182 @@
+"""What a frozen vision tower sees in each picture, computed once and kept on disk.
+
+    runs/features/<tower>/3f/3fa1…     three numbers (the grid), then the features [tokens, size] as they lie in memory
+
+A file's name is the picture's SHA-256; the tower's folder is named by its weights, by how pictures are resized for it and
+by what it computes in. Nothing is computed twice, in whatever run, and no picture is decoded for a training step.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from storyreason import chat
+    from storyreason.training.examples import Stories
+
+HEADER = 3 * 8
+"""Bytes of the grid: time, height and width in patches, int64."""
+MEMORY = 2 * 2**30
+"""Features are kept in memory up to so many bytes; beyond it they are read again each time."""
+TOLD_EVERY = 30.0
+"""Seconds between two lines of progress."""
+
+Seen = tuple[torch.Tensor, torch.Tensor]
+"""Features [tokens, size] of some pictures, and their grids [pictures, 3]."""
+
+
+def tower_of(base: Any) -> Any:
+    """The part of a base that holds a vision tower whose features can be given to it, or None."""
+    for module in base.modules():
+        parameters = inspect.signature(module.forward).parameters
+        if hasattr(module, "visual") and hasattr(module, "get_image_features") and "mm_encoder_outputs" in parameters:
+            return module
+    return None
+
+
+def as_seen(features: torch.Tensor) -> dict[str, Any]:
+    """What a base takes instead of pixels."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    parts: Any = (features,)  # of each picture, says the base, and joins them
+    return {"image": BaseModelOutputWithPooling(pooler_output=parts)}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which stories' features are kept, and how much that is."""
+
+    stories: frozenset[int]
+    validation: frozenset[int]
+    pictures: int
+    bytes: int
+    wanted_bytes: int
+    """For all stories; more than `bytes` where the cap was reached."""
+
+    def told(self) -> dict[str, int]:
+        """For `progress.jsonl`."""
+        return {"pictures": self.pictures, "bytes": self.bytes, "wanted_bytes": self.wanted_bytes}
+
+
+class FeatureCache:
+    """The features of one tower's pictures."""
+
+    def __init__(self, folder: Path, holder: Any, encoder: "chat.Encoder", device: torch.device, bf16: bool) -> None:
+        """`holder` is what `tower_of` found; `bf16` says that a training step computes in bfloat16."""
+        self.holder = holder
+        self.encoder = encoder
+        self.device = device
+        self.size = int(holder.config.text_config.hidden_size)
+        self.dtype = torch.bfloat16 if bf16 else holder.visual.dtype
+        self.folder = folder / self._name()
+        self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._room = MEMORY
+
+    def _name(self) -> str:
+        """Names the tower: its weights, its arithmetic, and how pictures are made ready for it."""
+        digest = hashlib.sha256()
+        for name, tensor in self.holder.visual.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        settings = self.encoder.processor.image_processor.to_dict()
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        digest.update(str(self.dtype).encode())
+        return digest.hexdigest()[:16]
+
+    def path(self, picture: str) -> Path:
+        """The file of a picture, by the hex digits of its SHA-256."""
+        return self.folder / picture[:2] / picture
+
+    def bytes_of(self, tokens: int) -> int:
+        return HEADER + tokens * self.size * self.dtype.itemsize
+
+    def share(self, stories: "Stories", validation: "Stories", room: int) -> Share:
+        """What fits into `room` bytes: the validation stories first, each epoch wants them; then stories in order."""
+        wanted = used = pictures = 0
+        chosen: list[list[int]] = [[], []]
+        for part, of in ((chosen[1], validation), (chosen[0], stories)):
+            for index, story in enumerate(of.stories):
+                size = sum(map(self.bytes_of, story.image_tokens))
+                wanted += size
+                if wanted <= room:
+                    part.append(index)
+                    used += size
+                    pictures += len(story.image_tokens)
+        return Share(frozenset(chosen[0]), frozenset(chosen[1]), pictures, used, wanted)
+
+    def room(self, cap: float) -> int:
+        """Bytes that may be used: `cap` GB, but no more than four fifths of what the disk has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = sum(file.stat().st_size for file in self.folder.glob("*/*"))
+        return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
+
+    def compute(
+        self, stories: "Stories", indices: Sequence[int], tell: Callable[[int, int], None], stop: Callable[[], bool]
+    ) -> int:
+        """Compute what is not there yet, a story at a time, and give the number of pictures computed."""
+        tower, told, computed = self.holder.visual, time.monotonic(), 0
+        home, training = next(tower.parameters()).device, tower.training
+        tower.to(self.device).eval()
+        for done, index in enumerate(indices):
+            if stop():
+                break
+            pictures = list(_pictures(stories, index))
+            if all(self._is_whole(*one) for one in pictures):
+                continue
+            pixels, grids = stories.decode(index)
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
+                seen = self.holder.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
+            for (picture, _), features, grid in zip(pictures, seen.pooler_output, grids, strict=True):
+                self._write(picture, features, grid)
+            computed += len(grids)
+            if time.monotonic() - told > TOLD_EVERY:
+                told = time.monotonic()
+                tell(done + 1, len(indices))
+        tower.to(home).train(training)
+        return computed
+
+    def _is_whole(self, picture: str, tokens: int) -> bool:
+        """Whether a picture's file is there; one that a crash of the machine cut short is written again."""
+        try:
+            return self.path(picture).stat().st_size == self.bytes_of(tokens)
+        except FileNotFoundError:
+            return False
+
+    def _write(self, picture: str, features: torch.Tensor, grid: torch.Tensor) -> None:
+        path = self.path(picture)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{picture}.{os.getpid()}")
+        content = features.to(self.dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        temporary.write_bytes(grid.cpu().to(torch.int64).numpy().tobytes() + content)
+        temporary.rename(path)
+
+    def load(self, stories: "Stories", index: int) -> Seen:
+        """The features of a story's pictures, one after the other, and their grids."""
+        found = [self._one(picture) for picture, _ in _pictures(stories, index)]
+        return torch.cat([features for features, _ in found]), torch.stack([grid for _, grid in found])
+
+    def _one(self, picture: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if (kept := self._kept.get(picture)) is not None:
+            return kept
+        content = bytearray(self.path(picture).read_bytes())
+        grid = torch.frombuffer(content[:HEADER], dtype=torch.int64)
+        features = torch.frombuffer(content, dtype=self.dtype, offset=HEADER).view(-1, self.size)
+        if len(content) <= self._room:
+            self._room -= len(content)
+            self._kept[picture] = features, grid
+        return features, grid
+
+
+def _pictures(stories: "Stories", index: int) -> Iterator[tuple[str, int]]:
+    """Name and tokens of each picture of a story."""
+    story = stories.stories[index]
+    return zip(story.pictures, story.image_tokens, strict=True)

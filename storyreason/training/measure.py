@@ -1,0 +1,93 @@
+"""What a training run measures of itself: seconds, memory, and the share of the machine's operations that it needs."""
+
+import resource
+import time
+from typing import Any, Literal
+
+import torch
+
+PEAKS = {
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H20": 148e12, "L40S": 362e12, "L40": 181e12,
+    "A100": 312e12, "A800": 312e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}  # fmt: skip
+"""Operations a second in bfloat16 without sparsity, by what the GPU's name holds (NVIDIA's data sheets)."""
+
+
+class Cost:
+    """The operations that a story requires of a mode: no recomputing, no padding, no features that were kept.
+
+    With N weights a token takes 2N operations forward, 2N for the gradient of what came in and 2N for the weights': 6N
+    where weights are trained, 4N where they are not, but adapters in front of them are (Kaplan et al. 2020, section 2.1).
+    """
+
+    def __init__(self, base: Any, mode: Literal["lora", "full", "language"]) -> None:
+        text = base.config.get_text_config()
+        counts = dict.fromkeys(("layers", "adapters", "patches", "tower", "merger"), 0)
+        for name, parameter in base.named_parameters():
+            if "visual" in name:
+                part = "merger" if ".merger." in name else "patches" if ".patch_embed." in name else "tower"
+            else:
+                part = "adapters" if "lora_" in name else "layers"
+            if part != "layers" or ".layers." in name:
+                counts[part] += parameter.numel()
+        trained = 4 if mode == "lora" else 6
+        self.per_token = trained * counts["layers"] + 6 * counts["adapters"]
+        self.per_label = trained * text.vocab_size * text.hidden_size
+        # A frozen tower goes forward alone; pixels need no gradient. The merger makes one token of four patches.
+        each, first = (6, 4) if mode == "full" else (2, 2)
+        self.per_image_token = each * (4 * counts["tower"] + counts["merger"]) + first * 4 * counts["patches"]
+        # Two products of [tokens, tokens] half filled, forward once and backward twice, over all heads and layers.
+        heads = text.num_attention_heads * (
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+        self.per_pair = 6 * heads * text.num_hidden_layers
+
+    def of(self, tokens: int, labels: int, image_tokens: int) -> float:
+        """Operations of one story; `image_tokens` are those whose features must be computed."""
+        return (
+            self.per_token * tokens
+            + self.per_label * labels
+            + self.per_image_token * image_tokens
+            + self.per_pair * tokens**2
+        )
+
+
+def peak_operations(device: torch.device, bf16: bool) -> float:
+    """Operations a second that a device can do: a known GPU's of its data sheet, else the best of a few products."""
+    if device.type == "cuda" and bf16:
+        name = torch.cuda.get_device_name(device)
+        for part, known in PEAKS.items():
+            if part in name:
+                return known
+    size = 8192 if device.type == "cuda" else 768
+    one = torch.ones(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        float((one @ one)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+class Speed:
+    """Seconds of each optimizer step, validations and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self._began = time.perf_counter()
+
+    def step(self) -> float:
+        seconds = time.perf_counter() - self._began
+        self.mean = seconds if not self.mean else 0.9 * self.mean + 0.1 * seconds
+        self.pause()
+        return seconds
+
+    def pause(self) -> None:
+        self._began = time.perf_counter()
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

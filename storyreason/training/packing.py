@@ -1,0 +1,120 @@
+"""Several whole examples in one row, without padding, each seen by itself alone.
+
+    tokens      a a a a b b b c c        three examples in one row
+    positions   0 1 2 3 0 1 2 0 1        the text row of the position IDs restarts with each
+    labels      . . A A . . B . C        the first token of an example is never predicted, least of all from another's
+
+Attention goes over the examples one by one (FlashAttention does so by itself, from the same positions), so it costs what
+the examples cost and needs no mask.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from storyreason import chat
+from storyreason.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+ATTENTION = "storyreason_documents"
+"""The name under which transformers knows `attend`."""
+Positions = Callable[..., tuple["torch.Tensor", "torch.Tensor"]]
+"""Qwen2.5-VL's `get_rope_index`: M-RoPE positions [3, batch, tokens] of token IDs and grids."""
+
+
+def positions_of(base: Any) -> Positions:
+    """The base's own way to number tokens. Raises ModelError when it has none that packing can use."""
+    for module in base.modules():
+        if found := getattr(module, "get_rope_index", None):
+            positions: Positions = found
+            return positions
+    raise ModelError(
+        f"{type(base).__name__} has no positions in rows of several stories (`get_rope_index`, as Qwen2.5-VL has): "
+        "set training.pack_tokens=0."
+    )
+
+
+def isolate(base: Any) -> None:
+    """Make the language model of a base attend within each example of a row. FlashAttention already does."""
+    from transformers import AttentionInterface
+    from transformers.utils.generic import is_flash_attention_requested
+
+    positions_of(base)
+    if is_flash_attention_requested(base.config):
+        return
+    AttentionInterface.register(ATTENTION, attend)
+    base.set_attn_implementation({"text_config": ATTENTION})
+
+
+def join(inputs: Sequence[chat.Inputs], positions: Positions) -> "dict[str, torch.Tensor]":
+    """One row [1, tokens] of several examples, with position IDs [4, 1, tokens]: the text's, then M-RoPE's three."""
+    import torch
+
+    numbered = []
+    for one in inputs:
+        mrope, _ = positions(one.input_ids[None], one.mm_token_type_ids[None], image_grid_thw=one.image_grid_thw)
+        text = torch.arange(len(one.input_ids)).expand(1, 1, -1)
+        numbered.append(torch.cat([text, mrope]))
+    labels = torch.cat([one.labels for one in inputs])
+    starts = torch.tensor([0, *accumulate(len(one.labels) for one in inputs[:-1])])
+    labels[starts] = chat.IGNORED  # never predicted from the example before
+    return {
+        "input_ids": torch.cat([one.input_ids for one in inputs])[None],
+        "labels": labels[None],
+        "mm_token_type_ids": torch.cat([one.mm_token_type_ids for one in inputs])[None],
+        "position_ids": torch.cat(numbered, dim=2),
+        "pixel_values": torch.cat([one.pixel_values for one in inputs]),
+        "image_grid_thw": torch.cat([one.image_grid_thw for one in inputs]),
+    }
+
+
+def attend(
+    module: Any,
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    attention_mask: "torch.Tensor | None",
+    position_ids: "torch.Tensor | None" = None,
+    **others: Any,
+) -> "tuple[torch.Tensor, None]":
+    """Causal attention within each example of a row: query, key and value are [1, heads, tokens, head size].
+
+    The interface is transformers'; `position_ids` [1, tokens] is the text row, which restarts with each example.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    lengths = lengths_of(position_ids)
+    parts = [tensor.split(lengths, dim=2) for tensor in (query, key, value)]
+    attended = [
+        sdpa_attention_forward(module, one_query, one_key, one_value, None, **others)[0]
+        for one_query, one_key, one_value in zip(*parts, strict=True)
+    ]
+    return torch.cat(attended, dim=1), None
+
+
+def lengths_of(position_ids: "torch.Tensor | None") -> list[int]:
+    """The tokens of each example of a row, from its text positions [1, tokens].
+
+    >>> lengths_of(torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]]))
+    [4, 3, 2]
+    """
+    import torch
+
+    assert position_ids is not None and len(position_ids) == 1, "rows are packed one at a time, with their positions"
+    if (known := _known().get(position_ids)) is None:
+        starts = (position_ids[0] == 0).nonzero().squeeze(1)
+        ends = torch.cat([starts[1:], starts.new_tensor([position_ids.shape[1]])])
+        known = _known()[position_ids] = (ends - starts).tolist()
+    return list(known)
+
+
+@cache
+def _known() -> Any:
+    """Lengths by the tensor of positions, found once for all layers: on a GPU, asking makes the CPU wait for it."""
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()

@@ -1,0 +1,104 @@
+"""What a frozen vision tower sees is computed once, kept, and gives the loss that the pictures give."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storyreason import chat, dataset, model
+from storyreason.training import Job, TrainingConfig, features, packing, setup
+from storyreason.training.examples import Batches, Stories
+from storyreason.training.loss import token_losses
+
+LIMITS = dict.fromkeys(("tell", "stop"), lambda *_: False)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_base: Path) -> chat.Encoder:
+    return chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path) -> Any:
+    config = TrainingConfig(mode="language", dtype="float32", gradient_checkpointing=False, pack_tokens=4096)
+    return setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
+
+
+def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> Stories:
+    return Stories(examples, range(4), encoder, TrainingConfig(**{"mode": "language", **config}))
+
+
+def cache(folder: Path, base: Any, encoder: chat.Encoder) -> features.FeatureCache:
+    return features.FeatureCache(folder, features.tower_of(base), encoder, torch.device("cpu"), bf16=False)
+
+
+def loss(base: Any, batch: dict[str, Any]) -> torch.Tensor:
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "features")}
+    if "features" in batch:
+        inputs["mm_encoder_outputs"] = features.as_seen(batch["features"])
+    return token_losses(base, inputs, batch["labels"])
+
+
+def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
+    base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    made = stories(tiny_examples, encoder)
+    batches = Batches(made, lambda inputs: packing.join(inputs, packing.positions_of(base)))
+    one_pass = (((0, 0), (0, 2)),)
+    # Given the loss and gradient of a row of two stories from their pictures
+    from_pictures = loss(base, batches[one_pass])
+    from_pictures.backward()
+    gradient = base.lm_head.weight.grad.clone()
+    # When the features are kept, and the tower may not be asked again
+    kept = cache(tmp_path, base, encoder)
+    assert kept.compute(made, [0, 2], **LIMITS) == sum(len(made.stories[n].pictures) for n in (0, 2))
+    made.seen = {index: lambda index=index: kept.load(made, index) for index in (0, 2)}
+    batch = batches[one_pass]
+    assert "pixel_values" not in batch
+    base.model.visual.forward = None
+    base.zero_grad()
+    from_features = loss(base, batch)
+    from_features.backward()
+    # Then nothing has changed
+    assert from_features.item() == pytest.approx(from_pictures.item(), rel=1e-6)
+    assert float((base.lm_head.weight.grad - gradient).norm() / gradient.norm()) < 1e-5
+    # and a pass with a story whose features are not kept, in whatever process, takes the pictures
+    assert "features" not in batches[((0, 0),), ((0, 1),)]
+
+
+def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was_cut_short(
+    base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    made = stories(tiny_examples, encoder)
+    kept = cache(tmp_path, base, encoder)
+    assert kept.compute(made, [0], **LIMITS) > 0
+    assert cache(tmp_path, base, encoder).compute(made, [0], **LIMITS) == 0
+    damaged = kept.path(made.stories[0].pictures[1])
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert kept.compute(made, [0], **LIMITS) > 0
+    assert damaged.stat().st_size == kept.bytes_of(made.stories[0].image_tokens[1])
+    # Another tower sees other things
+    next(base.model.visual.parameters()).data += 1
+    assert cache(tmp_path, base, encoder).folder != kept.folder
+
+
+def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
+    base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    made, none = stories(tiny_examples, encoder), Stories(tiny_examples, [], encoder, TrainingConfig(mode="language"))
+    kept = cache(tmp_path, base, encoder)
+    sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in made.stories]
+    share = kept.share(made, none, sizes[0] + sizes[1])
+    assert (share.stories, share.bytes, share.wanted_bytes) == ({0, 1}, sizes[0] + sizes[1], sum(sizes))
+    assert kept.share(made, none, 10**9).stories == {0, 1, 2, 3}
+    # validation comes first
+    assert kept.share(none, made, sizes[0]).validation == {0}
+    assert kept.room(1e-6) == 1000
+
+
+def test_where_the_tower_is_trained_no_picture_is_named(
+    encoder: chat.Encoder, tiny_examples: list[dataset.Example]
+) -> None:
+    assert stories(tiny_examples, encoder, mode="full").stories[0].pictures == ()
+    assert stories(tiny_examples, encoder, feature_cache_gb=0).stories[0].pictures == ()

@@ -1,0 +1,42 @@
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from storyreason import chat, dataset, model
+from storyreason.training import Job, TrainingConfig, setup
+from storyreason.training.examples import Stories, collate
+from storyreason.training.loss import token_losses
+from storyreason.training.measure import Cost, peak_operations
+
+
+@pytest.mark.parametrize("mode", ["full", "language", "lora"])
+def test_the_operations_of_a_story_are_those_that_torch_counts(
+    mode: Literal["full", "language", "lora"],
+    tiny_base: Path,
+    tiny_examples: list[dataset.Example],
+    tmp_path: Path,
+) -> None:
+    # Given a story and a model as they are trained
+    config = TrainingConfig(mode=mode, rank=4, dtype="float32", gradient_checkpointing=False)
+    net: Any = setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
+    encoder = chat.Encoder(model.load_processor(str(tiny_base)))
+    stories = Stories(tiny_examples, [0], encoder, config)
+    batch = collate([stories[0, 0]], pad=0)
+    labels = batch.pop("labels")
+    # When torch counts the products that are not attention's (those it does not count on a CPU)
+    with FlopCounterMode(display=False) as counter:
+        token_losses(net, batch, labels).backward()
+    cost = Cost(net, mode)
+    image_tokens = sum(stories.stories[0].image_tokens)
+    counted = cost.of(stories.tokens((0, 0)), stories.loss_tokens((0, 0)), image_tokens)
+    attention = cost.per_pair * stories.tokens((0, 0)) ** 2
+    # Then that is what the count of weights says (it takes the first layer, biases and norms for the others)
+    assert counted - attention == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert attention > 0
+
+
+def test_a_machine_of_unknown_speed_is_measured() -> None:
+    assert peak_operations(torch.device("cpu"), bf16=False) > 1e8
