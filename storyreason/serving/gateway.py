@@ -21,6 +21,7 @@ from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, Engines
 from storyreason.serving.passthrough import PassThrough
 from storyreason.serving.stories import Stories
+from storyreason.serving.web import Web
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -136,6 +137,10 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
     stories = Stories(engines, config)
     app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
     app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
+    pages = Web(config)
+    app.router.routes.append(Route("/", pages.page))
+    app.router.routes.append(Route("/gallery", pages.index))
+    app.router.routes.append(Route("/gallery/{collection:int}/{number:int}", pages.story))
     app.router.routes.append(Route("/tokenize", pass_through, methods=["POST"]))  # grounded decoding counts with it
     app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
     return app, stopping

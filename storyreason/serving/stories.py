@@ -7,8 +7,9 @@ import io
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from storyreason import answer as answers
 from storyreason.chat import picture_size
 from storyreason.errors import EngineAwayError, EngineError, GatewayError
 from storyreason.generation import predictions
@@ -43,8 +44,23 @@ class Text(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    answer: str = Field(description="Analysis and story, `<think>` to `</gdi>`.")
+    answer: str | None = Field(default=None, description="Analysis and story, `<think>` to `</gdi>`.")
+    analysis: str | None = Field(default=None, description="Instead of `answer`: the analysis without `<think>`,")
+    story: str | None = Field(default=None, description="and the story.")
     images: tuple[str, ...] = Field(default=(), description="Its frames, to check the boxes and to show them.")
+
+    @model_validator(mode="after")
+    def _one_or_both(self) -> "Text":
+        if (self.answer is None) == (self.analysis is None or self.story is None):
+            raise ValueError("send `answer`, or both `analysis` and `story`")
+        return self
+
+    @property
+    def whole(self) -> str:
+        """The answer, whichever way it was sent."""
+        if self.answer is not None:
+            return self.answer
+        return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
 
 
 class RefusedError(Exception):
@@ -112,7 +128,7 @@ class Stories:
     async def _read(self, body: bytes) -> dict[str, Any]:
         text = Text.model_validate_json(body)
         images = await asyncio.to_thread(self._pictures, text.images)
-        return await asyncio.to_thread(_reading, text.answer, images)
+        return {"answer": text.whole, **await asyncio.to_thread(_reading, text.whole, images)}
 
     def _pictures(self, images: tuple[str, ...]) -> list[bytes]:
         """Encoded pictures, each looked at as far as its header. Raises RefusedError that names the image, from 1."""
@@ -140,7 +156,7 @@ class Stories:
 
 
 def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
-    """What the page shows of an answer (`page.view`, where there are images), and what breaks a rule in it."""
+    """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
     from storyreason import answer, page, rules
 
     sizes = [picture_size(image) for image in images] or None
@@ -148,5 +164,5 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     return {
         "valid": rules.is_valid(problems),
         "problems": [{"severity": rules.RULES[one.rule].severity, **asdict(one)} for one in problems],
-        "view": page.view("story", images, text) if images else None,
+        "view": page.view("story", images, text),
     }
