@@ -45,6 +45,9 @@ class ServingConfig(BaseModel):
         description="A folder of story pages (of `storyreason page`, of evaluations: runs/evaluate) that the web page "
         "shows as a gallery; empty: none.",
     )
+    max_requests: int = Field(
+        default=64, ge=1, le=1024, description="Requests that are answered or wait for an engine at a time."
+    )
     max_body_mb: int = Field(default=64, ge=1, le=4096, description="Largest request body, in MiB.")
     wait_timeout: float = Field(
         default=240.0, ge=0, description="Seconds a request waits for an engine that is restarted."

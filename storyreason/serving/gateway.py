@@ -72,6 +72,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
 
     engines = Engines(config)
     pass_through = PassThrough(engines)
+    stories = Stories(engines, config)
     token = state.token()
     stopping: list[Any] = []
 
@@ -83,6 +84,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         finally:
             keeper.cancel()
             await engines.stop()
+            stories.close()
             await pass_through.close()
 
     def administrator(authorization: Annotated[str, Header()] = "") -> None:
@@ -134,7 +136,6 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
             call()
         return {"stopping": True}
 
-    stories = Stories(engines, config)
     app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
     app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
     pages = Web(config)

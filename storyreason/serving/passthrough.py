@@ -53,7 +53,7 @@ class PassThrough:
         if body is None:
             return await refuse(send, 413, f"The request is larger than {self._limit >> 20} MiB (serving.max_body_mb).")
         forward = asyncio.create_task(self._forward(scope, body, send))
-        gone = asyncio.create_task(_until_disconnected(receive))
+        gone = asyncio.create_task(until_disconnected(receive))
         try:
             await asyncio.wait((forward, gone), return_when=asyncio.FIRST_COMPLETED)
             if not forward.done():
@@ -113,7 +113,7 @@ class PassThrough:
                 first = await anext(chunks, b"")
             except httpx.TransportError:
                 return False
-            if response.status_code >= 500 and not await _lives_on(engine):
+            if response.status_code >= 500 and not await lives_on(engine):
                 return False
             headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OURS_TO_THE_CLIENT]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
@@ -149,12 +149,13 @@ def _error(status: int, sentence: str) -> bytes:
     return json.dumps({"error": {"message": sentence, "type": "GatewayError", "param": None, "code": status}}).encode()
 
 
-async def _until_disconnected(receive: Receive) -> None:
+async def until_disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _lives_on(engine: Engine) -> bool:
+async def lives_on(engine: Engine) -> bool:
     """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
     for _ in range(20):
         if not engine.server.alive():

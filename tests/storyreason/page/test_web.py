@@ -177,6 +177,7 @@ def test_an_analysis_and_a_story_are_read_without_images(open_, site, told):
     shown.wait_for_selector("#story")
     assert shown.locator(".passage").count() == 2
     assert "keeps every rule" in shown.inner_text(".status")
+    assert shown.inner_text("#players .state") == "valid"
 
 
 def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(open_, site, files, told, tmp_path):
