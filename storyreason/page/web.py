@@ -25,12 +25,9 @@ def web() -> str:
 
 
 def headers() -> dict[str, str]:
-    """The headers of the page at `/`: no other page may frame it, none learns of it, no browser guesses its type."""
+    """The headers of the page at `/`, beside those of every answer: what it may load, and that no page may frame it."""
     return {
         "content-security-policy": f"{policy(STYLES, _script(), SOURCES)}; frame-ancestors 'none'",
-        "x-content-type-options": "nosniff",
-        "x-frame-options": "DENY",
-        "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
         "permissions-policy": "camera=(), geolocation=(), microphone=()",

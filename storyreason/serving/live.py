@@ -25,7 +25,8 @@ from storyreason import answer, page
 from storyreason.analysis import Section
 from storyreason.answer import Found
 from storyreason.generation.openai import Piece
-from storyreason.serving.passthrough import Message, Receive, Send, until_disconnected
+from storyreason.serving.passthrough import until_disconnected
+from storyreason.serving.refusal import Message, Receive, Send
 from storyreason.story import Mention, Passage
 
 log = logging.getLogger(__name__)

@@ -1,11 +1,8 @@
 """`/v1/stories`: images in, a grounded story out, read and checked; `/v1/stories/read`: the same of a text that is there."""
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import functools
-import io
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,20 +18,18 @@ from storyreason.generation import predictions
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.generation.openai import Stop
 from storyreason.generation.vllm import NAME
+from storyreason.serving import pictures
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine, Engines
 from storyreason.serving.live import Emit, Events, Json, Live
 from storyreason.serving.passthrough import lives_on, until_disconnected
+from storyreason.serving.refusal import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
 log = logging.getLogger(__name__)
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MOST_PIXELS = 40_000_000
-"""Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
 
 
 class Asked(BaseModel):
@@ -75,14 +70,6 @@ class Text(BaseModel):
         return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
 
 
-class RefusedError(GatewayError):
-    """A request that is not served, with the status and the sentence for it."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 class Stories:
     """The two handlers. Nothing of a request is fetched from the network or touches the disk."""
 
@@ -94,10 +81,13 @@ class Stories:
     async def tell(self, request: "Request") -> "JSONResponse | Events":
         """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
         try:
-            asked = Asked.model_validate_json(await self._body(request))
+            asked = Asked.model_validate_json(await request.body())
             if asked.model not in (None, NAME):
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
-            images = await asyncio.to_thread(self._pictures, asked.images)
+            if (asked.max_tokens or 0) > self.config.max_model_len:
+                most = self.config.max_model_len
+                raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
+            images = await asyncio.to_thread(pictures.decoded, asked.images, self.config)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -108,8 +98,8 @@ class Stories:
         from starlette.responses import JSONResponse
 
         try:
-            text = Text.model_validate_json(await self._body(request))
-            images = await asyncio.to_thread(self._pictures, text.images)
+            text = Text.model_validate_json(await request.body())
+            images = await asyncio.to_thread(pictures.decoded, text.images, self.config)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         read = await asyncio.to_thread(_reading, text.whole, images)
@@ -179,41 +169,6 @@ class Stories:
                 await work
             raise
 
-    async def _body(self, request: "Request") -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            if size > self.config.max_body_mb * 2**20:
-                raise RefusedError(
-                    413, f"The request is larger than {self.config.max_body_mb} MiB (serving.max_body_mb)."
-                )
-        return b"".join(parts)
-
-    def _pictures(self, images: tuple[str, ...]) -> list[bytes]:
-        """Encoded pictures, each looked at as far as its header. Raises RefusedError that names the image, from 1."""
-        from PIL import Image
-
-        if len(images) > self.config.images_per_prompt:
-            most = self.config.images_per_prompt
-            raise RefusedError(
-                400, f"{len(images)} images are too many: send {most} at most (serving.images_per_prompt)."
-            )
-        pictures = []
-        for number, text in enumerate(images, 1):
-            try:
-                encoded = base64.b64decode(text.rpartition(",")[2] if text.startswith("data:") else text, validate=True)
-                with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-                    width, height = picture.size
-            except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                raise RefusedError(
-                    400, f"Image {number} is no picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain."
-                ) from None
-            if width * height > MOST_PIXELS:
-                raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MOST_PIXELS:,} at most.")
-            pictures.append(encoded)
-        return pictures
-
 
 def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
@@ -228,13 +183,18 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     }
 
 
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a body, as a sentence."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}."
+
+
 def _error(error: StoryReasonError | ValidationError) -> Json:
     status, sentence = 422, str(error)
     if isinstance(error, RefusedError):
         status = error.status
     elif isinstance(error, ValidationError):
-        fault = error.errors(include_url=False)[0]
-        status, sentence = 400, f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}."
+        status, sentence = 400, fault(error)
     elif isinstance(error, (EngineAwayError, GatewayError)):
         status = 503
     return {"error": {"message": sentence, "code": status}}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,14 @@ class Web:
         return JSONResponse(self._gallery.index if self._gallery else {"collections": []})
 
     async def story(self, request: "Request") -> "Response":
-        """One view, by the numbers of its collection and its place there."""
+        """One view, by the numbers of its collection and its place there: `0/3`."""
         from starlette.responses import JSONResponse
 
-        collection, number = request.path_params["collection"], request.path_params["number"]
-        view = await asyncio.to_thread(self._gallery.story, collection, number) if self._gallery else None
+        place = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", request.path_params["place"])
+        view = None
+        if place and self._gallery is not None:
+            view = await asyncio.to_thread(self._gallery.story, int(place[1]), int(place[2]))
         if view is None:
-            sentence = f"The gallery has no story {collection}/{number}: take one of GET /gallery."
+            sentence = "The gallery has no such story: take one of GET /v1/stories/gallery, as /v1/stories/gallery/0/0."
             return JSONResponse({"error": {"message": sentence, "code": 404}}, 404)
         return JSONResponse(view)

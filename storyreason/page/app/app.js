@@ -99,7 +99,7 @@ function app() {
     try {
       const models = told?.healthy ? (await ask("/v1/models", { key: left.key })).data.map(({ id }) => id) : [];
       left.models(models);
-      const index = await ask("/gallery", { key: left.key });
+      const index = await ask("/v1/stories/gallery", { key: left.key });
       if (index.collections.length && !museum) {
         museum = gallery(index, () => left.key, card, again);
         room.replaceChildren(museum.element);

@@ -52,7 +52,7 @@ function gallery(index, key, card, tell) {
 
   /** One view of what stands on both sides. Two predictions carry their reference's colours, so theirs are the same. */
   async function compared(one) {
-    const load = (side, { number }) => ask(`/gallery/${side}/${number}`, { key: key() });
+    const load = (side, { number }) => ask(`/v1/stories/gallery/${side}/${number}`, { key: key() });
     const view = await load(sides[0], one);
     images = view.images;
     if (sides[1] < 0) return story(view, card);

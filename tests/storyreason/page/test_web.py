@@ -218,6 +218,23 @@ def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(open_, site, fi
     assert [image["name"] for image in json.loads(saved["JSON"].read_text())["images"]] == ["one.png", "two.png"]
 
 
+def test_a_gateway_that_wants_a_key_is_given_one(open_, runs, told, monkeypatch):
+    key = "a-key-of-a-test-that-is-long-enough"
+    monkeypatch.setenv("STORYREASON_API_KEYS", key)
+    with gateway(ServingConfig()) as (url, _):
+        shown = open_(f"{url}#read")
+        shown.fill("textarea.text >> nth=0", told.reference)
+        # it is asked for only now
+        shown.wait_for_selector("input[type=password]")
+        shown.click("text=Read the answer")
+        shown.wait_for_selector(".status.error")
+        assert "This needs an API key" in shown.inner_text(".status .line")
+        shown.fill("input[type=password]", key)
+        shown.click("text=Read the answer")
+        shown.wait_for_selector(".status.good")
+    assert key not in shown.content()
+
+
 def test_the_gallery_shows_two_models_side_by_side(open_, site):
     shown = open_(f"{site}#gallery")
     shown.wait_for_selector(".shelf li")

@@ -5,24 +5,21 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from storyreason import answer, dataset
 from storyreason.answer import join
 from storyreason.boxes import Box
 from storyreason.generation.openai import Piece, data_url
-from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine
-from storyreason.serving.gateway import application
 from storyreason.serving.live import Live
 from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
+from tests.storyreason.serving.scripted import Scripted, gateway
 from tests.storyreason.serving.test_gateway import free_port
 from tests.storyreason.test_guard import wait_for
 
@@ -121,37 +118,6 @@ def test_what_was_taken_back_is_told_again_and_nothing_else(example: dataset.Exa
     assert heard(events) == text
 
 
-class Scripted:
-    """Stands in for an engine's process: an address, and whether it lives."""
-
-    name = "storyteller"
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.lives = True
-
-    def alive(self) -> bool:
-        return self.lives
-
-
-@contextmanager
-def gateway(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway before the engine at `url`, and its engines."""
-    monkeypatch.setenv("STORYREASON_RUNS", str(folder))
-    app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
-    app.state.engines._engine = Engine(Scripted(url))  # type: ignore[arg-type]
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_for(lambda: server.started, 60)
-        yield f"http://127.0.0.1:{port}", app.state.engines
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def events_of(lines: Iterator[str]) -> Iterator[Event]:
     name = ""
     for line in lines:
@@ -194,11 +160,9 @@ def script(example: dataset.Example) -> Any:
 
 @pytest.mark.server
 @pytest.mark.parametrize("decoding", ["grounded", "free"])
-def test_the_stream_ends_with_what_a_whole_answer_is(
-    example: dataset.Example, decoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stream_ends_with_what_a_whole_answer_is(example: dataset.Example, decoding: str, tmp_path: Path) -> None:
     body = {"images": [data_url(image) for image in example.images], "decoding": decoding, "max_tokens": 20_000}
-    with endpoint(script(example)) as engine, gateway(engine, tmp_path, monkeypatch) as (url, engines):
+    with endpoint(script(example)) as engine, gateway(engine, tmp_path, max_model_len=32_768) as (url, engines):
         events = tell(url, body)
         whole = httpx.post(f"{url}/v1/stories", json=body, timeout=60, trust_env=False)
         assert engines.requests == 0
@@ -212,13 +176,11 @@ def test_the_stream_ends_with_what_a_whole_answer_is(
 
 
 @pytest.mark.server
-def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(
-    frames: tuple[bytes, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(frames: tuple[bytes, ...], tmp_path: Path) -> None:
     body = {"images": [data_url(frames[0])], "decoding": "free"}
     with (
         endpoint(lambda _: refusal(400, "too long")) as engine,
-        gateway(engine, tmp_path, monkeypatch) as (url, _),
+        gateway(engine, tmp_path) as (url, _),
     ):
         events = tell(url, body)
         images = {"images": ["nonsense"]}
@@ -234,7 +196,7 @@ def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(
 @pytest.mark.parametrize("piece", ["once ", ""])
 @pytest.mark.parametrize("live", [True, False])
 def test_a_client_that_goes_away_ends_its_request_at_the_engine(
-    piece: str, live: bool, frames: tuple[bytes, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    piece: str, live: bool, frames: tuple[bytes, ...], tmp_path: Path
 ) -> None:
     """Also while the engine has said nothing yet, and the thread that asks it hears nothing."""
     begun, ended = threading.Event(), threading.Event()
@@ -255,7 +217,7 @@ def test_a_client_that_goes_away_ends_its_request_at_the_engine(
 
     body = {"images": [data_url(frames[0])], "decoding": "free"}
     headers = {"accept": "text/event-stream"} if live else {}
-    with endpoint(reply) as engine, gateway(engine, tmp_path, monkeypatch) as (url, engines):
+    with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):
         with (
             contextlib.suppress(httpx.ReadTimeout),  # where there is nothing to read
             httpx.stream(
@@ -275,11 +237,11 @@ def test_a_client_that_goes_away_ends_its_request_at_the_engine(
 
 @pytest.mark.server
 def test_an_engine_that_dies_before_its_first_word_costs_the_client_nothing(
-    example: dataset.Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    example: dataset.Example, tmp_path: Path
 ) -> None:
     body = {"images": [data_url(image) for image in example.images], "decoding": "free"}
     nobody = f"http://127.0.0.1:{free_port()}"
-    with endpoint(script(example)) as engine, gateway(nobody, tmp_path, monkeypatch) as (url, engines):
+    with endpoint(script(example)) as engine, gateway(nobody, tmp_path) as (url, engines):
 
         class Dying(Scripted):
             def alive(self) -> bool:

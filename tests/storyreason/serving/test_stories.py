@@ -27,7 +27,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
     """The application of a gateway without an engine. Its lifespan is not entered: nothing is started or stopped."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     app, _ = application(ServingConfig(wait_timeout=1, max_body_mb=1))
-    yield TestClient(app)
+    yield TestClient(app, base_url="http://127.0.0.1")
 
 
 def message(response: Any) -> str:

@@ -26,7 +26,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[Examp
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/one.html").write_text(page.render([shown], one.story_id))
     app, _ = application(ServingConfig(gallery=str(tmp_path / "pages")))
-    yield TestClient(app)
+    yield TestClient(app, base_url="http://127.0.0.1")
 
 
 def test_the_page_is_one_file_whose_policy_names_its_script_and_style(client: TestClient) -> None:
@@ -48,19 +48,19 @@ def test_the_page_is_one_file_whose_policy_names_its_script_and_style(client: Te
 
 
 def test_the_gallery_is_reached_by_numbers_alone(client: TestClient, examples: list[Example]) -> None:
-    index = client.get("/gallery").json()["collections"]
+    index = client.get("/v1/stories/gallery").json()["collections"]
     assert [[story["id"] for story in one["stories"]] for one in index] == [[examples[0].story_id]]
-    assert client.get("/gallery/0/0").json()["id"] == examples[0].story_id
+    assert client.get("/v1/stories/gallery/0/0").json()["id"] == examples[0].story_id
     for path in ("0/1", "1/0", "0/-1", "0/..%2f..%2fetc%2fpasswd", "0/one.html", "0"):
-        assert client.get(f"/gallery/{path}").status_code == 404, path
+        assert client.get(f"/v1/stories/gallery/{path}").status_code == 404, path
 
 
 def test_without_a_gallery_there_is_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     app, _ = application(ServingConfig())
-    client = TestClient(app)
-    assert client.get("/gallery").json() == {"collections": []}
-    assert client.get("/gallery/0/0").status_code == 404
+    client = TestClient(app, base_url="http://127.0.0.1")
+    assert client.get("/v1/stories/gallery").json() == {"collections": []}
+    assert client.get("/v1/stories/gallery/0/0").status_code == 404
 
 
 def test_a_gallery_that_is_not_there_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
