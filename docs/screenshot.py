@@ -1,26 +1,51 @@
-"""Takes the README's picture of a story page with Debian's Chromium, one mention pointed at.
+"""Takes the README's pictures with Debian's Chromium, one mention pointed at.
 
 storyreason page data --story black-bicycle-481-1 --out runs/pages
 python docs/screenshot.py runs/pages/black-bicycle-481-1.html docs/story-page.png
+python docs/screenshot.py http://127.0.0.1:8400 docs/web-page.png docs/frames/*.jpg
+python docs/screenshot.py http://127.0.0.1:8400 docs/web-page.png answer.txt 1.png 2.png   # read, without a model
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+MENTION = "#image-1 .mention"
 
-def screenshot(page: Path, out: Path, mention: str = "#image-1 .mention") -> None:
-    """The first screen of a page in a window of 1280 x 900, at 1.5 times the resolution."""
+
+def screenshot(shown: str, out: Path, files: list[Path]) -> None:
+    """The first screen of a story page's file, or of a gateway's page that tells `files` or reads a text among them.
+
+    In a window of 1280 x 900, at 1.5 times the resolution.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light", device_scale_factor=1.5)
-        shown.goto(page.absolute().as_uri())
-        shown.locator(mention).first.hover()
-        shown.wait_for_selector("#card:not([hidden])")
-        shown.screenshot(path=out, animations="disabled")
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light", device_scale_factor=1.5)
+        page.set_default_timeout(900_000)  # a model without a GPU takes its time
+        if shown.startswith("http"):
+            ask(page, shown, files)
+        else:
+            page.goto(Path(shown).absolute().as_uri())
+        page.locator(MENTION).first.hover()
+        page.wait_for_selector("#card:not([hidden])")
+        page.screenshot(path=out, animations="disabled")
         browser.close()
 
 
+def ask(page: Any, url: str, files: list[Path]) -> None:
+    """Tell or read on the gateway's page, and wait for the end."""
+    texts = [file for file in files if file.suffix == ".txt"]
+    images = [file for file in files if file not in texts]
+    page.goto(f"{url}#{'read' if texts else 'tell'}")
+    page.set_input_files("#files", images)
+    page.wait_for_selector(f".pictures li:nth-child({len(images)})")
+    if texts:
+        page.set_input_files("#texts", texts)
+    page.click(".send:enabled")
+    page.wait_for_selector(".status:is(.good, .warning, .error)")
+
+
 if __name__ == "__main__":
-    screenshot(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    screenshot(sys.argv[1], Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

@@ -45,7 +45,9 @@ def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, 
     """
     asked = config.generation.model_copy(update={"decoding": config.gate.primary.partition("/")[0]})
     name = gateway.status(config.serving).model
-    told = generation.predictions.answer_to(gateway.url(config.serving), name, example.story_id, example.images, asked)
+    told = generation.predictions.answer_to(
+        gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()
+    )
     path = runs.root() / "stories" / f"version-{served}.html"
     view = page.view(
         example.story_id, example.images, told.answer, answer.join(example.chain_of_thought, example.story)

@@ -42,9 +42,16 @@ def frames(examples: list[dataset.Example]) -> tuple[bytes, ...]:
 
 
 @pytest.fixture(scope="session")
-def serving() -> ServingConfig:
+def serving(tmp_path_factory: pytest.TempPathFactory) -> ServingConfig:
     """Settings of an engine in the tests: small, and patient on a busy machine."""
-    return ServingConfig(max_model_len=3072, startup_timeout=600, probe="none", drain_timeout=120, wait_timeout=600)
+    return ServingConfig(
+        max_model_len=3072,
+        startup_timeout=600,
+        probe="none",
+        drain_timeout=120,
+        wait_timeout=600,
+        models=str(tmp_path_factory.getbasetemp()),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ The story's request goes on where the analysis ended, from the same tokens, so t
 the pictures' work. What no grammar can hold, the order of a box's corners, is mended and counted.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from storyreason.chat import picture_size
 from storyreason.errors import EngineError
 from storyreason.generation import grammar, openai
 from storyreason.generation.config import GenerationConfig
+from storyreason.generation.openai import OnPiece, Piece, Stop
 from storyreason.rules import Sizes
 from storyreason.story import Passage, Story
 
@@ -41,19 +43,32 @@ class Grounded:
 
 
 def tell(
-    base_url: str, model: str, images: Sequence[bytes], config: GenerationConfig, *, api_key: str | None = None
+    base_url: str,
+    model: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    *,
+    api_key: str | None = None,
+    on_piece: OnPiece | None = None,
+    stop: Stop | None = None,
 ) -> Grounded:
     """Ask an endpoint that knows vLLM's `structured_outputs` twice, once for the analysis and once for the story.
+
+    With `on_piece` it streams. Pieces take characters back where a stage was cut in the middle of a row or a mention,
+    and where boxes were mended; in the end they have come to the text that this gives.
 
     Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
     grammars, or `config.max_tokens` too small for so many images.
     """
     sizes = [picture_size(image) for image in images]
-    asking = _Asking(base_url, api_key, openai.request_body(model, images, config), config)
+    body = openai.request_body(model, images, config)
+    asking = _Asking(base_url, api_key, body, config, on_piece, stop or Stop())
     read = asking.analysis(sizes)
     mended, count = _mend(read, sizes)
     thought = analysis.render(mended)
+    asking.show(answer.join(thought, ""))
     told = asking.story(mended, answer.join(thought, ""))
+    asking.show(answer.join(thought, told))
     return Grounded(
         answer.join(thought, told),
         answer.join(analysis.render(read), told) if count else answer.join(thought, told),
@@ -73,11 +88,23 @@ class _Asking:
     api_key: str | None
     body: dict[str, Any]
     config: GenerationConfig
+    on_piece: OnPiece | None
+    stop: Stop
     prompt_tokens: int = 0
     tokens: int = 0
     ended: bool = False
     cut: bool = False
     _left: int = field(default=0, init=False)
+    _shown: str = field(default="", init=False)  # what the pieces so far come to
+    _going_on_from: str = field(default="", init=False)
+
+    def show(self, text: str) -> None:
+        """Let the pieces come to `text`, whatever they came to before."""
+        if self.on_piece is None or text == self._shown:
+            return
+        same = _same(self._shown, text)
+        back, self._shown = len(self._shown) - same, text
+        self.on_piece(Piece(text[same:], back, self.tokens))
 
     def analysis(self, sizes: Sizes) -> Analysis:
         least_analysis, least_story = (RESERVE * self._count(text) for text in _least(sizes))
@@ -126,11 +153,21 @@ class _Asking:
             },
             self.config.timeout,
             api_key=self.api_key,
+            on_piece=None if self.on_piece is None else functools.partial(self._hear, written),
+            stop=self.stop,
         )
         self.prompt_tokens = self.prompt_tokens or told.prompt_tokens
         self.tokens += told.tokens
         self._left -= told.tokens
         return told.text, not told.cut
+
+    def _hear(self, written: str, piece: Piece) -> None:
+        assert self.on_piece is not None
+        if self._going_on_from is not written:  # nothing is shown before the engine has answered
+            self.show(written)
+            self._going_on_from = written
+        self._shown += piece.text
+        self.on_piece(piece._replace(tokens=self.tokens + piece.tokens))
 
     def _budget(self) -> int:
         """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
@@ -139,11 +176,19 @@ class _Asking:
         length = openai.max_model_len(self.base_url, self.body["model"], self.api_key)
         if length is None:
             raise EngineError(f"{self.base_url} does not say how long its answers may be: set generation.max_tokens.")
-        first = openai.ask(self.base_url, self.body | {"max_tokens": 1}, self.config.timeout, api_key=self.api_key)
+        body = self.body | {"max_tokens": 1}
+        first = openai.ask(self.base_url, body, self.config.timeout, api_key=self.api_key, stop=self.stop)
         return length - first.prompt_tokens - 1
 
     def _count(self, text: str) -> int:
         return openai.count_tokens(self.base_url, self.body["model"], text, self.api_key)
+
+
+def _same(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    if other.startswith(one):
+        return len(one)
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
 def _least(sizes: Sizes) -> tuple[str, str]:

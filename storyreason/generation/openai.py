@@ -1,11 +1,14 @@
 """Ask any OpenAI-compatible endpoint for a story."""
 
 import base64
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from storyreason import chat
@@ -29,6 +32,50 @@ class Telling:
     tokens: int
 
 
+class Piece(NamedTuple):
+    """What a stream brings: take back `back` characters of what it brought before (free decoding never does), then add
+    `text`. `tokens`: made so far, by the number of pieces until the engine has said it at the end.
+    """
+
+    text: str
+    back: int = 0
+    tokens: int = 0
+
+
+OnPiece = Callable[[Piece], object]
+
+
+class Stop:
+    """Ends the request that another thread is waiting in, and those it would make after; the engine stops computing.
+
+    The thread gets EngineAwayError.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._stopped = False
+
+    def set(self) -> None:
+        with self._lock:
+            self._stopped = True
+            self._shut()
+
+    def watch(self, event: str, info: dict[str, Any]) -> None:
+        """To be httpx's `trace`: hears of the connection that a request gets."""
+        if event == "connection.connect_tcp.complete":
+            with self._lock:
+                self._socket = info["return_value"].get_extra_info("socket")
+                if self._stopped:
+                    self._shut()
+
+    def _shut(self) -> None:
+        # Not `close`, which would not wake the thread that reads from it. An engine that hears of it aborts.
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
 def tell(
     base_url: str,
     model: str,
@@ -36,16 +83,18 @@ def tell(
     config: GenerationConfig,
     *,
     api_key: str | None = None,
-    on_text: Callable[[str], object] | None = None,
+    on_piece: OnPiece | None = None,
+    stop: Stop | None = None,
 ) -> Telling:
-    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_text` it streams, piece by piece.
+    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_piece` it streams, piece by piece.
 
     `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError when the same request may succeed later, and
     EngineError when it will not.
 
-    >>> tell("http://127.0.0.1:8400", "storyteller", images, GenerationConfig(), on_text=print)  # doctest: +SKIP
+    >>> tell("http://127.0.0.1:8400", "storyteller", images, GenerationConfig(), on_piece=print)  # doctest: +SKIP
     """
-    return ask(base_url, request_body(model, images, config), config.timeout, api_key=api_key, on_text=on_text)
+    body = request_body(model, images, config)
+    return ask(base_url, body, config.timeout, api_key=api_key, on_piece=on_piece, stop=stop)
 
 
 def ask(
@@ -54,25 +103,29 @@ def ask(
     timeout: float,
     *,
     api_key: str | None = None,
-    on_text: Callable[[str], object] | None = None,
+    on_piece: OnPiece | None = None,
+    stop: Stop | None = None,
 ) -> Telling:
     """Send one chat completion, `body` as OpenAI's interface has it. Raises as `tell` does."""
     import httpx
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     url = root(base_url) + "/v1/chat/completions"
+    watched = {} if stop is None else {"trace": stop.watch}
     try:
-        with httpx.Client(timeout=timeout, headers=headers, trust_env=_outside(url)) as client:
-            if on_text is None:
-                response = client.post(url, json=body)
+        # Without `verify`, httpx reads every certificate of the system for each client, which takes 20 ms.
+        secure = url.startswith("https:")
+        with httpx.Client(timeout=timeout, headers=headers, trust_env=_outside(url), verify=secure) as client:
+            if on_piece is None:
+                response = client.post(url, json=body, extensions=watched)
                 _raise_for_status(response)
                 return _whole(response.json())
             body = body | {"stream": True, "stream_options": {"include_usage": True}}
-            with client.stream("POST", url, json=body) as response:
+            with client.stream("POST", url, json=body, extensions=watched) as response:
                 if response.is_error:
                     response.read()
                 _raise_for_status(response)
-                return _streamed(response, on_text)
+                return _streamed(response, on_piece)
     except httpx.TransportError as error:
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
     except (httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
@@ -137,7 +190,7 @@ def _whole(answer: dict[str, Any]) -> Telling:
     )
 
 
-def _streamed(response: "httpx.Response", on_text: Callable[[str], object]) -> Telling:
+def _streamed(response: "httpx.Response", on_piece: OnPiece) -> Telling:
     pieces: list[str] = []
     finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
     for line in response.iter_lines():
@@ -151,9 +204,10 @@ def _streamed(response: "httpx.Response", on_text: Callable[[str], object]) -> T
             finish = choice["finish_reason"] or finish
             if piece := choice["delta"].get("content"):
                 pieces.append(piece)
-                on_text(piece)
+                on_piece(Piece(piece, tokens=len(pieces)))
     if finish is None:
         raise EngineAwayError("The engine broke off in the middle of its answer.")
+    on_piece(Piece("", tokens=usage["completion_tokens"]))
     return Telling("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
 
 

@@ -13,7 +13,7 @@ from storyreason import runs
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import tell
+from storyreason.generation.openai import OnPiece, Stop, tell
 
 
 class Asked(Protocol):
@@ -138,12 +138,17 @@ def answer_to(
     images: Sequence[bytes],
     config: GenerationConfig,
     api_key: str | None = None,
+    on_piece: OnPiece | None = None,
+    stop: Stop | None = None,
 ) -> Prediction:
-    """Ask once, with the decoding that `config` names. Raises EngineAwayError or EngineError."""
+    """Ask once, with the decoding that `config` names; with `on_piece` it streams, and `stop` ends it.
+
+    Raises EngineAwayError or EngineError.
+    """
     if config.decoding == "free":
-        told = tell(base_url, model, images, config, api_key=api_key)
+        told = tell(base_url, model, images, config, api_key=api_key, on_piece=on_piece, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
-    held = grounded.tell(base_url, model, images, config, api_key=api_key)
+    held = grounded.tell(base_url, model, images, config, api_key=api_key, on_piece=on_piece, stop=stop)
     return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
 
 

@@ -14,7 +14,10 @@ from urllib.parse import quote
 Json = dict[str, Any]
 
 STYLES = ("base.css", "story.css")
-SCRIPTS = ("dom.js", "light.js", "page.js")
+SCRIPTS = ("dom.js", "light.js", "bar.js", "story.js", "page.js")
+
+POLICY = "default-src 'none'; img-src data:"
+"""What a story page may load: the pictures that it has in it."""
 
 
 def render(views: Sequence[Json], title: str = "Stories") -> str:
@@ -46,14 +49,14 @@ def card(view: Json, link: str) -> str:
     errors = sum(problem["severity"] == "error" for problem in answer["problems"])
     state = ("good", "valid") if not errors else ("error", f"{errors} error{'s' if errors > 1 else ''}")
     facts = f"{len(view['images'])} images, {len(answer['entities'])} entities"
-    picture = f'<img src="{_thumbnail(view["images"][0]["src"])}" alt="" loading="lazy">' if view["images"] else ""
+    picture = f'<img src="{thumbnail(view["images"][0]["src"])}" alt="" loading="lazy">' if view["images"] else ""
     return (
         f'<li><a href="{html.escape(quote(link))}">{picture}<b>{html.escape(view["id"])}</b>'
         f'<span class="soft">{facts}</span><span class="state {state[0]}">{state[1]}</span></a></li>\n'
     )
 
 
-def _thumbnail(src: str) -> str:
+def thumbnail(src: str) -> str:
     """The picture of a data URL, 320 pixels wide where it is large, so that an index of a film data set stays small."""
     from PIL import Image
 
@@ -67,16 +70,21 @@ def _thumbnail(src: str) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def fill(title: str, body: str, styles: Sequence[str], script: str = "") -> str:
+def fill(title: str, body: str, styles: Sequence[str], script: str = "", sources: str = POLICY) -> str:
     """The page around a body. Its policy lets a browser run this style and this script only, and fetch nothing."""
     css = "\n".join(read(name) for name in styles)
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(css)}; "
-        f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
-    )
     return Template(read("page.html")).substitute(
-        title=html.escape(title), policy=html.escape(policy, quote=False), css=css, body=body
+        title=html.escape(title),
+        policy=html.escape(policy(styles, script, sources), quote=False),
+        css=css,
+        body=body,
     )
+
+
+def policy(styles: Sequence[str], script: str, sources: str = POLICY) -> str:
+    """The Content-Security-Policy of a page of these styles and this script, which may load from `sources` only."""
+    css = "\n".join(read(name) for name in styles)
+    return f"{sources}; style-src {_digest(css)}; script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
 
 
 def inert(data: str) -> str:

@@ -2,15 +2,23 @@
 
 const KINDS = { char: "person", obj: "thing", lm: "landmark", bg: "background", other: "unknown kind" };
 
-/** Wires one shown story. Every element with data-ids stands inside one with data-answer; data-image says where. */
-function lighting(root, view, card) {
+/** What an entity is called in the reference, by which two answers' entities are the same; null where it stands alone. */
+const shared = (answer, id) => {
+  const twin = answer.entities.find((e) => e.id === id)?.twin ?? null;
+  return twin && (answer.role === "reference" ? id : twin);
+};
+
+/** Wires one shown story. Every element with data-ids stands inside one with data-answer; data-image says where.
+    `now()` is what it shows, which grows while a story is told; `renew` is called when elements were exchanged. */
+function lighting(root, now, card) {
   let pinned = null, shown = null;
 
   const occurrences = (answer, ids) => {
-    const twins = ids.map((id) => view.answers[answer].entities.find((e) => e.id === id)?.twin).filter(Boolean);
+    const { answers } = now();
+    const twins = ids.map((id) => shared(answers[answer], id)).filter(Boolean);
     return [...root.querySelectorAll("[data-ids]")].filter((element) => {
-      const wanted = Number(element.closest("[data-answer]").dataset.answer) === answer ? ids : twins;
-      return element.dataset.ids.split(" ").some((id) => wanted.includes(id));
+      const there = Number(element.closest("[data-answer]").dataset.answer);
+      return element.dataset.ids.split(" ").some((id) => (there === answer ? ids.includes(id) : twins.includes(shared(answers[there], id))));
     });
   };
 
@@ -30,7 +38,7 @@ function lighting(root, view, card) {
     const ids = element.dataset.ids.split(" ");
     for (const other of occurrences(answer, ids)) other.classList.add("lit");
     root.classList.add("lighting");
-    card.replaceChildren(...cardOf(view, answer, ids, element));
+    card.replaceChildren(...cardOf(now(), answer, ids, element));
     card.hidden = false;
     card.classList.toggle("pinned", pinned === element);
     element.setAttribute("aria-describedby", card.id);
@@ -73,17 +81,23 @@ function lighting(root, view, card) {
     }
   });
   addEventListener("scroll", () => shown && place(card, shown), { passive: true });
+  const renew = () => {
+    if (pinned && !root.contains(pinned)) pinned = null;
+    if (shown && !root.contains(shown)) dark();
+  };
+  return { renew };
 }
 
-/** Near the element, inside the window, never over it; below its whole passage where there is room, so that it can be
-    read on. (On a phone the style sheet docks it at the edge.) */
+/** Near the element, inside the window, never over it; below or above its whole passage where there is room, so that it
+    can be read on. (On a phone the style sheet docks it at the edge.) */
 function place(card, element) {
   const at = element.getClientRects()[0] ?? element.getBoundingClientRect();
   const passage = element.closest(".passage")?.getBoundingClientRect() ?? at;
   const { width, height } = card.getBoundingClientRect();
   card.classList.toggle("top", at.bottom > innerHeight - height - 16); // only the phone's style sheet uses it
   const gap = 10, wide = document.documentElement.clientWidth, high = document.documentElement.clientHeight;
-  const fits = [passage.bottom + gap, at.bottom + gap, at.top - gap - height].find((top) => top >= gap && top + height <= high);
+  const tops = [passage.bottom + gap, passage.top - gap - height, at.bottom + gap, at.top - gap - height];
+  const fits = tops.find((top) => top >= gap && top + height <= high);
   let left = at.left, top = fits;
   if (fits === undefined) {
     top = Math.min(Math.max(gap, at.top), high - height - gap);

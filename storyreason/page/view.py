@@ -21,7 +21,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from storyreason import answer as answers
 from storyreason import rules
@@ -65,6 +65,23 @@ def view(
     return {"id": story_id, "images": frames, "answers": shown}
 
 
+NOT_YET = {
+    "answer-unreadable",
+    "answer-truncated",
+    "image-sections",
+    "setting-missing",
+    "phase-missing",
+    "story-images",
+}
+"""Rules that every answer breaks until it is whole."""
+
+
+def so_far(story_id: str, sizes: Sequence[tuple[int, int]], read: Answer) -> Json:
+    """What the page shows of an answer that is still being told, without its pictures and what must be missing yet."""
+    frames = [{"number": number, "width": width, "height": height} for number, (width, height) in enumerate(sizes, 1)]
+    return {"id": story_id, "images": frames, "answers": [_answer("prediction", read, list(sizes), NOT_YET)]}
+
+
 def _frame(story_id: str, number: int, image: bytes) -> Json:
     from PIL import Image
 
@@ -84,8 +101,8 @@ def _frame(story_id: str, number: int, image: bytes) -> Json:
     return {"number": number, "src": src, "width": width, "height": height}
 
 
-def _answer(role: str, read: Answer, sizes: list[tuple[int, int]]) -> Json:
-    problems = list(rules.check(read, sizes))
+def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Container[str] = ()) -> Json:
+    problems = [problem for problem in rules.check(read, sizes or None) if problem.rule not in unasked]
     sections = read.analysis.sections if read.analysis else ()
     passages = read.story.passages if read.story else ()
     places = _Places(read, problems)

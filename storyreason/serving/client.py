@@ -45,6 +45,11 @@ def url(config: ServingConfig) -> str:
     return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
 
 
+def token() -> str:
+    """What opens everything of this checkout's gateway, its `/v1` too where that wants a key."""
+    return state.token()
+
+
 def status(config: ServingConfig) -> Status:
     """Raises GatewayError when no gateway of this checkout answers."""
     return Status(**_ask(config, "GET", "/admin/status"))

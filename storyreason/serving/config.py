@@ -1,8 +1,9 @@
 """What a vLLM process is given, where the gateway listens, and how patient both are."""
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ServingConfig(BaseModel):
@@ -40,6 +41,23 @@ class ServingConfig(BaseModel):
         description="What a new model's first story must be before it serves: nothing; one whose analysis can be read; "
         "one that keeps every rule.",
     )
+    gallery: str = Field(
+        default="",
+        description="A folder of story pages (of `storyreason page`, of evaluations: runs/evaluate) that the web page "
+        "shows as a gallery; empty: none.",
+    )
+    models: str = Field(
+        default="",
+        description="The folder under which a deployment's model lies; empty: runs/, where every run puts them.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Web pages from elsewhere that may use the gateway, as https://example.org; none by default.",
+    )
+    max_requests: int = Field(
+        default=64, ge=1, le=1024, description="Requests that are answered or wait for an engine at a time."
+    )
+    body_timeout: float = Field(default=60.0, gt=0, description="Seconds that a request's body may take to arrive.")
     max_body_mb: int = Field(default=64, ge=1, le=4096, description="Largest request body, in MiB.")
     wait_timeout: float = Field(
         default=240.0, ge=0, description="Seconds a request waits for an engine that is restarted."
@@ -52,3 +70,11 @@ class ServingConfig(BaseModel):
     restart_pause: float = Field(
         default=1.0, ge=0.1, le=60, description="Seconds before an engine that died is started again; doubled up to 60."
     )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[\w.\-\[\]:]+", origin):
+                raise ValueError(f"{origin!r} is no origin: write it as https://example.org, without a path.")
+        return origins

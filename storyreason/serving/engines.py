@@ -8,7 +8,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+from storyreason import runs
 from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory
@@ -64,6 +66,7 @@ class Engines:
         self.served = state.served()
         self.deploying: str | None = None
         self.problem: str | None = None
+        self.restarts = self.swaps = 0
         self._engine: Engine | None = None
         self._up = asyncio.Event()
         self._servers: set[VllmServer] = set()
@@ -101,6 +104,7 @@ class Engines:
                 continue
             if self._engine is not None:
                 log.error("the engine of version %s died", self.served.version)
+                self.restarts += 1
                 if time.monotonic() - self._engine.started > LONGEST_PAUSE:
                     pause = self.config.restart_pause
                 await self._drop()
@@ -131,6 +135,7 @@ class Engines:
         self.deploying = version
         started = time.monotonic()
         try:
+            _check_place(folder, self.config)
             if self.served and (self.served.folder, self.served.version) == (folder, version):
                 await self._wait_until_healthy(self.config.startup_timeout)
                 return Deployed(self.served, changed=False, story=None)
@@ -170,6 +175,7 @@ class Engines:
         self._up.set()
         log.info("version %s serves", served.version)
         if old is not None:
+            self.swaps += 1
             await self._retire(old)
         return Deployed(served, changed=True, story=story)
 
@@ -230,6 +236,18 @@ class Engines:
                 continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._up.wait(), left)
+
+
+def _check_place(folder: str, config: ServingConfig) -> None:
+    """Raise GatewayError unless a model lies where models do: who may deploy need not be let see the whole disk.
+
+    A name on the Hub, as owner/name, is no place.
+    """
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", folder):
+        return
+    top = Path(config.models or runs.root()).resolve()
+    if not Path(folder).resolve().is_relative_to(top):
+        raise GatewayError(f"There is no model folder {folder} under {top}: name one there, or set serving.models.")
 
 
 def _now() -> str:

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from storyreason import runs
 from storyreason.errors import GatewayError, RunError
@@ -18,9 +17,12 @@ from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import NAME
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
+from storyreason.serving.door import Door, cors
 from storyreason.serving.engines import BusyError, Engines
+from storyreason.serving.metrics import CONTENT_TYPE, Metrics
 from storyreason.serving.passthrough import PassThrough
-from storyreason.serving.stories import Stories
+from storyreason.serving.stories import Stories, fault
+from storyreason.serving.web import Web
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -64,14 +66,16 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
 
 def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
     """The FastAPI application, and the list of what `/admin/stop` calls."""
-    from fastapi import Depends, FastAPI, Header, HTTPException
-    from fastapi.responses import JSONResponse
+    from fastapi import FastAPI, HTTPException
+    from fastapi.responses import JSONResponse, Response
+    from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.requests import Request
     from starlette.routing import Route
 
     engines = Engines(config)
     pass_through = PassThrough(engines)
-    token = state.token()
+    stories = Stories(engines, config)
+    metrics = Metrics(engines)
     stopping: list[Any] = []
 
     @contextlib.asynccontextmanager
@@ -82,11 +86,8 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         finally:
             keeper.cancel()
             await engines.stop()
+            stories.close()
             await pass_through.close()
-
-    def administrator(authorization: Annotated[str, Header()] = "") -> None:
-        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`.")
 
     app = FastAPI(
         title="storyreason gateway",
@@ -97,10 +98,11 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         redirect_slashes=False,
     )
     app.state.engines = engines
-    admin = [Depends(administrator)]
+    app.add_middleware(Door, config=config, token=state.token(), keys=state.api_keys(), metrics=metrics)
+    cors(app, config.allowed_origins)
 
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
         return JSONResponse({"error": {"message": error.detail, "code": error.status_code}}, error.status_code)
 
     @app.get("/healthz")
@@ -108,7 +110,11 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         healthy = engines.healthy()
         return JSONResponse({"healthy": healthy} | _served(engines), 200 if healthy else 503)
 
-    @app.get("/admin/status", dependencies=admin)
+    @app.get("/metrics")
+    async def counted() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/admin/status")
     async def status() -> dict[str, Any]:
         return {
             "healthy": engines.healthy(),
@@ -117,25 +123,32 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
             "deploying": engines.deploying,
         }
 
-    @app.post("/admin/deploy", dependencies=admin)
-    async def deploy(body: Deployment) -> dict[str, Any]:
+    @app.post("/admin/deploy")
+    async def deploy(request: Request) -> dict[str, Any]:
+        raw = await request.body()
         try:
+            body = Deployment.model_validate_json(raw)
             deployed = await engines.deploy(body.folder, body.version, body.run_id, body.images, body.generation)
+        except ValidationError as error:
+            raise HTTPException(400, fault(error)) from None
         except BusyError as error:
             raise HTTPException(409, str(error)) from None
         except GatewayError as error:
             raise HTTPException(502, str(error)) from None
         return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
 
-    @app.post("/admin/stop", dependencies=admin)
+    @app.post("/admin/stop")
     async def stop() -> dict[str, Any]:
         for call in stopping:
             call()
         return {"stopping": True}
 
-    stories = Stories(engines, config)
     app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
     app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
+    pages = Web(config)
+    app.router.routes.append(Route("/", pages.page))
+    app.router.routes.append(Route("/v1/stories/gallery", pages.index))
+    app.router.routes.append(Route("/v1/stories/gallery/{place:path}", pages.story))
     app.router.routes.append(Route("/tokenize", pass_through, methods=["POST"]))  # grounded decoding counts with it
     app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
     return app, stopping

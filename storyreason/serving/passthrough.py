@@ -2,22 +2,18 @@
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from storyreason.errors import GatewayError
+from storyreason.serving import pictures
 from storyreason.serving.engines import Engine, Engines
+from storyreason.serving.refusal import Message, Receive, RefusedError, Send, error_body
 
 if TYPE_CHECKING:
     import httpx
 
 log = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
@@ -37,7 +33,6 @@ class PassThrough:
         import httpx
 
         self.engines = engines
-        self._limit = engines.config.max_body_mb * 2**20
         self._client = httpx.AsyncClient(
             # An answer takes as long as it takes; vLLM drops idle connections after 5 s, so leave them before it does.
             timeout=httpx.Timeout(None, connect=10),
@@ -49,11 +44,11 @@ class PassThrough:
         await self._client.aclose()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        body = await self._body(receive)
-        if body is None:
-            return await refuse(send, 413, f"The request is larger than {self._limit >> 20} MiB (serving.max_body_mb).")
+        body = await _body(receive)
+        if scope["method"] == "POST":
+            await asyncio.to_thread(pictures.check, body, self.engines.config)
         forward = asyncio.create_task(self._forward(scope, body, send))
-        gone = asyncio.create_task(_until_disconnected(receive))
+        gone = asyncio.create_task(until_disconnected(receive))
         try:
             await asyncio.wait((forward, gone), return_when=asyncio.FIRST_COMPLETED)
             if not forward.done():
@@ -66,20 +61,6 @@ class PassThrough:
         if isinstance(results[0], Exception):
             raise results[0]
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole request, or None when it is larger than the limit."""
-        parts, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return b""
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._limit:
-                return None
-            if not message.get("more_body"):
-                return b"".join(parts)
-
     async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
         failures = 0
         while True:
@@ -89,9 +70,9 @@ class PassThrough:
                         return
                     failures += engine.server.alive()
             except GatewayError as error:
-                return await refuse(send, 503, str(error))
+                raise RefusedError(503, str(error)) from None
             if failures == TRIES:
-                return await refuse(send, 502, "The engine does not answer, though it runs: try again later.")
+                raise RefusedError(502, "The engine does not answer, though it runs: try again later.")
             await asyncio.sleep(0.2)
 
     async def _answer(self, engine: Engine, scope: Message, body: bytes, send: Send) -> bool:
@@ -113,7 +94,7 @@ class PassThrough:
                 first = await anext(chunks, b"")
             except httpx.TransportError:
                 return False
-            if response.status_code >= 500 and not await _lives_on(engine):
+            if response.status_code >= 500 and not await lives_on(engine):
                 return False
             headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OURS_TO_THE_CLIENT]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
@@ -133,28 +114,29 @@ class PassThrough:
         log.error("%s (%r)", sentence, error)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise GatewayError(sentence) from error
-        event = b"data: " + _error(503, sentence) + b"\n\n"
+        event = b"data: " + error_body(503, sentence) + b"\n\n"
         await send({"type": "http.response.body", "body": event})
 
 
-async def refuse(send: Send, status: int, sentence: str) -> None:
-    """Answer with an error in the form of the OpenAI interface."""
-    body = _error(status, sentence)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _body(receive: Receive) -> bytes:
+    """The whole request; nothing of one whose client has gone."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
-def _error(status: int, sentence: str) -> bytes:
-    return json.dumps({"error": {"message": sentence, "type": "GatewayError", "param": None, "code": status}}).encode()
-
-
-async def _until_disconnected(receive: Receive) -> None:
+async def until_disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _lives_on(engine: Engine) -> bool:
+async def lives_on(engine: Engine) -> bool:
     """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
     for _ in range(20):
         if not engine.server.alive():

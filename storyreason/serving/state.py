@@ -79,6 +79,24 @@ def token() -> str:
     return path.read_text()
 
 
+KEYS = "STORYREASON_API_KEYS"
+SHORTEST_KEY = 16
+
+
+def api_keys() -> tuple[str, ...]:
+    """The keys, one of which `/v1` wants; none: it wants no key. From `$STORYREASON_API_KEYS`, between commas, or else
+    from the lines of `runs/gateway/api-keys`; what is on a command line, other people of the machine can read.
+    """
+    path = folder() / "api-keys"
+    written = (
+        os.environ[KEYS].split(",") if KEYS in os.environ else path.read_text().split("\n") if path.exists() else []
+    )
+    keys = tuple(key.strip() for key in written if key.strip())
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise GatewayError(f"An API key has {SHORTEST_KEY} characters or more: one in ${KEYS} or {path} has fewer.")
+    return keys
+
+
 def _read(path: Path, kind: type[Kind]) -> Kind | None:
     try:
         return kind(**json.loads(path.read_text()))

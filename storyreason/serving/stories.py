@@ -1,28 +1,35 @@
 """`/v1/stories`: images in, a grounded story out, read and checked; `/v1/stories/read`: the same of a text that is there."""
 
 import asyncio
-import base64
-import binascii
-import io
+import contextlib
+import functools
+import logging
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from storyreason import answer as answers
 from storyreason.chat import picture_size
-from storyreason.errors import EngineAwayError, EngineError, GatewayError
+from storyreason.errors import EngineAwayError, EngineError, GatewayError, StoryReasonError
 from storyreason.generation import predictions
 from storyreason.generation.config import Decoding, GenerationConfig
+from storyreason.generation.openai import Stop
+from storyreason.generation.vllm import NAME
+from storyreason.serving import pictures
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engines
+from storyreason.serving.engines import Engine, Engines
+from storyreason.serving.live import Emit, Events, Json, Live
+from storyreason.serving.passthrough import lives_on, until_disconnected
+from storyreason.serving.refusal import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MOST_PIXELS = 40_000_000
-"""Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
+log = logging.getLogger(__name__)
 
 
 class Asked(BaseModel):
@@ -32,6 +39,7 @@ class Asked(BaseModel):
 
     images: tuple[str, ...] = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
     request: str | None = Field(default=None, max_length=4000, description="What to ask for beside the images.")
+    model: str | None = Field(default=None, description="One of GET /v1/models; the default is what is served.")
     decoding: Decoding = Field(default="grounded", description="grounded: the answer cannot break a rule.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the likeliest token.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampling.")
@@ -43,16 +51,23 @@ class Text(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    answer: str = Field(description="Analysis and story, `<think>` to `</gdi>`.")
+    answer: str | None = Field(default=None, description="Analysis and story, `<think>` to `</gdi>`.")
+    analysis: str | None = Field(default=None, description="Instead of `answer`: the analysis without `<think>`,")
+    story: str | None = Field(default=None, description="and the story.")
     images: tuple[str, ...] = Field(default=(), description="Its frames, to check the boxes and to show them.")
 
+    @model_validator(mode="after")
+    def _one_or_both(self) -> "Text":
+        if (self.answer is None) == (self.analysis is None or self.story is None):
+            raise ValueError("send `answer`, or both `analysis` and `story`")
+        return self
 
-class RefusedError(Exception):
-    """A request that is not served, with the status and the sentence for it."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
+    @property
+    def whole(self) -> str:
+        """The answer, whichever way it was sent."""
+        if self.answer is not None:
+            return self.answer
+        return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
 
 
 class Stories:
@@ -61,86 +76,102 @@ class Stories:
     def __init__(self, engines: Engines, config: ServingConfig) -> None:
         self.engines = engines
         self.config = config
+        self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
-    async def tell(self, request: "Request") -> "JSONResponse":
-        return await self._guarded(request, self._tell)
+    async def tell(self, request: "Request") -> "JSONResponse | Events":
+        """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
+        try:
+            asked = Asked.model_validate_json(await request.body())
+            if asked.model not in (None, NAME):
+                raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
+            if (asked.max_tokens or 0) > self.config.max_model_len:
+                most = self.config.max_model_len
+                raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
+            images = await asyncio.to_thread(pictures.decoded, asked.images, self.config)
+        except (StoryReasonError, ValidationError) as error:
+            return _refusal(error)
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return Events(functools.partial(self._tell_live, asked, images))
+        return await _unless_gone(request, self._tell_whole(asked, images))
 
     async def read(self, request: "Request") -> "JSONResponse":
-        return await self._guarded(request, self._read)
-
-    async def _guarded(self, request: "Request", handler: Any) -> "JSONResponse":
         from starlette.responses import JSONResponse
 
         try:
-            return JSONResponse(await handler(await self._body(request)))
-        except RefusedError as refusal:
-            status, sentence = refusal.status, str(refusal)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            where = ".".join(map(str, fault["loc"])) or "the body"
-            status, sentence = 400, f"{where}: {fault['msg']}."
-        except (EngineAwayError, GatewayError) as error:
-            status, sentence = 503, str(error)
-        except EngineError as error:
-            status, sentence = 422, str(error)
-        return JSONResponse({"error": {"message": sentence, "code": status}}, status)
+            text = Text.model_validate_json(await request.body())
+            images = await asyncio.to_thread(pictures.decoded, text.images, self.config)
+        except (StoryReasonError, ValidationError) as error:
+            return _refusal(error)
+        read = await asyncio.to_thread(_reading, text.whole, images)
+        return JSONResponse({"answer": text.whole, **read})
 
-    async def _body(self, request: "Request") -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            if size > self.config.max_body_mb * 2**20:
-                raise RefusedError(
-                    413, f"The request is larger than {self.config.max_body_mb} MiB (serving.max_body_mb)."
-                )
-        return b"".join(parts)
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _tell(self, body: bytes) -> dict[str, Any]:
-        asked = Asked.model_validate_json(body)
-        images = await asyncio.to_thread(self._pictures, asked.images)
+    async def _tell_whole(self, asked: Asked, images: list[bytes]) -> "JSONResponse":
+        from starlette.responses import JSONResponse
+
+        try:
+            return JSONResponse(await self._story(asked, images, None))
+        except StoryReasonError as error:
+            return _refusal(error)
+
+    async def _tell_live(self, asked: Asked, images: list[bytes], emit: Emit) -> tuple[str, Json]:
+        try:
+            return "done", await self._story(asked, images, emit)
+        except StoryReasonError as error:
+            return "error", _error(error)
+
+    async def _story(self, asked: Asked, images: list[bytes], emit: Emit | None) -> Json:
+        """The answer to a request, asked of one engine in all its stages, whatever takes over meanwhile.
+
+        An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
+        """
         wanted = asked.model_dump(include={"decoding", "temperature", "seed", "max_tokens"})
         config = GenerationConfig(**wanted, **({} if asked.request is None else {"request": asked.request}))
-        async with self.engines.engine() as engine:  # one engine for both stages, whatever takes over meanwhile
-            version = self.engines.served.version if self.engines.served else None
-            told = await asyncio.to_thread(
-                predictions.answer_to, engine.server.url, engine.server.name, "story", images, config
-            )
+        begun = False
+
+        def tell_it(event: str, data: Json) -> None:
+            nonlocal begun
+            begun = True
+            if emit is not None:
+                emit(event, data)
+
+        while True:
+            async with self.engines.engine() as engine:
+                version = self.engines.served.version if self.engines.served else None
+                live = None if emit is None else Live([picture_size(image) for image in images], tell_it)
+                try:
+                    told = await self._ask(engine, images, config, live)
+                    break
+                except EngineError as error:
+                    if begun or await lives_on(engine):
+                        raise
+                    log.warning("%s Its successor is asked.", error)
         read = await asyncio.to_thread(_reading, told.answer, images)
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
-    async def _read(self, body: bytes) -> dict[str, Any]:
-        text = Text.model_validate_json(body)
-        images = await asyncio.to_thread(self._pictures, text.images)
-        return await asyncio.to_thread(_reading, text.answer, images)
-
-    def _pictures(self, images: tuple[str, ...]) -> list[bytes]:
-        """Encoded pictures, each looked at as far as its header. Raises RefusedError that names the image, from 1."""
-        from PIL import Image
-
-        if len(images) > self.config.images_per_prompt:
-            most = self.config.images_per_prompt
-            raise RefusedError(
-                400, f"{len(images)} images are too many: send {most} at most (serving.images_per_prompt)."
-            )
-        pictures = []
-        for number, text in enumerate(images, 1):
-            try:
-                encoded = base64.b64decode(text.rpartition(",")[2] if text.startswith("data:") else text, validate=True)
-                with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-                    width, height = picture.size
-            except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                raise RefusedError(
-                    400, f"Image {number} is no picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain."
-                ) from None
-            if width * height > MOST_PIXELS:
-                raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MOST_PIXELS:,} at most.")
-            pictures.append(encoded)
-        return pictures
+    async def _ask(
+        self, engine: Engine, images: list[bytes], config: GenerationConfig, live: Live | None
+    ) -> predictions.Prediction:
+        """In a thread of its own, which is ended, and waited for, when this is cancelled."""
+        stop = Stop()
+        ask = functools.partial(
+            predictions.answer_to, engine.server.url, engine.server.name, "story", images, config,
+            on_piece=None if live is None else live.hear, stop=stop,
+        )  # fmt: skip
+        work = asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            with contextlib.suppress(StoryReasonError):
+                await work
+            raise
 
 
 def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
-    """What the page shows of an answer (`page.view`, where there are images), and what breaks a rule in it."""
+    """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
     from storyreason import answer, page, rules
 
     sizes = [picture_size(image) for image in images] or None
@@ -148,5 +179,43 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     return {
         "valid": rules.is_valid(problems),
         "problems": [{"severity": rules.RULES[one.rule].severity, **asdict(one)} for one in problems],
-        "view": page.view("story", images, text) if images else None,
+        "view": page.view("story", images, text),
     }
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a body, as a sentence."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}."
+
+
+def _error(error: StoryReasonError | ValidationError) -> Json:
+    status, sentence = 422, str(error)
+    if isinstance(error, RefusedError):
+        status = error.status
+    elif isinstance(error, ValidationError):
+        status, sentence = 400, fault(error)
+    elif isinstance(error, (EngineAwayError, GatewayError)):
+        status = 503
+    return {"error": {"message": sentence, "code": status}}
+
+
+def _refusal(error: StoryReasonError | ValidationError) -> "JSONResponse":
+    from starlette.responses import JSONResponse
+
+    content = _error(error)
+    return JSONResponse(content, content["error"]["code"])
+
+
+async def _unless_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
+    """What `telling` gives; it is cancelled, and waited for, when the client goes away."""
+    task = asyncio.create_task(telling)
+    gone = asyncio.create_task(until_disconnected(request.receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+        await asyncio.wait((task, gone))
+    return _refusal(RefusedError(499, "The client went away.")) if task.cancelled() else task.result()

@@ -1,19 +1,37 @@
 """An endpoint that answers by a script, for what a real engine cannot be made to do when asked: to fail now and then."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, str]
+Reply = tuple[int, str | Iterable[str]]
+"""A status, and a text or, of a stream, its parts, each sent at once."""
 
 
 def answer(text: str, finish: str = "stop") -> Reply:
     """A reply in the form of the OpenAI interface."""
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return 200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+
+
+def stream(pieces: Iterable[str], finish: str = "stop") -> Reply:
+    """A reply as events; an empty piece is a comment, which brings nothing."""
+
+    def events() -> Iterator[str]:
+        count = 0
+        for piece in pieces:
+            count += bool(piece)
+            choice = {"delta": {"content": piece}, "finish_reason": None}
+            yield f"data: {json.dumps({'choices': [choice]})}\n\n" if piece else ": nothing\n\n"
+        yield f"data: {json.dumps({'choices': [{'delta': {}, 'finish_reason': finish}]})}\n\n"
+        yield f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 7, 'completion_tokens': count}})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    return 200, events()
 
 
 def refusal(status: int, sentence: str) -> Reply:
@@ -28,9 +46,14 @@ def endpoint(reply: Callable[[dict[str, Any]], Reply]) -> Iterator[str]:
         def do_POST(self) -> None:  # a name that http.server wants
             status, text = reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             self.send_response(status)
-            self.send_header("content-length", str(len(text.encode())))
+            if isinstance(text, str):
+                self.send_header("content-length", str(len(text.encode())))
             self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(ConnectionError):  # who asked may have gone
+                for part in [text] if isinstance(text, str) else text:
+                    self.wfile.write(part.encode())
+            if not isinstance(text, str):
+                text.close()  # type: ignore[attr-defined]
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -1,9 +1,13 @@
-"""Two frames, what stands in them, and a flawed telling of them."""
+"""Two frames, what stands in them, a flawed telling of them; and a browser."""
 
 import io
+import shutil
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Told(NamedTuple):
@@ -77,3 +81,16 @@ def told() -> Told:
     text = REFERENCE.replace("obj1", "obj2").replace("5,5,20,35", "6,5,21,35")
     text = text.replace("<gda char1>played</gda>.", "<gda char1>played</gda> and she saw <gdo obj9>a dog</gdo>.")
     return Told((_frame(5), _frame(30)), REFERENCE, text)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """Debian's Chromium. What needs it is skipped where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install Debian's `chromium`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,24 +1,8 @@
-"""The page in a real browser, from a file, as a reader opens it. Skipped where there is no Chromium."""
-
-import shutil
-from collections.abc import Iterator
+"""The page in a real browser, from a file, as a reader opens it."""
 
 import pytest
 
 from storyreason import page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's `chromium`")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

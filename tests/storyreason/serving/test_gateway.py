@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from storyreason import runs
 from storyreason.errors import GatewayError
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
@@ -72,18 +73,34 @@ def test_administration_wants_the_token(gateway: ServingConfig) -> None:
     ("folder", "sentence"),
     [
         ("/nowhere/at/all", "There is no model folder /nowhere/at/all"),
-        (str(Path(__file__).parent), "is no model folder: it has no config.json"),
+        (str(Path(__file__).parent), "There is no model folder .* under .*: name one there, or set serving.models"),
+        ("../../etc", "There is no model folder .*etc under "),
+        ("{runs}/../../etc", "There is no model folder .* under "),
+        ("{runs}/gateway", "is no model folder: it has no config.json"),
         ("models:/storyteller@champion", "There is no model folder models:/storyteller@champion"),
     ],
 )
 def test_a_folder_without_a_model_is_refused_and_written_down(
     gateway: ServingConfig, folder: str, sentence: str
 ) -> None:
+    folder = folder.replace("{runs}", str(runs.root()))
     with pytest.raises(GatewayError, match=f"Version 1 was not deployed. .*{sentence}"):
         client.deploy(gateway, folder=folder, version="1")
     last = (state.folder() / "deployments.jsonl").read_text().splitlines()[-1]
     assert '"error"' in last and folder in last
     assert client.status(gateway).deploying is None
+
+
+def test_it_counts_what_it_does(gateway: ServingConfig) -> None:
+    get(gateway, "/v1/models")
+    get(gateway, "/nothing/" + "x" * 100)
+    counted = get(gateway, "/metrics")
+    assert counted.headers["content-type"].startswith("text/plain")
+    lines = dict(line.rsplit(" ", 1) for line in counted.text.splitlines() if not line.startswith("#"))
+    assert float(lines['storyreason_requests_total{route="/v1/models",status="503"}']) >= 1
+    assert float(lines['storyreason_requests_total{route="other",status="404"}']) >= 1
+    assert lines['storyreason_requests_in_flight{route="/metrics"}'] == "1.0"
+    assert (lines["storyreason_engine_up"], lines["storyreason_swaps_total"]) == ("0.0", "0.0")
 
 
 def test_a_body_beyond_the_limit_is_refused(gateway: ServingConfig) -> None:
@@ -93,7 +110,7 @@ def test_a_body_beyond_the_limit_is_refused(gateway: ServingConfig) -> None:
 
 
 def test_what_it_does_not_have_is_not_found(gateway: ServingConfig) -> None:
-    for path in ("/", "/metrics", "/docs", "/openapi.json", "/admin", "/../etc/passwd", "/v1"):
+    for path in ("/docs", "/openapi.json", "/../etc/passwd", "/v1"):
         assert get(gateway, path).status_code == 404, path
 
 

@@ -71,8 +71,9 @@ def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[dict[
 class Listeners:
     """Clients that stream one story after the other; every story must come whole and from one engine."""
 
-    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int = 3) -> None:
+    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int, tokens: int = 30) -> None:
         self.stories: list[str] = []
+        self._tokens = tokens
         self._stopping = threading.Event()
         self._openai = openai.OpenAI(base_url=f"{client.url(config)}/v1", api_key="none", max_retries=0, timeout=900)
         self._frames = frames
@@ -87,7 +88,7 @@ class Listeners:
                 messages=chat(self._frames),
                 stream=True,
                 temperature=0,
-                max_tokens=30,
+                max_tokens=self._tokens,
                 extra_body={"ignore_eos": True},
             ):
                 ids.add(chunk.id)
@@ -193,30 +194,41 @@ def test_a_broken_model_leaves_the_old_one_serving(
     assert client.status(gateway).version == "1"
 
 
-def test_a_swap_under_streaming_clients_cuts_none_of_them(
-    gateway: ServingConfig, other: Path, frames: tuple[bytes, ...]
+def test_two_swaps_under_streaming_clients_cut_none_of_300_requests(
+    gateway: ServingConfig, untrained: Path, other: Path, frames: tuple[bytes, ...]
 ) -> None:
     old = {process.pid for process in engines()}
-    with Listeners(gateway, frames) as listeners, ThreadPoolExecutor(1) as pool:
-        listeners.hear(1)
-        before = set(listeners.stories)
-        deploying = pool.submit(client.deploy, gateway, folder=other, version="3", images=frames, generation=SHORT)
-        wait_for(lambda: client.status(gateway).deploying == "3")
+    clients = 8
+    with Listeners(gateway, frames[:1], clients, tokens=8) as listeners, ThreadPoolExecutor(1) as pool:
+        listeners.hear(clients)
+        first = set(listeners.stories)
+        deploying = pool.submit(client.deploy, gateway, folder=other, version="2", images=frames, generation=SHORT)
+        wait_for(lambda: client.status(gateway).deploying == "2")
 
         body = {"folder": str(other), "version": "4"}
         token = {"Authorization": f"Bearer {state.token()}"}
-        second = httpx.post(f"{client.url(gateway)}/admin/deploy", json=body, headers=token, trust_env=False)
-        assert second.status_code == 409 and "Version 3 is being deployed" in second.json()["error"]["message"]
+        at_once = httpx.post(
+            f"{client.url(gateway)}/admin/deploy", json=body, headers=token, timeout=60, trust_env=False
+        )
+        assert at_once.status_code == 409 and "Version 2 is being deployed" in at_once.json()["error"]["message"]
 
         deploying.result()
-        heard = len(listeners.stories)
-        listeners.hear(6)
-        after = set(listeners.stories[heard + 3 :])
+        swapped = len(listeners.stories)
+        listeners.hear(4 * clients)
+        second = set(listeners.stories[swapped + clients :])
 
-    assert len(before) == len(after) == 1 and before != after
-    assert set(listeners.stories) == before | after  # no story is of two models
+        client.deploy(gateway, folder=untrained, version="3", images=frames, generation=SHORT)
+        swapped_back = len(listeners.stories)
+        listeners.hear(max(4 * clients, 300 - swapped_back))
+        third = set(listeners.stories[swapped_back + clients :])
+
+    assert len(listeners.stories) >= 300
+    assert len(first) == len(second) == 1 and first == third != second
+    assert set(listeners.stories) == first | second  # no story is of two models
     assert client.status(gateway).version == "3"
     assert not old & {process.pid for process in engines()}
+    counted = httpx.get(f"{client.url(gateway)}/metrics", timeout=60, trust_env=False).text
+    assert "\nstoryreason_swaps_total 2.0\n" in counted and 'version="3"' in counted
 
 
 def test_an_engine_that_is_killed_comes_back(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
@@ -231,10 +243,12 @@ def test_an_engine_that_is_killed_comes_back(gateway: ServingConfig, frames: tup
     answer = httpx.post(url, json=body, timeout=600, trust_env=False)
     assert answer.status_code == 200, answer.text
     assert client.status(gateway).healthy and client.status(gateway).version == "3"
+    counted = httpx.get(f"{client.url(gateway)}/metrics", timeout=60, trust_env=False).text
+    assert "\nstoryreason_engine_restarts_total 1.0\n" in counted
 
 
 def test_a_killed_gateway_leaves_no_engine_and_a_new_one_serves_the_same_model(
-    gateway: ServingConfig, other: Path, frames: tuple[bytes, ...]
+    gateway: ServingConfig, untrained: Path, frames: tuple[bytes, ...]
 ) -> None:
     address = state.address()
     assert address is not None and engines()
@@ -244,7 +258,7 @@ def test_a_killed_gateway_leaves_no_engine_and_a_new_one_serves_the_same_model(
     wait_for(lambda: not engines(), 30)
     client.ensure_running(gateway)
     status = client.status(gateway)
-    assert (status.version, status.folder) == ("3", str(other))
+    assert (status.version, status.folder) == ("3", str(untrained))
     with openai.OpenAI(base_url=f"{client.url(gateway)}/v1", api_key="none", timeout=600) as teller:
         told = teller.chat.completions.create(model="storyteller", messages=chat(frames), max_tokens=4)
     assert told.choices[0].message.content

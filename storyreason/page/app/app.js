@@ -1,0 +1,127 @@
+// The page of the gateway: tell, read, gallery. The address's #part says which is shown.
+
+function app() {
+  const card = h("aside.card", { id: "card", role: "tooltip", hidden: true });
+  const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
+  const say = (sentence) => { spoken.textContent = sentence; };
+  let asking = null; // the AbortController of what is asked
+
+  const right = shown(card, () => asking?.abort());
+  const left = form({ tell, read, say });
+  const modes = { tell: "Tell", read: "Read", gallery: "Gallery" };
+  const links = Object.entries(modes).map(([name, label]) => h("a", { href: `#${name}`, hidden: name === "gallery" }, label));
+  const health = h("span.health", { title: location.origin }, h("i", { "aria-hidden": "true" }), h("span"));
+  const { tools, reset } = switches();
+  const desk = h("div.desk", {}, left.element, right.element);
+  const room = h("div.room");
+  let museum = null;
+  left.keyed = () => greet();
+
+  function go() {
+    const [, name = "", place = ""] = /^#?([a-z]*)\/?(.*)$/.exec(location.hash) ?? [];
+    const mode = name in modes ? name : "tell";
+    links.forEach((link) => link.toggleAttribute("aria-current", link.hash === `#${mode}`));
+    links.forEach((link) => { if (link.hasAttribute("aria-current")) link.setAttribute("aria-current", "page"); });
+    document.title = `${modes[mode]} · storyreason`;
+    reset();
+    card.hidden = true;
+    desk.hidden = mode === "gallery";
+    room.hidden = mode !== "gallery";
+    if (mode === "gallery") museum?.open(decodeURIComponent(place));
+    else {
+      left.to(mode);
+      if (mode === "read" && left.empty && right.text) left.fill(right.text);
+      right.idle(mode === "tell" ? "Add the frames of a scene. The model looks at each, finds who is who, and tells a story whose every mention has a box."
+        : "Paste the text of an answer, or drop its file. It is read and checked here without any model; its images are optional.");
+    }
+    if (mode === "gallery") scrollTo(0, 0);
+  }
+
+  /** One request at a time: what it asks, what it shows, and what is said when it breaks off. */
+  async function carry(body, items, work) {
+    asking?.abort();
+    const mine = asking = new AbortController();
+    left.busy = true;
+    right.begin(items, body);
+    if (matchMedia("(max-width: 900px)").matches) right.element.scrollIntoView();
+    try {
+      const images = await Promise.all(items.map((item) => dataUrl(item.blob)));
+      await work({ ...body, images }, mine.signal);
+    } catch (error) {
+      const told = right.text ? " What was told until then is below." : "";
+      if (mine.signal.aborted) right.end("warning", "Cancelled.", told);
+      else {
+        if (error.code === 401) left.askKey();
+        right.end("error", error instanceof Refusal ? error.message : `The page failed: ${error.message}`, told);
+      }
+    } finally {
+      if (asking === mine) { asking = null; left.busy = false; }
+    }
+  }
+
+  function tell(body, items) {
+    return carry(body, items, async (whole, signal) => {
+      for await (const [event, data] of tale(whole, left.key, signal)) {
+        if (event === "progress") right.progress(data);
+        else if (event === "text") right.write(data.text, data.back);
+        else if (event === "view") right.show(data, "unfinished");
+        else if (event === "error") throw new Refusal(data.error.message, data.error.code);
+        else if (event === "done") {
+          const facts = [data.version && `version ${data.version}`, right.seconds(), data.mended && `${plural(data.mended, "box", "boxes")} mended`,
+            data.cut && "cut by the limit of tokens"].filter(Boolean).join(" · ");
+          right.end(data.valid && !data.cut ? "good" : "warning", data.cut ? "Told, but cut short." : data.valid ? "Told, and it keeps every rule." : "Told. Some rules are broken, and marked below.", facts, data);
+        }
+      }
+    });
+  }
+
+  function read(body, items) {
+    return carry(body, items, async (whole, signal) => {
+      const data = await ask("/v1/stories/read", { body: whole, key: left.key, signal });
+      const errors = data.problems.filter(({ severity }) => severity === "error").length;
+      right.end(data.valid ? "good" : "warning", data.valid ? "Read, and it keeps every rule." : "Read. Some rules are broken, and marked below.",
+        errors ? plural(errors, "error") : "", { answer: body.answer ?? "", ...data });
+    });
+  }
+
+  /** A gallery's frames as images to tell. */
+  async function again(images) {
+    left.list.set(await Promise.all(images.map(({ src, number }) => picture(blobOf(src), `image ${number}`))));
+    location.hash = "#tell";
+  }
+
+  /** What the gateway serves, and whether there is a gallery. */
+  async function greet() {
+    const told = await fetch("/healthz", { cache: "no-store" }).then((response) => response.json(), () => null);
+    health.className = `health ${told?.healthy ? "good" : told ? "warning" : "error"}`;
+    health.lastChild.textContent = !told ? "no answer" : told.healthy ? (told.version ? `version ${told.version}` : "ready") : "no model";
+    health.title = [location.origin, told?.problem].filter(Boolean).join(": ");
+    try {
+      const models = told?.healthy ? (await ask("/v1/models", { key: left.key })).data.map(({ id }) => id) : [];
+      left.models(models);
+      const index = await ask("/v1/stories/gallery", { key: left.key });
+      if (index.collections.length && !museum) {
+        museum = gallery(index, () => left.key, card, again);
+        room.replaceChildren(museum.element);
+        links.at(-1).hidden = false;
+        if (location.hash.startsWith("#gallery")) go();
+      }
+    } catch (error) {
+      left.models([]);
+      if (error.code === 401) left.askKey();
+    }
+  }
+
+  document.body.classList.add("app");
+  document.body.append(
+    h("a.skip", { href: "#story", onclick: (event) => { event.preventDefault(); right.element.querySelector("#story")?.scrollIntoView(); } }, "To the story"),
+    h("header.bar", {}, h("div.wide", {}, h("a.brand", { href: "#tell" }, "storyreason"), h("nav.modes", { "aria-label": "Parts" }, links), health, tools)),
+    spoken, desk, room, card);
+  addEventListener("hashchange", go);
+  addEventListener("online", greet);
+  setInterval(() => document.visibilityState === "visible" && greet(), 30_000);
+  go();
+  greet();
+}
+
+app();

@@ -1,0 +1,123 @@
+// The story that is told or read: how far it is, what came of it, and the story itself as it grows.
+
+/** The right-hand side of the page. `stop()` is called by its Cancel button. */
+function shown(card, stop) {
+  const bar = h("progress", { max: "1", value: "0", "aria-label": "Progress" });
+  const line = h("p.line");
+  const facts = h("p.soft.facts");
+  const cancel = h("button", { type: "button", onclick: stop }, "Cancel");
+  const savePage = h("button", { type: "button", onclick: async () => save(fileName("html"), await pageOf(view, items), "text/html") }, "Save page");
+  const saveJson = h("button", { type: "button", onclick: async () => save(fileName("json"), await json(), "application/json") }, "Save JSON");
+  const status = h("div.status", { hidden: true }, h("div.words", {}, line, facts), h("div.acts", {}, cancel, savePage, saveJson), bar);
+  const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
+  const raw = h("pre.raw", { tabindex: "0", "aria-label": "The answer as the model writes it" });
+  const written = h("details.written.wide", { hidden: true }, h("summary", {}, "The answer as it is written"), raw);
+  const nothing = h("div.nothing", {}, illustration(), h("h2", {}, "No story yet"), h("p.soft"));
+  const element = h("section.shown", { "aria-label": "Story" }, spoken, nothing, status, written);
+
+  let main = null, view = null, items = [], text = "", result = {}, request = {}, colours = new Map(), began = 0, tick = 0, waiting = null, progressed = "";
+
+  function begin(pictures, asked) {
+    [items, request, text, result, view, began] = [pictures, asked, "", {}, null, Date.now()];
+    colours = new Map();
+    raw.textContent = "";
+    main?.remove();
+    main = null;
+    card.hidden = true;
+    nothing.hidden = status.hidden = true;
+    state("busy", asked.answer === undefined ? "Waiting for the model …" : "Reading …", "");
+    status.hidden = false;
+    bar.removeAttribute("value"); // as long as it is not known
+    cancel.hidden = false;
+    savePage.hidden = saveJson.hidden = true;
+    clearInterval(tick);
+    tick = setInterval(() => { facts.textContent = [progressed, seconds()].filter(Boolean).join(" · "); }, 1000);
+    progressed = "";
+  }
+  const seconds = () => `${Math.round((Date.now() - began) / 1000)} s`;
+
+  function state(kind, words, more) {
+    status.className = `status ${kind}`;
+    line.textContent = words;
+    facts.textContent = more;
+    if (spoken.textContent !== words) spoken.textContent = words;
+  }
+
+  function progress({ stage, images, tokens }) {
+    const all = items.length || 1;
+    bar.value = ((stage === "story" ? all : 0) + Math.max(0, Math.min(images, all) - 0.5)) / (2 * all);
+    progressed = tokens ? plural(tokens, "token") : "";
+    const what = stage === "story" ? "Telling" : "Looking at";
+    state("busy", images ? `${what} image ${Math.min(images, all)} of ${all}` : "Looking at the images", [progressed, seconds()].filter(Boolean).join(" · "));
+  }
+
+  function write(more, back = 0) {
+    const following = raw.scrollTop + raw.clientHeight >= raw.scrollHeight - 24;
+    text = (back ? text.slice(0, -back) : text) + more;
+    raw.textContent = text;
+    written.hidden = false;
+    if (following) raw.scrollTop = raw.scrollHeight;
+  }
+
+  /** Shows a view, at most one a frame. An entity keeps the colour that it had first. */
+  function show(fuller, partial = null) {
+    for (const answer of fuller.answers) {
+      for (const entity of answer.entities) {
+        if (!colours.has(entity.id)) colours.set(entity.id, colours.size);
+        entity.colour = colours.get(entity.id);
+      }
+    }
+    const images = items.map((item, i) => ({ number: i + 1, src: item.url, width: item.width, height: item.height }));
+    view = { ...fuller, images, title: titleOf(fuller.answers[0]), partial };
+    if (waiting === null) waiting = requestAnimationFrame(draw);
+  }
+  function draw() {
+    waiting = null;
+    if (main) main.show(view);
+    else written.before(main = story(view, card));
+  }
+
+  /** The end, whatever it was. What was told until then stays. `kind` is good, warning or error. */
+  function end(kind, words, more = "", answer = {}) {
+    clearInterval(tick);
+    result = answer;
+    if (answer.answer !== undefined) { text = answer.answer; raw.textContent = text; }
+    written.hidden = !text;
+    if (answer.view) show(answer.view);
+    else if (view) show(view, "unfinished");
+    state(kind, words, more);
+    bar.value = kind === "good" ? 1 : bar.value;
+    cancel.hidden = true;
+    savePage.hidden = !view;
+    saveJson.hidden = !view && !text;
+  }
+
+  /** Answer, images, request and what was found, as this page loads it again. */
+  async function json() {
+    const images = await Promise.all(items.map(async (item) => ({ name: item.name, data: await dataUrl(item.blob) })));
+    const { view: _, ...found } = result;
+    return JSON.stringify({ ...found, answer: text, whole: result.answer !== undefined, request, images, view: view && { ...view, images: undefined } }, null, 1);
+  }
+
+  function idle(words) { nothing.querySelector("p").textContent = words; }
+  return { element, begin, progress, write, show, end, idle, seconds, get text() { return text; } };
+}
+
+/** "Felix, Leo and Ella": a story is called by its people. */
+function titleOf(answer) {
+  const names = [...new Set(answer.entities.filter((e) => e.kind === "char" && e.name !== e.id).map((e) => e.name))];
+  if (!names.length) return "A story";
+  if (names.length > 4) return `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`;
+  return names.length === 1 ? names[0] : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
+}
+
+/** Three frames, a box in each, a line of text: what this page is about. */
+function illustration() {
+  const frame = (x, y, turn, box) => svg("g", { transform: `translate(${x} ${y}) rotate(${turn})` },
+    svg("rect", { class: "sheet", width: "92", height: "60", rx: "6" }),
+    svg("path", { class: "hill", d: "M0 46 Q24 30 48 42 T92 38 V54 a6 6 0 0 1 -6 6 H6 a6 6 0 0 1 -6 -6 Z" }),
+    svg("rect", { class: "one", x: box, y: "17", width: "20", height: "34", rx: "3" }));
+  return svg("svg", { viewBox: "0 0 320 120", class: "illustration", "aria-hidden": "true" },
+    frame(12, 24, -5, 18), frame(114, 16, 0, 38), frame(218, 18, 5, 56),
+    svg("path", { class: "thread", d: "M44 70 C70 112 130 104 162 76 S244 98 284 72" }));
+}

@@ -1,0 +1,168 @@
+"""Who may come in, with how much, how many at a time: what every request meets before the gateway reads of it."""
+
+import asyncio
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.metrics import Metrics, Visit
+from storyreason.serving.refusal import Message, Receive, RefusedError, Send, refuse
+
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RETRY_AFTER = 5
+"""Seconds."""
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+"""Headers of every answer: a browser believes the type it is told, shows it in no frame, and tells no one the address."""
+
+
+class Door:
+    """An ASGI middleware. Whoever has the token or a key is known by comparing all of them in constant time."""
+
+    def __init__(self, app: App, config: ServingConfig, token: str, keys: tuple[str, ...], metrics: Metrics) -> None:
+        self._app = app
+        self._config = config
+        self._token = token.encode()
+        self._keys = tuple(key.encode() for key in keys)
+        self._metrics = metrics
+        self._at_work = 0
+        self._hosts = {*LOOPBACK, config.host, *(urlsplit(one).hostname for one in config.allowed_origins)}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        with self._metrics.visit(scope["path"]) as visit:
+            answering = _answering(send, visit)
+            working = False
+            try:
+                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+                working = self._admit(scope["method"], scope["path"], headers)
+                self._at_work += working
+                await self._app(scope, self._limited(receive), answering)
+            except RefusedError as refusal:
+                if visit.status is not None:  # it has begun to answer, so that there is nothing left to say
+                    raise
+                await refuse(answering, refusal)
+            finally:
+                self._at_work -= working
+
+    def _admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """Whether it is work, of which there is only so much at a time. Raises RefusedError."""
+        self._check_browser(headers)
+        known = self._known(headers.get("authorization", ""))
+        if path.startswith("/admin"):
+            if known != "administrator":
+                raise RefusedError(
+                    401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`."
+                )
+            return False
+        if not (path.startswith("/v1/") or path == "/tokenize"):
+            return False
+        if self._keys and known is None:
+            raise RefusedError(
+                401, "This needs an API key, as `Authorization: Bearer <key>`.", www_authenticate="Bearer"
+            )
+        length = headers.get("content-length", "0")
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > self._most:
+            raise self._too_large()
+        if method == "POST" and self._at_work >= self._config.max_requests:
+            raise RefusedError(
+                429,
+                f"{self._at_work} requests are being answered, and no more at a time (serving.max_requests): try again "
+                f"in {RETRY_AFTER} seconds.",
+                retry_after=str(RETRY_AFTER),
+            )
+        return method == "POST"
+
+    def _check_browser(self, headers: dict[str, str]) -> None:
+        """A page from elsewhere that a browser shows must not reach this port, unless it is on the list.
+
+        Asking whether an answer can be read is the browser's part; a request does its work even when it cannot. And a
+        name of somebody else's that leads to this machine makes the page look as if it came from here.
+        """
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        if self._config.host in LOOPBACK and host not in self._hosts:
+            raise RefusedError(
+                403,
+                "This gateway listens for this machine alone: ask it as 127.0.0.1, or add to serving.allowed_origins.",
+            )
+        origin = headers.get("origin")
+        if origin and origin not in self._config.allowed_origins and urlsplit(origin).netloc != headers.get("host"):
+            raise RefusedError(
+                403, f"Pages of {origin[:100]!r} may not use this gateway: add it to serving.allowed_origins."
+            )
+
+    def _known(self, authorization: str) -> str | None:
+        """`administrator`, `user`, or None. Compares with everything there is, whatever was found before."""
+        shown = authorization.removeprefix("Bearer ").encode()
+        found = None
+        for key in self._keys:
+            found = "user" if hmac.compare_digest(shown, key) else found
+        return "administrator" if hmac.compare_digest(shown, self._token) else found
+
+    @property
+    def _most(self) -> int:
+        return self._config.max_body_mb * 2**20
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            413, f"The request is larger than {self._config.max_body_mb} MiB (serving.max_body_mb).", connection="close"
+        )
+
+    def _limited(self, receive: Receive) -> Receive:
+        """What comes of the body, while it is not too much and does not take too long."""
+        deadline = asyncio.get_running_loop().time() + self._config.body_timeout
+        size, whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal size, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                seconds = f"{self._config.body_timeout:g} s"
+                raise RefusedError(
+                    408, f"The request did not arrive within {seconds} (serving.body_timeout).", connection="close"
+                ) from None
+            size += len(message.get("body", b""))
+            if size > self._most:
+                raise self._too_large()
+            whole = not message.get("more_body")
+            return message
+
+        return limited
+
+
+def _answering(send: Send, visit: Visit) -> Send:
+    async def answering(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            visit.begins(message["status"], message["headers"])
+            message["headers"] = [*message["headers"], *SECURITY]
+        else:
+            visit.goes_on(message.get("body", b""))
+        await send(message)
+
+    return answering
+
+
+def cors(app: Any, origins: tuple[str, ...]) -> None:
+    """Let pages of these origins read the answers."""
+    from starlette.middleware.cors import CORSMiddleware
+
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "accept"],
+        )

@@ -1,0 +1,167 @@
+"""A story while it is being told, as server-sent events.
+
+    event: progress   {"stage": "analysis", "images": 1, "tokens": 43}         another stage, image or 20 tokens more
+    event: text       {"text": "| char1 | Mara |"}                             as the model writes; with "back": 12, take
+                                                                               as many characters back before
+    event: row        {"kind": "character", "image": 1, "id": "char1", …}      a whole row of a table
+    event: span       {"image": 1, "kind": "gdo", "ids": ["char1"], "text": "Mara"}   or plain: {"image": 1, "text": …}
+    event: view       page.view's JSON of all that is whole, without pictures; at most 4 a second
+    event: done       the answer that a request without a stream gets
+    event: error      {"error": {"message": "…", "code": 503}}
+
+The last is `done` or `error`. A row or a span that was changed afterwards (a box that was mended) comes once more.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from storyreason import answer, page
+from storyreason.analysis import Section
+from storyreason.answer import Found
+from storyreason.generation.openai import Piece
+from storyreason.serving.passthrough import until_disconnected
+from storyreason.serving.refusal import Message, Receive, Send
+from storyreason.story import Mention, Passage
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Emit = Callable[[str, Json], None]
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a comment is sent, lest something on the way takes the stream for dead."""
+BETWEEN_VIEWS = 0.25
+BETWEEN_PROGRESS = 20
+"""Tokens."""
+
+
+class Live:
+    """Makes events of the pieces of one answer, reading it as it grows."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], emit: Emit) -> None:
+        """`sizes` are the images' (width, height) in pixels."""
+        self._sizes = sizes
+        self._emit = emit
+        self._text = ""
+        self._reader = answer.Reader()
+        self._told: list[Found] = []  # rows and spans, in the order of the text
+        self._stage, self._images = "analysis", 0
+        self._progress: tuple[str, int, int] = ("", 0, 0)
+        self._grew = False
+        self._last_view = 0.0
+
+    def hear(self, piece: Piece) -> None:
+        """Runs in the thread that asks the engine. Linear in the answer's length, but for the few pieces that go back."""
+        if piece.text or piece.back:
+            self._emit("text", {"text": piece.text} | ({"back": piece.back} if piece.back else {}))
+        if piece.back:
+            self._text = self._text[: -piece.back] + piece.text
+            self._read_again()
+        else:
+            self._text += piece.text
+            self._tell(self._reader.feed(piece.text))
+        self._tell_progress(piece.tokens)
+        now = time.monotonic()
+        if self._grew and now - self._last_view >= BETWEEN_VIEWS:
+            self._emit("view", page.so_far("story", self._sizes, self._reader.answer()))
+            self._grew, self._last_view = False, now
+
+    def _read_again(self) -> None:
+        """Something was taken back: what is told anew is what is not as it was."""
+        before, self._told, self._reader = self._told, [], answer.Reader()
+        self._stage, self._images, self._grew = "analysis", 0, True
+        self._tell(self._reader.feed(self._text), before)
+
+    def _tell(self, founds: Sequence[Found], known: Sequence[Found] = ()) -> None:
+        for found in founds:
+            if isinstance(found.what, (Section, Passage)):
+                stage = "analysis" if isinstance(found.what, Section) else "story"
+                self._images = self._images + 1 if stage == self._stage else 1
+                self._stage = stage
+                continue
+            self._told.append(found)
+            if found not in known:
+                self._grew = True
+                self._emit(*_event(found))
+
+    def _tell_progress(self, tokens: int) -> None:
+        stage, images, before = self._progress
+        if (self._stage, self._images) != (stage, images) or tokens - before >= BETWEEN_PROGRESS:
+            self._progress = (self._stage, self._images, tokens)
+            self._emit("progress", {"stage": self._stage, "images": self._images, "tokens": tokens})
+
+
+def _event(found: Found) -> tuple[str, Json]:
+    image, what = found
+    if isinstance(what, str):
+        return "span", {"image": image, "text": what}
+    if isinstance(what, Mention):
+        return "span", {"image": image, "kind": what.kind, "ids": list(what.ids), "text": what.text}
+    fields = asdict(what)
+    del fields["line"]
+    if fields.get("box") is not None:
+        fields["box"] = list(fields["box"])
+    return "row", {"kind": type(what).__name__.lower(), "image": image, **fields}
+
+
+class Events:
+    """An ASGI response that sends what `tell` emits, and at the end what it gives, until the client goes away.
+
+    `tell` is cancelled then, and waited for.
+    """
+
+    def __init__(self, tell: Callable[[Emit], Awaitable[tuple[str, Json]]]) -> None:
+        """`tell(emit)` gives the last event; it may call `emit` from any thread."""
+        self._tell = tell
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # for a proxy before this one: pass events on as they come
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        telling = asyncio.create_task(self._work())
+        sending = asyncio.create_task(self._send_all(send))
+        gone = asyncio.create_task(until_disconnected(receive))
+        try:
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                log.info("a client went away")
+        finally:
+            for task in (telling, sending, gone):
+                task.cancel()
+            results = await asyncio.gather(telling, sending, gone, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def emit(event: str, data: Json) -> None:
+            line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the client
+                loop.call_soon_threadsafe(self._queue.put_nowait, f"event: {event}\ndata: {line}\n\n".encode())
+
+        try:
+            emit(*await self._tell(emit))
+        finally:
+            loop.call_soon(self._queue.put_nowait, None)
+
+    async def _send_all(self, send: Send) -> None:
+        while True:
+            try:
+                event = await asyncio.wait_for(self._queue.get(), KEEP_ALIVE)
+            except TimeoutError:
+                event = b": keep-alive\n\n"
+            if event is None:
+                return await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -1,0 +1,103 @@
+"""What the gateway counts, as Prometheus reads it from `/metrics`."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from storyreason.serving.engines import Engines
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ROUTES = re.compile(
+    r"/(healthz|metrics|tokenize|admin/(status|deploy|stop)|"
+    r"v1/(models|completions|chat/completions|responses|messages|stories|stories/read))?"
+)
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+
+
+class Visit:
+    """One request. `status` is None until its answer begins."""
+
+    __slots__ = ("_metrics", "_route", "_started", "_streams", "status")
+
+    def __init__(self, metrics: "Metrics", route: str) -> None:
+        self._metrics = metrics
+        self._route = route
+        self._started = time.monotonic()
+        self._streams = False
+        self.status: int | None = None
+
+    def begins(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self._streams = any(
+            name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
+        )
+
+    def goes_on(self, part: bytes) -> None:
+        if self._streams and part and not part.startswith(b":"):  # a comment is no token
+            self._streams = False
+            self._metrics.first_token.labels(self._route).observe(time.monotonic() - self._started)
+
+
+class Metrics:
+    """Counters of this gateway alone, and of the engines what they are when it is asked."""
+
+    def __init__(self, engines: Engines) -> None:
+        import prometheus_client as prometheus
+
+        self._engines = engines
+        self._registry = prometheus.CollectorRegistry()
+        self.requests = prometheus.Counter(
+            "storyreason_requests", "Requests by route and status; 499: the client went away before an answer.",
+            ("route", "status"), registry=self._registry,
+        )  # fmt: skip
+        self.in_flight = prometheus.Gauge(
+            "storyreason_requests_in_flight", "Requests that are being answered.", ("route",), registry=self._registry
+        )
+        self.first_token = prometheus.Histogram(
+            "storyreason_first_token_seconds", "From a request to the first piece of its stream.",
+            ("route",), buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._registry.register(self)
+
+    @contextlib.contextmanager
+    def visit(self, path: str) -> Iterator[Visit]:
+        """Count a request, while it is answered and when it has been."""
+        route = path if _ROUTES.fullmatch(path) else "other"  # a label for each path there may be would be without end
+        visit = Visit(self, route)
+        in_flight = self.in_flight.labels(route)
+        in_flight.inc()
+        try:
+            yield visit
+        except Exception:
+            visit.status = visit.status or 500
+            raise
+        finally:
+            in_flight.dec()
+            self.requests.labels(route, str(visit.status or 499)).inc()
+
+    def collect(self) -> Iterator[Any]:
+        """For the registry: what the engines know themselves."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        engines = self._engines
+        yield GaugeMetricFamily("storyreason_engine_up", "Whether an engine serves.", value=float(engines.healthy()))
+        yield GaugeMetricFamily(
+            "storyreason_engine_requests", "Requests at the serving engine.", value=float(engines.requests)
+        )
+        yield CounterMetricFamily(
+            "storyreason_engine_restarts", "Engines that died and were started again.", value=float(engines.restarts)
+        )
+        yield CounterMetricFamily(
+            "storyreason_swaps", "Models that took over from another.", value=float(engines.swaps)
+        )
+        if (served := engines.served) is not None:
+            labels = {"version": served.version, "run_id": served.run_id or "", "since": served.since}
+            yield InfoMetricFamily("storyreason_served", "What is served.", value=labels)
+
+    def text(self) -> bytes:
+        import prometheus_client as prometheus
+
+        written: bytes = prometheus.generate_latest(self._registry)
+        return written

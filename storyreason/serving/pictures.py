@@ -1,0 +1,100 @@
+"""The pictures of a request: none is fetched, and none is decoded before its format and its size are known."""
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.refusal import RefusedError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MOST_PIXELS = 40_000_000
+"""Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
+MOST_PIXELS_TOGETHER = 200_000_000
+MOST_CHOICES = 8
+"""Answers to one request, and prompts in one."""
+
+_LINKS = {"url", "image_url", "video_url", "audio_url", "file_url"}
+"""Under these an engine looks for an address, to fetch from it what a request is about."""
+
+
+def decoded(images: Sequence[str], config: ServingConfig) -> list[bytes]:
+    """The encoded pictures of data URLs, or of Base64 alone. Raises RefusedError that names the image, from 1."""
+    most = config.images_per_prompt
+    if len(images) > most:
+        raise RefusedError(400, f"{len(images)} images are too many: send {most} at most (serving.images_per_prompt).")
+    pictures, together = [], 0
+    for number, text in enumerate(images, 1):
+        picture, pixels = _decoded(number, text)
+        pictures.append(picture)
+        together += pixels
+    if together > MOST_PIXELS_TOGETHER:
+        raise RefusedError(400, f"The images have {together:,} pixels together: send {MOST_PIXELS_TOGETHER:,} at most.")
+    return pictures
+
+
+def _decoded(number: int, text: str) -> tuple[bytes, int]:
+    from PIL import Image
+
+    try:
+        encoded = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+            width, height = picture.size
+    except (
+        binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning
+    ):  # fmt: skip
+        raise RefusedError(
+            400, f"Image {number} is no picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain."
+        ) from None
+    if width * height > MOST_PIXELS:
+        raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MOST_PIXELS:,} at most.")
+    return encoded, width * height
+
+
+def check(body: bytes, config: ServingConfig) -> None:
+    """Raise RefusedError unless the body of a request to the OpenAI interface can go to the engine.
+
+    The engine would fetch what an address in it points at; here it must be a data URL, with a picture that may pass.
+    """
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The body is no JSON.") from None
+    if not isinstance(asked, dict):
+        raise RefusedError(400, "The body is no JSON object.")
+    for name in ("n", "best_of"):
+        if isinstance(asked.get(name), (int, float)) and asked[name] > MOST_CHOICES:
+            raise RefusedError(400, f"{name} is {asked[name]}: ask for {MOST_CHOICES} answers at most.")
+    if isinstance(asked.get("prompt"), list) and len(asked["prompt"]) > MOST_CHOICES and not _tokens(asked["prompt"]):
+        raise RefusedError(400, f"There are {len(asked['prompt'])} prompts: send {MOST_CHOICES} at most.")
+    images = []
+    for kind, link in _links(asked):
+        if not link.startswith("data:"):
+            raise RefusedError(
+                400,
+                f"{kind} {link[:80]!r} is an address, and the gateway fetches nothing: send the picture as a data URL.",
+            )
+        images.append(link)
+    decoded(images, config)
+
+
+def _tokens(prompt: list[Any]) -> bool:
+    return all(isinstance(one, int) for one in prompt)
+
+
+def _links(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each text under a name of `_LINKS`, however deep. Without recursion: a request may be nested deeply."""
+    waiting: list[Any] = [asked]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            for name, value in reversed(one.items()):
+                if name in _LINKS and isinstance(value, str):
+                    yield name, value
+                else:
+                    waiting.append(value)
+        elif isinstance(one, list):
+            waiting.extend(reversed(one))

@@ -1,0 +1,57 @@
+"""A folder of story pages as a gallery."""
+
+import pytest
+
+from storyreason import page
+from storyreason.errors import DataError
+from storyreason.page.gallery import Gallery
+
+
+@pytest.fixture
+def folder(told, tmp_path):
+    """An evaluation's page of two stories, and two pages of one story each, as `storyreason page` writes them."""
+    views = {name: page.view(name, told.images, told.prediction, told.reference) for name in ("a", "b", "c")}
+    (tmp_path / "run").mkdir()
+    title = "challenger: stories of the test split, free decoding"
+    (tmp_path / "run/free-stories.html").write_text(page.render([views["a"], views["b"]], title))
+    (tmp_path / "pages").mkdir()
+    for name in ("b", "c"):
+        (tmp_path / f"pages/{name}.html").write_text(page.render([views[name]], name))
+    (tmp_path / "pages/index.html").write_text(page.index([page.card(views["b"], "b.html")], "Stories"))
+    (tmp_path / "pages/broken.html").write_bytes(b"\xff<script")
+    return tmp_path
+
+
+def test_pages_become_collections_of_stories(folder):
+    gallery = Gallery(folder)
+    collections = {one["name"]: one["stories"] for one in gallery.index["collections"]}
+    assert {name: [story["id"] for story in stories] for name, stories in collections.items()} == {
+        "pages": ["b", "c"],
+        "challenger, free": ["a", "b"],
+    }
+    first = collections["challenger, free"][0]
+    assert (first["images"], first["errors"], first["f1"]) == (2, 1, None)
+    names = list(collections)
+    assert gallery.story(names.index("pages"), 1)["id"] == "c"
+    assert gallery.story(names.index("challenger, free"), 1)["id"] == "b"
+
+
+def test_two_evaluations_of_one_title_are_told_apart(folder):
+    (folder / "other").mkdir()
+    (folder / "other/free-stories.html").write_text((folder / "run/free-stories.html").read_text())
+    names = [one["name"] for one in Gallery(folder).index["collections"]]
+    assert {"challenger, free (run)", "challenger, free (other)"} <= set(names)
+
+
+def test_what_is_not_there_is_none(folder):
+    gallery = Gallery(folder)
+    assert gallery.story(0, 99) is None
+    assert gallery.story(-1, 0) is None
+    for path in folder.rglob("*.html"):
+        path.unlink()
+    assert gallery.story(0, 0) is None
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"serving\.gallery"):
+        Gallery(tmp_path / "nowhere")

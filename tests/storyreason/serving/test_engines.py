@@ -1,0 +1,146 @@
+"""What may take over from a model that serves, and what may not. The engines are scripts: starting a real one takes a
+minute, which `test_swap` spends.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storyreason import dataset
+from storyreason.answer import join
+from storyreason.errors import GatewayError
+from storyreason.generation.config import GenerationConfig
+from storyreason.serving import engines as serving_engines
+from storyreason.serving import state
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.engines import BusyError, Deployed, Engines
+from tests.storyreason.generation.endpoint import answer, endpoint
+
+
+class Process:
+    """Stands in for a vLLM process: what it answers is told by the name of its folder."""
+
+    started: list["Process"]
+    addresses: dict[str, str]
+    name = "storyteller"
+
+    def __init__(self, model: str, config: ServingConfig, log: Path) -> None:
+        self.folder = Path(model).name
+        self.runs = False
+
+    @property
+    def url(self) -> str:
+        return self.addresses[self.folder]
+
+    def start(self) -> None:
+        self.runs = True
+        self.started.append(self)
+
+    def stop(self) -> None:
+        self.runs = False
+
+    def alive(self) -> bool:
+        return self.runs
+
+
+@pytest.fixture
+def folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
+) -> Iterator[Callable[[str], str]]:
+    """Model folders by what their model tells: `good`, `better`, `nonsense`, `careless`."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setattr(serving_engines, "VllmServer", Process)
+    monkeypatch.setattr(serving_engines, "check_memory", lambda *_: None)
+    right = join(examples[0].chain_of_thought, examples[0].story)
+    careless = right.replace("</gdi>", "", 1)
+    with (
+        endpoint(lambda _: answer(right)) as good,
+        endpoint(lambda _: answer("la la la")) as nonsense,
+        endpoint(lambda _: answer(careless)) as breaks_rules,
+    ):
+        monkeypatch.setattr(Process, "started", [], raising=False)
+        addresses = {"good": good, "better": good, "nonsense": nonsense, "careless": breaks_rules}
+        monkeypatch.setattr(Process, "addresses", addresses, raising=False)
+        yield lambda name: str(tmp_path / name)
+
+
+Deploy = Callable[[str], Coroutine[Any, Any, Deployed]]
+
+
+def deploying(engines: Engines, folders: Callable[[str], str], images: tuple[bytes, ...]) -> Deploy:
+    return lambda name: engines.deploy(folders(name), name, None, images, GenerationConfig(timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("probe", "name", "sentence"),
+    [
+        ("readable", "nonsense", "has no analysis that can be read: 'la la la'. Deploy a model that was trained"),
+        ("valid", "nonsense", "has no analysis that can be read"),
+        ("valid", "careless", "breaks rules .*: deploy a better model, or set serving.probe to readable"),
+    ],
+)
+def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
+    folders: Callable[[str], str], examples: list[dataset.Example], probe: str, name: str, sentence: str
+) -> None:
+    async def story() -> None:
+        engines = Engines(ServingConfig(probe=probe))  # type: ignore[arg-type]
+        deploy = deploying(engines, folders, examples[0].images)
+        await deploy("good")
+        with pytest.raises(
+            GatewayError, match=f"Version {name} was not deployed. .*{sentence}.*Version good serves on"
+        ):
+            await deploy(name)
+        assert engines.healthy() and engines.served is not None and engines.served.version == "good"
+        assert engines.deploying is None and engines.swaps == 0
+
+    asyncio.run(story())
+    assert [(process.folder, process.runs) for process in Process.started] == [("good", True), (name, False)]
+    served = state.served()
+    assert served is not None and served.version == "good"
+    last = json.loads((state.folder() / "deployments.jsonl").read_text().splitlines()[-1])
+    assert last["version"] == name and "error" in last
+
+
+def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_goes(
+    folders: Callable[[str], str], examples: list[dataset.Example]
+) -> None:
+    async def story() -> None:
+        engines = Engines(ServingConfig())
+        deploy = deploying(engines, folders, examples[0].images)
+        await deploy("good")
+        async with engines.engine() as before:
+            exchange = asyncio.create_task(deploy("better"))
+            while engines.swaps == 0:
+                await asyncio.sleep(0.01)
+            async with engines.engine() as after:
+                assert after is not before
+            assert before.server.alive() and not exchange.done()
+            with pytest.raises(BusyError, match="Version better is being deployed: try again when it has ended"):
+                await deploy("nonsense")
+        assert (await exchange).changed
+        assert not before.server.alive() and after.server.alive()
+
+    asyncio.run(story())
+    assert [process.folder for process in Process.started] == ["good", "better"]
+
+
+def test_what_does_not_fit_beside_what_serves_is_not_started(
+    folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storyreason.generation import vllm
+
+    monkeypatch.setattr(serving_engines, "check_memory", vllm.check_memory)
+
+    async def story() -> None:
+        engines = Engines(ServingConfig(kv_cache_gb=1_000_000))
+        deploy = deploying(engines, folders, examples[0].images)
+        await deploy("good")  # alone: what there is to lose is nothing
+        with pytest.raises(GatewayError, match=r"needs about .* GiB of memory.*stop the gateway first.*good serves on"):
+            await deploy("better")
+
+    asyncio.run(story())
+    assert [process.folder for process in Process.started] == ["good"]

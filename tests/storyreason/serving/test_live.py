@@ -1,0 +1,254 @@
+"""A story while it is being told: what its stream says, and when. The engine is a script, the gateway is real."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from storyreason import answer, dataset
+from storyreason.answer import join
+from storyreason.boxes import Box
+from storyreason.generation.openai import Piece, data_url
+from storyreason.serving.engines import Engine
+from storyreason.serving.live import Live
+from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
+from tests.storyreason.serving.scripted import Scripted, gateway
+from tests.storyreason.serving.test_gateway import free_port
+from tests.storyreason.test_guard import wait_for
+
+Event = tuple[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def example(examples: list[dataset.Example]) -> dataset.Example:
+    return examples[0]
+
+
+@pytest.fixture(scope="module")
+def text(example: dataset.Example) -> str:
+    return join(example.chain_of_thought, example.story)
+
+
+def pieces(text: str, size: int = 7) -> list[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def of(events: list[Event], name: str) -> list[dict[str, Any]]:
+    return [data for event, data in events if event == name]
+
+
+def heard(events: list[Event]) -> str:
+    """What the `text` events come to."""
+    text = ""
+    for data in of(events, "text"):
+        text = text[: len(text) - data.get("back", 0)] + data["text"]
+    return text
+
+
+def test_every_row_and_span_is_told_once_and_in_order(example: dataset.Example, text: str) -> None:
+    events: list[Event] = []
+    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+    for number, piece in enumerate(pieces(text), 1):
+        live.hear(Piece(piece, tokens=number))
+
+    read = answer.read(text)
+    assert read.analysis is not None and read.story is not None
+    assert heard(events) == text
+    rows = of(events, "row")
+    entities = [(section.image, row.id) for section in read.analysis.sections for row in section.entities]
+    assert [(row["image"], row["id"]) for row in rows if "id" in row] == entities
+    kinds = [row["kind"] for row in rows]
+    assert kinds.count("phase") == 5 and kinds.count("setting") == sum(len(s.settings) for s in read.analysis.sections)
+    assert next(row for row in rows if row["kind"] == "character")["box"] == list(
+        next(iter(section.characters[0].box for section in read.analysis.sections if section.characters)) or ()
+    )
+    spans = [(passage.image, part) for passage in read.story.passages for part in passage.parts]
+    assert [(span["image"], span["text"]) for span in of(events, "span")] == [
+        (image, part if isinstance(part, str) else part.text) for image, part in spans
+    ]
+    progress = [(data["stage"], data["images"]) for data in of(events, "progress")]
+    count = len(example.images)
+    assert list(dict.fromkeys(progress)) == [("analysis", 0)] * (progress[0][1] == 0) + [
+        (stage, number) for stage in ("analysis", "story") for number in range(1, count + 1)
+    ]
+
+
+def test_views_are_of_what_is_whole_and_miss_nothing_that_is_yet_to_come(example: dataset.Example, text: str) -> None:
+    events: list[Event] = []
+    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+    half = text.index("| char") + 200  # in the middle of a row
+    started = time.monotonic()
+    for piece in pieces(text[:half], 1):
+        live.hear(Piece(piece))
+    passed = time.monotonic() - started
+
+    views = of(events, "view")
+    assert 1 <= len(views) <= 1 + passed / 0.25
+    assert all("src" not in image for image in views[0]["images"])
+    assert [len(view["answers"]) for view in views] == [1] * len(views)
+    assert not [problem for view in views for problem in view["answers"][0]["problems"]]
+
+
+def test_what_was_taken_back_is_told_again_and_nothing_else(example: dataset.Example, text: str) -> None:
+    read = answer.read(text)
+    assert read.analysis is not None
+    row = read.analysis.sections[0].entities[0]
+    assert row.box is not None
+    turned = replace(row, box=Box(row.box.x2, row.box.y1, row.box.x1, row.box.y2))
+    wrong = text.replace(str(row.box), str(turned.box), 1)
+    cut = wrong.index("</think>")
+    events: list[Event] = []
+    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+
+    live.hear(Piece(wrong[:cut]))
+    before = len(of(events, "row"))
+    place = wrong.index(str(turned.box))
+    live.hear(Piece(text[place:cut], back=cut - place))
+
+    again = of(events, "row")[before:]
+    assert [(one["id"], one["box"]) for one in again] == [(row.id, list(row.box))]
+    live.hear(Piece(text[cut:]))
+    assert heard(events) == text
+
+
+def events_of(lines: Iterator[str]) -> Iterator[Event]:
+    name = ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def tell(url: str, body: dict[str, Any]) -> list[Event]:
+    accept = {"accept": "text/event-stream"}
+    with httpx.stream("POST", f"{url}/v1/stories", json=body, headers=accept, timeout=60, trust_env=False) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(events_of(response.iter_lines()))
+
+
+def script(example: dataset.Example) -> Any:
+    """An engine that tells the example's story, with the first box the wrong way round."""
+    read = answer.read(join(example.chain_of_thought, example.story))
+    assert read.analysis is not None
+    box = read.analysis.sections[0].entities[0].box
+    assert box is not None
+    thought = example.chain_of_thought.replace(str(box), f"{box.x2},{box.y1},{box.x1},{box.y2}", 1)
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if "prompt" in body:
+            return refusal(404, "no tokenizer here")
+        written = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
+        told = example.story if "</think>" in written else thought
+        told = told if "structured_outputs" in body else join(thought, example.story)
+        if body.get("stream"):
+            return stream(pieces(told))
+        choice = {"message": {"content": told}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": len(pieces(told))}
+        return 200, json.dumps({"choices": [choice], "usage": usage})
+
+    return reply
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("decoding", ["grounded", "free"])
+def test_the_stream_ends_with_what_a_whole_answer_is(example: dataset.Example, decoding: str, tmp_path: Path) -> None:
+    body = {"images": [data_url(image) for image in example.images], "decoding": decoding, "max_tokens": 20_000}
+    with endpoint(script(example)) as engine, gateway(engine, tmp_path, max_model_len=32_768) as (url, engines):
+        events = tell(url, body)
+        whole = httpx.post(f"{url}/v1/stories", json=body, timeout=60, trust_env=False)
+        assert engines.requests == 0
+
+    assert [name for name, _ in events if name in ("done", "error")] == ["done"]
+    assert events[-1] == ("done", whole.json())
+    assert heard(events) == whole.json()["answer"]
+    assert whole.json()["mended"] == (1 if decoding == "grounded" else 0)
+    assert whole.json()["valid"] is (decoding == "grounded")
+    assert of(events, "row") and of(events, "span") and of(events, "view")
+
+
+@pytest.mark.server
+def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(frames: tuple[bytes, ...], tmp_path: Path) -> None:
+    body = {"images": [data_url(frames[0])], "decoding": "free"}
+    with (
+        endpoint(lambda _: refusal(400, "too long")) as engine,
+        gateway(engine, tmp_path) as (url, _),
+    ):
+        events = tell(url, body)
+        images = {"images": ["nonsense"]}
+        headers = {"accept": "text/event-stream"}
+        refused = httpx.post(f"{url}/v1/stories", json=images, headers=headers, timeout=60, trust_env=False)
+
+    assert [name for name, _ in events] == ["error"]
+    assert events[0][1]["error"]["code"] == 422 and "too long" in events[0][1]["error"]["message"]
+    assert refused.status_code == 400 and "no picture" in refused.json()["error"]["message"]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("piece", ["once ", ""])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_client_that_goes_away_ends_its_request_at_the_engine(
+    piece: str, live: bool, frames: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    """Also while the engine has said nothing yet, and the thread that asks it hears nothing."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def forever(piece: str) -> Iterator[str]:
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.02)
+                yield piece
+        finally:
+            ended.set()
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if body.get("stream"):
+            return stream(forever(piece))
+        return 200, forever(" ")  # spaces before an answer that never comes
+
+    body = {"images": [data_url(frames[0])], "decoding": "free"}
+    headers = {"accept": "text/event-stream"} if live else {}
+    with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):
+        with (
+            contextlib.suppress(httpx.ReadTimeout),  # where there is nothing to read
+            httpx.stream(
+                "POST",
+                f"{url}/v1/stories",
+                json=body,
+                headers=headers,
+                timeout=httpx.Timeout(60, read=1),
+                trust_env=False,
+            ) as response,
+        ):
+            next(response.iter_lines())
+        assert begun.wait(30)
+        wait_for(ended.is_set, 30)
+        wait_for(lambda: engines.requests == 0, 30)
+
+
+@pytest.mark.server
+def test_an_engine_that_dies_before_its_first_word_costs_the_client_nothing(
+    example: dataset.Example, tmp_path: Path
+) -> None:
+    body = {"images": [data_url(image) for image in example.images], "decoding": "free"}
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with endpoint(script(example)) as engine, gateway(nobody, tmp_path) as (url, engines):
+
+        class Dying(Scripted):
+            def alive(self) -> bool:
+                if engines.requests:  # it was asked: now it is dead, and its successor is there
+                    self.lives, engines._engine = False, Engine(Scripted(engine))  # type: ignore[arg-type]
+                return self.lives
+
+        engines._engine = Engine(Dying(nobody))  # type: ignore[arg-type]
+        events = tell(url, body)
+    assert events[-1][0] == "done"
