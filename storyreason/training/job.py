@@ -25,7 +25,7 @@ class Job(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
-        processes = {"processes", "accelerate", "save_every"}
+        processes = {"processes", "accelerate", "save_every", "devices", "free_memory_gb"}
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": str(self.data),
