@@ -1,6 +1,8 @@
 """Data and base model of a run, pulled through DVC and checked at the border."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,16 @@ from prefect.artifacts import create_markdown_artifact
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
 from storyreason.errors import DataError, ModelError
+from tasks.steps import from_outside
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
 VERSION = 1  # raise it when what this step makes changes
+NEW_VERSION = "storyreason.data.version"
+"""The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
+RESOURCE = "storyreason.data"
 BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or one that was killed has left it behind for a moment
 
 
@@ -52,7 +58,7 @@ def identify_base(name: str) -> DataVersion | None:
     retries=2,
     retry_delay_seconds=2,
     retry_jitter_factor=0.5,
-    retry_condition_fn=lambda t, r, s: _outside(s),
+    retry_condition_fn=from_outside,
 )
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     """Fetch one data version, verify every file's hash, check every example, and show the data card."""
@@ -69,17 +75,6 @@ def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
         logger.info("%s", report.summary())
         create_markdown_artifact(card, key="data-card", description=f"data {version.md5[:8]}")
     return runs.write_manifest(folder, files=(version.folder,), md5=version.md5, rev=version.rev, card=card)
-
-
-def _outside(state: Any) -> bool:
-    """Retry what the network or a lock caused, never what the input caused."""
-    try:
-        state.result()
-    except DataError as error:
-        return isinstance(error.__cause__, (OSError, TimeoutError))
-    except Exception:
-        return True
-    return False
 
 
 def _repo() -> "Repo":
@@ -209,6 +204,77 @@ def _missing(repo: "Repo", version: DataVersion) -> str:
         f"The DVC remote {version.remote} does not hold {version.target} (md5 {version.md5[:8]}) whole: objects are missing "
         "or corrupt. Run `dvc push` where the data is whole, then start again."
     )
+
+
+def from_hub(name: str, revision: str | None) -> Path:
+    """The folder with a data set's parquet shards from the Hub; what was fetched before is not fetched again."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        fetched = snapshot_download(
+            name, repo_type="dataset", revision=revision, allow_patterns=["*.parquet", "**/*.parquet"]
+        )
+    except Exception as error:  # the Hub's client raises its own errors, requests' and httpx', OSError and ValueError
+        raise DataError(
+            f"{name!r} is no folder here, and the data set cannot be fetched from the Hub: {_line(error)}"
+        ) from error
+    return Path(fetched)
+
+
+def change(target: str, source: str, how: Callable[[Path, Path], dataset.Change], revision: str | None = None) -> str:
+    """Change the data by a folder or a data set of the Hub, make a DVC version of it, push it, and send the event.
+
+    Gives the report. Raises DataError, before anything is changed, when the source does not fit or when the data has
+    local changes. The DVC file is left for a person to commit.
+    """
+    if Path(target).is_file():
+        version = identify(DataConfig(target=target))
+        if not Path(version.folder).is_dir():
+            _fetch_workspace(version)
+    repo = _repo()
+    folder = Path(target.removesuffix(".dvc"))
+    place = Path(source) if Path(source).is_dir() else from_hub(source, revision)
+    changed = how(folder, place)
+    if changed.nothing:
+        return changed.summary()
+    return f"{changed.summary()}\n{_publish(repo, target, changed)}"
+
+
+def _publish(repo: "Repo", target: str, changed: dataset.Change) -> str:
+    from dvc.exceptions import DvcException
+
+    folder = target.removesuffix(".dvc")
+    try:
+        repo.add([folder])
+        md5 = _md5(_out(repo, target))
+        repo.push(targets=[target])
+    except (DvcException, OSError) as error:
+        raise DataError(
+            f"{folder} is changed, and its new version could not be made or pushed: {_line(error)} Then run "
+            f"`dvc add {folder}` and `dvc push`."
+        ) from error
+    sent = _announce(target, md5, changed)
+    return f"data version {md5[:8]} is pushed to {_remote(repo)}{sent}; keep it with: git commit {target}"
+
+
+def _announce(target: str, md5: str, changed: dataset.Change) -> str:
+    """Tell Prefect, where a server is known: a retraining may wait for it. Said in words for the report."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return ""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.events import Event
+
+    resource = {"prefect.resource.id": f"{RESOURCE}.{target}", "prefect.resource.name": target}
+    event = Event.model_validate(
+        {"event": NEW_VERSION, "resource": resource, "payload": {"md5": md5, "change": changed.summary()}}
+    )
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    except httpx.HTTPError as error:
+        return f", Prefect could not be told ({_line(error)}): start a retraining by hand"
+    return ", Prefect is told"
 
 
 def _line(error: BaseException) -> str:

@@ -11,10 +11,11 @@ from prefect.runtime import flow_run
 from storyreason import answer, dataset, generation, page, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
-from tasks import registry
+from tasks import accelerator, registry
+from tasks.steps import from_outside
 
 
-@task(name="deploy")
+@task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example) -> dict[str, Any]:
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
@@ -24,14 +25,15 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
         logger.info("starting %s version %s beside what is served ...", version.name, version.number)
-        gateway.deploy(
-            config.serving,
-            folder=version.folder,
-            version=version.number,
-            images=probe.images,
-            generation=config.generation,
-            run_id=flow_run.get_id(),
-        )
+        with accelerator.taken(config.serving.devices):
+            gateway.deploy(
+                config.serving,
+                folder=version.folder,
+                version=version.number,
+                images=probe.images,
+                generation=config.generation,
+                run_id=flow_run.get_id(),
+            )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     registry.move_champion(version)
     return {"version": version.number, "folder": version.folder, "url": gateway.url(config.serving)}

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
 from storyreason import answer, dataset, generation, page, runs, scoring
 from storyreason.config import RunConfig
@@ -14,8 +15,9 @@ from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring.charts import charts
-from tasks import registry
+from tasks import accelerator, registry
 from tasks.progress import Progress
+from tasks.steps import from_outside
 
 VERSION = 2
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
@@ -24,6 +26,8 @@ PACE = {"concurrency", "timeout", "retries", "pause"}
 COMPARISON_VERSION = 1
 FILES = (".jsonl", "-scorecard.json", "-stories.html")
 """What an evaluation leaves for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
+HELD = "storyreason.gate.hold"
+"""The event that a version was not promoted; its resource is `storyreason.model.<name>`."""
 PAGES = 12
 """So many stories are shown on the evaluation's page; all of them stand in the table."""
 
@@ -53,7 +57,14 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
     )
 
 
-@task(name="evaluate", task_run_name="evaluate-{subject.role}", retries=1, retry_delay_seconds=5)
+@task(
+    name="evaluate",
+    task_run_name="evaluate-{subject.role}",
+    retries=1,
+    retry_delay_seconds=5,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=from_outside,
+)
 def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: str) -> dict[str, Any]:
     """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
     folder = runs.work_folder("evaluate", print_)
@@ -129,7 +140,8 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
     if missing:
         progress = Progress(f"evaluate-{subject.role}", f"telling the test split ({subject.role})")
         of = len(missing) * len(examples)
-        with VllmServer(subject.folder, config.serving, folder / "vllm.log") as engine:
+        log = folder / "vllm.log"
+        with accelerator.taken(config.serving.devices), VllmServer(subject.folder, config.serving, log) as engine:
             for number, decoding in enumerate(missing):
 
                 def report(done: int, total: int, decoding: str = decoding, before: int = number) -> None:
@@ -161,6 +173,7 @@ def _log(
         parameters={key: value for key, value in config.flat().items() if not key.startswith("training.")},
         tags=registry.lineage(data_md5=data["md5"], role=subject.role, folder=subject.folder),
     )
+    registry.log_data(run_id, config.data.target, data, "test")
     values = dict(metrics)
     for decoding, card in cards.items():
         for name, (low, high) in card.intervals().items():
@@ -184,7 +197,7 @@ def comparison_fingerprint(version: registry.Version, scores: dict[str, dict[str
     return runs.fingerprint(step="compare", version=COMPARISON_VERSION, run=version.run_id, scorecards=cards)
 
 
-@task(name="compare", retries=1, retry_delay_seconds=5)
+@task(name="compare", retries=1, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_: str) -> dict[str, Any]:
     """The challenger's scores story by story against each other's, and all of them in one set of charts, on its run."""
     folder = runs.work_folder("compare", print_)
@@ -233,6 +246,12 @@ def gate(
     registry.tag_version(challenger, gate="promote" if decision.promote else "hold", gate_reason=decision.reason[:400])
     get_run_logger().info("gate: %s. %s", "promote" if decision.promote else "hold", decision.reason)
     return {"promote": decision.promote, "reason": decision.reason, "report": decision.report}
+
+
+def announce_held(version: registry.Version, reason: str) -> None:
+    """Send the event that a version was not promoted: an automation may tell somebody."""
+    resource = {"prefect.resource.id": f"storyreason.model.{version.name}", "prefect.resource.name": version.name}
+    emit_event(HELD, resource, payload={"version": f"{version.name} version {version.number}", "reason": reason})
 
 
 def training_stories(folder: str) -> frozenset[str]:

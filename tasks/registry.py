@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from storyreason import model, runs
 from storyreason.config import RunConfig
 from storyreason.errors import RegistryError
+from tasks.steps import from_outside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,11 @@ and IDs that stay with an entity), and tells a story in which every mention is t
 
 Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or
 `vllm serve folder`. Its scores are in the MLflow run.
+"""
+MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
+
+`champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
+Each version's description is its card; its source run holds the scores, their intervals, tables and story pages.
 """
 TAG = "storyreason."
 """Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
@@ -63,9 +69,10 @@ def experiment() -> str:
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    # A server decides itself where artifacts go; a local SQLite file would put them into ./mlruns.
-    local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
-    location = (runs.root() / "mlflow" / "artifacts").as_uri() if local else None
+    # A server decides itself where artifacts go; a database would put them into ./mlruns.
+    database = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
+    chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
+    location = chosen if database else None
     return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
 
 
@@ -92,6 +99,21 @@ def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any],
 def close_run(run_id: str, status: str = "FINISHED") -> None:
     """Say how a run ended: FINISHED, FAILED or KILLED."""
     client().set_terminated(run_id, status=status)
+
+
+def log_data(run_id: str, target: str, data: dict[str, Any], split: str) -> None:
+    """Name a split of a data version as an input of a run, once."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    mlflow = client()
+    name, digest = target.removesuffix(".dvc"), str(data["md5"])[:8]
+    inputs = mlflow.get_run(run_id).inputs
+    for known in inputs.dataset_inputs if inputs else ():
+        if known.dataset.digest == digest and any(tag.value == split for tag in known.tags):
+            return
+    source = json.dumps({"dvc.path": name, "dvc.md5": data["md5"], "dvc.rev": data["rev"]})
+    dataset = Dataset(name=f"{name} {split}", digest=digest, source_type="code", source=source)
+    mlflow.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
@@ -122,7 +144,7 @@ def fingerprint(train: str) -> str:
     return runs.fingerprint(step="register", version=VERSION, train=train)
 
 
-@task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5)
+@task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) -> dict[str, Any]:
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
     print_ = fingerprint(train)
@@ -167,7 +189,10 @@ def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, An
         config.model, source_run_id=trained["run_id"], experiment_id=experiment(), tags=tags
     )
     version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
-    client().set_registered_model_alias(config.model, "challenger", version.version)
+    store = client()
+    store.update_registered_model(config.model, MODEL)
+    store.update_model_version(config.model, version.version, _card(config, trained))
+    store.set_registered_model_alias(config.model, "challenger", version.version)
     return str(version.version)
 
 
@@ -177,6 +202,7 @@ def _card(config: RunConfig, trained: dict[str, Any]) -> str:
         "preset": config.name,
         "trained": config.training.mode,
         "data (md5)": trained["data_md5"],
+        "code (git commit)": lineage()[f"{TAG}git_commit"],
         "MLflow run": trained["run_id"],
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -214,6 +240,22 @@ def alias(name: str, which: str) -> Version | None:
         raise
 
 
+def models() -> list[str]:
+    """The names of all registered models."""
+    return [str(found.name) for found in client().search_registered_models()]
+
+
+def versions(name: str) -> list[Version]:
+    """All versions of a model that this project registered."""
+    found = client().search_model_versions(f"name = '{name}'")
+    return [_from_mlflow(one) for one in found if f"{TAG}folder" in one.tags]
+
+
+def aliased(name: str) -> set[str]:
+    """The numbers of the versions that an alias names."""
+    return {str(number) for number in client().get_registered_model(name).aliases.values()}
+
+
 def move_champion(new: Version) -> None:
     """Make a served version the champion; the old champion becomes `previous`. Nothing moves when it is the champion."""
     mlflow = client()
@@ -229,6 +271,12 @@ def tag_version(which: Version, **tags: str) -> None:
     """Write tags of ours on a model version."""
     for key, value in tags.items():
         client().set_model_version_tag(which.name, which.number, TAG + key, value)
+
+
+def tags_of(which: Version) -> dict[str, str]:
+    """The tags of ours on a model version, by their names without the prefix."""
+    tags = client().get_model_version(which.name, which.number).tags
+    return {key.removeprefix(TAG): str(value) for key, value in tags.items() if key.startswith(TAG)}
 
 
 def _from_mlflow(found: "ModelVersion") -> Version:

@@ -6,6 +6,21 @@ from typing import Any, TypeVar
 from prefect import Task
 
 from storyreason import runs
+from storyreason.errors import EngineError, StoryReasonError
+
+
+def from_outside(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether a failed step is worth another try: what network, disk, engine or a lock caused, never what the input caused."""
+    import httpx
+
+    try:
+        state.result()
+    except StoryReasonError as error:
+        return isinstance(error, EngineError) or isinstance(error.__cause__, (OSError, TimeoutError, httpx.HTTPError))
+    except Exception:
+        return True
+    return False
+
 
 T = TypeVar("T", bound=Task[..., Any])
 

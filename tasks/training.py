@@ -7,11 +7,15 @@ from typing import Any
 from prefect import task
 
 from storyreason import dataset, runs, training
-from storyreason.config import RunConfig
-from tasks import registry
+from storyreason.config import RunConfig, load
+from storyreason.errors import ConfigError
+from storyreason.training import memory
+from tasks import accelerator, registry
 from tasks.progress import Progress
 
 VERSION = 1
+UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb")}
+"""Of the configuration of training, what changes no weight."""
 DESCRIBED = {"trainable", "frozen", "distributed_type", "processes", "device"}
 """What the training process says of itself when it starts; becomes tags of the run."""
 CURVES = {
@@ -33,7 +37,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=config.training.model_dump(mode="json", exclude={"save_every", "feature_cache_gb"}),
+        training=config.training.model_dump(mode="json", exclude={key.removeprefix("training.") for key in UNTOLD}),
     )
 
 
@@ -46,7 +50,7 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
     run_id = registry.open_run(
         "train",
         print_,
-        name=_name(config, print_),
+        name=run_name(config, print_),
         parameters=config.flat(),
         tags=registry.lineage(data_md5=data["md5"], base=config.base.name, preset=config.name, role="tuned"),
     )
@@ -59,9 +63,11 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
         features=runs.root() / "features",
         training=config.training,
     )
+    registry.log_data(run_id, config.data.target, data, "train")
     status = "FAILED"
     try:
-        with runs.lock(folder / "flow"):
+        with runs.lock(folder / "flow"), accelerator.taken(config.training.devices):
+            memory.check(config.training.devices, config.training.free_memory_gb)
             result = training.run(job, on_progress=_follower(run_id))
         status = "FINISHED"
     except BaseException as error:
@@ -84,9 +90,19 @@ def _story_ids(job: training.Job) -> list[str]:
     return dataset.load(job.data, "train").story_ids()[: job.stories]
 
 
-def _name(config: RunConfig, print_: str) -> str:
-    chosen = config.training
-    return f"{config.name} {chosen.mode} lr{chosen.learning_rate:g} {print_[:6]}"
+def run_name(config: RunConfig, print_: str) -> str:
+    """The preset, and what differs from it of what decides the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
+    try:
+        preset = load(config.name).flat()
+    except ConfigError:  # a preset of somebody's own
+        preset = RunConfig(name=config.name).flat()
+    deciding = ("training.", "data.train", "data.target", "data.rev", "base.")
+    differing = [
+        f"{key.removeprefix('training.')}={value}"
+        for key, value in config.flat().items()
+        if value != preset.get(key) and key.startswith(deciding) and key not in UNTOLD
+    ]
+    return " ".join([config.name, *differing, print_[:6]])[:250]
 
 
 def _follower(run_id: str) -> Any:

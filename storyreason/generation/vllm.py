@@ -121,6 +121,8 @@ class VllmServer:
         environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "true"}
         if Path(self.model).is_dir():
             environment["HF_HUB_OFFLINE"] = "1"
+        if self.config.devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         if on_cpu():
             environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.kv_cache_gb)
             # One process less: the model runs in the engine's core, not in a worker beside it. Measured with a tiny

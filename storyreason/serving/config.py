@@ -18,6 +18,13 @@ class ServingConfig(BaseModel):
         default=8400, ge=1, le=65535, description="The gateway's port. Engines choose free ones behind it."
     )
 
+    devices: str | None = Field(
+        default=None,
+        pattern=r"^\d+(,\d+)*$",
+        coerce_numbers_to_str=True,  # `--set serving.devices=0` is a number
+        description="Accelerators of an engine, such as 0. Evaluations and deployments that name the same one as a "
+        "training wait for each other; empty: all, and nobody waits.",
+    )
     max_model_len: int = Field(default=4096, ge=128, description="Tokens of images, request and answer together.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on a CPU, the model's own on a GPU."

@@ -74,5 +74,15 @@ class TrainingConfig(BaseModel):
     accelerate: str | None = Field(
         "fsdp2-2gpu", description="A file of deploy/accelerate by its name, or a path; empty: the CPU."
     )
+    devices: str | None = Field(
+        None,
+        pattern=r"^\d+(,\d+)*$",
+        coerce_numbers_to_str=True,  # `--set training.devices=0` is a number
+        description="Accelerators to train on, such as 0,1. Runs that name the same one wait for each other; empty: all, "
+        "and nobody waits.",
+    )
+    free_memory_gb: float = Field(
+        0, ge=0, description="GiB that must be free on each of `devices` before training starts; 0: not looked at."
+    )
     save_every: int = Field(100, ge=1, description="Optimizer steps between checkpoints; each epoch's end has one too.")
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order, the requests and the adapters.")

@@ -26,7 +26,9 @@ class Job(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
-        machine = {"processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb"}
+        machine = {
+            "processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices", "free_memory_gb"
+        }  # fmt: skip
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": str(self.data),

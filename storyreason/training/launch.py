@@ -46,6 +46,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
+        **({"CUDA_VISIBLE_DEVICES": job.training.devices} if job.training.devices is not None else {}),
         **(env or {}),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),

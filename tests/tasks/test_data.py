@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
+from storyreason import dataset, sample
 from storyreason.config import DataConfig
 from storyreason.errors import DataError
 from tasks import data
@@ -125,3 +126,47 @@ def test_outside_a_clone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(DataError, match="root of a clone"):
         data.identify(DataConfig())
+
+
+@pytest.fixture
+def stories(clone: Path) -> Path:
+    """The clone with a real data set in it, pushed; and a folder of stories that may join it, which is given."""
+    train, test = list(sample.examples("train", films=2)), list(sample.examples("test", films=1))
+    shutil.rmtree(clone / "data", ignore_errors=True)
+    for split, examples in (("train", train[:2]), ("test", test)):
+        dataset.write(examples, clone / "data", split)
+    dvc(clone, "add", "data")
+    dvc(clone, "push")
+    commit(clone, "stories")
+    dataset.write(train[2:], clone.parent / "new", "train")
+    return clone.parent / "new"
+
+
+def test_stories_that_join_are_a_new_version_that_another_clone_can_pull(clone: Path, stories: Path) -> None:
+    before = data.identify(DataConfig()).md5
+    shutil.rmtree(clone / "data")  # it is pulled first
+
+    said = data.change("data.dvc", str(stories), dataset.append)
+
+    assert "train: 2 -> 4 stories, 2 added" in said
+    now = data.identify(DataConfig()).md5
+    assert now != before and now[:8] in said
+    shutil.rmtree(clone / "data")
+    shutil.rmtree(clone / ".dvc" / "cache")
+    pull(DataConfig())
+    assert len(dataset.load(clone / "data", "train")) == 4
+    with pytest.raises(DataError, match="already"):
+        data.change("data.dvc", str(stories), dataset.append)
+    assert data.identify(DataConfig()).md5 == now
+
+
+def test_local_changes_are_not_mixed_into_a_new_version(clone: Path, stories: Path) -> None:
+    (clone / "data" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="dvc add data"):
+        data.change("data.dvc", str(stories), dataset.append)
+
+
+def test_a_source_that_is_nowhere_is_named(clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="'nobody/nothing' is no folder here"):
+        data.change("data.dvc", "nobody/nothing", dataset.adopt)

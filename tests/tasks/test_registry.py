@@ -23,3 +23,20 @@ def test_a_registry_that_is_away_is_not_taken_for_one_without_a_champion(monkeyp
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError):
         registry.alias("storyteller", "champion")
+
+
+def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(registry.experiment()).info.run_id
+    data = {"md5": "0123456789abcdef", "rev": "v1"}
+
+    for split in ("train", "test", "train"):
+        registry.log_data(run_id, "data.dvc", data, split)
+
+    inputs = client.get_run(run_id).inputs.dataset_inputs
+    assert sorted(one.dataset.name for one in inputs) == ["data test", "data train"]
+    assert {one.dataset.digest for one in inputs} == {"01234567"}
+    assert '"dvc.md5": "0123456789abcdef"' in inputs[0].dataset.source
+    assert sorted(tag.value for one in inputs for tag in one.tags) == ["test", "train"]

@@ -1,0 +1,194 @@
+"""A data set that changes: stories that join it, and what differs between two versions of it."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storyreason.dataset.checking import check
+from storyreason.dataset.films import films
+from storyreason.dataset.shards import SPLITS, Example, load, shards, write
+from storyreason.errors import DataError
+
+NAMED = 5
+"""So many stories of a kind are named in a report; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs between two versions of a data set. Story IDs, by split."""
+
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    added: Mapping[str, tuple[str, ...]]
+    removed: Mapping[str, tuple[str, ...]]
+    rewritten: Mapping[str, tuple[str, ...]]
+    """Stories whose pictures or texts differ."""
+    moved: tuple[str, ...]
+    """Stories that stand in another split than before: scores on the test split can no longer be compared."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether both hold the same stories."""
+        return not (self.moved or any(any(kind.values()) for kind in (self.added, self.removed, self.rewritten)))
+
+    def summary(self) -> str:
+        """One line for each split that differs: `train: 480 -> 482 stories, 2 added (a-1, a-2)`."""
+        if self.nothing:
+            return "nothing changed"
+        lines = []
+        for split in SPLITS:
+            kinds = {"added": self.added, "removed": self.removed, "rewritten": self.rewritten}
+            said = [f"{len(ids[split])} {kind} ({_named(ids[split])})" for kind, ids in kinds.items() if ids[split]]
+            if said:
+                lines.append(f"{split}: {self.before[split]} -> {self.after[split]} stories, {', '.join(said)}")
+        if self.moved:
+            lines.append(f"{len(self.moved)} stories stand in another split than before ({_named(self.moved)})")
+        return "\n".join(lines)
+
+
+def compare(before: Path | None, after: Path) -> Change:
+    """What the data set in `after` changes. `before` is None where there was none."""
+    old: dict[str, tuple[str, str]] = {} if before is None else _contents(before)
+    new = _contents(after)
+    added, removed, rewritten = (dict[str, tuple[str, ...]]() for _ in range(3))
+    for split in SPLITS:
+        added[split] = tuple(name for name, (where, _) in new.items() if where == split and name not in old)
+        removed[split] = tuple(name for name, (where, _) in old.items() if where == split and name not in new)
+        rewritten[split] = tuple(
+            name for name, (where, hash_) in new.items() if where == split and name in old and old[name][1] != hash_
+        )
+    counts = [{split: sum(where == split for where, _ in side.values()) for split in SPLITS} for side in (old, new)]
+    moved = tuple(name for name, (where, _) in new.items() if name in old and old[name][0] != where)
+    return Change(counts[0], counts[1], added, removed, rewritten, moved)
+
+
+def append(folder: Path, source: Path) -> Change:
+    """Add the stories of `source` to the data set in `folder`, as new shards beside those that are there.
+
+    Every story that is there stays in its split. Raises DataError, and changes nothing, when a story's ID is used
+    already, when a new story's film has stories in the other split, or when the whole does not pass `check`.
+    """
+    joining = {split: _stories(source, split) for split in SPLITS}
+    if not any(joining.values()):
+        raise DataError(f"{source} holds no story: wanted {' or '.join(f'{s}-*.parquet' for s in SPLITS)} in it.")
+    _refuse_doubles(folder, source, joining)
+    with _beside(folder) as new:
+        for split in SPLITS:
+            files = shards(folder, split)
+            fresh = write(load(source, split), new, split) if joining[split] else []
+            total = len(files) + len(fresh)
+            for number, file in reversed(list(enumerate([*files, *fresh]))):
+                name = new / f"{split}-{number:05d}-of-{total:05d}.parquet"
+                if file.parent == new:
+                    file.rename(name)
+                else:
+                    _link(file, name)
+        _keep_the_rest(folder, new)
+        check(new)
+        change = compare(folder, new)
+        replace(folder, new)
+    return change
+
+
+def adopt(folder: Path, source: Path) -> Change:
+    """Let the data set in `folder` be that of `source`, whatever was there before.
+
+    Raises DataError, and changes nothing, when `source` lacks a split or does not pass `check`.
+    """
+    with _beside(folder) as new:
+        for split in SPLITS:
+            for file in shards(source, split):
+                shutil.copy(file, new / file.name)
+        check(new)
+        change = compare(folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None, new)
+        replace(folder, new)
+    return change
+
+
+def replace(folder: Path, new: Path) -> None:
+    """Put the folder `new` in the place of `folder`, by renames on one file system."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside another, which is gone afterwards unless it was renamed."""
+    path = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _stories(source: Path, split: str) -> list[str]:
+    try:
+        return load(source, split).story_ids()
+    except DataError:
+        if any(Path(source).glob(f"**/{split}-*.parquet")):
+            raise
+        return []
+
+
+def _refuse_doubles(folder: Path, source: Path, joining: Mapping[str, list[str]]) -> None:
+    split_of = {name: split for split in SPLITS for name in load(folder, split).story_ids()}
+    doubles = [name for names in joining.values() for name in names if name in split_of]
+    if doubles:
+        raise DataError(
+            f"{len(doubles)} stories of {source} are in {folder} already ({_named(doubles)}): remove them from "
+            f"{source}, or give them other IDs."
+        )
+    if not all("-" in name for name in [*split_of, *joining["train"], *joining["test"]]):
+        return  # the IDs name no film
+    places: dict[str, set[str]] = {}
+    for name, film in films(list(split_of)).items():
+        places.setdefault(film, set()).add(split_of[name])
+    for split, names in joining.items():
+        for name, film in films(names).items() if names else ():
+            others = places.get(film, set()) - {split}
+            if others:
+                raise DataError(
+                    f"Story {name} of {source} joins {split}, and its film {film} has stories in {others.pop()}: a film's "
+                    "stories belong into one split. Move it, or give the film another name."
+                )
+
+
+def _contents(folder: Path) -> dict[str, tuple[str, str]]:
+    """Each story's split, and the SHA-256 of its pictures and texts."""
+    return {example.story_id: (split, _hash(example)) for split in SPLITS for example in load(folder, split)}
+
+
+def _hash(example: Example) -> str:
+    digest = hashlib.sha256()
+    for part in (*example.images, example.chain_of_thought.encode(), example.story.encode()):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copy(file, name)
+
+
+def _keep_the_rest(folder: Path, new: Path) -> None:
+    """Whatever else stands in the folder: a card, a film mapping."""
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix != ".parquet":
+            _link(path, new / path.name)
+
+
+def _named(ids: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
