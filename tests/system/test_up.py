@@ -161,7 +161,7 @@ def test_a_new_data_version_starts_a_run(platform: Platform, tmp_path: Path) -> 
 
     printed = platform.project.run("data", "add", str(tmp_path))
 
-    assert "train: 480 -> 482 stories, 2 added (joined-0, joined-1)" in printed
+    assert "train: 960 -> 962 stories, 2 added (joined-0, joined-1)" in printed
     assert "Prefect is told" in printed
     wait_for(lambda: {run["id"] for run in platform.runs()} - known, "the run that the event starts", 300)
     (identity,) = {run["id"] for run in platform.runs()} - known
