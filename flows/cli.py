@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from storyreason import cli
+from storyreason.generation.cli import RESOLVERS
 
 app = cli.app
 
@@ -98,6 +99,18 @@ def down() -> None:
     from storyreason.serving import client
 
     report.say("the gateway is stopped" if client.stop() else "no gateway of this checkout is running")
+
+
+def _registered(name: str) -> str:
+    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`. Raises RegistryError."""
+    from tasks import registry, settings
+
+    settings.prepare()
+    model, _, which = name.removeprefix("models:/").replace("@", "/").partition("/")
+    return registry.version(model, which).folder
+
+
+RESOLVERS["models:/"] = _registered
 
 
 def main() -> None:
