@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from storyreason import cli
+from storyreason.generation.cli import RESOLVERS
 
 if TYPE_CHECKING:
     from storyreason.config import RunConfig
@@ -175,6 +176,18 @@ def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
 
     port = os.environ.get("STORYREASON_GATEWAY_PORT")
     return config.load(preset, [*([f"serving.port={port}"] if port else []), *(overrides or [])])
+
+
+def _registered(name: str) -> str:
+    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`. Raises RegistryError."""
+    from tasks import registry, settings
+
+    settings.prepare()
+    model, _, which = name.removeprefix("models:/").replace("@", "/").partition("/")
+    return registry.version(model, which).folder
+
+
+RESOLVERS["models:/"] = _registered
 
 
 def main() -> None:

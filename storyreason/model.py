@@ -97,7 +97,7 @@ def write_folder(base: str, result: Path, out: Path, card: str, revision: str | 
 
     stored = _config(base, revision).dtype or torch.float32
     processor = load_processor(base, revision)
-    model: Any = _merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
+    model: Any = merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
     temporary = out.parent / f".{out.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     model.to(stored).save_pretrained(temporary)
@@ -115,7 +115,8 @@ def write_folder(base: str, result: Path, out: Path, card: str, revision: str | 
     return out
 
 
-def _merged(base: str, revision: str | None, adapter: Path) -> Any:
+def merged(base: str, revision: str | None, adapter: Path) -> Any:
+    """The base's weights in float32 with an adapter merged into them. Raises ModelError when they do not fit together."""
     from peft import PeftModel
 
     model = load(base, revision, dtype="float32")

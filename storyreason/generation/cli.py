@@ -1,25 +1,44 @@
 """The verb `storyreason tell`."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
-from storyreason.errors import DataError, EngineError
+from storyreason.errors import DataError, EngineError, ModelError
 from storyreason.generation.config import Decoding
+
+if TYPE_CHECKING:
+    from storyreason.generation.engine import Engine
+
+RESOLVERS: dict[str, Callable[[str], str]] = {}
+"""What makes a model folder of a name, by what the name begins with (`models:/`). The top floor, which knows MLflow, adds
+its own.
+"""
+LARGEST_PICTURE = 64 * 2**20
+"""Bytes."""
 
 
 def tell(
-    images: Annotated[list[Path], typer.Argument(help="The frames in order: PNG, JPEG, WebP or GIF files.")],
+    images: Annotated[
+        list[str], typer.Argument(help="The frames in order: PNG, JPEG, WebP or GIF files, or their http(s) addresses.")
+    ],
     endpoint: Annotated[
         str, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this machine.")
     ] = "http://127.0.0.1:8400",
     model: Annotated[
         str | None,
-        typer.Option(help="A model folder, served for this story alone; or a name that the endpoint serves."),
+        typer.Option(
+            help="A model folder, or a registered version (models:/storyteller@champion): told from in this process, "
+            "without a server. Or a name that the endpoint serves."
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A LoRA adapter for the model folder; without --model, for the base it names.")
     ] = None,
     decoding: Annotated[
         Decoding, typer.Option(help="grounded: the answer cannot break a rule; free: it can.")
@@ -33,56 +52,83 @@ def tell(
     from storyreason import page, runs
     from storyreason.generation import GenerationConfig, predictions
 
-    pictures = [_read(path) for path in images]
+    pictures = [_read(image) for image in images]
+    names = [Path(urlsplit(image).path if _is_address(image) else image).stem for image in images]
     wanted = GenerationConfig(decoding=decoding, max_tokens=max_tokens)
     if request is not None:
         wanted = wanted.model_copy(update={"request": request})
     if out is not None and out.suffix != ".html":
         raise DataError(f"--out {out} is no page: name a file that ends in .html.")
-    with _served(endpoint, model, api_key) as (url, name):
-        told = predictions.answer_to(url, name, images[0].stem, pictures, wanted, api_key)
+    told = predictions.answer_by(_engine(endpoint, model, adapter, api_key), names[0], pictures, wanted)
     typer.echo(told.answer)
     if told.cut:
         typer.echo("The answer was cut: raise --max-tokens.", err=True)
     if told.mended:
         typer.echo(f"{told.mended} boxes had their corners in the wrong order and were mended.", err=True)
     if out is not None:
-        title = ", ".join(path.stem for path in images)
-        runs.write_text(out, page.render([page.view(images[0].stem, pictures, told.answer)], title))
+        runs.write_text(out, page.render([page.view(names[0], pictures, told.answer)], ", ".join(names)))
         typer.echo(f"page: {out.absolute()}", err=True)
 
 
-@contextmanager
-def _served(endpoint: str, model: str | None, api_key: str | None) -> Iterator[tuple[str, str]]:
-    """An address that answers, and the model's name there. A model folder gets an engine of its own for the time."""
+def _engine(endpoint: str, model: str | None, adapter: Path | None, api_key: str | None) -> "Engine":
+    """A model folder in this process, or an address that answers."""
     from storyreason.generation import openai
+    from storyreason.generation.inprocess import InProcess
 
-    if model is None or not Path(model).is_dir():
-        names = openai.models(endpoint, api_key)
-        if not names or (model is not None and model not in names):
-            raise EngineError(
-                f"{endpoint} serves {', '.join(names) or 'no model'}"
-                + (f", not {model}: name one of those, or a model folder." if model else ": name another --endpoint.")
-            )
-        yield endpoint, model or names[0]
-        return
-    from storyreason.generation.vllm import VllmServer
-    from storyreason.serving.config import ServingConfig
-
-    typer.echo(f"starting vLLM with {model} ...", err=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        VllmServer(model, ServingConfig(), Path(folder) / "vllm.log") as server,
-    ):
-        yield server.url, server.name
+    for beginning, folder_of in RESOLVERS.items():
+        if model is not None and model.startswith(beginning):
+            model = folder_of(model)
+    if adapter is not None:
+        return InProcess(model or _base_of(adapter), adapter)
+    if model is not None and Path(model).is_dir():
+        typer.echo(f"loading {model} ...", err=True)
+        return InProcess(model)
+    names = openai.models(endpoint, api_key)
+    if not names or (model is not None and model not in names):
+        raise EngineError(
+            f"{endpoint} serves {', '.join(names) or 'no model'}"
+            + (f", not {model}: name one of those, or a model folder." if model else ": name another --endpoint.")
+        )
+    return openai.Endpoint(endpoint, model or names[0], api_key)
 
 
-def _read(path: Path) -> bytes:
+def _base_of(adapter: Path) -> str:
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError):
+        raise ModelError(f"{adapter} is no adapter that names its base: name the base's folder by --model.") from None
+
+
+def _is_address(image: str) -> bool:
+    return image.startswith(("http://", "https://"))
+
+
+def _read(image: str) -> bytes:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        encoded = _fetched(image) if _is_address(image) else Path(image).read_bytes()
+        with Image.open(io.BytesIO(encoded)) as picture:
             picture.load()
-        return path.read_bytes()
+        return encoded
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no picture that can be read ({error}): name image files, in order.") from None
+        raise DataError(f"{image} is no picture that can be read ({error}): name image files, in order.") from None
+
+
+def _fetched(address: str) -> bytes:
+    import httpx
+
+    parts, size = [], 0
+    try:
+        with httpx.stream("GET", address, timeout=60, follow_redirects=True) as response:
+            response.raise_for_status()
+            for part in response.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_PICTURE:
+                    raise DataError(f"{address} has more than {LARGEST_PICTURE >> 20} MiB: no picture is that large.")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DataError(
+            f"{address} cannot be fetched ({error}): name addresses or files of images, in order."
+        ) from None
+    return b"".join(parts)

@@ -8,15 +8,16 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from storyreason import analysis, answer, story
 from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
 from storyreason.boxes import Box
 from storyreason.chat import picture_size
 from storyreason.errors import EngineError
-from storyreason.generation import grammar, openai
+from storyreason.generation import grammar
 from storyreason.generation.config import GenerationConfig
+from storyreason.generation.engine import Engine
 from storyreason.generation.openai import OnPiece, Piece, Stop
 from storyreason.rules import Sizes
 from storyreason.story import Passage, Story
@@ -43,16 +44,14 @@ class Grounded:
 
 
 def tell(
-    base_url: str,
-    model: str,
+    engine: Engine,
     images: Sequence[bytes],
     config: GenerationConfig,
     *,
-    api_key: str | None = None,
     on_piece: OnPiece | None = None,
     stop: Stop | None = None,
 ) -> Grounded:
-    """Ask an endpoint that knows vLLM's `structured_outputs` twice, once for the analysis and once for the story.
+    """Ask an engine that knows grammars twice, once for the analysis and once for the story.
 
     With `on_piece` it streams. Pieces take characters back where a stage was cut in the middle of a row or a mention,
     and where boxes were mended; in the end they have come to the text that this gives.
@@ -61,8 +60,7 @@ def tell(
     grammars, or `config.max_tokens` too small for so many images.
     """
     sizes = [picture_size(image) for image in images]
-    body = openai.request_body(model, images, config)
-    asking = _Asking(base_url, api_key, body, config, on_piece, stop or Stop())
+    asking = _Asking(engine, images, config, on_piece, stop or Stop())
     read = asking.analysis(sizes)
     mended, count = _mend(read, sizes)
     thought = analysis.render(mended)
@@ -84,9 +82,8 @@ def tell(
 class _Asking:
     """One answer while it is made: its requests, and what they used up."""
 
-    base_url: str
-    api_key: str | None
-    body: dict[str, Any]
+    engine: Engine
+    images: Sequence[bytes]
     config: GenerationConfig
     on_piece: OnPiece | None
     stop: Stop
@@ -141,18 +138,12 @@ class _Asking:
 
     def _go_on(self, written: str, rules: str, most: int) -> tuple[str, bool]:
         """What comes after `written` under a grammar, and whether it came to its end within `most` tokens."""
-        told = openai.ask(
-            self.base_url,
-            {
-                **self.body,
-                "messages": [*self.body["messages"], {"role": "assistant", "content": written}],
-                "add_generation_prompt": False,
-                "continue_final_message": True,
-                "structured_outputs": {"grammar": rules},
-                "max_tokens": most,
-            },
-            self.config.timeout,
-            api_key=self.api_key,
+        told = self.engine.tell(
+            self.images,
+            self.config,
+            written=written,
+            grammar=rules,
+            max_tokens=most,
             on_piece=None if self.on_piece is None else functools.partial(self._hear, written),
             stop=self.stop,
         )
@@ -173,15 +164,13 @@ class _Asking:
         """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
         if self.config.max_tokens is not None:
             return self.config.max_tokens
-        length = openai.max_model_len(self.base_url, self.body["model"], self.api_key)
-        if length is None:
-            raise EngineError(f"{self.base_url} does not say how long its answers may be: set generation.max_tokens.")
-        body = self.body | {"max_tokens": 1}
-        first = openai.ask(self.base_url, body, self.config.timeout, api_key=self.api_key, stop=self.stop)
-        return length - first.prompt_tokens - 1
+        room = self.engine.room(self.images, self.config, self.stop)
+        if room is None:
+            raise EngineError("The engine does not say how long its answers may be: set generation.max_tokens.")
+        return room
 
     def _count(self, text: str) -> int:
-        return openai.count_tokens(self.base_url, self.body["model"], text, self.api_key)
+        return self.engine.count(text)
 
 
 def _same(one: str, other: str) -> int:

@@ -56,6 +56,10 @@ class Stop:
         self._socket: socket.socket | None = None
         self._stopped = False
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
     def set(self) -> None:
         with self._lock:
             self._stopped = True
@@ -132,6 +136,45 @@ def ask(
         raise EngineError(
             f"{url} is no OpenAI-compatible endpoint: its answer has another form ({error!r})."
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An `engine.Engine` at an address; for grammars one that knows vLLM's `structured_outputs`."""
+
+    base_url: str
+    model: str
+    api_key: str | None = None
+
+    def tell(
+        self,
+        images: Sequence[bytes],
+        config: GenerationConfig,
+        *,
+        written: str = "",
+        grammar: str | None = None,
+        max_tokens: int | None = None,
+        on_piece: OnPiece | None = None,
+        stop: Stop | None = None,
+    ) -> Telling:
+        body = request_body(self.model, images, config)
+        if written:
+            body["messages"] = [*body["messages"], {"role": "assistant", "content": written}]
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        if grammar is not None:
+            body["structured_outputs"] = {"grammar": grammar}
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        return ask(self.base_url, body, config.timeout, api_key=self.api_key, on_piece=on_piece, stop=stop)
+
+    def count(self, text: str) -> int:
+        return count_tokens(self.base_url, self.model, text, self.api_key)
+
+    def room(self, images: Sequence[bytes], config: GenerationConfig, stop: Stop | None = None) -> int | None:
+        length = max_model_len(self.base_url, self.model, self.api_key)
+        if length is None:
+            return None
+        return length - self.tell(images, config, max_tokens=1, stop=stop).prompt_tokens - 1
 
 
 def root(base_url: str) -> str:

@@ -13,7 +13,8 @@ from storyreason import runs
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import OnPiece, Stop, tell
+from storyreason.generation.engine import Engine
+from storyreason.generation.openai import Endpoint, OnPiece, Stop
 
 
 class Asked(Protocol):
@@ -145,10 +146,23 @@ def answer_to(
 
     Raises EngineAwayError or EngineError.
     """
+    engine = Endpoint(base_url, model, api_key)
+    return answer_by(engine, story_id, images, config, on_piece=on_piece, stop=stop)
+
+
+def answer_by(
+    engine: Engine,
+    story_id: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    on_piece: OnPiece | None = None,
+    stop: Stop | None = None,
+) -> Prediction:
+    """As `answer_to`, of any engine."""
     if config.decoding == "free":
-        told = tell(base_url, model, images, config, api_key=api_key, on_piece=on_piece, stop=stop)
+        told = engine.tell(images, config, on_piece=on_piece, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
-    held = grounded.tell(base_url, model, images, config, api_key=api_key, on_piece=on_piece, stop=stop)
+    held = grounded.tell(engine, images, config, on_piece=on_piece, stop=stop)
     return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
 
 

@@ -241,9 +241,9 @@ class Engines:
 def _check_place(folder: str, config: ServingConfig) -> None:
     """Raise GatewayError unless a model lies where models do: who may deploy need not be let see the whole disk.
 
-    A name on the Hub, as owner/name, is no place.
+    A name on the Hub, as owner/name, is no place, unless it is one here too.
     """
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", folder):
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", folder) and not Path(folder).exists():
         return
     top = Path(config.models or runs.root()).resolve()
     if not Path(folder).resolve().is_relative_to(top):

@@ -5,6 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from flows.cli import RESOLVERS
 from storyreason.errors import RegistryError
 from tasks import registry
 
@@ -40,3 +41,19 @@ def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypat
     assert {one.dataset.digest for one in inputs} == {"01234567"}
     assert '"dvc.md5": "0123456789abcdef"' in inputs[0].dataset.source
     assert sorted(tag.value for one in inputs for tag in one.tags) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    "name", ["models:/storyteller@champion", "models:/storyteller/champion", "models:/storyteller/1"]
+)
+def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    tags = {f"{registry.TAG}folder": "/models/7", f"{registry.TAG}register": "0123456789abcdef"}
+    made = client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    client.set_registered_model_alias("storyteller", "champion", made.version)
+    assert RESOLVERS["models:/"](name) == "/models/7"
+    with pytest.raises(RegistryError, match="no storyteller with version or alias 'nobody'"):
+        RESOLVERS["models:/"]("models:/storyteller@nobody")

@@ -9,6 +9,7 @@ from storyreason import answer, dataset, generation, rules
 from storyreason.cli import app
 from storyreason.errors import DataError, EngineError
 from storyreason.generation import GenerationConfig, grounded
+from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer
 
 pytestmark = pytest.mark.server
@@ -35,7 +36,7 @@ def test_too_few_tokens_for_an_ending_are_refused_with_the_number_that_would_do(
     vllm_server: VllmServer, frames: tuple[bytes, ...]
 ) -> None:
     with pytest.raises(EngineError, match=r"about 5 images needs \d+ tokens or more, and has 200: raise generation"):
-        grounded.tell(vllm_server.url, vllm_server.name, frames, GenerationConfig(max_tokens=200))
+        grounded.tell(Endpoint(vllm_server.url, vllm_server.name), frames, GenerationConfig(max_tokens=200))
 
 
 def test_tell_prints_a_valid_answer_and_writes_a_page(

@@ -37,7 +37,7 @@ def gateway(url: str, folder: Path, **settings: Any) -> Iterator[tuple[str, Any]
         app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
     app.state.engines._engine = Engine(Scripted(url))  # type: ignore[arg-type]
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

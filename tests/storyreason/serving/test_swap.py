@@ -22,7 +22,7 @@ import pytest
 from storyreason import answer, generation, rules
 from storyreason.errors import GatewayError
 from storyreason.generation import GenerationConfig
-from storyreason.generation.openai import data_url
+from storyreason.generation.openai import Endpoint, data_url
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from tests.conftest import write_untrained
@@ -146,7 +146,7 @@ def test_the_openai_client_streams_a_story_with_five_images(gateway: ServingConf
 def test_telling_under_grammars_goes_through_the_gateway(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
     url, sizes = client.url(gateway), [(196, 112)] * 2
     assert generation.openai.count_tokens(url, "storyteller", "## Image 1") == 2
-    told = generation.grounded.tell(url, "storyteller", frames[:2], GenerationConfig())
+    told = generation.grounded.tell(Endpoint(url, "storyteller"), frames[:2], GenerationConfig())
     assert rules.is_valid(rules.check(answer.read(told.text), sizes))
 
     body = {"images": [data_url(frame) for frame in frames[:2]]}

@@ -1,0 +1,60 @@
+"""A model told from in this process."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from storyreason import answer, rules
+from storyreason.errors import EngineAwayError, EngineError
+from storyreason.generation import GenerationConfig, Piece, Stop, grounded, predictions
+from storyreason.generation.inprocess import InProcess
+from storyreason.generation.openai import Endpoint
+from storyreason.generation.vllm import VllmServer
+
+pytestmark = pytest.mark.server  # it loads a model
+
+
+@pytest.fixture(scope="module")
+def engine(untrained: Path) -> InProcess:
+    return InProcess(untrained, longest=3072)
+
+
+def test_a_grounded_story_is_valid_and_its_pieces_come_to_it(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+    config = GenerationConfig(decoding="grounded", temperature=1.0, max_tokens=700)
+    pieces: list[Piece] = []
+    told = predictions.answer_by(engine, "a story", frames[:1], config, on_piece=pieces.append)
+
+    assert rules.is_valid(rules.check(answer.read(told.answer), [(196, 112)])), told.answer
+    text = ""
+    for piece in pieces:
+        text = text[: len(text) - piece.back] + piece.text
+    assert text == told.answer
+    assert told.tokens <= 700 and pieces[-1].tokens <= told.tokens
+
+
+def test_too_few_tokens_are_refused_as_an_endpoint_refuses_them(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+    with pytest.raises(EngineError, match=r"needs \d+ tokens or more, and has 50: raise generation\.max_tokens"):
+        grounded.tell(engine, frames[:1], GenerationConfig(max_tokens=50))
+
+
+def test_it_can_be_ended_from_another_thread(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+    stop, begun = Stop(), threading.Event()
+    threading.Thread(target=lambda: (begun.wait(60), stop.set())).start()
+    with pytest.raises(EngineAwayError, match="ended by the one who made it"):
+        engine.tell(
+            frames[:1], GenerationConfig(max_tokens=3000), grammar='root ::= [a-z ]{3000}', on_piece=lambda _: begun.set(),
+            stop=stop,
+        )  # fmt: skip
+
+
+def test_greedy_text_is_vllms_token_for_token(
+    engine: InProcess, vllm_server: VllmServer, frames: tuple[bytes, ...]
+) -> None:
+    served = Endpoint(vllm_server.url, vllm_server.name)
+    config = GenerationConfig(max_tokens=40)
+    ours, theirs = engine.tell(frames, config), served.tell(frames, config)
+    assert ours == theirs
+    assert engine.room(frames, config) == served.room(frames, config)
+    going_on = {"written": "<think>\n", "grammar": 'root ::= [a-z ]{30} "."'}
+    assert engine.tell(frames, config, **going_on) == served.tell(frames, config, **going_on)

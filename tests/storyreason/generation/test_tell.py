@@ -1,0 +1,67 @@
+"""What `storyreason tell` takes for a picture and for a model, without a model."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from storyreason.cli import app
+from storyreason.errors import DataError, ModelError
+from storyreason.generation import cli
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the files in `tmp_path`."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picture_is_read_from_a_file_or_an_address(site: str, tmp_path: Path, frames: tuple[bytes, ...]) -> None:
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    assert cli._read(str(tmp_path / "1.jpg")) == cli._read(f"{site}/1.jpg") == frames[0]
+
+
+def test_what_is_no_picture_is_one_sentence(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page.html").write_text("<html>")
+    with pytest.raises(DataError, match=r"page\.html is no picture that can be read"):
+        cli._read(f"{site}/page.html")
+    with pytest.raises(DataError, match=r"2\.jpg cannot be fetched \(.*404"):
+        cli._read(f"{site}/2.jpg")
+    with pytest.raises(DataError, match="cannot be fetched"):
+        cli._read("http://127.0.0.1:9/1.jpg")
+    monkeypatch.setattr(cli, "LARGEST_PICTURE", 3)
+    with pytest.raises(DataError, match="no picture is that large"):
+        cli._read(f"{site}/page.html")
+
+
+def test_an_adapter_without_a_base_says_what_to_do(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    arguments = ["tell", str(tmp_path / "1.jpg"), "--adapter", str(tmp_path)]
+    with pytest.raises(ModelError, match="is no adapter that names its base: name the base's folder by --model"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_name_is_made_a_folder_by_who_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: tuple[bytes, ...]
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    monkeypatch.setitem(cli.RESOLVERS, "models:/", lambda name: str(tmp_path / name.removeprefix("models:/")))
+    (tmp_path / "storyteller@champion").mkdir()
+    with pytest.raises(ModelError, match="storyteller@champion"):  # found, and no model
+        CliRunner().invoke(
+            app, ["tell", str(tmp_path / "1.jpg"), "--model", "models:/storyteller@champion"], catch_exceptions=False
+        )
