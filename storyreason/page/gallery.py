@@ -46,7 +46,7 @@ class Gallery:
             views = content["views"] if content else []
             name = _short(content["title"]) if content and len(views) > 1 else path.parent.name
             for place, view in enumerate(views):
-                found[path if len(views) > 1 else path.parent, name].append((_Shown(path, place), view))
+                found[path if len(views) > 1 else path.parent, name].append((_Shown(path, place), _entry(view)))
         names = [name for _, name in found]
         self._stories = [[shown for shown, _ in stories] for stories in found.values()]
         self.index: Json = {
@@ -54,7 +54,7 @@ class Gallery:
                 {
                     # Two evaluations of one role are told apart by their work folders.
                     "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
-                    "stories": [{"number": number, **_entry(view)} for number, (_, view) in enumerate(stories)],
+                    "stories": [{"number": number, **entry} for number, (_, entry) in enumerate(stories)],
                 }
                 for (place, name), stories in found.items()
             ]

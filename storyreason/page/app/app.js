@@ -96,20 +96,15 @@ function app() {
     health.className = `health ${told?.healthy ? "good" : told ? "warning" : "error"}`;
     health.lastChild.textContent = !told ? "no answer" : told.healthy ? (told.version ? `version ${told.version}` : "ready") : "no model";
     health.title = [location.origin, told?.problem].filter(Boolean).join(": ");
-    try {
-      const models = told?.healthy ? (await ask("/v1/models", { key: left.key })).data.map(({ id }) => id) : [];
-      left.models(models);
-      const index = await ask("/v1/stories/gallery", { key: left.key });
-      if (index.collections.length && !museum) {
-        museum = gallery(index, () => left.key, card, again);
-        room.replaceChildren(museum.element);
-        links.at(-1).hidden = false;
-        if (location.hash.startsWith("#gallery")) go();
-      }
-    } catch (error) {
-      left.models([]);
-      if (error.code === 401) left.askKey();
-    }
+    const wanted = (path) => ask(path, { key: left.key }).catch((error) => { if (error.code === 401) left.askKey(); });
+    const models = told?.healthy ? await wanted("/v1/models") : null;
+    left.models(models?.data.map(({ id }) => id) ?? []);
+    const index = museum ? null : await wanted("/v1/stories/gallery");
+    if (!index?.collections.length) return;
+    museum = gallery(index, () => left.key, card, again);
+    room.replaceChildren(museum.element);
+    links.at(-1).hidden = false;
+    if (location.hash.startsWith("#gallery")) go();
   }
 
   document.body.classList.add("app");

@@ -9,7 +9,7 @@ function pictures(changed, say) {
   const input = h("input.hidden", { type: "file", id: "files", accept: "image/png,image/jpeg,image/webp,image/gif", multiple: true,
     onchange: () => { add([...input.files]); input.value = ""; } });
   const list = h("ol.pictures", { "aria-label": "Images in order" });
-  const drop = h("label.drop", { for: "files" }, h("b", {}, "Choose images"), h("span.soft", {}, "or drop or paste them, in the order of the story"));
+  const drop = h("label.drop", { for: "files" }, h("b", {}, "Choose images"), h("b.more", {}, "Add images"), h("span.soft", {}, "or drop or paste them, in the order of the story"));
   const fault = h("p.fault", { role: "alert" });
   const element = h("div.images", {}, list, input, drop, fault);
 
