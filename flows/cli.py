@@ -123,9 +123,10 @@ def add(
 
 def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
     from flows import local, report
+
+    local.prepare()  # before Prefect is imported, which reads its settings then
     from tasks import data
 
-    local.prepare()
     report.say(data.change(target, source, how, revision))
 
 
@@ -161,9 +162,10 @@ def clean(
 ) -> None:
     """Make room: old versions' weights, old trainings, checkpoints, fetched data. Never what is used."""
     from flows import local, report
-    from tasks import cleaning
 
     local.prepare()
+    from tasks import cleaning
+
     items = cleaning.plan(keep)
     if not dry_run:
         cleaning.remove(items)

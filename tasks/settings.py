@@ -96,8 +96,6 @@ def prepare() -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         # A slot that a run holds outlives a restart of the server.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # SQLite's writers wait for each other; Prefect's ten seconds are few on a busy machine.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": store,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

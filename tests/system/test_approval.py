@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from storyreason.config import RunConfig
 from tasks import approval, registry
-from tests.system.conftest import wait_for
+from tests.system.conftest import prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 REPORT = "# Promote\n\nbox F1 rose by 0.1"
@@ -65,7 +65,7 @@ class Asking:
 @pytest.fixture
 def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
     url = prefect_server["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: url}), httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+    with temporary_settings({PREFECT_API_URL: url}), prefect_api(url) as client:
         yield client
 
 

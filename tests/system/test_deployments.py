@@ -18,7 +18,7 @@ from prefect.states import Pending, Running
 from flows import automations, deployments
 from tasks import evaluation, registry
 from tasks.settings import Settings
-from tests.system.conftest import wait_for
+from tests.system.conftest import prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
     url = prefect_server["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: url}), httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+    with temporary_settings({PREFECT_API_URL: url}), prefect_api(url) as client:
         yield client
 
 

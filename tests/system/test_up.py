@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from storyreason import dataset, sample
-from tests.system.conftest import Project, clone, free_port, wait_for
+from tests.system.conftest import Project, clone, free_port, prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 CONFIG = {"name": "smoke", "data": {"train_stories": 12, "test_stories": 4}}
@@ -28,7 +28,7 @@ class Platform:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.client = httpx.Client(base_url=f"{self.url('PREFECT')}/api", timeout=120, trust_env=False)
+        self.client = prefect_api(f"{self.url('PREFECT')}/api")
 
     def url(self, part: str) -> str:
         return f"http://127.0.0.1:{self.project.environment[f'STORYREASON_{part}_PORT']}"
