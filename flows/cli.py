@@ -1,13 +1,22 @@
 """The command line: the library's verbs, and those that start flows."""
 
+import os
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from storyreason import cli
 
+if TYPE_CHECKING:
+    from storyreason.config import RunConfig
+
 app = cli.app
+data = typer.Typer(
+    help="Change the data: every change is checked, reported and a new DVC version.", no_args_is_help=True
+)
+app.add_typer(data, name="data", rich_help_panel="Platform")
 
 Preset = Annotated[str, typer.Argument(help="A preset of deploy/presets, or a YAML file.")]
 Overrides = Annotated[
@@ -34,9 +43,7 @@ def retrain(
     until: Annotated[Step, typer.Option(help="The last step to run.")] = Step.deploy,
 ) -> None:
     """Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better."""
-    from storyreason import config
-
-    chosen = config.load(preset, override or [])
+    chosen = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -54,9 +61,7 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Score a registered version, or the base model, on the test split."""
-    from storyreason import config
-
-    chosen = config.load(preset, override or [])
+    chosen = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -78,9 +83,7 @@ def deploy(
     override: Overrides = None,
 ) -> None:
     """Serve a registered version behind the gateway, and make it the champion."""
-    from storyreason import config
-
-    chosen = config.load(preset, override or [])
+    chosen = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -91,15 +94,95 @@ def deploy(
     report.say(f"version {served['version']} is served at {served['url']}")
 
 
-@app.command(rich_help_panel="Flows")
-def down() -> None:
-    """Stop what this checkout left running: the gateway and its engine."""
+Target = Annotated[str, typer.Option(help="The DVC file of the data.")]
+
+
+@data.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="A folder of parquet shards, or a data set's name on the Hub.")],
+    target: Target = "data.dvc",
+    revision: Annotated[str | None, typer.Option(help="The Hub's revision.", show_default=False)] = None,
+) -> None:
+    """Let the data be that of SOURCE: checked, reported, and made a new DVC version."""
+    from storyreason import dataset
+
+    _change(target, source, dataset.adopt, revision)
+
+
+@data.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True)],
+    target: Target = "data.dvc",
+) -> None:
+    """Add the stories of FOLDER as new shards; every story that is there stays in its split. Doubles are refused."""
+    from storyreason import dataset
+
+    _change(target, str(folder), dataset.append)
+
+
+def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
+    from flows import local, report
+
+    local.prepare()  # before Prefect is imported, which reads its settings then
+    from tasks import data
+
+    report.say(data.change(target, source, how, revision))
+
+
+@app.command(rich_help_panel="Platform")
+def up() -> None:
+    """Start Prefect, MLflow, the gateway and the Prefect deployments, and say where they answer. Twice is fine."""
     from flows import report
+    from flows import up as platform
+
+    platform.up(report.say)
+
+
+@app.command(rich_help_panel="Platform")
+def down() -> None:
+    """Stop what this checkout left running: all that `up` started, the gateway and its engine."""
+    from flows import report
+    from flows import up as platform
     from storyreason.serving import client
 
-    report.say("the gateway is stopped" if client.stop() else "no gateway of this checkout is running")
+    if platform.down():
+        client.stop()
+        report.say("all that `storyreason up` started is stopped")
+    else:
+        report.say("the gateway is stopped" if client.stop() else "no gateway of this checkout is running")
+
+
+@app.command(rich_help_panel="Platform")
+def clean(
+    keep: Annotated[
+        int, typer.Option(min=1, help="So many newest versions stay whole, beside those with an alias.")
+    ] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Make room: old versions' weights, old trainings, checkpoints, fetched data. Never what is used."""
+    from flows import local, report
+
+    local.prepare()
+    from tasks import cleaning
+
+    items = cleaning.plan(keep)
+    if not dry_run:
+        cleaning.remove(items)
+    report.say(cleaning.report(items, removed=not dry_run))
+
+
+def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
+    """The preset with this checkout's gateway port and the overrides laid over it."""
+    from storyreason import config
+
+    port = os.environ.get("STORYREASON_GATEWAY_PORT")
+    return config.load(preset, [*([f"serving.port={port}"] if port else []), *(overrides or [])])
 
 
 def main() -> None:
     """The entry point: a fault that a person can mend is one sentence and exit code 2."""
+    if Path(".env").is_file():
+        from tasks import settings
+
+        settings.read_dotenv()
     cli.run(app)

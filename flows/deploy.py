@@ -13,7 +13,12 @@ from tasks import deployment, registry
 
 @flow(name="deploy", flow_run_name="deploy-{which}")
 def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
-    """Swap the served model and move the aliases; a version that is served already is left alone."""
+    """Swap the served model and move the aliases; a version that is served already is left alone.
+
+    Args:
+        config: What the run does, grouped as a preset is.
+        which: A version's number or alias in MLflow; `previous` rolls back.
+    """
     version = registry.version(config.model, which)
     data, _, _ = pull(config)
     return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0])

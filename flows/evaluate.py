@@ -12,7 +12,12 @@ from tasks.evaluation import Subject
 
 @flow(name="evaluate", flow_run_name="evaluate-{which}")
 def evaluate(config: RunConfig, which: str = "champion") -> dict[str, Any]:
-    """The scores of a registered version (number or alias), or of the base model (`base`), from the cache if they are there."""
+    """The scores of a registered version (number or alias), or of the base model (`base`), from the cache if they are there.
+
+    Args:
+        config: What the run does, grouped as a preset is.
+        which: A version's number or alias in MLflow, or `base`.
+    """
     data, base, identity = pull(config)
     if which == "base":
         return scored(config, Subject("base", base, identity), data)

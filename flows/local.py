@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows import up
 from storyreason import guard, runs
 from storyreason.errors import RunError
 from tasks import settings
@@ -20,13 +21,20 @@ STARTUP = 180.0
 """Seconds that a Prefect server may take to answer: 20 on an idle machine, far more on a busy one."""
 
 
+def prepare() -> None:
+    """Where state is kept, and the Prefect server of `storyreason up` where it runs."""
+    settings.prepare()
+    if up.running() is not None:
+        os.environ.setdefault("PREFECT_API_URL", f"{settings.read().prefect_url}/api")
+
+
 @contextmanager
 def platform() -> Iterator[None]:
-    """Prefect, MLflow and DVC ready for a flow. A Prefect server named by PREFECT_API_URL is used as it is.
+    """Prefect, MLflow and DVC ready for a flow. A server named by PREFECT_API_URL, or of `storyreason up`, is used as it is.
 
     Enter it before Prefect is imported: what Prefect still sends when the process ends is sent before its server goes.
     """
-    settings.prepare()
+    prepare()
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
@@ -39,7 +47,7 @@ def platform() -> Iterator[None]:
         if str(home) not in str(error):
             raise
         raise RunError(
-            f"{error} Or run several flows at a time: start `prefect server start`, and set PREFECT_API_URL to its address."
+            f"{error} Or run several flows at a time: start `storyreason up` first, or set PREFECT_API_URL to a server's address."
         ) from None
 
 

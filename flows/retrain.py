@@ -10,8 +10,8 @@ from storyreason import dataset, model, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from storyreason.training import launch
+from tasks import approval, deployment, evaluation, registry
 from tasks import data as data_steps
-from tasks import deployment, evaluation, registry
 from tasks import training as training_steps
 from tasks.evaluation import Subject
 from tasks.progress import stopwatch
@@ -36,7 +36,12 @@ class Outcome:
 
 @flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True)
 def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
-    """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated."""
+    """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated.
+
+    Args:
+        config: What the run does, grouped as a preset is.
+        until: The last step to run.
+    """
     launch.check_machine(config.training)
     if until == "deploy":
         gateway.check(config.serving)
@@ -137,3 +142,9 @@ def _gate(
     compared = {"challenger": scores["challenger"], "incumbent": scores[incumbent.role]}
     decision = evaluation.gate(config, version, incumbent, compared, data["md5"])
     outcome.promoted, outcome.reason = decision["promote"], decision["reason"]
+    if outcome.promoted and config.gate.approval == "ask":
+        outcome.promoted, said = approval.ask(config, version, decision["report"])
+        outcome.reason = f"{outcome.reason}; {said}"
+        get_run_logger().info("%s", said)
+    if not outcome.promoted:
+        evaluation.announce_held(version, outcome.reason)

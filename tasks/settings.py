@@ -1,32 +1,111 @@
 """Where Prefect, MLflow and DVC keep their state, and that none of them phones home.
 
-Set as environment variables before these libraries are first imported; whatever the caller has set stays.
+Set as environment variables before these libraries are first imported; whatever the caller or `.env` has set stays.
 """
 
 import logging
 import os
+from pathlib import Path
+from zoneinfo import available_timezones
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storyreason import runs
-from storyreason.errors import StoryReasonError
+from storyreason.errors import ConfigError, StoryReasonError
+
+
+class Settings(BaseSettings):
+    """What one checkout sets by `.env` or the environment, `STORYREASON_` before each name; `.env.example` is complete."""
+
+    model_config = SettingsConfigDict(env_prefix="STORYREASON_", frozen=True, env_ignore_empty=True)
+
+    prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect's server, of `storyreason up`.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow's server.")
+    gateway_port: int = Field(8400, ge=1, le=65535, description="The gateway.")
+    preset: str = Field("sample", description="The preset of runs that start by themselves.")
+    cron: str = Field("0 4 * * 1", description="When a retraining starts by itself.")
+    timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
+    heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two signs of life of a flow run.")
+    notify: str = Field("", description="Whom to tell of failed, crashed, late and not promoted runs: an Apprise URL.")
+    mlflow_store: str = Field("", description="MLflow's database; empty: SQLite under `runs/`.")
+    mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        from prefect.client.schemas.schedules import CronSchedule
+
+        CronSchedule(cron=value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("wanted the name of a time zone, such as Europe/Berlin")
+        return value
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    def environment(self) -> dict[str, str]:
+        """Every setting as the variable that it is read from."""
+        return {f"STORYREASON_{name.upper()}": str(value) for name, value in self.model_dump().items()}
+
+
+def read_dotenv() -> None:
+    """Set what `.env` of the current folder says, where the environment says nothing."""
+    if Path(".env").is_file():
+        from dotenv import load_dotenv
+
+        load_dotenv(".env")
+
+
+def read() -> Settings:
+    """The settings of this checkout. Raises ConfigError that names the variable, what was found and what is wanted."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        said = "; ".join(
+            f"STORYREASON_{str(fault['loc'][0]).upper()}={fault['input']}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ConfigError(f"{said}. Mend it in .env or in the environment.") from None
 
 
 def prepare() -> None:
     """Point the platform's parts at `runs/` of this checkout, unless the environment says otherwise."""
+    read_dotenv()
     root = runs.root()
+    (root / "mlflow").mkdir(exist_ok=True)
+    store = os.environ.get("STORYREASON_MLFLOW_STORE") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"
     for name, value in {
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_HOME": str(root / "prefect"),
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # A slot that a run holds outlives a restart of the server.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DVC_NO_ANALYTICS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "GIT_PYTHON_REFRESH": "quiet",
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
-    (root / "mlflow").mkdir(exist_ok=True)
 
 
 class PlainFailures(logging.Filter):

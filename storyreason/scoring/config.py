@@ -1,5 +1,7 @@
 """What the gate wants of a challenger before it is promoted."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -36,4 +38,11 @@ class GateConfig(BaseModel):
     min_stories: int = Field(default=30, ge=2, description="With fewer test stories the gate refuses to decide.")
     confidence: float = Field(default=0.95, ge=0.5, lt=1.0, description="The level of the bootstrap intervals.")
     resamples: int = Field(default=2000, ge=100, le=100_000, description="How often the stories are drawn anew.")
+    approval: Literal["none", "ask"] = Field(
+        default="none",
+        description="ask: what the gate would promote waits for a person's word, in Prefect's UI.",
+    )
+    approval_timeout: float = Field(
+        default=86_400.0, gt=0, le=2_592_000, description="Seconds to wait for that word; without one it is held."
+    )
     seed: int = Field(default=0, ge=0, description="The seed of those draws: the same answers, the same verdict.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,6 +29,22 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 400) -
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.05)
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again where a server says that it is busy (503): Prefect's does while SQLite is locked, and its clients ask again."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + 300
+        while (answer := super().handle_request(request)).status_code == 503 and time.monotonic() < deadline:
+            answer.close()
+            time.sleep(0.5)
+        return answer
+
+
+def prefect_api(url: str) -> httpx.Client:
+    """A client of a Prefect server's API, as its UI is one."""
+    return httpx.Client(base_url=url, timeout=120, trust_env=False, transport=Patient())
 
 
 @dataclass

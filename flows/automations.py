@@ -1,0 +1,110 @@
+"""What happens when things go wrong: runs whose process is gone are marked, and somebody is told."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tasks.evaluation import HELD
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.automations import Automation
+
+GONE_AFTER = 10
+"""So many heartbeats must be missing before a run counts as gone. Prefect's advice is three; a busy machine delays them."""
+BLOCK = "storyreason-notify"
+NOTIFIED = {
+    "failed": "prefect.flow-run.Failed",
+    "crashed": "prefect.flow-run.Crashed",
+    "late": "prefect.flow-run.Late",
+}
+"""By word, the event of Prefect that somebody is told of."""
+BODY = """{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}
+{{ flow_run|ui_url }}"""
+
+
+def everything(chosen: Settings) -> "list[Automation]":
+    """The automations of this checkout. Somebody is told when `STORYREASON_NOTIFY` says whom."""
+    from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, SendNotification
+    from prefect.client.schemas.objects import StateType
+    from prefect.events import Posture
+
+    runs = {"prefect.resource.id": "prefect.flow-run.*"}
+    # Whatever ends a run, and whatever lets it wait for its turn, is no sign of a process that is gone.
+    quiet = ("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot")
+    found = [
+        Automation(
+            name="storyreason: a run whose process is gone has crashed",
+            description="A flow run sends heartbeats; without one for long enough its process is gone.",
+            trigger=EventTrigger(
+                after={"prefect.flow-run.heartbeat"},
+                expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{name}" for name in quiet)},
+                match=runs,
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=timedelta(seconds=GONE_AFTER * chosen.heartbeat),
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message="Its process is gone (no heartbeats). Start it again: complete steps are not repeated.",
+                )
+            ],
+        )
+    ]
+    if not chosen.notify:
+        return found
+    block = _block(chosen.notify)
+    for word, event in {**NOTIFIED, "not promoted": HELD}.items():
+        held = event == HELD
+        found.append(
+            Automation(
+                name=f"storyreason: tell that a run is {word}",
+                trigger=EventTrigger(
+                    expect={event},
+                    match={"prefect.resource.id": "storyreason.model.*"} if held else runs,
+                    posture=Posture.Reactive,
+                    threshold=1,
+                ),
+                actions=[
+                    SendNotification(
+                        block_document_id=block,
+                        subject=f"storyreason: {word}",
+                        body="{{ event.payload.version }}: {{ event.payload.reason }}" if held else BODY,
+                    )
+                ],
+            )
+        )
+    return found
+
+
+def _block(url: str) -> UUID:
+    """The block that sends: any address that Apprise knows, for Prefect's Slack block passes those on that are not Slack's."""
+    from prefect.blocks.notifications import SlackWebhook
+    from pydantic import SecretStr
+
+    saved = SlackWebhook(url=SecretStr(url)).save(BLOCK, overwrite=True)
+    return UUID(str(saved))
+
+
+def apply(chosen: Settings) -> None:
+    """Make or renew them. One that a person has switched off stays off; what is no longer wanted goes."""
+    from prefect.client.orchestration import get_client
+
+    wanted = {one.name: one for one in everything(chosen)}
+    with get_client(sync_client=True) as client:
+        known = {
+            one.name: one
+            for name in (*wanted, *(f"storyreason: tell that a run is {word}" for word in (*NOTIFIED, "not promoted")))
+            for one in client.read_automations_by_name(name)
+        }
+        for name, one in known.items():
+            if name not in wanted:
+                client.delete_automation(one.id)
+    for name, automation in wanted.items():
+        if name in known:
+            automation.id, automation.enabled = known[name].id, known[name].enabled
+            automation.update()
+        else:
+            automation.create()

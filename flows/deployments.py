@@ -1,0 +1,157 @@
+"""The Prefect deployments: retrain (weekly, and when the data changes), evaluate, deploy.
+
+`python -m flows.deployments` serves them on this machine; deploy/prefect.yaml has the same set for work pools.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from storyreason import config, runs
+from storyreason.errors import RunError, StoryReasonError
+from tasks import settings
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.deployments.runner import RunnerDeployment
+
+NAME = "storyteller"
+"""Of each deployment; Prefect shows the flow's name before it: `retrain/storyteller`."""
+FLOWS = ("retrain", "evaluate", "deploy")
+PATIENCE = 900.0
+"""Seconds to wait for Prefect's server."""
+
+
+def everything(chosen: Settings) -> "list[RunnerDeployment]":
+    """The deployments of this checkout, its preset in their forms. What a person has paused stays paused."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.events import DeploymentEventTrigger
+    from prefect.flows import EntrypointType
+    from prefect.schedules import Cron
+
+    from flows.deploy import deploy
+    from flows.evaluate import evaluate
+    from flows.retrain import retrain
+    from tasks.data import NEW_VERSION, RESOURCE
+
+    override = [f"serving.port={chosen.gateway_port}"]
+    parameters = {"config": config.load(chosen.preset, override).model_dump(mode="json")}
+    with get_client(sync_client=True) as client:
+        active = _schedule_is_active(client)
+    one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    module = EntrypointType.MODULE_PATH
+    made = [
+        retrain.to_deployment(
+            NAME,
+            description="Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better. "
+            "Complete steps are not repeated. One at a time: the next waits.",
+            parameters=parameters,
+            schedule=Cron(chosen.cron, timezone=chosen.timezone, active=active),
+            triggers=[
+                DeploymentEventTrigger(
+                    name="retrain when the data changes",
+                    expect={NEW_VERSION},
+                    match={"prefect.resource.id": f"{RESOURCE}.*"},
+                )
+            ],
+            concurrency_limit=one_at_a_time,
+            entrypoint_type=module,
+        ),
+        evaluate.to_deployment(
+            NAME,
+            description="Score a registered version, or the base model, on the test split.",
+            parameters=parameters,
+            entrypoint_type=module,
+        ),
+        deploy.to_deployment(
+            NAME,
+            description="Serve a registered version behind the gateway, and make it the champion; `previous` rolls back.",
+            parameters=parameters,
+            concurrency_limit=one_at_a_time,
+            entrypoint_type=module,
+        ),
+    ]
+    return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
+
+
+def _schedule_is_active(client: "SyncPrefectClient") -> bool:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        known = client.read_deployment_by_name(f"retrain/{NAME}")
+    except ObjectNotFound:
+        return True
+    return all(schedule.active for schedule in known.schedules)
+
+
+def take_up_interrupted() -> list[str]:
+    """Schedule anew what the process before this one left unfinished, and give the names of those runs.
+
+    Nothing of it runs any more: a flow run's process ends with the process that serves the deployments.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled, Scheduled, State
+
+    begun = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+    taken_up = []
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": begun}}}),
+            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
+        )
+        for one in found:
+            if one.work_pool_name is not None:  # a worker's, on whatever machine
+                continue
+            if one.state_type == StateType.CANCELLING:
+                client.set_flow_run_state(one.id, Cancelled(message="Its process has ended."))
+                continue
+            again: State[Any] = Scheduled(message="Its process had ended; complete steps are not repeated.")
+            client.set_flow_run_state(one.id, again)
+            taken_up.append(one.name)
+    return taken_up
+
+
+def main() -> None:
+    """Serve until ended."""
+    settings.prepare()
+    chosen = settings.read()
+    os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(chosen.heartbeat))
+    from flows import up
+
+    deadline = time.monotonic() + PATIENCE
+    while not up.answers(f"{os.environ['PREFECT_API_URL']}/health"):
+        if time.monotonic() > deadline:
+            raise RunError(f"No Prefect server answers at {os.environ['PREFECT_API_URL']}: run `storyreason up`.")
+        time.sleep(0.2)
+    from prefect.runner import Runner
+
+    from flows import automations
+
+    class AtOnce(Runner):
+        """Asked to end, it does: what it ran is then as after a crash, and the next one takes it up again."""
+
+        def handle_sigterm(self, *_: object, **__: object) -> None:
+            os._exit(0)
+
+    runner = AtOnce(pause_on_shutdown=False)
+    for one in everything(chosen):
+        runner.add_deployment(one)
+    automations.apply(chosen)
+    for name in take_up_interrupted():
+        print(f"{name} goes on", flush=True)  # noqa: T201 - the log of this process
+    runs.write_text(up.ready_file(), "")
+    asyncio.run(runner.start())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except StoryReasonError as error:
+        sys.exit(str(error))

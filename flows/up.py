@@ -1,0 +1,262 @@
+"""`storyreason up` and `down`: the processes of deploy/Procfile under a supervisor that outlives the command.
+
+Each is guarded: when the supervisor ends, kill -9 included, all that came of it ends too. Their state is in `runs/`, so that
+the next `up` goes on where they were.
+"""
+
+import configparser
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storyreason import guard, runs
+from storyreason.errors import GatewayError, RunError
+from storyreason.serving import client as gateway
+from storyreason.serving.config import ServingConfig
+from tasks import settings
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    import psutil
+
+PROCFILE = Path(__file__).resolve().parents[1] / "deploy" / "Procfile"
+MARK = "STORYREASON_UP"
+"""The environment variable by which every process that came of `up` is known: the folder of its state."""
+STARTUP = 900.0
+"""Seconds until all must answer: 30 on an idle machine, far more on a busy one."""
+END = 60.0
+"""Seconds until what was asked to end must have ended."""
+
+
+def folder() -> Path:
+    """Where the supervisor keeps its state, and all parts their logs."""
+    path = runs.root() / "up"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def ready_file() -> Path:
+    """It is there once the process that serves the Prefect deployments has made them known."""
+    return folder() / "deployments.ready"
+
+
+def running() -> int | None:
+    """The supervisor's process ID, or None when `up` does not run in this checkout."""
+    import psutil
+
+    try:
+        pid = int((folder() / "supervisord.pid").read_text())
+        return pid if str(_configuration()) in psutil.Process(pid).cmdline() else None
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return None
+
+
+def up(say: Callable[[str], None]) -> None:
+    """Start what does not run yet, wait until each answers, and say where. Raises RunError that names what did not start."""
+    settings.prepare()
+    chosen = settings.read()
+    with runs.lock(folder()):
+        if running() is None:
+            _end_leftovers()
+            _start(chosen, say)
+        _wait(chosen, say)
+    say(f"Prefect     {_elsewhere(chosen).get('prefect', chosen.prefect_url)}")
+    say(f"MLflow      {_elsewhere(chosen).get('mlflow', chosen.mlflow_url)}")
+    say(f"gateway     {chosen.gateway_url}/v1")
+    say(f"logs        {folder()}; stop all with: storyreason down")
+
+
+def down() -> bool:
+    """End all that `up` started; False when nothing runs. Flow runs that it interrupts go on with the next `up`."""
+    import psutil
+
+    pid = running()
+    if pid is not None:
+        supervisor = psutil.Process(pid)
+        supervisor.terminate()
+        try:
+            supervisor.wait(2 * END)
+        except psutil.TimeoutExpired:
+            supervisor.kill()
+    ended = _end_leftovers()
+    ready_file().unlink(missing_ok=True)
+    return pid is not None or ended
+
+
+def _start(chosen: Settings, say: Callable[[str], None]) -> None:
+    started = {name: line for name, line in programs().items() if name not in _elsewhere(chosen)}
+    if _gateway_answers(chosen):
+        say("the gateway runs already and stays as it is")
+        del started["gateway"]
+    ports = {"prefect": chosen.prefect_port, "mlflow": chosen.mlflow_port, "gateway": chosen.gateway_port}
+    for name in started.keys() & ports.keys():
+        _check_free(name, ports[name])
+    home = Path(os.environ["PREFECT_HOME"])
+    with runs.lock(home, wait=0):  # a flow that brought its own server along is using the same database
+        pass
+    ready_file().unlink(missing_ok=True)
+    runs.write_text(_configuration(), _supervisor(started))
+    store, artifacts = os.environ["MLFLOW_TRACKING_URI"], (runs.root() / "mlflow" / "artifacts").as_uri()
+    environment = {
+        **os.environ,
+        **chosen.environment(),
+        MARK: str(folder()),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "STORYREASON_RUNS": str(runs.root()),
+        "STORYREASON_MLFLOW_STORE": chosen.mlflow_store or store,
+        "STORYREASON_MLFLOW_ARTIFACTS": chosen.mlflow_artifacts or artifacts,
+    }
+    environment.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"The supervisor did not start: {' '.join((done.stdout + done.stderr).split())}")
+    deadline = time.monotonic() + END
+    while running() is None and time.monotonic() < deadline:  # it writes its process ID once it is a daemon
+        time.sleep(0.05)
+
+
+def _configuration() -> Path:
+    return folder() / "supervisord.conf"
+
+
+def programs() -> dict[str, str]:
+    """The Procfile's lines: a name, and the command for a shell."""
+    lines = (line.partition(":") for line in PROCFILE.read_text().splitlines() if line and not line.startswith("#"))
+    return {name.strip(): command.strip() for name, _, command in lines}
+
+
+def _elsewhere(chosen: Settings) -> dict[str, str]:
+    """The servers that this checkout uses and does not start, and their addresses."""
+    prefect, mlflow = os.environ.get("PREFECT_API_URL", ""), os.environ["MLFLOW_TRACKING_URI"]
+    found = {"prefect": prefect} if prefect not in ("", f"{chosen.prefect_url}/api") else {}
+    return found | ({"mlflow": mlflow} if mlflow.startswith("http") else {})
+
+
+def _supervisor(started: dict[str, str]) -> str:
+    """The configuration of supervisord: the programs, started again whenever they end."""
+    import io
+
+    written = configparser.RawConfigParser()
+    written["supervisord"] = {
+        "logfile": str(folder() / "supervisord.log"),
+        "pidfile": str(folder() / "supervisord.pid"),
+        "childlogdir": str(folder()),
+        "directory": str(Path.cwd()),
+    }
+    for name, command in started.items():
+        guarded = [sys.executable, "-I", "-S", guard.__file__, "--", "/bin/sh", "-c", f"exec {command}"]
+        written[f"program:{name}"] = {
+            "command": shlex.join(guarded),
+            "stdout_logfile": str(folder() / f"{name}.log"),
+            "stdout_logfile_maxbytes": "10MB",
+            "stdout_logfile_backups": "2",
+            "redirect_stderr": "true",
+            "autorestart": "true",
+            "startretries": "1000",
+            "killasgroup": "true",
+            "stopwaitsecs": str(int(END)),
+        }
+    for section in written.sections():
+        for key, value in written[section].items():
+            written[section][key] = value.replace("%", "%%")  # supervisord expands %(...)s
+    text = io.StringIO()
+    written.write(text)
+    return text.getvalue()
+
+
+def _gateway_answers(chosen: Settings) -> bool:
+    try:
+        gateway.status(ServingConfig(port=chosen.gateway_port))
+    except GatewayError:
+        return False
+    return True
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise RunError(
+                f"Port {port}, wanted for {name}, is in use: end what uses it, or set "
+                f"STORYREASON_{name.upper()}_PORT to another port in .env."
+            ) from None
+
+
+def _wait(chosen: Settings, say: Callable[[str], None]) -> None:
+    """Until each part answers, in the order of the Procfile."""
+    conditions: dict[str, Callable[[], bool]] = {
+        "prefect": lambda: answers(f"{chosen.prefect_url}/api/health"),
+        "mlflow": lambda: answers(f"{chosen.mlflow_url}/health"),
+        "gateway": lambda: answers(f"{chosen.gateway_url}/healthz"),
+        "deployments": ready_file().exists,
+    }
+    deadline = time.monotonic() + STARTUP
+    for name, condition in conditions.items():
+        if name in _elsewhere(chosen) or name not in programs():
+            continue
+        while not condition():
+            log = folder() / f"{name}.log"
+            if running() is None:
+                raise RunError(f"The supervisor has ended: its last words are in {folder() / 'supervisord.log'}.")
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{name} did not answer within {STARTUP:.0f} s: its last words are in {log}. "
+                    "Stop the others with `storyreason down`."
+                )
+            time.sleep(0.2)
+        say(f"{name} answers")
+
+
+def answers(url: str) -> bool:
+    """Whether something speaks HTTP there, whatever it says."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+
+
+def _end_leftovers() -> bool:
+    """Wait for the processes that came of `up`, and kill what does not end; whether there were any.
+
+    They end by themselves when the supervisor has: servers at once, training once it has written a checkpoint.
+    """
+    import psutil
+
+    left = _marked()
+    found = bool(left)
+    deadline = time.monotonic() + END
+    while left and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.2)
+        left = _marked()
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=10)
+    return found
+
+
+def _marked() -> "list[psutil.Process]":
+    import psutil
+
+    mine, found = str(folder()), []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mine and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != os.getpid()]

@@ -1,0 +1,93 @@
+"""A person's word before promotion: the flow pauses with the gate's report and a form, and MLflow remembers the answer."""
+
+import time
+from typing import Any, Literal, cast
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.input import RunInput
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.runtime import flow_run
+from prefect.states import Paused, Running
+from prefect.utilities.engine import propose_state_sync
+from prefect.utilities.urls import url_for
+from pydantic import Field
+
+from storyreason.config import RunConfig
+from storyreason.errors import RunError
+from tasks import registry
+
+EVERY = 2.0
+"""Seconds between two looks at whether somebody has answered."""
+MARGIN = 3600
+"""Seconds by which Prefect's own time-out is later than ours: at its own, Prefect fails the run, and the answer is to hold."""
+
+
+class Word(RunInput):
+    """The form that a person fills in."""
+
+    decision: Literal["promote", "hold"] = Field(description="promote: serve it; hold: what is served stays.")
+    comment: str = Field("", max_length=400, description="Why; kept with the version in MLflow.")
+
+
+def ask(config: RunConfig, version: registry.Version, report: str) -> tuple[bool, str]:
+    """Whether a person lets a version be promoted, and the reason as a sentence. No answer in time means to hold.
+
+    What a person said of a version is not asked again: it is read from the version's tags in MLflow.
+    """
+    logger = get_run_logger()
+    said = registry.tags_of(version)
+    if said.get("approval") in ("promote", "hold"):
+        return _told(said["approval"], said.get("approval_comment", ""))
+    identity = str(flow_run.get_id())
+    logger.info(
+        "%s version %s waits up to %.0f s for a person's word: promote or hold it at %s",
+        version.name,
+        version.number,
+        config.gate.approval_timeout,
+        url_for("flow-run", identity) or "Prefect's UI",
+    )
+    word = _wait(identity, report, config.gate.approval_timeout)
+    if word is None:
+        registry.tag_version(version, approval="no answer", approval_run=identity, gate="hold")
+        return (
+            False,
+            f"nobody answered within {config.gate.approval_timeout:.0f} s: hold. Run it again to be asked again",
+        )
+    registry.tag_version(
+        version,
+        approval=word.decision,
+        approval_comment=word.comment,
+        approval_run=identity,
+        gate=word.decision,
+    )
+    said_so = f"\n## A person's word\n\n**{word.decision}** {word.comment}\n"
+    registry.client().log_text(version.run_id, report + said_so, "gate/report.md")
+    return _told(word.decision, word.comment)
+
+
+def _told(decision: str, comment: str) -> tuple[bool, str]:
+    return decision == "promote", f"a person said: {decision}" + (f" ({comment})" if comment else "")
+
+
+def _wait(identity: str, report: str, timeout: float) -> Word | None:
+    state: Any = Paused(timeout_seconds=int(timeout + MARGIN), pause_key=f"approval-{time.time_ns()}")
+    state.state_details.run_input_keyset = keyset = keyset_from_paused_state(state)
+    form = Word.with_initial_data(description=report)
+    with get_client(sync_client=True) as client:
+        form.save(keyset, flow_run_id=UUID(identity))
+        paused = propose_state_sync(client, state, flow_run_id=UUID(identity))
+        if not paused.is_paused():
+            raise RunError(
+                f"Prefect did not let the run pause for a person's word, but put it into state {paused.name}."
+            )
+        deadline = time.monotonic() + timeout
+        while (now := client.read_flow_run(UUID(identity)).state) is not None and now.is_paused():
+            if time.monotonic() > deadline:
+                client.set_flow_run_state(UUID(identity), Running())
+                return None
+            time.sleep(EVERY)
+        if now is None or not now.is_running():
+            raise RunError(f"The run was ended while it waited for a person's word (state {now and now.name}).")
+        return cast(Word, Word.load(keyset, flow_run_id=UUID(identity)))

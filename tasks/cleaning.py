@@ -1,0 +1,151 @@
+"""Room on the disk: what `runs/` can do without. Never what an alias, the gateway or a running job uses.
+
+What goes can be made again: runs, scores and reports stay in MLflow.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from storyreason import runs
+from storyreason.errors import RunError
+from storyreason.serving import state as gateway
+from tasks import registry
+
+STEPS = ("pull", "train", "register", "evaluate", "compare")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A folder that can go, what it is, and its size."""
+
+    path: Path
+    what: str
+    bytes: int
+
+
+def plan(keep: int) -> list[Item]:
+    """What can go when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
+
+    Of the rest: merged weights and training results of older versions, trainings without a version but the newest `keep`,
+    checkpoints of trainings that are complete, evaluations and comparisons of older versions, and data that was fetched
+    by revision. Raises RunError while a job runs.
+    """
+    _refuse_while_running()
+    root = runs.root()
+    kept, old = _versions(keep)
+    items = [_item(Path(version.folder).parent, f"weights of {_name(version)}") for version in old]
+    of_kept = {version.run_id for version in kept}
+    of_old = {version.run_id for version in old} - of_kept
+    loose: list[Path] = []
+    for folder in _folders(root / "train"):
+        manifest = runs.read_manifest(folder)
+        run_id = manifest["run_id"] if manifest else None
+        if run_id in of_old:
+            items.append(_item(folder, f"training of run {run_id}"))
+        elif run_id not in of_kept:
+            loose.append(folder)
+        if manifest and run_id not in of_old:
+            items += [
+                _item(path, "a checkpoint of a complete training") for path in sorted(folder.glob("checkpoint-*"))
+            ]
+    loose.sort(key=lambda folder: folder.stat().st_mtime)
+    stale = set(loose[: max(len(loose) - keep, 0)])
+    items = [item for item in items if item.path.parent not in stale]
+    items += [_item(folder, "a training without a version") for folder in sorted(stale)]
+    for step in ("evaluate", "compare"):
+        for folder in _folders(root / step):
+            manifest = runs.read_manifest(folder)
+            if manifest and manifest.get("run_id") in of_old:
+                items.append(_item(folder, f"{step} of run {manifest['run_id']}"))
+    items += [_item(folder, "data of a revision") for folder in _folders(root / "data")]
+    served = gateway.served()
+    in_use = {Path(version.folder) for version in kept} | ({Path(served.folder)} if served else set())
+    return [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
+
+
+def remove(items: list[Item]) -> None:
+    """Remove them, each by a rename first, so that a folder is there whole or not at all."""
+    for item in items:
+        gone = item.path.with_name(f".gone-{item.path.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        item.path.rename(gone)
+        shutil.rmtree(gone)
+    for version in _all():
+        if not Path(version.folder).is_dir() and "cleaned" not in registry.tags_of(version):
+            registry.tag_version(version, cleaned=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _versions(keep: int) -> tuple[list[registry.Version], list[registry.Version]]:
+    """The versions that stay, and those that may go."""
+    by_name: dict[str, list[registry.Version]] = {}
+    for version in _all():
+        by_name.setdefault(version.name, []).append(version)
+    kept: list[registry.Version] = []
+    old: list[registry.Version] = []
+    served = gateway.served()
+    for name, versions in by_name.items():
+        versions.sort(key=lambda version: int(version.number), reverse=True)
+        named = registry.aliased(name)
+        for place, version in enumerate(versions):
+            used = version.number in named or (served is not None and served.folder == version.folder)
+            (kept if used or place < keep else old).append(version)
+    return kept, old
+
+
+def _all() -> list[registry.Version]:
+    return [version for name in registry.models() for version in registry.versions(name)]
+
+
+def _refuse_while_running() -> None:
+    """Raises RunError when a step's folder, or a flow's Prefect server, is held by a process, or a flow run is active."""
+    root = runs.root()
+    held = [root / "prefect", *(folder for step in STEPS for folder in _folders(root / step))]
+    for folder in held:
+        for place in (folder, folder / "flow"):
+            if (place / ".lock").exists():
+                try:
+                    with runs.lock(place, wait=0):
+                        pass
+                except RunError:
+                    raise RunError(f"A job is running (it holds {place}): clean when it has ended.") from None
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.objects import StateType
+
+    active = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": active}}}), limit=1
+        )
+    if found:
+        raise RunError(f"Flow run {found[0].name} is active: clean when it has ended, or cancel it.")
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    return folder == path or folder in path.parents
+
+
+def _name(version: registry.Version) -> str:
+    return f"{version.name} version {version.number}"
+
+
+def _item(path: Path, what: str) -> Item:
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return Item(path, what, sum(file.lstat().st_size for file in files))
+
+
+def report(items: list[Item], removed: bool) -> str:
+    """A line for each, and the sum."""
+    lines = [f"{item.bytes / 1e6:10,.1f} MB  {item.what}: {item.path}" for item in items]
+    total = sum(item.bytes for item in items) / 1e6
+    verb = "removed" if removed else "would be removed"
+    return "\n".join([*lines, f"{len(items)} folders, {total:,.1f} MB, {verb}"])

@@ -1,0 +1,138 @@
+"""The supervisor of `storyreason up`, with parts that cost nothing: what is killed comes again, and nothing is left behind."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import up
+from storyreason import runs
+from storyreason.errors import RunError
+from tests.system.conftest import free_port, wait_for
+
+pytestmark = pytest.mark.server
+# A part that starts a further process, as servers do, and writes down both.
+PROCFILE = """# two parts
+one: sh -c 'sleep 1000 & echo $$ > "$STORYREASON_RUNS/one.$$"; wait'
+two: sh -c 'echo 100% of $STORYREASON_PRESET; exec sleep 1000'
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout whose Procfile has two parts that sleep."""
+    (tmp_path / "Procfile").write_text(PROCFILE)
+    for name in list(os.environ):
+        if name.startswith(("PREFECT_", "MLFLOW_", "STORYREASON_")):
+            monkeypatch.delenv(name)
+    before = dict(os.environ)
+    monkeypatch.setattr(up, "PROCFILE", tmp_path / "Procfile")
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    for part in ("PREFECT", "MLFLOW", "GATEWAY"):
+        monkeypatch.setenv(f"STORYREASON_{part}_PORT", str(free_port()))
+    yield tmp_path / "runs"
+    up.down()
+    for name in os.environ.keys() - before.keys():
+        monkeypatch.delenv(name, raising=False)
+
+
+def commands(checkout: Path) -> list[str]:
+    """What runs of this checkout, by the environment that it was started with."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(up.MARK) == str(checkout / "up") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return sorted(found)
+
+
+def sleepers(checkout: Path) -> int:
+    return sum(command == "sleep 1000" for command in commands(checkout))
+
+
+def said() -> list[str]:
+    lines: list[str] = []
+    up.up(lines.append)
+    return lines
+
+
+def test_up_twice_starts_once_and_down_leaves_nothing(checkout: Path) -> None:
+    lines = said()
+    wait_for(lambda: sleepers(checkout) == 2, "both parts", 60)
+    first = up.running()
+    before = commands(checkout)
+
+    assert said() == lines
+    assert up.running() == first
+    assert commands(checkout) == before
+    wait_for(lambda: "100% of sample" in (checkout / "up/two.log").read_text(), "the part's words in its log", 60)
+
+    assert up.down()
+    assert up.running() is None
+    assert commands(checkout) == []
+    assert not up.down()
+
+
+def test_a_part_that_is_killed_comes_again(checkout: Path) -> None:
+    said()
+    wait_for(lambda: list(checkout.glob("one.*")), "the first part", 60)
+    (first,) = checkout.glob("one.*")
+
+    os.kill(int(first.suffix[1:]), signal.SIGKILL)
+
+    wait_for(lambda: len(list(checkout.glob("one.*"))) == 2, "the part to be started again", 60)
+    wait_for(lambda: sleepers(checkout) == 2, "what the killed part left to end", 60)
+
+
+def test_after_kill_9_of_the_supervisor_nothing_is_left_and_up_starts_anew(checkout: Path) -> None:
+    said()
+    wait_for(lambda: sleepers(checkout) == 2, "both parts", 60)
+    first = up.running()
+    assert first is not None
+
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: commands(checkout) == [], "all parts to end by themselves", 60)
+    assert up.running() is None
+    said()
+
+    wait_for(lambda: sleepers(checkout) == 2, "both parts again", 60)
+    assert up.running() not in (None, first)
+
+
+def test_another_checkout_is_left_alone(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said()
+    wait_for(lambda: sleepers(checkout) == 2, "both parts", 60)
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "other"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "other" / "prefect"))
+
+    said()
+    wait_for(lambda: sleepers(tmp_path / "other") == 2, "both parts of the other", 60)
+    assert up.down()
+
+    assert commands(tmp_path / "other") == []
+    assert sleepers(checkout) == 2
+    monkeypatch.setenv("STORYREASON_RUNS", str(checkout))
+
+
+def test_a_port_that_is_taken_is_named(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    up.PROCFILE.write_text("mlflow: sleep 1000\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("STORYREASON_MLFLOW_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(RunError, match="STORYREASON_MLFLOW_PORT"):
+            said()
+    assert up.running() is None
+
+
+def test_while_a_flow_has_a_server_of_its_own_up_waits_for_its_end(checkout: Path) -> None:
+    up.settings.prepare()
+    with runs.lock(Path(os.environ["PREFECT_HOME"])), pytest.raises(RunError, match="wait for it to end"):
+        said()
+    assert up.running() is None

@@ -1,0 +1,130 @@
+"""A person's word before promotion, asked and given as in Prefect's UI, in a flow on a real server."""
+
+import contextvars
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from mlflow import MlflowClient
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from storyreason.config import RunConfig
+from tasks import approval, registry
+from tests.system.conftest import prefect_api, wait_for
+
+pytestmark = pytest.mark.server
+REPORT = "# Promote\n\nbox F1 rose by 0.1"
+
+
+@pytest.fixture
+def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registry.Version:
+    """A registered version of a run, in an MLflow of its own."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow = MlflowClient()
+    run = mlflow.create_run(registry.experiment())
+    mlflow.create_registered_model("storyteller")
+    tags = {"storyreason.folder": str(tmp_path), "storyreason.register": "f" * 16}
+    mlflow.create_model_version("storyteller", str(tmp_path), run.info.run_id, tags=tags)
+    return registry.version("storyteller", "1")
+
+
+class Asking:
+    """A flow that asks, in a thread; and its answer."""
+
+    def __init__(self, version: registry.Version, timeout: float) -> None:
+        self.answer: Any = None
+        self.run_id = ""
+        config = RunConfig.model_validate({"gate": {"approval": "ask", "approval_timeout": timeout}})
+
+        @flow(name="asks", on_running=[self._started])
+        def asks() -> tuple[bool, str]:
+            return approval.ask(config, version, REPORT)
+
+        self._flow = asks
+        # A thread begins without the settings of the fixture, which a copy of the context has.
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._run,))
+        self._thread.start()
+
+    def _started(self, flow: Any, flow_run: Any, state: Any) -> None:
+        self.run_id = str(flow_run.id)
+
+    def _run(self) -> None:
+        self.answer = self._flow()
+
+    def end(self) -> tuple[bool, str]:
+        self._thread.join(300)
+        assert self.answer is not None
+        return self.answer  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
+    url = prefect_server["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: url}), prefect_api(url) as client:
+        yield client
+
+
+def state(server: httpx.Client, asking: Asking) -> str:
+    return str(server.get(f"/flow_runs/{asking.run_id}").json()["state_name"]) if asking.run_id else ""
+
+
+def answer(server: httpx.Client, asking: Asking, **form: str) -> Any:
+    wait_for(lambda: state(server, asking) == "Paused", "the flow to pause")
+    return server.post(f"/flow_runs/{asking.run_id}/resume", json={"run_input": form}).json()
+
+
+@pytest.mark.parametrize("decision", ["promote", "hold"])
+def test_what_a_person_says_is_done_and_remembered(
+    server: httpx.Client, version: registry.Version, decision: str
+) -> None:
+    asking = Asking(version, timeout=600)
+    assert answer(server, asking, decision="maybe")["status"] == "REJECT"  # it waits on
+    assert answer(server, asking, decision=decision, comment="as good as gold")["status"] == "ACCEPT"
+
+    promoted, reason = asking.end()
+
+    assert promoted is (decision == "promote")
+    assert decision in reason and "as good as gold" in reason
+    assert state(server, asking) == "Completed"
+    tags = registry.tags_of(registry.version("storyteller", "1"))
+    assert (tags["approval"], tags["approval_comment"]) == (decision, "as good as gold")
+    run = MlflowClient().get_run(version.run_id)
+    report = (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
+    assert REPORT in report and decision in report
+
+    again = Asking(version, timeout=600)
+    assert again.end() == (promoted, reason)  # not asked twice
+
+
+def test_the_form_shows_the_report(server: httpx.Client, version: registry.Version) -> None:
+    asking = Asking(version, timeout=600)
+    wait_for(lambda: state(server, asking) == "Paused", "the flow to pause")
+
+    keys = server.get(f"/flow_runs/{asking.run_id}").json()["state"]["state_details"]["run_input_keyset"]
+    assert "box F1 rose by 0.1" in server.get(f"/flow_runs/{asking.run_id}/input/{keys['description']}").text
+    schema = server.get(f"/flow_runs/{asking.run_id}/input/{keys['schema']}").json()
+    assert schema["properties"]["decision"]["enum"] == ["promote", "hold"]
+
+    answer(server, asking, decision="hold")
+    asking.end()
+
+
+def test_without_an_answer_in_time_it_is_held_and_asked_again_the_next_time(
+    server: httpx.Client, version: registry.Version
+) -> None:
+    asking = Asking(version, timeout=1)
+
+    promoted, reason = asking.end()
+
+    assert not promoted
+    assert "nobody answered" in reason
+    assert state(server, asking) == "Completed"
+    assert registry.tags_of(version)["approval"] == "no answer"
+    again = Asking(version, timeout=600)
+    answer(server, again, decision="promote")
+    assert again.end()[0] is True

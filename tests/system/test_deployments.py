@@ -1,0 +1,142 @@
+"""The Prefect deployments on a real server: what is known of them, what a person has set, and runs whose process is gone."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, Running
+
+from flows import automations, deployments
+from tasks import evaluation, registry
+from tasks.settings import Settings
+from tests.system.conftest import prefect_api, wait_for
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
+    url = prefect_server["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: url}), prefect_api(url) as client:
+        yield client
+
+
+def known(server: httpx.Client) -> Any:
+    return server.get("/deployments/name/retrain/storyteller").raise_for_status().json()
+
+
+def apply(**chosen: Any) -> None:
+    for one in deployments.everything(Settings.model_validate({"preset": "smoke", **chosen})):
+        one.apply()
+
+
+def test_the_schedule_is_read_in_its_time_zone_and_what_a_person_has_paused_stays_paused(server: httpx.Client) -> None:
+    apply(cron="30 5 * * 2", timezone="Europe/Berlin")
+
+    (schedule,) = known(server)["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("30 5 * * 2", "Europe/Berlin")
+    assert schedule["active"] is True
+    server.patch(
+        f"/deployments/{known(server)['id']}/schedules/{schedule['id']}", json={"active": False}
+    ).raise_for_status()
+
+    apply(cron="0 6 * * *")
+
+    (schedule,) = known(server)["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 6 * * *", False)
+
+
+def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(server: httpx.Client) -> None:
+    apply()
+    deployment = known(server)
+    made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
+    with get_client(sync_client=True) as client:
+        for state in (Pending(), Running()):  # as its process did, before it was killed
+            assert client.set_flow_run_state(UUID(made["id"]), state).status == SetStateStatus.ACCEPT
+    limit = deployment["global_concurrency_limit"]["id"]
+    assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 1
+
+    taken_up = deployments.take_up_interrupted()
+
+    assert taken_up == [made["name"]]
+    assert server.get(f"/flow_runs/{made['id']}").json()["state_type"] == "SCHEDULED"
+    assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 0
+    assert deployments.take_up_interrupted() == []
+    server.delete(f"/flow_runs/{made['id']}").raise_for_status()
+
+
+def automations_of(server: httpx.Client) -> dict[str, Any]:
+    found = server.post("/automations/filter", json={}).raise_for_status().json()
+    return {one["name"]: one for one in found if one["name"].startswith("storyreason: ")}
+
+
+def test_automations_are_made_once_and_one_that_is_switched_off_stays_off(server: httpx.Client) -> None:
+    told = Settings.model_validate({"notify": "json://127.0.0.1:9/told"})
+    automations.apply(told)
+    before = automations_of(server)
+    assert {name.rpartition(" ")[2] for name in before} == {"crashed", "failed", "late", "promoted"}
+    failed = before["storyreason: tell that a run is failed"]
+    server.patch(f"/automations/{failed['id']}", json={"enabled": False}).raise_for_status()
+
+    automations.apply(told)
+
+    after = automations_of(server)
+    assert {name: one["id"] for name, one in after.items()} == {name: one["id"] for name, one in before.items()}
+    assert after["storyreason: tell that a run is failed"]["enabled"] is False
+    gone = after["storyreason: a run whose process is gone has crashed"]
+    assert gone["trigger"]["within"] >= 3 * Settings().heartbeat
+
+    automations.apply(Settings())  # nobody is to be told any more
+    assert set(automations_of(server)) == {"storyreason: a run whose process is gone has crashed"}
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[Any]]]:
+    """An address that somebody listens at, and what was sent there."""
+    sent: list[Any] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"json://127.0.0.1:{listening.server_port}/told", sent
+        listening.shutdown()
+        thread.join()
+
+
+def test_somebody_is_told_of_a_failed_run_and_of_a_version_that_was_not_promoted(
+    server: httpx.Client, webhook: tuple[str, list[Any]]
+) -> None:
+    address, sent = webhook
+    apply()
+    automations.apply(Settings.model_validate({"notify": address}))
+    body = {"state": {"type": "FAILED", "message": "The DVC remote does not exist: restore it."}}
+    made = server.post(f"/deployments/{known(server)['id']}/create_flow_run", json=body).json()
+    version = registry.Version("storyteller", "7", "folder", "0" * 16, "run", "md5")
+
+    evaluation.announce_held(version, "box F1 fell by 0.1")
+    EventsWorker.instance().wait_until_empty()
+
+    wait_for(lambda: len(sent) >= 2, f"two messages, got {sent}", 300)
+    told = {message["title"]: message["message"] for message in sent}
+    assert "restore it" in told["storyreason: failed"]
+    assert made["name"] in told["storyreason: failed"]
+    assert told["storyreason: not promoted"] == "storyteller version 7: box F1 fell by 0.1"
+    automations.apply(Settings())

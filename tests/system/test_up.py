@@ -1,0 +1,218 @@
+"""`storyreason up`: the platform of one checkout, runs that start by themselves, and what a crash leaves.
+
+The tests stand in the order of the story that they tell. Runs are stopped early (`until: pull`): what starts them, refuses
+them and lets them wait is the same for a run of hours.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from storyreason import dataset, sample
+from tests.system.conftest import Project, clone, free_port, prefect_api, wait_for
+
+pytestmark = pytest.mark.server
+CONFIG = {"name": "smoke", "data": {"train_stories": 12, "test_stories": 4}}
+
+
+class Platform:
+    """A checkout's platform as people and Prefect's UI use it: the command line and the server's API."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.client = prefect_api(f"{self.url('PREFECT')}/api")
+
+    def url(self, part: str) -> str:
+        return f"http://127.0.0.1:{self.project.environment[f'STORYREASON_{part}_PORT']}"
+
+    def ask(self, method: str, path: str, body: Any = None, code: int = 200) -> Any:
+        answer = self.client.request(method, path, json=body)
+        assert answer.status_code == code, answer.text
+        return answer.json() if answer.content else None
+
+    def deployment(self, flow: str) -> Any:
+        return self.ask("GET", f"/deployments/name/{flow}/storyteller")
+
+    def start(self, parameters: dict[str, Any], code: int = 201, flow: str = "retrain") -> Any:
+        """What the form of Prefect's UI sends."""
+        body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+        return self.ask("POST", f"/deployments/{self.deployment(flow)['id']}/create_flow_run", body, code)
+
+    def runs(self, flow: str = "retrain") -> list[Any]:
+        found: list[Any] = self.ask(
+            "POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [self.deployment(flow)["id"]]}}}
+        )
+        return [run for run in found if run["state_name"] != "Scheduled" or not run["auto_scheduled"]]
+
+    def run(self, identity: str) -> Any:
+        return self.ask("GET", f"/flow_runs/{identity}")
+
+    def wait_until_complete(self, identity: str) -> Any:
+        wait_for(lambda: self.run(identity)["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), "the run's end", 900)
+        run = self.run(identity)
+        assert run["state_type"] == "COMPLETED", run["state"]
+        return run
+
+    def marked(self) -> list[str]:
+        """Command lines of the processes that came of `up` in this checkout."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("STORYREASON_UP") == str(self.project.runs / "up")
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+    # Not as patient as for people: how often waiting runs look again, and how often new ones are looked for.
+    kept |= {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    ports = {f"STORYREASON_{part}_PORT": str(free_port()) for part in ("PREFECT", "MLFLOW", "GATEWAY")}
+    project = clone(
+        tmp_path_factory.mktemp("up") / "project",
+        {**kept, **ports, "STORYREASON_PRESET": "smoke", "OMP_NUM_THREADS": "1"},
+    )
+    platform = Platform(project)
+    yield platform
+    platform.client.close()
+    project.run("down")
+    assert platform.marked() == []
+
+
+def test_up_starts_everything_and_says_where(platform: Platform) -> None:
+    printed = platform.project.run("up")
+
+    for part in ("PREFECT", "MLFLOW", "GATEWAY"):
+        assert platform.url(part) in printed
+    assert httpx.get(f"{platform.url('MLFLOW')}/health", trust_env=False).text == "OK"
+    assert httpx.get(f"{platform.url('GATEWAY')}/healthz", trust_env=False).json()["healthy"] is False
+    flows = ("retrain", "evaluate", "deploy")
+    wait_for(lambda: all(platform.deployment(flow)["status"] == "READY" for flow in flows), "the first look for runs")
+
+
+def test_a_second_up_changes_nothing(platform: Platform) -> None:
+    before = sorted(platform.marked())
+
+    printed = platform.project.run("up")
+
+    assert platform.url("PREFECT") in printed
+    assert sorted(platform.marked()) == before
+
+
+def test_the_form_shows_every_parameter_with_description_default_and_range(platform: Platform) -> None:
+    deployment = platform.deployment("retrain")
+
+    schema = deployment["parameter_openapi_schema"]
+    rate = schema["definitions"]["TrainingConfig"]["properties"]["learning_rate"]
+    assert (rate["exclusiveMinimum"], rate["maximum"]) == (0, 1)
+    assert "learning rate" in rate["description"]
+    assert schema["properties"]["until"]["description"]
+    assert schema["properties"]["config"]["description"]
+    assert deployment["parameters"]["config"]["training"]["max_steps"] == 20  # the preset's
+    assert deployment["enforce_parameter_schema"] is True
+
+
+@pytest.mark.parametrize(
+    "training", [{"learning_rate": 7}, {"mode": "everything"}, {"lerning_rate": 0.1}], ids=lambda one: next(iter(one))
+)
+def test_a_wrong_nested_parameter_is_refused_before_anything_runs(platform: Platform, training: dict[str, Any]) -> None:
+    before = len(platform.runs())
+
+    refused = platform.start({"config": {**CONFIG, "training": training}, "until": "pull"}, code=409)
+
+    assert next(iter(training)) in str(refused) or str(next(iter(training.values()))) in str(refused)
+    assert len(platform.runs()) == before
+
+
+def test_two_runs_of_a_person_one_waits_for_the_other_and_both_complete(platform: Platform) -> None:
+    parameters = {**platform.deployment("retrain")["parameters"], "until": "pull"}
+
+    runs = [platform.start(parameters)["id"] for _ in range(2)]
+
+    names: set[str] = set()
+
+    def waited() -> bool:
+        names.update(platform.run(identity)["state_name"] for identity in runs)
+        return "AwaitingConcurrencySlot" in names
+
+    wait_for(waited, "one run to wait for the other", 600)
+    first, second = sorted((platform.wait_until_complete(identity) for identity in runs), key=lambda r: r["start_time"])
+    assert second["start_time"] >= first["end_time"]
+
+
+def test_a_new_data_version_starts_a_run(platform: Platform, tmp_path: Path) -> None:
+    known = {run["id"] for run in platform.runs()}
+    joining = [
+        replace(one, story_id=f"joined-{number}") for number, one in enumerate(sample.examples("train", films=1))
+    ]
+    dataset.write(joining, tmp_path, "train")
+
+    printed = platform.project.run("data", "add", str(tmp_path))
+
+    assert "train: 480 -> 482 stories, 2 added (joined-0, joined-1)" in printed
+    assert "Prefect is told" in printed
+    wait_for(lambda: {run["id"] for run in platform.runs()} - known, "the run that the event starts", 300)
+    (identity,) = {run["id"] for run in platform.runs()} - known
+    assert platform.run(identity)["created_by"]["type"] == "AUTOMATION"
+    # It would train; that it is ended by a word is how people end it, and its slot is free for the next test.
+    platform.ask("POST", f"/flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING"}}, code=201)
+    wait_for(lambda: platform.run(identity)["state_type"] == "CANCELLED", "the run to be cancelled", 300)
+
+
+def test_a_cron_starts_a_run_each_minute_in_its_time_zone(platform: Platform) -> None:
+    deployment = platform.deployment("retrain")
+    (weekly,) = deployment["schedules"]
+    assert weekly["schedule"]["cron"] == "0 4 * * 1"
+    assert weekly["schedule"]["timezone"] == "UTC"
+    every_minute = {
+        "active": True,
+        "schedule": {"cron": "* * * * *", "timezone": "UTC"},
+        "parameters": {"until": "pull"},
+    }
+    (made,) = platform.ask("POST", f"/deployments/{deployment['id']}/schedules", [every_minute], code=201)
+
+    def done() -> list[Any]:
+        return [r for r in platform.runs() if r["auto_scheduled"] and r["state_type"] == "COMPLETED"]
+
+    wait_for(done, "a run that the cron started", 900)
+    client = platform.client
+    assert client.delete(f"/deployments/{deployment['id']}/schedules/{made['id']}").status_code == 204
+
+
+def test_killed_the_platform_takes_up_what_it_ran_and_down_leaves_no_process(platform: Platform) -> None:
+    parameters = {**platform.deployment("retrain")["parameters"], "until": "train"}
+    identity = platform.start(parameters)["id"]
+    progress = platform.project.runs / "train"
+    wait_for(lambda: list(progress.glob("*/progress.jsonl")), "the training process", 900)
+    supervisor = int((platform.project.runs / "up" / "supervisord.pid").read_text())
+
+    os.kill(supervisor, signal.SIGKILL)
+    platform.project.run("up")
+
+    assert platform.run(identity)["state_type"] in ("SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
+    finished = platform.wait_until_complete(identity)
+    assert finished["run_count"] == 2
+    assert len(list(progress.glob("*/manifest.json"))) == 1
+    platform.project.run("down")
+    assert platform.marked() == []
+
+
+def test_a_taken_port_is_named(platform: Platform) -> None:
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(platform.project.environment["STORYREASON_MLFLOW_PORT"])))
+        taken.listen()
+        printed = platform.project.run("up", code=2)
+    assert "STORYREASON_MLFLOW_PORT" in printed and "Traceback" not in printed

@@ -1,0 +1,120 @@
+"""Room: old versions, trainings and data go; what an alias, the gateway or a running job uses never does."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from storyreason import runs
+from storyreason.errors import RunError
+from storyreason.serving import state
+from tasks import cleaning, registry
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Five versions, each with its training (two checkpoints), weights and evaluation."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    mlflow = MlflowClient()
+    mlflow.create_registered_model("storyteller")
+    for number in range(1, 6):
+        run_id = mlflow.create_run(registry.experiment()).info.run_id
+        weights = work("register", number) / "model"
+        write(weights / "model.safetensors", 1000)
+        train = work("train", number)
+        for part in ("checkpoint-5/weights", "checkpoint-10/weights", "result/adapter"):
+            write(train / part, 100)
+        runs.write_manifest(train, run_id=run_id)
+        runs.write_manifest(work("evaluate", number), run_id=run_id)
+        runs.write_manifest(weights.parent, run_id=run_id)
+        tags = {"storyreason.folder": str(weights), "storyreason.register": f"{number:016}"}
+        mlflow.create_model_version("storyteller", str(weights), run_id, tags=tags)
+    return tmp_path
+
+
+def work(step: str, number: int) -> Path:
+    return runs.work_folder(step, f"{number:016}")
+
+
+def write(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+
+
+def left(root: Path, step: str) -> set[int]:
+    return {int(path.name) for path in (root / step).iterdir() if not path.name.startswith(".")}
+
+
+def test_the_newest_and_those_with_an_alias_stay(root: Path) -> None:
+    MlflowClient().set_registered_model_alias("storyteller", "previous", "2")
+
+    cleaning.remove(cleaning.plan(keep=2))
+
+    assert left(root, "register") == left(root, "train") == left(root, "evaluate") == {2, 4, 5}
+    assert not list(root.glob("train/*/checkpoint-*"))
+    assert (work("register", 2) / "model/model.safetensors").stat().st_size == 1000
+    assert "cleaned" in registry.tags_of(registry.version("storyteller", "1"))
+    assert "cleaned" not in registry.tags_of(registry.version("storyteller", "2"))
+    assert cleaning.plan(keep=2) == []
+
+
+def test_what_the_gateway_serves_stays(root: Path) -> None:
+    state.write_served(state.Served(str(work("register", 1) / "model"), "1", None, "2026-01-01"))
+
+    cleaning.remove(cleaning.plan(keep=1))
+
+    assert left(root, "register") == left(root, "train") == {1, 5}
+
+
+def test_a_dry_run_says_what_would_go_and_leaves_it(root: Path) -> None:
+    items = cleaning.plan(keep=4)
+
+    said = cleaning.report(items, removed=False)
+
+    assert "weights of storyteller version 1" in said
+    assert "would be removed" in said
+    assert left(root, "register") == {1, 2, 3, 4, 5}
+    assert sum(item.bytes for item in items if "checkpoint" in item.what) == 4 * 200
+
+
+def test_unfinished_trainings_and_fetched_data_go_but_the_newest(root: Path) -> None:
+    import os
+
+    for number in (7, 8):
+        write(work("train", number) / "checkpoint-5/weights", 10)
+        os.utime(work("train", number), (number, number))
+    write(root / "data" / "0123" / "train-0.parquet", 10)
+
+    cleaning.remove(cleaning.plan(keep=1))
+
+    assert left(root, "train") == {5, 8}
+    assert list((work("train", 8)).glob("checkpoint-5"))  # it may be gone on with
+    assert not list((root / "data").iterdir())
+
+
+@pytest.fixture
+def job(root: Path) -> Iterator[None]:
+    """Another process that holds a training's folder, as a training does."""
+    code = (
+        "import sys; from pathlib import Path; from storyreason import runs\n"
+        "with runs.lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(work("train", 3))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdout.readline()
+    yield
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+
+
+def test_while_a_job_runs_nothing_is_removed(root: Path, job: None) -> None:
+    with pytest.raises(RunError, match="job is running"):
+        cleaning.plan(keep=1)
