@@ -83,9 +83,12 @@ def told() -> Told:
     return Told((_frame(5), _frame(30)), REFERENCE, text)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Debian's Chromium. What needs it is skipped where there is none."""
+    """Debian's Chromium. What needs it is skipped where there is none.
+
+    Closed before the next module: while it is open, its event loop runs in this thread, and `asyncio.run` refuses.
+    """
     from playwright.sync_api import sync_playwright
 
     if CHROMIUM is None:

@@ -23,12 +23,12 @@ SCORES = {"strict/grounding/f1": 0.5}
 
 @contextmanager
 def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway in this process, and its server. Its lifespan is off: it starts and stops no engine."""
+    """The address of a gateway in this process, and its server. It stops no engine: they are others'."""
     import uvicorn
 
     app, _ = application(config)
     app.state.engines._engine = engine
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -37,6 +37,7 @@ def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, An
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", server
     finally:
+        app.state.engines._engine = None
         server.should_exit = True
         thread.join()
 

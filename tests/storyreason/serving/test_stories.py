@@ -24,10 +24,12 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """The application of a gateway without an engine. Its lifespan is not entered: nothing is started or stopped."""
+    """The application of a gateway without an engine; one that a test lends it is not stopped."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     app, _ = application(ServingConfig(wait_timeout=1, max_body_mb=1))
-    yield TestClient(app, base_url="http://127.0.0.1")
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        yield client
+        app.state.engines._engine = None
 
 
 def message(response: Any) -> str:
