@@ -121,6 +121,17 @@ def add(
     _change(target, str(folder), dataset.append)
 
 
+@data.command()
+def announce(target: Target = "data.dvc") -> None:
+    """Tell Prefect of the data version that is here, as `add` does: for one that came by git, or whose word was lost."""
+    from flows import local, report
+
+    local.prepare()
+    from tasks import data
+
+    report.say(data.announce(target))
+
+
 def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
     from flows import local, report
 

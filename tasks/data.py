@@ -23,6 +23,7 @@ VERSION = 1  # raise it when what this step makes changes
 NEW_VERSION = "storyreason.data.version"
 """The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
+TOLD = ", Prefect is told"
 BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or one that was killed has left it behind for a moment
 
 
@@ -253,11 +254,25 @@ def _publish(repo: "Repo", target: str, changed: dataset.Change) -> str:
             f"{folder} is changed, and its new version could not be made or pushed: {_line(error)} Then run "
             f"`dvc add {folder}` and `dvc push`."
         ) from error
-    sent = _announce(target, md5, changed)
+    sent = _announce(target, md5, changed.summary())
     return f"data version {md5[:8]} is pushed to {_remote(repo)}{sent}; keep it with: git commit {target}"
 
 
-def _announce(target: str, md5: str, changed: dataset.Change) -> str:
+def announce(target: str) -> str:
+    """Send the event of the data version that is here now, for one that came by git or whose event was lost.
+
+    Raises DataError when no Prefect server is known or it cannot be told.
+    """
+    md5 = identify(DataConfig(target=target)).md5
+    sent = _announce(target, md5, "announced")
+    if not sent.endswith(TOLD):
+        raise DataError(
+            f"Data version {md5[:8]} was not announced{sent or ': no Prefect server is known'}. Run `storyreason up`."
+        )
+    return f"data version {md5[:8]}{sent}"
+
+
+def _announce(target: str, md5: str, change: str) -> str:
     """Tell Prefect, where a server is known: a retraining may wait for it. Said in words for the report."""
     if not os.environ.get("PREFECT_API_URL"):
         return ""
@@ -267,14 +282,14 @@ def _announce(target: str, md5: str, changed: dataset.Change) -> str:
 
     resource = {"prefect.resource.id": f"{RESOURCE}.{target}", "prefect.resource.name": target}
     event = Event.model_validate(
-        {"event": NEW_VERSION, "resource": resource, "payload": {"md5": md5, "change": changed.summary()}}
+        {"event": NEW_VERSION, "resource": resource, "payload": {"md5": md5, "change": change}}
     )
     try:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except httpx.HTTPError as error:
         return f", Prefect could not be told ({_line(error)}): start a retraining by hand"
-    return ", Prefect is told"
+    return TOLD
 
 
 def _line(error: BaseException) -> str:

@@ -170,3 +170,12 @@ def test_a_source_that_is_nowhere_is_named(clone: Path, stories: Path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="'nobody/nothing' is no folder here"):
         data.change("data.dvc", "nobody/nothing", dataset.adopt)
+
+
+def test_a_version_that_nobody_hears_of_is_said_to_be_unannounced(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    md5 = data.identify(DataConfig()).md5
+    with pytest.raises(
+        DataError, match=rf"{md5[:8]} was not announced: no Prefect server is known. Run `storyreason up`"
+    ):
+        data.announce("data.dvc")
