@@ -174,6 +174,8 @@ def test_a_new_data_version_starts_a_run(platform: Platform, tmp_path: Path) -> 
         wait_for(started, "the run that the event starts", 180)
     (identity,) = started()
     assert platform.run(identity)["created_by"]["type"] == "AUTOMATION"
+    # Cancelled before its process is there, it would never end: Prefect's runner leaves it alone then.
+    wait_for(lambda: platform.run(identity)["state_type"] == "RUNNING", "the run to begin", 300)
     # It would train; that it is ended by a word is how people end it, and its slot is free for the next test.
     platform.ask("POST", f"/flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING"}}, code=201)
     wait_for(lambda: platform.run(identity)["state_type"] == "CANCELLED", "the run to be cancelled", 300)
