@@ -220,8 +220,8 @@ def test_killed_the_platform_takes_up_what_it_ran_and_down_leaves_no_process(pla
 
 
 def test_a_taken_port_is_named(platform: Platform) -> None:
-
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the server before linger on it
         taken.bind(("127.0.0.1", int(platform.project.environment["STORYREASON_MLFLOW_PORT"])))
         taken.listen()
         printed = platform.project.run("up", code=2)
