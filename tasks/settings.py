@@ -5,6 +5,7 @@ Set as environment variables before these libraries are first imported; whatever
 
 import logging
 import os
+from datetime import datetime
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -34,9 +35,13 @@ class Settings(BaseSettings):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        from prefect.client.schemas.schedules import CronSchedule
+        # Not Prefect's own check: importing Prefect reads its settings, before they are set.
+        from cronsim import CronSim, CronSimError
 
-        CronSchedule(cron=value)
+        try:
+            CronSim(value, datetime.now())
+        except CronSimError as error:
+            raise ValueError(f"wanted five fields of a cron, such as 0 4 * * 1 ({error})") from None
         return value
 
     @field_validator("timezone")
