@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -56,6 +57,16 @@ def write_manifest(folder: Path, /, files: tuple[str, ...] = (), **content: Any)
     manifest = {"files": list(files), **content}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n")
     return manifest
+
+
+def replace(folder: Path, new: Path) -> None:
+    """Put the folder `new` in the place of `folder`, by renames on one file system."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

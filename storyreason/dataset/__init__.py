@@ -6,12 +6,12 @@
 ('black-bicycle-481-1', [(196, 112), (196, 112), (196, 112), (196, 112), (196, 112)])
 """
 
-from storyreason.dataset.changing import Change, adopt, append, compare, replace
+from storyreason.dataset.changing import Change, adopt, append, compare
 from storyreason.dataset.checking import MAX_BAD, Bad, Report, check
 from storyreason.dataset.films import film_mapping, films, validation_ids
 from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, shards, sizes, write
 
 __all__ = [
     "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Report", "Split", "adopt", "append", "check", "compare",
-    "film_mapping", "films", "load", "replace", "shards", "sizes", "validation_ids", "write",
+    "film_mapping", "films", "load", "shards", "sizes", "validation_ids", "write",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from storyreason import runs
 from storyreason.dataset.checking import check
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, load, shards, write
@@ -91,7 +92,7 @@ def append(folder: Path, source: Path) -> Change:
         _keep_the_rest(folder, new)
         check(new)
         change = compare(folder, new)
-        replace(folder, new)
+        runs.replace(folder, new)
     return change
 
 
@@ -106,18 +107,8 @@ def adopt(folder: Path, source: Path) -> Change:
                 shutil.copy(file, new / file.name)
         check(new)
         change = compare(folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None, new)
-        replace(folder, new)
+        runs.replace(folder, new)
     return change
-
-
-def replace(folder: Path, new: Path) -> None:
-    """Put the folder `new` in the place of `folder`, by renames on one file system."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -366,12 +366,7 @@ def save(model: Any, processor: Any, out: Path, facts: dict[str, Any]) -> None:
     processor.save_pretrained(beside)
     runs.write_text(beside / "figures.json", json.dumps(facts, indent=2) + "\n")
     runs.write_text(beside / "README.md", _card(model, facts))
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    beside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    runs.replace(out, beside)
 
 
 def _card(model: Any, facts: dict[str, Any]) -> str:
