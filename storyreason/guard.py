@@ -4,15 +4,18 @@
 
 The owner holds the other end of this process's standard input, a pipe that closes when the owner ends, however it ends.
 The command runs in a process group of its own. Then, on SIGTERM, and when the command ends by itself, the whole group
-goes: vLLM starts further processes, which stay in it. Uses the standard library alone, so that it starts in no time.
+goes: vLLM starts further processes, which stay in it. So does a folder for temporary files that is the command's own
+(`TMPDIR`): vLLM leaves its sockets lying there. Uses the standard library alone, so that it starts in no time.
 """
 
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -49,14 +52,23 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
-    command = subprocess.Popen(sys.argv[sys.argv.index("--") + 1 :], stdin=subprocess.DEVNULL)
+    scratch = tempfile.mkdtemp(prefix="storyreason-")
+    command = subprocess.Popen(
+        sys.argv[sys.argv.index("--") + 1 :], stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": scratch}
+    )
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     if asked_to_end:  # before there was a command to end
         command.terminate()
-    threading.Thread(target=follow_owner, args=(command,), daemon=True).start()
+    threading.Thread(target=follow_owner, args=(command, scratch), daemon=True).start()
     command.wait()
     wait_for_the_others()
-    os.killpg(0, signal.SIGKILL)  # 0 is the own group: whatever the command left, and this process
+    end(scratch)
+
+
+def end(scratch: str) -> None:
+    """Ends whatever the command left, and this process."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)  # 0 is the own group
 
 
 def wait_for_the_others() -> None:
@@ -71,11 +83,11 @@ def wait_for_the_others() -> None:
             time.sleep(0.05)
 
 
-def follow_owner(command: subprocess.Popen[bytes]) -> None:
+def follow_owner(command: subprocess.Popen[bytes], scratch: str) -> None:
     sys.stdin.buffer.read()  # nobody ever writes: it returns when the owner's end of the pipe is closed
     command.terminate()
     time.sleep(2 * GRACE)
-    os.killpg(0, signal.SIGKILL)
+    end(scratch)
 
 
 if __name__ == "__main__":

@@ -86,3 +86,18 @@ def test_a_command_that_ends_takes_the_rest_along(tmp_path: Path) -> None:
 
     left = int(number.read_text())
     wait_for(lambda: not running(left))
+
+
+def test_what_a_command_leaves_among_temporary_files_goes_with_it(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    command = ["sh", "-c", 'touch "$TMPDIR/socket"; echo "$TMPDIR" > "$1"', "sh", str(said)]
+    with subprocess.Popen(
+        [sys.executable, guard.__file__, "--", *command],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        process.wait()
+
+    scratch = Path(said.read_text().strip())
+    assert scratch.parent == tmp_path
+    assert not scratch.exists()
