@@ -1,11 +1,18 @@
-"""Two frames, what stands in them, a flawed telling of them; and a browser."""
+"""Two frames, what stands in them, a flawed telling of them; a browser, and a gateway to show it."""
 
 import io
 import shutil
-from collections.abc import Iterator
-from typing import NamedTuple
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.gateway import application
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -97,3 +104,67 @@ def browser() -> Iterator[object]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, Any]]:
+    """The address of a gateway in this process, and its server. It stops no engine: they are others'."""
+    import uvicorn
+
+    app, _ = application(config)
+    app.state.engines._engine = engine
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", server
+    finally:
+        app.state.engines._engine = None
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
+
+
+@pytest.fixture
+def files(told, tmp_path) -> list[Path]:
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path, image in zip(paths, told.images, strict=True):
+        path.write_bytes(image)
+    return paths
+
+
+@pytest.fixture
+def open_(browser) -> Iterator[Callable[..., Any]]:
+    """Opens an address and fails the test when the browser had anything to complain about but a refusal."""
+    complaints: list[str] = []
+
+    def complain(message: Any) -> None:
+        if "Failed to load resource" not in message.text:  # a refusal, which the page shows
+            complaints.append(message.text)
+
+    def open_(url: str, **context: Any) -> Any:
+        shown = browser.new_page(**context)
+        shown.set_default_timeout(120_000)  # a busy machine is slow, not wrong
+        shown.on("console", complain)
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.goto(url)
+        return shown
+
+    yield open_
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []
+
+
+def add(shown: Any, files: list[Path]) -> None:
+    shown.set_input_files("#files", files)
+    shown.wait_for_selector(f".pictures li:nth-child({len(files)})")

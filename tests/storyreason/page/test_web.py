@@ -1,52 +1,16 @@
-"""The gateway's page in a real browser, before a real gateway; the engine is a script or the session's real one."""
+"""The gateway's page in a real browser, before a real gateway: images, reading, the gallery. No engine is needed."""
 
-import itertools
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from storyreason import page
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine
-from storyreason.serving.gateway import application
-from tests.storyreason.generation.endpoint import Reply, endpoint, stream
-from tests.storyreason.serving.test_live import Scripted
+from tests.storyreason.page.conftest import add, gateway
 
 SCORES = {"strict/grounding/f1": 0.5}
-
-
-@contextmanager
-def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway in this process, and its server. It stops no engine: they are others'."""
-    import uvicorn
-
-    app, _ = application(config)
-    app.state.engines._engine = engine
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", server
-    finally:
-        app.state.engines._engine = None
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -61,44 +25,8 @@ def site(runs, told, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def files(told, tmp_path) -> list[Path]:
-    paths = [tmp_path / "one.png", tmp_path / "two.png"]
-    for path, image in zip(paths, told.images, strict=True):
-        path.write_bytes(image)
-    return paths
-
-
-@pytest.fixture
-def open_(browser) -> Iterator[Callable[..., Any]]:
-    """Opens an address and fails the test when the browser had anything to complain about but a refusal."""
-    complaints: list[str] = []
-
-    def complain(message: Any) -> None:
-        if "Failed to load resource" not in message.text:  # a refusal, which the page shows
-            complaints.append(message.text)
-
-    def open_(url: str, **context: Any) -> Any:
-        shown = browser.new_page(**context)
-        shown.set_default_timeout(120_000)  # a busy machine is slow, not wrong
-        shown.on("console", complain)
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.goto(url)
-        return shown
-
-    yield open_
-    for context in browser.contexts:
-        context.close()
-    assert complaints == []
-
-
 def names(shown: Any) -> list[str]:
     return shown.eval_on_selector_all(".thumb", "all => all.map(e => e.title)")
-
-
-def add(shown: Any, files: list[Path]) -> None:
-    shown.set_input_files("#files", files)
-    shown.wait_for_selector(f".pictures li:nth-child({len(files)})")
 
 
 def test_images_are_put_in_order_by_keyboard_and_mouse(open_, site, files, tmp_path):
@@ -278,126 +206,3 @@ def test_every_control_has_a_name(open_, site, files):
             && ![...(e.labels ?? [])].some((label) => label.textContent.trim())).map((e) => e.outerHTML)""",
     )
     assert unnamed == []
-
-
-class Script:
-    """An engine that writes half of an answer, waits for `go`, and writes the rest; or breaks off there."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self.go, self.breaks = text, threading.Event(), False
-        self.written = ""
-
-    def reply(self, body: dict[str, Any]) -> Reply:
-        return (200, self.broken()) if self.breaks else stream(self.pieces())
-
-    def pieces(self) -> Iterator[str]:
-        half = self.text.index("</gdi>") + len("</gdi>")
-        self.written = self.text[:half]
-        yield from (self.text[start : min(start + 9, half)] for start in range(0, half, 9))
-        while not self.go.wait(0.3):  # a view is sent with the next word, not by the clock
-            self.written += "\n"
-            yield "\n"
-        self.written += self.text[half:]
-        yield self.text[half:]
-
-    def broken(self) -> Iterator[str]:
-        _, events = stream(self.pieces())
-        yield from itertools.takewhile(lambda _: not self.go.is_set(), events)
-
-
-@pytest.fixture
-def scripted(runs, told) -> Iterator[tuple[str, Any, Script]]:
-    """A gateway's address and server, and the engine behind it that follows a script."""
-    script = Script(told.prediction)
-    with endpoint(script.reply) as engine, gateway(ServingConfig(), Engine(Scripted(engine))) as (url, server):
-        yield url, server, script
-        script.go.set()
-
-
-def half_told(shown: Any, files: list[Path]) -> None:
-    """Ask for a story, and wait until its first image is told."""
-    add(shown, files)
-    shown.click("text=Free")
-    shown.click("text=Tell a story of 2 images")
-    shown.wait_for_selector("#image-1 .mention")
-
-
-def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
-    url, _, script = scripted
-    shown = open_(url)
-    half_told(shown, files)
-    # its first image is there, with boxes and tables; the second is not told yet, and nothing is called wrong
-    assert shown.inner_text(".status .line") == "Telling image 1 of 2"
-    assert shown.inner_text("#players .state") == "unfinished"
-    assert shown.locator("#image-1 .box").count() == 2
-    assert shown.inner_text("#image-2 .telling > .empty") == "Not told yet."
-    # what one points at stays lit while the rest comes in, and so do open tables
-    shown.click("#image-1 summary")
-    shown.hover("#image-1 .mention[data-ids=obj2]")
-    script.go.set()
-    shown.wait_for_selector(".status.warning")
-    assert shown.locator("#image-1 .box.lit").get_attribute("data-ids") == "obj2"
-    assert shown.locator("#image-1 .tables").is_visible()
-    assert shown.locator(".passage").count() == 2
-    assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
-    assert "Some rules are broken" in shown.inner_text(".status")
-    assert shown.locator("pre.raw").text_content() == script.written
-
-
-def test_what_was_told_stays_when_it_is_cancelled(open_, scripted, files):
-    url, _, script = scripted
-    shown = open_(url)
-    half_told(shown, files)
-    shown.click("text=Cancel")
-    shown.wait_for_selector(".status.warning")
-    assert "Cancelled." in shown.inner_text(".status")
-    assert shown.locator("#image-1 .mention").count() == 3
-    assert shown.locator("text=Save page").is_visible()
-    # and the next story can be asked for
-    script.go.set()
-    shown.click("text=Tell a story of 2 images")
-    shown.wait_for_selector("#image-2 .mention")
-
-
-def test_what_was_told_stays_when_the_engine_breaks_off(open_, scripted, files):
-    url, _, script = scripted
-    script.breaks = True
-    shown = open_(url)
-    half_told(shown, files)
-    script.go.set()
-    shown.wait_for_selector(".status.error")
-    assert "What was told until then is below." in shown.inner_text(".status")
-    assert shown.locator("#image-1 .mention").count() == 3
-    assert shown.locator("pre.raw").text_content().startswith("<think>")
-
-
-def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
-    url, server, _ = scripted
-    shown = open_(url)
-    half_told(shown, files)
-    server.should_exit = server.force_exit = True
-    shown.wait_for_selector(".status.error")
-    assert shown.inner_text(".status .line").startswith(("The gateway ended", "The connection to the gateway broke"))
-    assert shown.locator("#image-1 .mention").count() == 3
-
-
-@pytest.mark.server
-def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
-    with gateway(ServingConfig(), Engine(vllm_server)) as (url, _):
-        shown = open_(url)
-        add(shown, files)
-        shown.wait_for_selector(".health.good")
-        shown.wait_for_selector("form select:enabled")
-        assert shown.input_value("form select") == "storyteller"
-        shown.click("text=Tell a story of 2 images")
-        # parts are there before the whole
-        shown.wait_for_selector(".status.busy ~ #story")
-        assert shown.inner_text("#players .state") == "unfinished"
-        # cancelled, what was told stays; asked again, it is told to its end
-        shown.click("text=Cancel")
-        shown.wait_for_selector(".status.warning")
-        assert "## Image 1" in shown.locator("pre.raw").text_content()
-        shown.click("text=Tell a story of 2 images")
-        shown.wait_for_selector(".status.good", timeout=600_000)
-        assert shown.locator(".passage").count() == 2
-        assert shown.inner_text("#players .state") == "valid"

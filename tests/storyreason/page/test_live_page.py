@@ -1,0 +1,138 @@
+"""A story is told on the gateway's page, in a real browser: by an engine that follows a script, and by the session's real one."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.engines import Engine
+from tests.storyreason.generation.endpoint import Reply, endpoint, stream
+from tests.storyreason.page.conftest import add, gateway
+from tests.storyreason.serving.test_live import Scripted
+
+
+class Script:
+    """An engine that writes half of an answer, waits for `go`, and writes the rest; or breaks off there."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.go, self.breaks = text, threading.Event(), False
+        self.written = ""
+
+    def reply(self, body: dict[str, Any]) -> Reply:
+        return (200, self.broken()) if self.breaks else stream(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        half = self.text.index("</gdi>") + len("</gdi>")
+        self.written = self.text[:half]
+        yield from (self.text[start : min(start + 9, half)] for start in range(0, half, 9))
+        while not self.go.wait(0.3):  # a view is sent with the next word, not by the clock
+            self.written += "\n"
+            yield "\n"
+        self.written += self.text[half:]
+        yield self.text[half:]
+
+    def broken(self) -> Iterator[str]:
+        _, events = stream(self.pieces())
+        yield from itertools.takewhile(lambda _: not self.go.is_set(), events)
+
+
+@pytest.fixture
+def scripted(runs, told) -> Iterator[tuple[str, Any, Script]]:
+    """A gateway's address and server, and the engine behind it that follows a script."""
+    script = Script(told.prediction)
+    with endpoint(script.reply) as engine, gateway(ServingConfig(), Engine(Scripted(engine))) as (url, server):
+        yield url, server, script
+        script.go.set()
+
+
+def half_told(shown: Any, files: list[Path]) -> None:
+    """Ask for a story, and wait until its first image is told."""
+    add(shown, files)
+    shown.click("text=Free")
+    shown.click("text=Tell a story of 2 images")
+    shown.wait_for_selector("#image-1 .mention")
+
+
+def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
+    url, _, script = scripted
+    shown = open_(url)
+    half_told(shown, files)
+    # its first image is there, with boxes and tables; the second is not told yet, and nothing is called wrong
+    assert shown.inner_text(".status .line") == "Telling image 1 of 2"
+    assert shown.inner_text("#players .state") == "unfinished"
+    assert shown.locator("#image-1 .box").count() == 2
+    assert shown.inner_text("#image-2 .telling > .empty") == "Not told yet."
+    # what one points at stays lit while the rest comes in, and so do open tables
+    shown.click("#image-1 summary")
+    shown.hover("#image-1 .mention[data-ids=obj2]")
+    script.go.set()
+    shown.wait_for_selector(".status.warning")
+    assert shown.locator("#image-1 .box.lit").get_attribute("data-ids") == "obj2"
+    assert shown.locator("#image-1 .tables").is_visible()
+    assert shown.locator(".passage").count() == 2
+    assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
+    assert "Some rules are broken" in shown.inner_text(".status")
+    assert shown.locator("pre.raw").text_content() == script.written
+
+
+def test_what_was_told_stays_when_it_is_cancelled(open_, scripted, files):
+    url, _, script = scripted
+    shown = open_(url)
+    half_told(shown, files)
+    shown.click("text=Cancel")
+    shown.wait_for_selector(".status.warning")
+    assert "Cancelled." in shown.inner_text(".status")
+    assert shown.locator("#image-1 .mention").count() == 3
+    assert shown.locator("text=Save page").is_visible()
+    # and the next story can be asked for
+    script.go.set()
+    shown.click("text=Tell a story of 2 images")
+    shown.wait_for_selector("#image-2 .mention")
+
+
+def test_what_was_told_stays_when_the_engine_breaks_off(open_, scripted, files):
+    url, _, script = scripted
+    script.breaks = True
+    shown = open_(url)
+    half_told(shown, files)
+    script.go.set()
+    shown.wait_for_selector(".status.error")
+    assert "What was told until then is below." in shown.inner_text(".status")
+    assert shown.locator("#image-1 .mention").count() == 3
+    assert shown.locator("pre.raw").text_content().startswith("<think>")
+
+
+def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
+    url, server, _ = scripted
+    shown = open_(url)
+    half_told(shown, files)
+    server.should_exit = server.force_exit = True
+    shown.wait_for_selector(".status.error")
+    assert shown.inner_text(".status .line").startswith(("The gateway ended", "The connection to the gateway broke"))
+    assert shown.locator("#image-1 .mention").count() == 3
+
+
+@pytest.mark.server
+def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
+    with gateway(ServingConfig(), Engine(vllm_server)) as (url, _):
+        shown = open_(url)
+        add(shown, files)
+        shown.wait_for_selector(".health.good")
+        shown.wait_for_selector("form select:enabled")
+        assert shown.input_value("form select") == "storyteller"
+        shown.click("text=Tell a story of 2 images")
+        # parts are there before the whole
+        shown.wait_for_selector(".status.busy ~ #story")
+        assert shown.inner_text("#players .state") == "unfinished"
+        # cancelled, what was told stays; asked again, it is told to its end
+        shown.click("text=Cancel")
+        shown.wait_for_selector(".status.warning")
+        assert "## Image 1" in shown.locator("pre.raw").text_content()
+        shown.click("text=Tell a story of 2 images")
+        shown.wait_for_selector(".status.good", timeout=600_000)
+        assert shown.locator(".passage").count() == 2
+        assert shown.inner_text("#players .state") == "valid"
