@@ -42,7 +42,7 @@ ui: $(STAMP)  ## look at runs: MLflow on port 5000, Prefect on port 4200, until 
 
 .PHONY: test
 test: $(STAMP)  ## every test, real servers included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20
 
 .PHONY: check
 check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
