@@ -7,7 +7,7 @@ python benchmarks/training.py 7b --mode lora               a GPU, Qwen2.5-VL-7B'
              tokenized in the loop, the vision tower in every pass; on a GPU its parameters lie in the CPU's memory
     a'       the same without that offload (on a CPU there is none: a and a' are one)
     b        this project's: rows of whole stories, loss and logits on the answer alone, features kept, nothing done twice
-    b -x     the same without one of its tricks: its own share
+    b -x     the same without one of its tricks: its own share (`b +recomputing` with what it goes without)
 
 Each recipe runs in a process of its own, all of them in turn, so often as --rounds says; ratios are taken within a round.
 Seconds are of the clock and of this process' CPU time: where other programs run beside, only ratios of the second count.
@@ -60,11 +60,11 @@ def recipes(size: str, mode: str) -> list[Recipe]:
         dataclasses.replace(ours, name="b -features", features=False),
         dataclasses.replace(ours, name="b -answer loss", answer_loss=False),
         dataclasses.replace(ours, name="b -prepared", prepared=False, features=False),
-        dataclasses.replace(ours, name="b -no recomputing", recompute=True),
+        dataclasses.replace(ours, name="b +recomputing", recompute=True),
         dataclasses.replace(ours, name="b -kernels", kernels=False),
     ]
     published = [Recipe("a'")] if size == "tiny" else [Recipe("a", offload=True), Recipe("a'")]
-    skipped = {"b -kernels"} if size == "tiny" else {"b -no recomputing"}
+    skipped = {"b -kernels"} if size == "tiny" else {"b +recomputing"}
     if mode == "full":
         skipped.add("b -features")
     return [*published, ours, *(one for one in without if one.name not in skipped)]
