@@ -1,14 +1,33 @@
 """Who has the accelerator: a Prefect concurrency limit for each device, taken for as long as a step computes on it."""
 
+import contextvars
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
+
+from storyreason.config import RunConfig
+from storyreason.errors import GatewayError
+from storyreason.serving import client as gateway
+from storyreason.training import memory
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 LEASE = 60.0
-"""Seconds after which the slot of a run whose process is gone is free again; a living run renews it."""
+"""Seconds after which the slot of a run whose process is gone is free again; a living run renews it. Prefect allows no less."""
+RENEWAL = 15.0
+"""Seconds between two renewals: a server that is killed must be up again in the other 45."""
+AGAIN = 2.0
+"""Seconds between two tries to take or renew."""
+FREED = 60.0
+"""Seconds that a device may take to show the memory of an engine that has ended as free."""
 
 
 def slots(devices: str | None) -> list[str]:
@@ -31,7 +50,121 @@ def taken(devices: str | None) -> Iterator[None]:
         for name in names:
             client.upsert_global_concurrency_limit_by_name(name, 1)
         holding = [name for name in names if client.read_global_concurrency_limit_by_name(name).active_slots]
-    if holding:
-        logger.info("waiting for %s, which another run holds", " and ".join(holding))
-    with concurrency(names, occupy=1, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False):
+        if holding:
+            logger.info("waiting for %s, which another run holds", " and ".join(holding))
+        while (lease := _take(client, names)) is None:
+            time.sleep(AGAIN)
+    keeper = _Keeper(names, lease)
+    try:
         yield
+    finally:
+        keeper.end()
+
+
+def _take(client: "SyncPrefectClient", names: list[str]) -> UUID | None:
+    """A lease of all of them, or None when another step holds one. Raises httpx.HTTPError when the server is away."""
+    try:
+        response = client.increment_concurrency_slots_with_lease(names, 1, "concurrency", LEASE)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.LOCKED:
+            return None
+        raise
+    return UUID(response.json()["lease_id"])
+
+
+class _Keeper:
+    """Renews a lease in a thread until its end.
+
+    Prefect's own gives up after three failures, and waits so long between them that a server's restart costs the slot.
+    """
+
+    def __init__(self, names: list[str], lease: UUID) -> None:
+        self._names = names
+        self._lease: UUID | None = lease
+        self._logger = get_run_logger()
+        self._ending = threading.Event()
+        # A thread begins without Prefect's settings of this one, which a copy of its context has.
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._keep,), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Give the slots back; a server that is away frees them when the lease runs out."""
+        self._ending.set()
+        self._thread.join()
+        if self._lease is None:
+            return
+        try:
+            with get_client(sync_client=True) as client:
+                client.release_concurrency_slots_with_lease(self._lease)
+        except httpx.HTTPError as error:
+            self._logger.warning("%s are free in %.0f s: %s", " and ".join(self._names), LEASE, error)
+
+    def _keep(self) -> None:
+        pause = RENEWAL
+        while not self._ending.wait(pause):
+            try:
+                # A new client each time: one that has connected before waits up to a minute between its own tries.
+                with get_client(sync_client=True) as client:
+                    self._renew(client)
+                pause = RENEWAL
+            except httpx.HTTPError:
+                pause = AGAIN
+
+    def _renew(self, client: "SyncPrefectClient") -> None:
+        try:
+            if self._lease is not None:
+                client.renew_concurrency_lease(self._lease, LEASE)
+                return
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.GONE:
+                raise
+            self._lease = None
+        self._lease = _take(client, self._names)
+        name = " and ".join(self._names)
+        if self._lease is not None:
+            self._logger.info("%s: the lease ran out while Prefect's server was away, and is taken anew", name)
+        else:
+            self._logger.warning(
+                "%s: the lease ran out while Prefect's server was away, and another run has it: both compute", name
+            )
+
+
+@contextmanager
+def room(config: RunConfig, who: str) -> Iterator[None]:
+    """Memory for a training, which is looked at first: what the gateway serves gives way on a shared device alone, and only
+    with `serving.give_way`; it comes back when the block ends, or by itself when this process is gone.
+
+    `who` is whom the gateway names meanwhile. Raises TrainingError when there is too little.
+    """
+    devices, wanted = config.training.devices, config.training.free_memory_gb
+    served = _served_beside(config) if config.serving.give_way else None
+    if served is None:
+        memory.check(devices, wanted)
+        yield
+    elif wanted and memory.suffices(devices, wanted):
+        get_run_logger().info("version %s serves on: there is room for both", served)
+        yield
+    else:
+        get_run_logger().info("version %s gives way until the training ends", served)
+        with gateway.resting(config.serving, who):
+            _wait_until_free(devices, wanted)
+            yield
+
+
+def _served_beside(config: RunConfig) -> str | None:
+    """The version that the gateway serves on a device of the training's, or None. No names mean all devices."""
+    try:
+        status = gateway.status(config.serving)
+    except GatewayError:  # no gateway, so that nothing is served
+        return None
+    training, serving = config.training.devices, status.devices
+    apart = training and serving and not set(slots(training)) & set(slots(serving))
+    return None if apart else status.version
+
+
+def _wait_until_free(devices: str | None, wanted: float) -> None:
+    """A device shows the memory of a process that has ended as free only after a moment."""
+    deadline = time.monotonic() + FREED
+    while not memory.suffices(devices, wanted) and time.monotonic() < deadline:
+        time.sleep(AGAIN)
+    memory.check(devices, wanted)

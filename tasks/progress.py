@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -17,9 +18,11 @@ class Progress:
     """Tell how far a step is; at most one line every 15 s, however often it is told."""
 
     def __init__(self, key: str, description: str) -> None:
-        self._artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
+        self._key, self._description = key, description
+        self._artifact: UUID | None = None
         self._logger = get_run_logger()
         self._told = 0.0
+        self._show(0.0, description)
 
     def tell(self, done: int, total: int, line: str) -> None:
         """`done` of `total`, and a sentence for the person who watches."""
@@ -28,7 +31,16 @@ class Progress:
             return
         self._told = now
         self._logger.info("%s", line)
-        update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * done / max(total, 1)), description=line)
+        self._show(min(100.0, 100.0 * done / max(total, 1)), line)
+
+    def _show(self, percent: float, line: str) -> None:
+        try:
+            if self._artifact is None:
+                made = create_progress_artifact(percent, key=self._key, description=self._description)
+                self._artifact = cast(UUID, made)
+            update_progress_artifact(self._artifact, progress=percent, description=line)
+        except httpx.HTTPError as error:  # a restart of Prefect's server must not end a training
+            self._logger.warning("Prefect's server does not show the progress now: %s", error or type(error).__name__)
 
 
 @contextmanager

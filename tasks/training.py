@@ -9,7 +9,6 @@ from prefect import task
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
-from storyreason.training import memory
 from tasks import accelerator, registry
 from tasks.progress import Progress
 
@@ -66,8 +65,11 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
     registry.log_data(run_id, config.data.target, data, "train")
     status = "FAILED"
     try:
-        with runs.lock(folder / "flow"), accelerator.taken(config.training.devices):
-            memory.check(config.training.devices, config.training.free_memory_gb)
+        with (
+            runs.lock(folder / "flow"),
+            accelerator.taken(config.training.devices),
+            accelerator.room(config, f"training {run_name(config, print_)}"),
+        ):
             result = training.run(job, on_progress=_follower(run_id))
         status = "FINISHED"
     except BaseException as error:

@@ -1,12 +1,15 @@
 """The gateway from outside: start it, ask it, deploy to it, stop it."""
 
 import base64
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,10 @@ from storyreason.generation.config import GenerationConfig
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
 
+log = logging.getLogger(__name__)
+
+LEASE = 60.0
+"""Seconds after which the gateway serves again when whom it gave way to is gone."""
 STARTUP = 90.0
 """Seconds until a started gateway answers; its engine takes longer."""
 
@@ -37,6 +44,7 @@ class Status:
     problem: str | None
     requests: int
     deploying: str | None
+    devices: str | None = None
 
 
 def url(config: ServingConfig) -> str:
@@ -117,12 +125,48 @@ def deploy(
         "generation": generation.model_dump(mode="json"),
     }
     longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
-    deadline = time.monotonic() + 2 * longest
-    while status(config).deploying is not None and time.monotonic() < deadline:
-        time.sleep(1)
+    _wait_for_deployments(config, 2 * longest)
     answer = _ask(config, "POST", "/admin/deploy", body, timeout=longest)
     story: str | None = answer["story"]
     return story
+
+
+@contextmanager
+def resting(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[None]:
+    """For the time of the block the gateway serves nothing: its engine's memory is free. `who` is whom it names meanwhile.
+
+    It is a lease of so many seconds that a thread renews: when this process is gone, the gateway serves again by itself.
+    Requests in flight, and a deployment that is under way, are waited for. Raises GatewayError when it refuses.
+    """
+    longest = config.startup_timeout + config.drain_timeout + config.stop_timeout + 60
+    _wait_for_deployments(config, longest)
+    _ask(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
+    ending = threading.Event()
+
+    def renew() -> None:
+        while not ending.wait(lease / 4):
+            try:
+                _ask(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
+            except GatewayError as error:  # it may be about to be started again
+                log.warning("the gateway did not renew the lease of %s: %s", who, error)
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        renewing.join()
+        try:
+            _ask(config, "POST", "/admin/wake", {"who": who})
+        except GatewayError as error:
+            log.warning("%s What was served comes back by itself within %.0f s of the gateway's start.", error, lease)
+
+
+def _wait_for_deployments(config: ServingConfig, longest: float) -> None:
+    deadline = time.monotonic() + longest
+    while status(config).deploying is not None and time.monotonic() < deadline:
+        time.sleep(1)
 
 
 def stop() -> bool:

@@ -25,6 +25,11 @@ class ServingConfig(BaseModel):
         description="Accelerators of an engine, such as 0. Evaluations and deployments that name the same one as a "
         "training wait for each other; empty: all, and nobody waits.",
     )
+    give_way: bool = Field(
+        default=False,
+        description="A training on a device of the served model may take it down for the time: always, or, with "
+        "training.free_memory_gb, when less is free. It comes back by itself, also after a training that failed or was killed.",
+    )
     max_model_len: int = Field(default=4096, ge=128, description="Tokens of images, request and answer together.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on a CPU, the model's own on a GPU."

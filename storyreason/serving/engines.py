@@ -17,6 +17,7 @@ from storyreason.generation.vllm import VllmServer, check_memory
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.probe import tell_and_check
+from storyreason.serving.rest import Rest
 from storyreason.serving.state import Served
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class Engines:
         self._engine: Engine | None = None
         self._up = asyncio.Event()
         self._servers: set[VllmServer] = set()
+        self._rest = Rest()
+        self._resting = asyncio.Lock()
 
     @property
     def requests(self) -> int:
@@ -99,7 +102,7 @@ class Engines:
         """Start what is to be served whenever it does not run, with growing pauses. Ends only by cancellation."""
         pause = self.config.restart_pause
         while True:
-            if self.served is None or self.healthy():
+            if self.served is None or self.gives_way() or self.healthy():
                 await asyncio.sleep(0.2)
                 continue
             if self._engine is not None:
@@ -112,6 +115,8 @@ class Engines:
             try:
                 await self._restart(self.served)
             except StoryReasonError as error:
+                if self.gives_way():  # it was ended while it started
+                    continue
                 self.problem = str(error)
                 log.error("%s Next try in %.0f s.", error, pause)
                 await asyncio.sleep(pause)
@@ -130,8 +135,9 @@ class Engines:
         Raises BusyError while another deployment is under way, and GatewayError when this one failed: what served
         before serves on. Asking for what is served already changes nothing.
         """
-        if self.deploying is not None:
-            raise BusyError(f"Version {self.deploying} is being deployed: try again when it has ended.")
+        self._refuse_while_deploying()
+        if (sentence := self.gives_way()) is not None:
+            raise BusyError(sentence)
         self.deploying = version
         started = time.monotonic()
         try:
@@ -149,6 +155,41 @@ class Engines:
         seconds = round(time.monotonic() - started, 1)
         state.write_deployment(**asdict(deployed.served), seconds=seconds, story=deployed.story)
         return deployed
+
+    def gives_way(self) -> str | None:
+        """The sentence that says for whom nothing is served now, or None when nobody has asked for it."""
+        holders = self._rest.holders()
+        if not holders:
+            return None
+        what = f"Version {self.served.version}" if self.served else "Serving"
+        return (
+            f"{what} gives way to {' and '.join(holders)}: it comes back by itself when that has ended; try again then."
+        )
+
+    async def rest(self, who: str, seconds: float) -> None:
+        """Serve nothing, once what is being answered has its answer, until `wake`, or until `seconds` pass without this
+        being asked again. Returns when no engine runs. Raises BusyError while a deployment is under way.
+        """
+        self._refuse_while_deploying()
+        self._rest.take(who, seconds, extra=self.config.drain_timeout)
+        async with self._resting:
+            self._up.clear()
+            engine, self._engine = self._engine, None
+            if engine is not None:
+                log.info("version %s gives way to %s", self.served.version if self.served else "", who)
+                await self._retire(engine)
+            while self._servers:  # one that is just being started
+                await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
+                await asyncio.sleep(0.05)
+        self._rest.take(who, seconds)
+
+    def wake(self, who: str) -> None:
+        """Serve again, as far as `who` is concerned: `keep` starts what is to be served."""
+        self._rest.end(who)
+
+    def _refuse_while_deploying(self) -> None:
+        if self.deploying is not None:
+            raise BusyError(f"Version {self.deploying} is being deployed: try again when it has ended.")
 
     async def stop(self) -> None:
         """End every engine, those that are starting too."""
@@ -191,7 +232,7 @@ class Engines:
     async def _restart(self, served: Served) -> None:
         log.info("starting version %s", served.version)
         engine = await self._start(served)
-        if self.served != served or self._engine is not None:  # a deployment was faster
+        if self.served != served or self._engine is not None or self.gives_way():  # something was faster
             await self._stop(engine)
             return
         self._engine, self.problem = engine, None
@@ -226,6 +267,8 @@ class Engines:
         while not self.healthy():
             if self.served is None:
                 raise GatewayError("No model is deployed: deploy one with `storyreason deploy`.")
+            if (sentence := self.gives_way()) is not None:
+                raise GatewayError(sentence)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GatewayError(

@@ -42,6 +42,17 @@ class Deployment(BaseModel):
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it tells that story.")
 
 
+class Lease(BaseModel):
+    """The body of `POST /admin/rest` and `/admin/wake`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    who: str = Field(min_length=1, max_length=300, description="For whom the gateway gives way.")
+    seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="Without being asked again so long, it serves again."
+    )
+
+
 def run(config: ServingConfig, first: state.Served | None = None) -> None:
     """Serve until stopped; `first` is served instead of what the state file names.
 
@@ -121,6 +132,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
             **_served(engines),
             "requests": engines.requests,
             "deploying": engines.deploying,
+            "devices": config.devices,
         }
 
     @app.post("/admin/deploy")
@@ -136,6 +148,19 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         except GatewayError as error:
             raise HTTPException(502, str(error)) from None
         return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
+
+    @app.post("/admin/rest")
+    async def rest(lease: Lease) -> dict[str, Any]:
+        try:
+            await engines.rest(lease.who, lease.seconds)
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        return {"resting": engines.gives_way() is not None}
+
+    @app.post("/admin/wake")
+    async def wake(lease: Lease) -> dict[str, Any]:
+        engines.wake(lease.who)
+        return {"resting": engines.gives_way() is not None}
 
     @app.post("/admin/stop")
     async def stop() -> dict[str, Any]:
@@ -156,7 +181,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
 
 def _served(engines: Engines) -> dict[str, Any]:
     served = asdict(engines.served) if engines.served else dict.fromkeys(("folder", "version", "run_id", "since"))
-    return {**served, "model": NAME, "problem": engines.problem}
+    return {**served, "model": NAME, "problem": engines.gives_way() or engines.problem}
 
 
 @contextlib.contextmanager

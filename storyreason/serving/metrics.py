@@ -10,7 +10,7 @@ from storyreason.serving.engines import Engines
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ROUTES = re.compile(
-    r"/(healthz|metrics|tokenize|admin/(status|deploy|stop)|"
+    r"/(healthz|metrics|tokenize|admin/(status|deploy|rest|wake|stop)|"
     r"v1/(models|completions|chat/completions|responses|messages|stories|stories/read))?"
 )
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)

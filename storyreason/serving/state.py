@@ -59,6 +59,21 @@ def write_address(address: Address) -> None:
     runs.write_text(folder() / "address.json", json.dumps(asdict(address)) + "\n")
 
 
+def resting() -> dict[str, float]:
+    """For whom the gateway gives way, and the seconds of each one's lease; a time of day is not in it, for clocks jump."""
+    path = folder() / "resting.json"
+    try:
+        return {str(who): float(seconds) for who, seconds in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GatewayError(f"{path} cannot be read ({error}): delete it, then start the gateway again.") from None
+
+
+def write_resting(leases: dict[str, float]) -> None:
+    runs.write_text(folder() / "resting.json", json.dumps(leases, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_deployment(**record: object) -> None:
     """Add one deployment, carried out or refused, to `deployments.jsonl`."""
     with (folder() / "deployments.jsonl").open("a", encoding="utf-8") as file:

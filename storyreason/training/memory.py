@@ -15,8 +15,14 @@ def check(devices: str | None, wanted_gb: float) -> None:
         if free_gb < wanted_gb:
             raise TrainingError(
                 f"{device} has {free_gb:.1f} GiB free, and training.free_memory_gb wants {wanted_gb:g}: end what uses it "
-                "(`storyreason down` stops serving), name other training.devices, or want less."
+                "(`storyreason down` stops serving, and serving.give_way=true lets it make room for the time), name other "
+                "training.devices, or want less."
             )
+
+
+def suffices(devices: str | None, wanted_gb: float) -> bool:
+    """Whether each of the devices has so much free memory."""
+    return not wanted_gb or all(free_gb >= wanted_gb for free_gb in free(devices).values())
 
 
 def free(devices: str | None) -> dict[str, float]:
