@@ -6,6 +6,7 @@ from uuid import UUID
 
 from tasks.evaluation import HELD
 from tasks.settings import Settings
+from tasks.steps import GO_ON
 
 if TYPE_CHECKING:
     from prefect.automations import Automation
@@ -21,6 +22,7 @@ NOTIFIED = {
 """By word, the event of Prefect that somebody is told of."""
 BODY = """{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}
 {{ flow_run|ui_url }}"""
+HELD_BODY = "{{ event.payload.version }}: {{ event.payload.reason }}"
 
 
 def everything(chosen: Settings) -> "list[Automation]":
@@ -48,7 +50,7 @@ def everything(chosen: Settings) -> "list[Automation]":
             actions=[
                 ChangeFlowRunState(
                     state=StateType.CRASHED,
-                    message="Its process is gone (no heartbeats). Start it again: complete steps are not repeated.",
+                    message=f"Its process is gone (no heartbeats). {GO_ON}",
                 )
             ],
         )
@@ -71,7 +73,7 @@ def everything(chosen: Settings) -> "list[Automation]":
                     SendNotification(
                         block_document_id=block,
                         subject=f"storyreason: {word}",
-                        body="{{ event.payload.version }}: {{ event.payload.reason }}" if held else BODY,
+                        body=HELD_BODY if held else f"{BODY}\n{GO_ON}" if word == "crashed" else BODY,
                     )
                 ],
             )

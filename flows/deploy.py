@@ -9,9 +9,11 @@ from flows.retrain import pull
 from storyreason import dataset
 from storyreason.config import RunConfig
 from tasks import deployment, registry
+from tasks.steps import plainly, say_how_to_go_on
 
 
-@flow(name="deploy", flow_run_name="deploy-{which}")
+@flow(name="deploy", flow_run_name="deploy-{which}", on_crashed=[say_how_to_go_on])
+@plainly()
 def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
     """Swap the served model and move the aliases; a version that is served already is left alone.
 

@@ -8,9 +8,11 @@ from flows.retrain import pull, scored, subject
 from storyreason.config import RunConfig
 from tasks import registry
 from tasks.evaluation import Subject
+from tasks.steps import plainly, say_how_to_go_on
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{which}")
+@flow(name="evaluate", flow_run_name="evaluate-{which}", on_crashed=[say_how_to_go_on])
+@plainly()
 def evaluate(config: RunConfig, which: str = "champion") -> dict[str, Any]:
     """The scores of a registered version (number or alias), or of the base model (`base`), from the cache if they are there.
 

@@ -15,7 +15,7 @@ from tasks import data as data_steps
 from tasks import training as training_steps
 from tasks.evaluation import Subject
 from tasks.progress import stopwatch
-from tasks.steps import cached
+from tasks.steps import cached, plainly, say_how_to_go_on
 
 Step = Literal["pull", "train", "register", "evaluate", "gate", "deploy"]
 
@@ -34,7 +34,8 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True)
+@flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True, on_crashed=[say_how_to_go_on])
+@plainly()
 def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated.
 

@@ -1,12 +1,69 @@
-"""A step is named by its content: how a task is tied to its work folder."""
+"""A step is named by its content: how a task is tied to its work folder, and what is said when it cannot be carried out."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Task
+from prefect.logging.loggers import flow_run_logger
 
 from storyreason import runs
-from storyreason.errors import EngineError, StoryReasonError
+from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when nothing more can be written: no space, no quota, a file's largest size."""
+GO_ON = "Start it again: complete steps are not repeated, and training goes on from its newest checkpoint."
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Say faults from outside as a sentence that tells what to do: MLflow that is away, a disk that is full.
+
+    Also a decorator of a flow: `@plainly()`.
+    """
+    try:
+        yield
+    except StoryReasonError:
+        raise
+    except Exception as error:
+        chain = list(_chain(error))
+        if any(_full(one) for one in chain):
+            place = next((str(one.filename) for one in chain if isinstance(one, OSError) and one.filename), "")
+            raise RunError(
+                f"The disk is full{f' (writing {place})' if place else ''}: make room, for example with "
+                f"`storyreason clean --keep 1`. {GO_ON}"
+            ) from error
+        import mlflow
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+
+        if isinstance(error, MlflowException) and any(isinstance(one, RequestException) for one in chain):
+            raise RegistryError(
+                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (`storyreason up` does, where "
+                f"it is this checkout's). {GO_ON}"
+            ) from error
+        raise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _full(error: BaseException) -> bool:
+    # SQLite has words of its own; safetensors and others pass on the system's as text.
+    said = ("database or disk is full", "No space left on device", "File too large", "Disk quota exceeded")
+    return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in said)
+
+
+def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
+    """A hook of flows whose process was killed: what to do stands in the run's log, for Prefect says only what happened."""
+    flow_run_logger(flow_run, flow).error("The process of this run is gone. %s", GO_ON)
 
 
 def from_outside(task: Any, task_run: Any, state: Any) -> bool:

@@ -46,6 +46,12 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
     folder = runs.work_folder("train", print_)
     if manifest := runs.read_manifest(folder):
         return manifest
+    with runs.lock(folder / "flow"):
+        # Another flow may have trained just this until now; and MLflow would make the same run twice.
+        return runs.read_manifest(folder) or _train(config, data, base, print_, folder)
+
+
+def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, folder: Path) -> dict[str, Any]:
     run_id = registry.open_run(
         "train",
         print_,
@@ -66,7 +72,6 @@ def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> di
     status = "FAILED"
     try:
         with (
-            runs.lock(folder / "flow"),
             accelerator.taken(config.training.devices),
             accelerator.room(config, f"training {run_name(config, print_)}"),
         ):

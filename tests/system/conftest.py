@@ -10,9 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
+
+from tests.storyreason.serving.scripted import checkout, served  # noqa: F401 (fixtures)
+from tests.tiny import tiny_base, tiny_data, tiny_examples  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORYREASON = str(Path(sys.executable).with_name("storyreason"))
@@ -141,3 +146,83 @@ def project(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFac
     yield project
     project.run("down")
     wait_for(lambda: not project.processes(""), f"the end of {project.processes('')}", 60)
+
+
+class Platform:
+    """A checkout's platform as people and Prefect's UI use it: the command line and the server's API."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.client = prefect_api(f"{self.url('PREFECT')}/api")
+
+    def url(self, part: str) -> str:
+        return f"http://127.0.0.1:{self.project.environment[f'STORYREASON_{part}_PORT']}"
+
+    def ask(self, method: str, path: str, body: Any = None, code: int = 200) -> Any:
+        answer = self.client.request(method, path, json=body)
+        assert answer.status_code == code, answer.text
+        return answer.json() if answer.content else None
+
+    def deployment(self, flow: str) -> Any:
+        return self.ask("GET", f"/deployments/name/{flow}/storyteller")
+
+    def start(self, parameters: dict[str, Any], code: int = 201, flow: str = "retrain") -> Any:
+        """What the form of Prefect's UI sends."""
+        body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+        return self.ask("POST", f"/deployments/{self.deployment(flow)['id']}/create_flow_run", body, code)
+
+    def runs(self, flow: str = "retrain") -> list[Any]:
+        found: list[Any] = self.ask(
+            "POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [self.deployment(flow)["id"]]}}}
+        )
+        return [run for run in found if run["state_name"] != "Scheduled" or not run["auto_scheduled"]]
+
+    def run(self, identity: str) -> Any:
+        return self.ask("GET", f"/flow_runs/{identity}")
+
+    def wait_until_complete(self, identity: str) -> Any:
+        wait_for(lambda: self.run(identity)["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), "the run's end", 900)
+        run = self.run(identity)
+        assert run["state_type"] == "COMPLETED", run["state"]
+        return run
+
+    def served(self) -> Any:
+        """What the gateway says of itself."""
+        return httpx.get(f"{self.url('GATEWAY')}/healthz", timeout=120, trust_env=False).json()
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes that came of `up` in this checkout."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("STORYREASON_UP") == str(self.project.runs / "up")
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def marked(self) -> list[str]:
+        """Command lines of the processes that came of `up` in this checkout."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()))
+        return found
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+    # Not as patient as for people: how often waiting runs look again, and how often new ones are looked for.
+    kept |= {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    ports = {f"STORYREASON_{part}_PORT": str(free_port()) for part in ("PREFECT", "MLFLOW", "GATEWAY")}
+    project = clone(
+        tmp_path_factory.mktemp("up") / "project",
+        {**kept, **ports, "STORYREASON_PRESET": "smoke", "OMP_NUM_THREADS": "1"},
+    )
+    platform = Platform(project)
+    yield platform
+    platform.client.close()
+    project.run("down")
+    assert platform.marked() == []

@@ -1,15 +1,24 @@
-"""Who has the accelerator: two flows on a real server share a device, or have their own."""
+"""Who has the accelerator: two flows on a real server share a device, or have their own; serving gives way, or does not."""
 
 import contextvars
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from storyreason import config, training
+from storyreason.errors import TrainingError
+from storyreason.serving import client
+from storyreason.serving.config import ServingConfig
 from tasks import accelerator
+from tasks import training as training_steps
+from tests.storyreason.serving.scripted import Process, serves
 from tests.system.conftest import wait_for
 
 pytestmark = pytest.mark.server
@@ -65,3 +74,109 @@ def test_on_a_shared_device_the_second_waits_for_the_first(server: None) -> None
     for computing in (evaluation, beside, unnamed):
         computing.end()
     wait_for(lambda: (taken("0"), taken("1"), taken("2")) == (0, 0, 0), "all slots to be free", 60)
+
+
+def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
+    """The configuration of a training on the device on which the gateway serves, or on another that is named."""
+    return config.load("smoke", [f"serving.port={gateway.port}", "training.devices=0", *changed])
+
+
+@pytest.fixture
+def training_flow(
+    server: None, tiny_base: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """A flow that trains a tiny model in earnest."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    data = {"md5": "0" * 32, "rev": None, "files": [str(tiny_data)]}
+
+    @flow(name="trains")
+    def trains(chosen: config.RunConfig) -> Any:
+        return training_steps.train(chosen, data, str(tiny_base), "f" * 16)
+
+    return trains
+
+
+def test_serving_gives_way_while_a_training_computes_on_its_device_and_comes_back(
+    served: ServingConfig, training_flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = training.run
+    seen: list[Any] = []
+
+    def watched(job: training.Job, on_progress: Any) -> Path:
+        def told(line: dict[str, Any]) -> None:
+            seen.append((line["event"], len(Process.running), client.status(served).problem))
+            on_progress(line)
+
+        return really(job, on_progress=told)
+
+    monkeypatch.setattr(training, "run", watched)
+
+    training_flow(shared(served, "serving.give_way=true", "training.max_steps=2"))
+
+    assert {event for event, _, _ in seen} >= {"start", "step", "end"}
+    assert {running for _, running, _ in seen} == {0}
+    assert "Version 7 gives way to training smoke" in seen[0][2]
+    wait_for(lambda: serves(served), "version 7 to be served again", 60)
+    assert taken("0") == 0
+
+
+def test_after_a_training_that_fails_serving_comes_back(served: ServingConfig, training_flow: Any) -> None:
+    broken = ("serving.give_way=true", "training.max_tokens=64")  # no story is so short
+    with pytest.raises(TrainingError):
+        training_flow(shared(served, *broken))
+    wait_for(lambda: serves(served), "version 7 to be served again", 60)
+    assert Process.starts == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("serving.give_way=true", "training.devices=1"),
+        ("serving.give_way=true", "training.free_memory_gb=0.001"),
+        (),
+    ],
+    ids=["a device of its own", "room for both", "not allowed"],
+)
+def test_serving_stays_where_it_need_not_or_must_not_give_way(served: ServingConfig, changed: tuple[str, ...]) -> None:
+    with disable_run_logger(), accelerator.room(shared(served, *changed), "training"):
+        assert serves(served)
+    assert Process.starts == 1
+
+
+def test_too_little_memory_is_said_and_serving_gives_way_only_where_it_may(
+    served: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerator, "FREED", 0)
+    greedy = "training.free_memory_gb=100000"
+    for changed, starts in (((greedy,), 1), ((greedy, "serving.give_way=true"), 2)):
+        with (
+            disable_run_logger(),
+            pytest.raises(TrainingError, match=r"GiB free, and training.free_memory_gb wants .*serving.give_way=true"),
+            accelerator.room(shared(served, *changed), "training"),
+        ):
+            pass
+        wait_for(lambda: serves(served), "version 7 to be served", 60)
+        assert Process.starts == starts
+
+
+def test_a_slot_that_was_lost_while_the_server_was_away_is_taken_anew(
+    server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases: list[Any] = []
+    really = accelerator._take
+
+    def noted(*arguments: Any) -> Any:
+        leases.append(really(*arguments))
+        return leases[-1]
+
+    monkeypatch.setattr(accelerator, "_take", noted)
+    monkeypatch.setattr(accelerator, "RENEWAL", 0.2)
+    computing = Computing("5")
+    assert computing.has.wait(600)
+    with get_client(sync_client=True) as client:
+        client.release_concurrency_slots_with_lease(leases[0])  # as the server does with one that ran out
+
+    wait_for(lambda: len(leases) > 1 and taken("5") == 1, "the slot to be taken anew", 60)
+
+    computing.end()
+    assert taken("5") == 0

@@ -1,12 +1,17 @@
-"""A failed step is tried again when the cause is outside, never when it is the input."""
+"""A failed step is tried again when the cause is outside, never when it is the input; what is outside is said plainly."""
 
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from storyreason.errors import DataError, EngineAwayError, GatewayError, ModelError
-from tasks.steps import from_outside
+from storyreason import runs
+from storyreason.errors import DataError, EngineAwayError, GatewayError, ModelError, RegistryError, RunError
+from tasks import registry
+from tasks.steps import from_outside, plainly
+from tests.tiny import file_size_limit
 
 
 class Failed:
@@ -34,3 +39,39 @@ class Failed:
 )
 def test_what_is_tried_again(state: Failed, again: bool) -> None:
     assert from_outside(None, None, state) is again
+
+
+def test_a_full_disk_is_said_as_a_sentence_that_names_the_file(tmp_path: Path) -> None:
+    full = tmp_path / "weights"
+    with (
+        file_size_limit(10),
+        pytest.raises(RunError, match=f"disk is full .writing {full}.*storyreason clean.*again"),
+        plainly(),
+    ):
+        runs.write_text(full, "12345678901")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sqlite_says_a_full_disk_in_words_of_its_own(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("pragma max_page_count = 2")
+        with pytest.raises(RunError, match=r"The disk is full: make room"), plainly():
+            database.execute("create table big as select randomblob(100000)")
+    database.close()
+
+
+def test_mlflow_that_is_away_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match=r"http://127\.0\.0\.1:9 does not answer: start it .*storyreason up"):
+        _ask_mlflow()
+
+
+@plainly()
+def _ask_mlflow() -> None:
+    registry.experiment()
+
+
+def test_any_other_fault_keeps_its_stack_trace() -> None:
+    with pytest.raises(ZeroDivisionError), plainly():
+        _ = 1 / 0

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import uvicorn
 
+from storyreason.errors import EngineError
+from storyreason.serving import client, state
+from storyreason.serving import engines as serving_engines
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine
 from storyreason.serving.gateway import application
@@ -46,3 +49,72 @@ def gateway(url: str, folder: Path, **settings: Any) -> Iterator[tuple[str, Any]
     finally:
         server.should_exit = True
         thread.join()
+
+
+class Process:
+    """Stands in for a vLLM process: whether it runs, and a start that can be held up."""
+
+    running: "set[Process]"
+    may_start: threading.Event
+    starting: threading.Event
+    starts: int
+    name, url = "storyteller", "http://127.0.0.1:9"
+
+    def __init__(self, model: str, config: ServingConfig, log: Path) -> None:
+        self.stopped = threading.Event()
+
+    def start(self) -> None:
+        self.starting.set()
+        assert self.may_start.wait(60)
+        if self.stopped.is_set():
+            raise EngineError("it was ended while it started")
+        self.running.add(self)
+        Process.starts += 1
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.running.discard(self)
+
+    def alive(self) -> bool:
+        return self in self.running
+
+
+@contextmanager
+def started(config: ServingConfig) -> Iterator[ServingConfig]:
+    """A gateway in this process, until the block ends."""
+    app, _ = application(config)
+    server = uvicorn.Server(uvicorn.Config(app, port=config.port, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started, 60)
+        yield config
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
+    """A checkout in which version 7 was served last."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setattr(serving_engines, "VllmServer", Process)
+    monkeypatch.setattr(Process, "running", set(), raising=False)
+    monkeypatch.setattr(Process, "starts", 0, raising=False)
+    monkeypatch.setattr(Process, "may_start", threading.Event(), raising=False)
+    monkeypatch.setattr(Process, "starting", threading.Event(), raising=False)
+    Process.may_start.set()
+    state.write_served(state.Served(str(tmp_path / "model"), "7", None, "2026-01-01T00:00:00+00:00"))
+    return ServingConfig(port=free_port(), devices="0")
+
+
+@pytest.fixture
+def served(checkout: ServingConfig) -> Iterator[ServingConfig]:
+    """A gateway that serves version 7."""
+    with started(checkout):
+        wait_for(lambda: client.status(checkout).healthy, 60)
+        yield checkout
+
+
+def serves(config: ServingConfig) -> bool:
+    return client.status(config).healthy and len(Process.running) == 1

@@ -2,12 +2,10 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 from storyreason import model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
 from storyreason.training import checkpoints, progress
+from tests.tiny import file_size_limit
 
 pytestmark = pytest.mark.server
 
@@ -88,17 +87,6 @@ def weights(result: Path) -> dict[str, Any]:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(bool((tensor == other[name]).all()) for name, tensor in one.items())
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes to a file fails in this process and its children, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_job: MakeJob) -> None:

@@ -1,0 +1,3 @@
+"""Fixtures: a real gateway before engines that are scripts."""
+
+from tests.storyreason.serving.scripted import checkout, served  # noqa: F401 (fixtures)

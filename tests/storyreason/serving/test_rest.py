@@ -1,0 +1,121 @@
+"""Serving gives way for a time and always comes back. A real gateway; its engines are scripts, as starting a real one takes a
+minute, which `test_swap` spends.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from storyreason.errors import GatewayError
+from storyreason.serving import client, state
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.gateway import application
+from tests.storyreason.serving.scripted import Process, serves, started
+from tests.storyreason.test_guard import wait_for
+
+pytestmark = pytest.mark.server
+
+
+def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: ServingConfig) -> None:
+    sentence = "Version 7 gives way to training a1: it comes back by itself when that has ended; try again then."
+    with client.resting(served, "training a1"):
+        assert not Process.running
+        refused = httpx.post(f"{client.url(served)}/v1/chat/completions", json={}, timeout=60, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, sentence)
+        assert client.status(served).problem == sentence
+        with pytest.raises(GatewayError, match="Version 7 gives way to training a1"):
+            client.deploy(served, folder=state.folder(), version="8")
+        assert not Process.running
+
+    wait_for(lambda: serves(served), 60)
+    assert client.status(served).problem is None
+
+
+def test_it_comes_back_after_a_training_that_failed(served: ServingConfig) -> None:
+    with pytest.raises(RuntimeError), client.resting(served, "training a1"):
+        raise RuntimeError
+    wait_for(lambda: serves(served), 60)
+
+
+def test_of_two_that_it_gives_way_to_it_waits_for_both(served: ServingConfig) -> None:
+    with client.resting(served, "training a1"):
+        with client.resting(served, "training b2"):
+            assert "training a1 and training b2" in str(client.status(served).problem)
+        assert "gives way to training a1:" in str(client.status(served).problem)
+        assert not Process.running
+    wait_for(lambda: serves(served), 60)
+
+
+HOLDER = """
+import sys, time
+from storyreason.serving import client
+from storyreason.serving.config import ServingConfig
+with client.resting(ServingConfig(port=int(sys.argv[1])), "training a1", lease=4):
+    print("rests", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_it_comes_back_by_itself_when_the_training_is_killed_and_not_before(served: ServingConfig) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(served.port)], env=dict(os.environ), stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "rests\n"
+
+        def outlived() -> bool:  # it is renewed every second
+            text = httpx.get(f"{client.url(served)}/metrics", timeout=60, trust_env=False).text
+            counter = 'storyreason_requests_total{route="/admin/rest",status="200"}'
+            (line,) = (line for line in text.splitlines() if line.startswith(counter))
+            return float(line.rpartition(" ")[2]) > 6
+
+        wait_for(outlived, 60)
+        assert not Process.running
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+
+    wait_for(lambda: serves(served), 60)
+    assert state.resting() == {}
+
+
+def test_a_gateway_that_is_started_again_meanwhile_rests_on_and_comes_back(checkout: ServingConfig) -> None:
+    with ExitStack() as first, ExitStack() as training:
+        first.enter_context(started(checkout))
+        wait_for(lambda: serves(checkout), 60)
+        training.enter_context(client.resting(checkout, "training a1", lease=30))
+        first.close()
+        # A lease is a number of seconds, no time of day: a clock that jumps neither ends it nor lets it last for ever.
+        assert state.resting() == {"training a1": 30}
+        with started(checkout):
+            assert client.status(checkout).problem is not None
+            assert not Process.running
+            training.close()
+            wait_for(lambda: serves(checkout), 60)
+
+
+def test_an_engine_that_is_just_starting_gives_way_too(checkout: ServingConfig) -> None:
+    Process.may_start.clear()
+    with started(checkout):
+        assert Process.starting.wait(60)
+        with ExitStack() as training:
+            asking = threading.Thread(target=lambda: training.enter_context(client.resting(checkout, "training a1")))
+            asking.start()
+            wait_for(lambda: client.status(checkout).problem is not None, 60)
+            Process.may_start.set()
+            asking.join()
+            assert not Process.running
+        wait_for(lambda: serves(checkout), 60)
+
+
+def test_a_state_file_that_cannot_be_read_is_named(checkout: ServingConfig) -> None:
+    (state.folder() / "resting.json").write_text("[")
+    with pytest.raises(GatewayError, match=r"resting\.json cannot be read .*delete it"):
+        application(checkout)

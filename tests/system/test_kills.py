@@ -1,0 +1,170 @@
+"""kill -9 of every part of the platform while a model is trained: the run goes on or ends as said, and one version comes out.
+
+The tests stand in the order of the story that they tell. Two trainings are enough for all of it: one that nothing disturbs
+although its servers are killed, and one that is ended three times and goes on from its checkpoints.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.system.conftest import Platform, wait_for
+
+pytestmark = pytest.mark.server
+STEPS = {"undisturbed": 120, "ended": 40}
+"""Optimizer steps of the two trainings: the first must last longer than two servers take to come again."""
+
+
+def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
+    """What the form sends for one of the two trainings. Where it computes does not decide what it is."""
+    config = platform.deployment("retrain")["parameters"]["config"]
+    training = {**config["training"], "max_steps": STEPS[name], "devices": devices}
+    return {"config": {**config, "training": training}, "until": "register"}
+
+
+def work(platform: Platform, name: str) -> Path | None:
+    """The work folder of a training, once it has begun to compute."""
+    for file in platform.project.runs.glob("train/*/progress.jsonl"):
+        if f'"steps": {STEPS[name]}' in file.read_text():
+            return file.parent
+    return None
+
+
+def steps(platform: Platform, name: str) -> list[int]:
+    folder = work(platform, name)
+    lines = (folder / "progress.jsonl").read_text().splitlines(keepends=True) if folder else []
+    told = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [line["step"] for line in told if line["event"] == "step"]
+
+
+def computes(platform: Platform, name: str) -> int:
+    """Wait for another step of a training, and give its number."""
+    before = len(steps(platform, name))
+    wait_for(lambda: len(steps(platform, name)) > before, f"a step of the {name} training")
+    assert not list(work(platform, name).glob("manifest.json"))  # type: ignore[union-attr]
+    return steps(platform, name)[-1]
+
+
+def part(platform: Platform, command: str) -> psutil.Process:
+    """The process of a line of the Procfile: the first child of its guard."""
+    (guard,) = (
+        one
+        for one in platform.processes()
+        if f"exec {command}" in " ".join(one.cmdline()) and "guard" in one.cmdline()[3]
+    )
+    return min(guard.children(), key=lambda child: child.create_time())
+
+
+def kill(platform: Platform, command: str, health: str) -> None:
+    """kill -9 of a part; it must come again as another process."""
+    killed = part(platform, command)
+    killed.kill()
+
+    def answers() -> bool:
+        try:
+            return part(platform, command).pid != killed.pid and httpx.get(health, trust_env=False).is_success
+        except (httpx.HTTPError, psutil.Error, ValueError):
+            return False
+
+    wait_for(answers, f"{command} to be started again and to answer")
+
+
+def trainers(platform: Platform) -> list[str]:
+    return [line for line in platform.marked() if "storyreason.training" in line]
+
+
+def logs(platform: Platform, identity: str) -> str:
+    """What a run's page in Prefect's UI shows."""
+    asked = {"logs": {"flow_run_id": {"any_": [identity]}}, "limit": 200, "sort": "TIMESTAMP_DESC"}
+    return "\n".join(one["message"] for one in platform.ask("POST", "/logs/filter", asked))
+
+
+def slots(platform: Platform, name: str) -> int:
+    return int(platform.ask("GET", f"/v2/concurrency_limits/{name}")["active_slots"])
+
+
+def check_one_version(platform: Platform, name: str, number: int) -> None:
+    """One version and one run came of a training, its curve has every step once, and nothing is held or left behind."""
+    mlflow = MlflowClient(f"sqlite:///{platform.project.runs}/mlflow/mlflow.db")
+    versions = mlflow.search_model_versions("name = 'storyteller'")
+    assert len(versions) == number
+    runs = [run for run in mlflow.search_runs(["1"]) if run.data.params["training.max_steps"] == str(STEPS[name])]
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert [one.run_id for one in versions].count(runs[0].info.run_id) == 1
+    every = list(range(1, STEPS[name] + 1))
+    assert steps(platform, name) == every
+    assert [point.step for point in mlflow.get_metric_history(runs[0].info.run_id, "train/loss")] == every
+    assert trainers(platform) == []
+    limit = platform.deployment("retrain")["global_concurrency_limit"]["id"]
+    wait_for(lambda: slots(platform, "accelerator-0") == slots(platform, limit) == 0, "all slots to be free", 180)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(platform: Platform) -> Iterator[str]:
+    """The run of the first training, which computes."""
+    platform.project.run("up")
+    identity = platform.start(parameters(platform, "undisturbed"))["id"]
+    computes(platform, "undisturbed")
+    yield identity
+
+
+def test_mlflows_server_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
+    kill(platform, "mlflow server", f"{platform.url('MLFLOW')}/health")
+
+    computes(platform, "undisturbed")
+    assert platform.run(undisturbed)["state_name"] == "Running"
+
+
+def test_prefects_server_is_killed_and_the_training_keeps_its_slot_and_completes(
+    platform: Platform, undisturbed: str
+) -> None:
+    kill(platform, "prefect server", f"{platform.url('PREFECT')}/api/health")
+
+    computes(platform, "undisturbed")
+    assert platform.run(undisturbed)["state_name"] == "Running"
+    assert slots(platform, "accelerator-0") == 1
+    assert platform.wait_until_complete(undisturbed)["run_count"] == 1
+    check_one_version(platform, "undisturbed", 1)
+
+
+def test_a_flow_is_killed_its_run_has_crashed_and_says_what_to_do(platform: Platform) -> None:
+    identity = platform.start(parameters(platform, "ended"))["id"]
+    computes(platform, "ended")
+    (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
+
+    flow.kill()
+
+    wait_for(lambda: platform.run(identity)["state_type"] == "CRASHED", "the run to have crashed")
+    assert "SIGKILL" in platform.run(identity)["state"]["message"]
+    wait_for(lambda: "Start it again" in logs(platform, identity), "what to do in the run's log", 120)
+    wait_for(lambda: not trainers(platform), "the training process to end", 60)
+
+
+def test_started_again_it_goes_on_also_when_what_serves_the_deployments_is_killed(platform: Platform) -> None:
+    before = steps(platform, "ended")[-1]
+    identity = platform.start(parameters(platform, "ended", devices=None))["id"]
+    assert computes(platform, "ended") > before
+
+    part(platform, "python -m flows.deployments").kill()
+
+    wait_for(lambda: platform.run(identity)["run_count"] == 2, "the run to be taken up again")
+    computes(platform, "ended")
+
+
+def test_all_is_killed_at_once_and_up_goes_on_to_one_version(platform: Platform) -> None:
+    (run,) = (one for one in platform.runs() if one["state_type"] == "RUNNING")
+    for process in platform.processes():
+        process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not platform.marked(), "all processes to be gone", 60)
+
+    platform.project.run("up")
+
+    assert platform.wait_until_complete(run["id"])["run_count"] == 3
+    check_one_version(platform, "ended", 2)
