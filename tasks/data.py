@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -24,6 +24,7 @@ NEW_VERSION = "storyreason.data.version"
 """The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
 TOLD = ", Prefect is told"
+T = TypeVar("T")
 BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or one that was killed has left it behind for a moment
 
 
@@ -134,34 +135,44 @@ def _remote(repo: "Repo") -> str:
 def _refuse_local_changes(repo: "Repo", out: "Output") -> None:
     if not Path(out.fs_path).exists():
         return
-    with repo.lock:
-        changed = out.workspace_status()
-    if changed:
+
+    def status() -> dict[str, str]:
+        with repo.lock:
+            return dict(out.workspace_status())
+
+    if _when_free(status):
         raise DataError(
             f"{out} differs from what {out.stage.relpath} says: keep your changes with `dvc add {out}`, "
             f"or drop them with `dvc checkout --force {out}`."
         )
 
 
-def _fetch_workspace(version: DataVersion) -> None:
+def _when_free(act: Callable[[], T]) -> T:
+    """What `act` gives, once DVC's lock is free."""
     import time
 
-    from dvc.exceptions import CheckoutError, DvcException
     from dvc.lock import LockError
 
-    repo = _repo()
     for attempt in range(BUSY):
         try:
-            repo.pull(targets=[version.target])
-            break
+            return act()
         except LockError as error:
             if attempt == BUSY - 1:
                 raise DataError("Another DVC command holds this repository: wait for it to end.") from error
             time.sleep(2)
-        except CheckoutError as error:
-            raise DataError(_missing(repo, version)) from error
-        except (DvcException, OSError) as error:
-            raise DataError(f"Pulling {version.target} from {version.remote} failed: {_line(error)}") from error
+    raise AssertionError
+
+
+def _fetch_workspace(version: DataVersion) -> None:
+    from dvc.exceptions import CheckoutError, DvcException
+
+    repo = _repo()
+    try:
+        _when_free(lambda: repo.pull(targets=[version.target]))
+    except CheckoutError as error:
+        raise DataError(_missing(repo, version)) from error
+    except (DvcException, OSError) as error:
+        raise DataError(f"Pulling {version.target} from {version.remote} failed: {_line(error)}") from error
 
 
 def _fetch_revision(version: DataVersion) -> None:

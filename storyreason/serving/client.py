@@ -236,7 +236,11 @@ def _ask(config: ServingConfig, method: str, path: str, body: Any = None, timeou
     except httpx.ConnectError:
         raise GatewayError(f"No gateway answers at {url(config)}: start it with `storyreason serve`.") from None
     except httpx.TransportError as error:
-        raise GatewayError(f"The gateway at {url(config)} broke off: {error or type(error).__name__}.") from error
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise GatewayError(
+            f"The gateway at {url(config)} broke off ({said}): look at {state.folder() / 'gateway.log'}, and run the same "
+            "again; what it served before, it serves again when it is started."
+        ) from error
     try:
         answer = response.json()
         if response.is_success:
