@@ -110,6 +110,7 @@ def test_an_engine_that_is_just_starting_gives_way_too(checkout: ServingConfig) 
             asking.start()
             wait_for(lambda: client.status(checkout).problem is not None, 60)
             Process.may_start.set()
+            wait_for(lambda: Process.starts == 1, 60)
             asking.join()
             assert not Process.running
         wait_for(lambda: serves(checkout), 60)
