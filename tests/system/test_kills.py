@@ -4,9 +4,8 @@ The tests stand in the order of the story that they tell. Two trainings are enou
 although its servers are killed, and one that is ended three times and goes on from its checkpoints.
 """
 
+import contextlib
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +106,12 @@ def check_one_version(platform: Platform, name: str, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(platform: Platform) -> Iterator[str]:
+def undisturbed(platform: Platform) -> str:
     """The run of the first training, which computes."""
     platform.project.run("up")
-    identity = platform.start(parameters(platform, "undisturbed"))["id"]
+    identity: str = platform.start(parameters(platform, "undisturbed"))["id"]
     computes(platform, "undisturbed")
-    yield identity
+    return identity
 
 
 def test_mlflows_server_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
@@ -161,7 +160,8 @@ def test_started_again_it_goes_on_also_when_what_serves_the_deployments_is_kille
 def test_all_is_killed_at_once_and_up_goes_on_to_one_version(platform: Platform) -> None:
     (run,) = (one for one in platform.runs() if one["state_type"] == "RUNNING")
     for process in platform.processes():
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # of those that end with their owner
+            process.kill()
     wait_for(lambda: not platform.marked(), "all processes to be gone", 60)
 
     platform.project.run("up")
