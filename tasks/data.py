@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
 from storyreason.errors import DataError, ModelError
-from tasks.steps import from_outside
+from tasks.steps import from_outside, plainly
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -62,6 +62,7 @@ def identify_base(name: str) -> DataVersion | None:
     retry_jitter_factor=0.5,
     retry_condition_fn=from_outside,
 )
+@plainly()
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     """Fetch one data version, verify every file's hash, check every example, and show the data card."""
     folder = runs.work_folder("pull", version.fingerprint)

@@ -12,10 +12,11 @@ from storyreason import answer, dataset, generation, page, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from tasks import accelerator, registry
-from tasks.steps import from_outside
+from tasks.steps import from_outside, plainly
 
 
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
+@plainly()
 def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example) -> dict[str, Any]:
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
@@ -40,6 +41,7 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
 
 
 @task(name="tell")
+@plainly()
 def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
     """One story for frames the model never saw, told through the gateway, as text and as a page.
 

@@ -17,7 +17,7 @@ from storyreason.generation.vllm import VllmServer
 from storyreason.scoring.charts import charts
 from tasks import accelerator, registry
 from tasks.progress import Progress
-from tasks.steps import from_outside
+from tasks.steps import from_outside, plainly
 
 VERSION = 2
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
@@ -65,6 +65,7 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
     retry_jitter_factor=0.5,
     retry_condition_fn=from_outside,
 )
+@plainly()
 def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: str) -> dict[str, Any]:
     """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
     folder = runs.work_folder("evaluate", print_)
@@ -200,6 +201,7 @@ def comparison_fingerprint(version: registry.Version, scores: dict[str, dict[str
 
 
 @task(name="compare", retries=1, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
+@plainly()
 def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_: str) -> dict[str, Any]:
     """The challenger's scores story by story against each other's, and all of them in one set of charts, on its run."""
     folder = runs.work_folder("compare", print_)
@@ -222,6 +224,7 @@ def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_
 
 
 @task(name="gate")
+@plainly()
 def gate(
     config: RunConfig,
     challenger: registry.Version,

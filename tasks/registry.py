@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from storyreason import model, runs
 from storyreason.config import RunConfig
 from storyreason.errors import RegistryError
-from tasks.steps import from_outside
+from tasks.steps import from_outside, plainly
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,6 +145,7 @@ def fingerprint(train: str) -> str:
 
 
 @task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
+@plainly()
 def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) -> dict[str, Any]:
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
     print_ = fingerprint(train)

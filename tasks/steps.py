@@ -21,7 +21,7 @@ GO_ON = "Start it again: complete steps are not repeated, and training goes on f
 def plainly() -> Iterator[None]:
     """Say faults from outside as a sentence that tells what to do: MLflow that is away, a disk that is full.
 
-    Also a decorator of a flow: `@plainly()`.
+    Also a decorator of tasks and flows, below Prefect's: `@plainly()`.
     """
     try:
         yield
@@ -39,11 +39,12 @@ def plainly() -> Iterator[None]:
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
 
-        if isinstance(error, MlflowException) and any(isinstance(one, RequestException) for one in chain):
+        broken = next((one for one in chain if isinstance(one, RequestException)), None)
+        if isinstance(error, MlflowException) and broken is not None:
             raise RegistryError(
                 f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (`storyreason up` does, where "
                 f"it is this checkout's). {GO_ON}"
-            ) from error
+            ) from broken  # which `from_outside` knows
         raise
 
 

@@ -11,6 +11,7 @@ from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
 from tasks import accelerator, registry
 from tasks.progress import Progress
+from tasks.steps import plainly
 
 VERSION = 1
 UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb")}
@@ -41,6 +42,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
 
 
 @task(name="train")
+@plainly()
 def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> dict[str, Any]:
     """Fine-tune the base model; a killed run goes on from its last checkpoint, in the same MLflow run."""
     folder = runs.work_folder("train", print_)

@@ -78,7 +78,9 @@ def test_on_a_shared_device_the_second_waits_for_the_first(server: None) -> None
 
 def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
     """The configuration of a training on the device on which the gateway serves, or on another that is named."""
-    return config.load("smoke", [f"serving.port={gateway.port}", "training.devices=0", *changed])
+    return config.load(
+        "smoke", [f"serving.port={gateway.port}", "training.devices=0", "training.max_tokens=4096", *changed]
+    )
 
 
 @pytest.fixture

@@ -51,24 +51,29 @@ def computes(platform: Platform, name: str) -> int:
     return steps(platform, name)[-1]
 
 
-def part(platform: Platform, command: str) -> psutil.Process:
-    """The process of a line of the Procfile: the first child of its guard."""
+def guard_of(platform: Platform, command: str) -> psutil.Process:
+    """The guard of a line of the Procfile."""
     (guard,) = (
         one
         for one in platform.processes()
         if f"exec {command}" in " ".join(one.cmdline()) and "guard" in one.cmdline()[3]
     )
-    return min(guard.children(), key=lambda child: child.create_time())
+    return guard
+
+
+def part(platform: Platform, command: str) -> psutil.Process:
+    """The process of a line of the Procfile."""
+    return min(guard_of(platform, command).children(), key=lambda child: child.create_time())
 
 
 def kill(platform: Platform, command: str, health: str) -> None:
-    """kill -9 of a part; it must come again as another process."""
-    killed = part(platform, command)
-    killed.kill()
+    """kill -9 of a part; all that came of it must end, and it must come again."""
+    before = guard_of(platform, command).pid
+    part(platform, command).kill()
 
     def answers() -> bool:
         try:
-            return part(platform, command).pid != killed.pid and httpx.get(health, trust_env=False).is_success
+            return guard_of(platform, command).pid != before and httpx.get(health, trust_env=False).is_success
         except (httpx.HTTPError, psutil.Error, ValueError):
             return False
 

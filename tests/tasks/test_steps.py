@@ -63,8 +63,11 @@ def test_sqlite_says_a_full_disk_in_words_of_its_own(tmp_path: Path) -> None:
 def test_mlflow_that_is_away_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryError, match=r"http://127\.0\.0\.1:9 does not answer: start it .*storyreason up"):
+    with pytest.raises(
+        RegistryError, match=r"http://127\.0\.0\.1:9 does not answer: start it .*storyreason up"
+    ) as told:
         _ask_mlflow()
+    assert from_outside(None, None, Failed(told.value, told.value.__cause__))  # and is tried again
 
 
 @plainly()
