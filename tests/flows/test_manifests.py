@@ -1,0 +1,132 @@
+"""deploy/ against the schemas of those who read it: Compose's, Kubernetes' and Prefect's own."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from prefect.cli.deploy import _models
+from prefect.cli.deploy._triggers import DeploymentTriggerAdapter
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import is_valid_schema, validate
+from pydantic import BaseModel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCHEMAS = Path(__file__).parent / "schemas"
+KINDS = {
+    "Deployment": "io.k8s.api.apps.v1.Deployment",
+    "Service": "io.k8s.api.core.v1.Service",
+    "PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
+}
+
+
+def schema(name: str) -> Any:
+    return json.loads((SCHEMAS / f"{name}.json").read_text())
+
+
+def faults(document: Any, against: Any) -> list[str]:
+    """Each fault as `place: what is wrong`."""
+    found = jsonschema.Draft202012Validator(against).iter_errors(document)
+    return [f"{'/'.join(map(str, fault.absolute_path))}: {fault.message}" for fault in found]
+
+
+def of_kind(kind: str) -> Any:
+    return {**schema("kubernetes-1.37"), "$ref": f"#/$defs/{KINDS[kind]}"}
+
+
+def kubernetes() -> list[Any]:
+    files = sorted((REPOSITORY / "deploy/kubernetes").glob("*.yaml"))
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def compose() -> Any:
+    return yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
+
+
+def test_compose_yaml_is_a_compose_file() -> None:
+    assert faults(compose(), schema("compose-spec")) == []
+
+
+@pytest.mark.parametrize("place", [("services", "gateway"), ("services", "postgres", "healthcheck")])
+def test_a_misspelt_key_of_compose_yaml_is_found(place: tuple[str, ...]) -> None:
+    document = deepcopy(compose())
+    part = document
+    for name in place:
+        part = part[name]
+    part["retires"] = 3
+    assert "retires" in str(faults(document, schema("compose-spec")))
+
+
+@pytest.mark.parametrize("document", kubernetes(), ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
+def test_every_object_for_kubernetes_is_of_its_kind(document: Any) -> None:
+    assert faults(document, of_kind(document["kind"])) == []
+    # A name that Kubernetes takes for all of these kinds (RFC 1123), and none twice.
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", document["metadata"]["name"])
+    twins = [(d["kind"], d["metadata"]["name"]) for d in kubernetes()]
+    assert twins.count((document["kind"], document["metadata"]["name"])) == 1
+
+
+def test_a_misspelt_key_of_a_container_is_found() -> None:
+    document = next(one for one in deepcopy(kubernetes()) if one["kind"] == "Deployment")
+    document["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
+    assert "readinesProbe" in str(faults(document, of_kind("Deployment")))
+
+
+@pytest.fixture
+def written() -> Any:
+    return yaml.safe_load((REPOSITORY / "deploy/prefect.yaml").read_text())
+
+
+def ignored(written: Any, model: type[BaseModel], *but: str) -> set[str]:
+    """Keys that Prefect would pass over without a word: its models ignore what they do not know."""
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    return written.keys() - known - set(but)
+
+
+def test_prefect_yaml_has_no_key_that_prefect_would_ignore(written: Any) -> None:
+    # `definitions` holds the parts that the deployments share by YAML's anchors, as Prefect's documentation has it
+    assert ignored(written, _models.PrefectYamlModel, "definitions") == set()
+    for one in written["deployments"]:
+        assert ignored(one, _models.DeploymentConfig) == set()
+        assert ignored(one["work_pool"], _models.WorkPoolConfig) == set()
+        assert ignored(one.get("concurrency_limit", {}), _models.ConcurrencyLimitSpec) == set()
+    assert written["prefect-version"] == version("prefect")
+
+
+def steps(written: Any) -> Iterator[tuple[str, Any]]:
+    for step in written["pull"]:
+        yield from step.items()
+
+
+def test_its_steps_schedules_triggers_and_limits_are_prefects(written: Any) -> None:
+    for name, arguments in steps(written):
+        module, _, function = name.rpartition(".")
+        inspect.signature(getattr(import_module(module), function)).bind(**arguments)
+    for one in written["deployments"]:
+        for schedule in one.get("schedules", []):
+            _models.RawScheduleConfig.model_validate(schedule)
+            CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        for trigger in one.get("triggers", []):
+            understood = DeploymentTriggerAdapter.validate_python(trigger)
+            assert ignored(trigger, type(understood)) == set()
+        if limit := one.get("concurrency_limit"):
+            ConcurrencyLimitStrategy(limit["collision_strategy"])
+
+
+def test_its_parameters_fit_the_form_that_prefect_makes_of_the_flow(written: Any) -> None:
+    for one in written["deployments"]:
+        module, _, name = one["entrypoint"].partition(":")
+        form = parameter_schema(getattr(import_module(module.removesuffix(".py").replace("/", ".")), name))
+        as_sent = form.model_dump_for_openapi()
+        is_valid_schema(as_sent)
+        validate(one["parameters"], as_sent, raise_on_error=True)
