@@ -60,7 +60,13 @@ def test_the_example_of_the_settings_is_complete_and_shows_the_defaults() -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PREFECT_PORT", "many"), ("TIMEZONE", "Mars/Olympus"), ("CRON", "at four"), ("HEARTBEAT", "1")],
+    [
+        ("PREFECT_PORT", "many"),
+        ("TIMEZONE", "Mars/Olympus"),
+        ("CRON", "at four"),
+        ("HEARTBEAT", "1"),
+        ("MLFLOW_STORE", "postgresql://me@host/mlflow"),
+    ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"STORYREASON_{name}", value)
