@@ -6,6 +6,7 @@ Set as environment variables before these libraries are first imported; whatever
 import logging
 import os
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -49,6 +50,14 @@ class Settings(BaseSettings):
     def _is_a_timezone(cls, value: str) -> str:
         if value not in available_timezones():
             raise ValueError("wanted the name of a time zone, such as Europe/Berlin")
+        return value
+
+    @field_validator("mlflow_store")
+    @classmethod
+    def _has_a_driver(cls, value: str) -> str:
+        # The driver that MLflow takes by default is under the LGPL and not in the lock.
+        if value.startswith("postgresql:") and find_spec("psycopg2") is None:
+            raise ValueError("wanted the driver that is installed: postgresql+pg8000://user:password@host/mlflow")
         return value
 
     @property
@@ -111,6 +120,9 @@ def prepare() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
+    # Not where PREFECT_HOME says: by itself Prefect keeps results in the user's home, which other checkouts share.
+    os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "storage"))
+    os.environ.setdefault("PREFECT_SERVER_MEMO_STORE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "memo_store.toml"))
 
 
 class PlainFailures(logging.Filter):

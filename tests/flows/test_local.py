@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,22 @@ def test_preparing_imports_no_prefect() -> None:
     """Else the address of the server of `up` comes too late, and Prefect starts one more on the same database."""
     done = subprocess.run([sys.executable, "-c", PREPARED], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout == "False\n", done.stderr
+
+
+def test_what_prefect_keeps_is_kept_in_the_runs_of_this_checkout(tmp_path: Path) -> None:
+    """Else a step that is complete in one checkout is taken from the cache in another, with the other's paths."""
+    code = """
+from tasks import settings
+settings.prepare()
+from prefect.settings import get_current_settings
+now = get_current_settings()
+print(now.home, now.results.local_storage_path, now.server.memo_store_path)
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**kept, "STORYREASON_RUNS": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    home = tmp_path / "prefect"
+    assert done.stdout.split() == [str(home), str(home / "storage"), str(home / "memo_store.toml")], done.stderr
 
 
 def test_a_cron_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
