@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from storyreason import forms
 from storyreason.errors import ConfigError
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.scoring.config import GateConfig
@@ -23,7 +24,7 @@ PRESETS = Path(__file__).resolve().parents[1] / "deploy" / "presets"
 class DataConfig(BaseModel):
     """Which stories a run learns from and is measured on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     target: str = Field("data.dvc", description="The DVC file that tracks the folder of parquet shards.")
     rev: str | None = Field(None, description="Git revision of the data (tag, branch, commit); empty: as checked out.")
@@ -34,7 +35,7 @@ class DataConfig(BaseModel):
 class BaseModelConfig(BaseModel):
     """The model that training starts from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     name: str = Field("tiny-base", description="A model folder, or a model's name on the Hub.")
     revision: str | None = Field(None, description="The Hub revision; empty: the newest, or a local folder.")
@@ -43,7 +44,7 @@ class BaseModelConfig(BaseModel):
 class EvaluationConfig(BaseModel):
     """How a model is made to tell the test split before it is scored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     decodings: tuple[Decoding, ...] = Field(
         ("free", "grounded"),
@@ -55,7 +56,7 @@ class EvaluationConfig(BaseModel):
 class RunConfig(BaseModel):
     """Everything that decides what a retraining does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     name: str = Field("sample", description="The preset's name.")
     model: str = Field("storyteller", description="The registered model's name in MLflow.", pattern=r"^[\w.-]+$")

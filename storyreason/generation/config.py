@@ -4,13 +4,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storyreason import forms
+
 Decoding = Literal["free", "grounded"]
 
 
 class GenerationConfig(BaseModel):
     """One request for a story, and how many of them at a time. The defaults are those of an evaluation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     request: str = Field(
         default="Create a story based on these images.",

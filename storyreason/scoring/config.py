@@ -4,11 +4,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storyreason import forms
+
 
 class GateConfig(BaseModel):
     """The primary score must rise by more than `min_gain`, beyond doubt; no guarded score may fall past tolerance."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     primary: str = Field(
         default="grounded/strict/grounding/f1",

@@ -5,11 +5,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from storyreason import forms
+
 
 class ServingConfig(BaseModel):
     """The engines, and the gateway before them. An evaluation starts its engine with the same settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     host: str = Field(
         default="127.0.0.1", min_length=1, description="Address to listen on; the default is this machine alone."

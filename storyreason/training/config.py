@@ -4,13 +4,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storyreason import forms
 from storyreason.training.precision import Precision
 
 
 class TrainingConfig(BaseModel):
     """How a base model is fine-tuned: what is trained, on what, how long, on which processes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     mode: Literal["lora", "full", "language"] = Field(
         "lora",
