@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.retrain import pull, scored, subject
 from storyreason.config import RunConfig
-from tasks import registry
+from tasks import cards, registry
 from tasks.evaluation import Subject
 from tasks.steps import plainly, say_how_to_go_on
 
@@ -21,6 +21,8 @@ def evaluate(config: RunConfig, which: str = "champion") -> dict[str, Any]:
         which: A version's number or alias in MLflow, or `base`.
     """
     data, base, identity = pull(config)
-    if which == "base":
-        return scored(config, Subject("base", base, identity), data)
-    return scored(config, subject(which, registry.version(config.model, which), data), data)
+    version = None if which == "base" else registry.version(config.model, which)
+    one = Subject("base", base, identity) if version is None else subject(which, version, data)
+    result = scored(config, one, data)
+    cards.scorecard({which: result})
+    return result

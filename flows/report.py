@@ -15,14 +15,6 @@ if TYPE_CHECKING:
 
 console = Console(soft_wrap=True, highlight=False)
 
-HEADLINES = {
-    "valid answers": "validity/valid",
-    "box F1": "grounding/f1",
-    "box precision": "grounding/precision",
-    "box recall": "grounding/recall",
-    "identity IDF1": "identity/idf1",
-}
-
 
 def quiet_failures() -> None:
     """Let Prefect's loggers tell a person's fault as one sentence (any other failure keeps its stack trace)."""
@@ -60,6 +52,8 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:
     """The headline scores, a column for each model."""
+    from storyreason.scoring import HEADLINES
+
     table = Table(box=None)
     table.add_column("")
     for role in scores:

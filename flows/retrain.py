@@ -10,7 +10,7 @@ from storyreason import dataset, model, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from storyreason.training import launch
-from tasks import approval, deployment, evaluation, registry
+from tasks import approval, cards, deployment, evaluation, registry
 from tasks import data as data_steps
 from tasks import training as training_steps
 from tasks.evaluation import Subject
@@ -51,12 +51,14 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
 
     with stopwatch(clock, "pull"):
         data, base, base_identity = pull(config)
+    cards.data(data)
     if until == "pull":
         return outcome
 
     print_ = training_steps.fingerprint(config, data["md5"], base_identity)
     with stopwatch(clock, "train"):
         trained = _run(training_steps.train, "train", print_)(config, data, base, print_)
+    cards.training(config, trained)
     if until == "train":
         return outcome
 
@@ -78,6 +80,7 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     compared = evaluation.comparison_fingerprint(version, scores)
     with stopwatch(clock, "compare"):
         _run(evaluation.compare, "compare", compared)(version, scores, compared)
+    cards.scorecard(scores)
     if until == "evaluate":
         return outcome
 
@@ -94,7 +97,7 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     with stopwatch(clock, "deploy"):
         outcome.url = deployment.deploy(config, serve, unseen)["url"]
     with stopwatch(clock, "tell"):
-        told = deployment.tell(config, unseen, serve.number)
+        told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told["text"], told["page"]
     return outcome
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
@@ -64,7 +63,7 @@ def identify_base(name: str) -> DataVersion | None:
 )
 @plainly()
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
-    """Fetch one data version, verify every file's hash, check every example, and show the data card."""
+    """Fetch one data version, verify every file's hash, check every example, and make the data card."""
     folder = runs.work_folder("pull", version.fingerprint)
     if manifest := runs.read_manifest(folder):
         return manifest
@@ -76,7 +75,6 @@ def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
         report = dataset.check(Path(version.folder))
         card = report.markdown()
         logger.info("%s", report.summary())
-        create_markdown_artifact(card, key="data-card", description=f"data {version.md5[:8]}")
     return runs.write_manifest(folder, files=(version.folder,), md5=version.md5, rev=version.rev, card=card)
 
 
@@ -165,14 +163,16 @@ def _when_free(act: Callable[[], T]) -> T:
 
 
 def _fetch_workspace(version: DataVersion) -> None:
-    from dvc.exceptions import CheckoutError, DvcException
+    from dvc.exceptions import CheckoutError, FileTransferError
 
     repo = _repo()
     try:
         _when_free(lambda: repo.pull(targets=[version.target]))
-    except CheckoutError as error:
+    except DataError:
+        raise
+    except (CheckoutError, FileTransferError) as error:
         raise DataError(_missing(repo, version)) from error
-    except (DvcException, OSError) as error:
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
         raise DataError(f"Pulling {version.target} from {version.remote} failed: {_line(error)}") from error
 
 
@@ -181,7 +181,6 @@ def _fetch_revision(version: DataVersion) -> None:
     import shutil
 
     from dvc.fs import DVCFileSystem
-    from dvc_data.index.index import DataIndexDirError
 
     folder = Path(version.folder)
     if folder.exists():
@@ -201,17 +200,27 @@ def _fetch_revision(version: DataVersion) -> None:
                 found = hashlib.file_digest(file, "md5").hexdigest()
             if found != wanted:
                 raise DataError(f"{path} at {version.rev} is corrupt in {version.remote}: `dvc push` it again.")
-    except (OSError, KeyError, DataIndexDirError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # OSError, KeyError, DataIndexDirError, and what the clients of S3 and others raise
         raise DataError(_missing(_repo(), version)) from error
     temporary.rename(folder)
 
 
 def _missing(repo: "Repo", version: DataVersion) -> str:
     odb = repo.cloud.get_remote_odb()
-    if not odb.fs.exists(odb.path):
+    try:
+        there = odb.fs.exists(odb.path)
+    except Exception as error:
+        # Each kind of remote has errors of its own; by this one the step sees that it is worth another try.
+        raise DataError(
+            f"The DVC remote {version.remote} cannot be asked: {_line(error)}. Start again when it answers, and look at "
+            "its address and your credentials when it should."
+        ) from ConnectionError(_line(error))
+    if not there:
         return (
             f"The DVC remote {version.remote} does not exist: restore it, or name another with "
-            "`dvc remote modify sample url URL`."
+            "`dvc remote modify NAME url URL`."
         )
     return (
         f"The DVC remote {version.remote} does not hold {version.target} (md5 {version.md5[:8]}) whole: objects are missing "
@@ -254,16 +263,14 @@ def change(target: str, source: str, how: Callable[[Path, Path], dataset.Change]
 
 
 def _publish(repo: "Repo", target: str, changed: dataset.Change) -> str:
-    from dvc.exceptions import DvcException
-
     folder = target.removesuffix(".dvc")
     try:
         repo.add([folder])
         md5 = _md5(_out(repo, target))
         repo.push(targets=[target])
-    except (DvcException, OSError) as error:
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
         raise DataError(
-            f"{folder} is changed, and its new version could not be made or pushed: {_line(error)} Then run "
+            f"{folder} is changed, and its new version could not be made or pushed: {_line(error).rstrip('.')}. Then run "
             f"`dvc add {folder}` and `dvc push`."
         ) from error
     sent = _announce(target, md5, changed.summary())

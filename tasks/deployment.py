@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 
 from storyreason import answer, dataset, generation, page, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
-from tasks import accelerator, registry
+from tasks import accelerator, cards, registry
 from tasks.steps import from_outside, plainly
+
+PAGE = "served/story.html"
+"""The artifact, on the run of a version, with the story that it told when it was deployed."""
 
 
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
@@ -42,7 +44,7 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
 
 @task(name="tell")
 @plainly()
-def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, str]:
+def tell(config: RunConfig, example: dataset.Example, served: registry.Version) -> dict[str, str]:
     """One story for frames the model never saw, told through the gateway, as text and as a page.
 
     Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
@@ -52,10 +54,12 @@ def tell(config: RunConfig, example: dataset.Example, served: str) -> dict[str, 
     told = generation.predictions.answer_to(
         gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()
     )
-    path = runs.root() / "stories" / f"version-{served}.html"
+    path = runs.root() / "stories" / f"version-{served.number}.html"
     view = page.view(
         example.story_id, example.images, told.answer, answer.join(example.chain_of_thought, example.story)
     )
-    runs.write_text(path, page.render([view], f"A story told by version {served}"))
-    create_link_artifact(path.as_uri(), link_text="story page", key="story-page")
+    rendered = page.render([view], f"A story told by version {served.number}")
+    runs.write_text(path, rendered)
+    registry.client().log_text(served.run_id, rendered, PAGE)
+    cards.story(told.answer, served, path, PAGE)
     return {"text": told.answer, "page": str(Path(path))}

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from storyreason import model, runs
 from storyreason.config import RunConfig
 from storyreason.errors import RegistryError
+from tasks import settings
 from tasks.steps import from_outside, plainly
 
 if TYPE_CHECKING:
@@ -24,21 +25,23 @@ VERSION = 1
 EXPERIMENT = "storyteller"
 CARD = """# {name}
 
-Looks at a sequence of images, writes an analysis (tables of characters, objects, settings and narrative phases, with boxes
+Looks at a sequence of images, writes an analysis (tables of characters, objects, settings and narrative phases, with boxes \
 and IDs that stay with an entity), and tells a story in which every mention is tied to those IDs (arXiv 2505.10292).
 
 | | |
 |---|---|
 {rows}
 
-Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or
+Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or \
 `vllm serve folder`. Its scores are in the MLflow run.
 """
+"""In MLflow's pages a line's end is a line's end, so that a paragraph is one line."""
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
 
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
 Each version's description is its card; its source run holds the scores, their intervals, tables and story pages.
 """
+FACE = "workflowType=machine_learning"
 TAG = "storyreason."
 """Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
 
@@ -94,6 +97,15 @@ def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any],
         mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
     mlflow.update_run(run_id, status="RUNNING")
     return str(run_id)
+
+
+def address(run_id: str, artifact: str = "") -> str:
+    """Where MLflow's UI shows a run, or one of its artifacts: on the server that is used, or that `up` starts."""
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
+    page = f"{server}/#/experiments/{experiment()}/runs/{run_id}"
+    # of MLflow's two faces the one for models that are trained; the other is for applications of language models
+    return f"{page}/artifacts/{artifact}?{FACE}" if artifact else f"{page}?{FACE}"
 
 
 def close_run(run_id: str, status: str = "FINISHED") -> None:

@@ -15,6 +15,14 @@ from storyreason.scoring.metrics import Metric
 
 FORMAT = 1
 """Version of the stored form."""
+HEADLINES = {
+    "valid answers": "validity/valid",
+    "box F1": "grounding/f1",
+    "box precision": "grounding/precision",
+    "box recall": "grounding/recall",
+    "identity IDF1": "identity/idf1",
+}
+"""By what a person calls them, the scores that are looked at first (of either protocol)."""
 _CELLS = 8_000_000
 """Draws held at once while resampling: bounds the memory, whatever the number of stories."""
 

@@ -1,0 +1,89 @@
+"""What a flow run shows in Prefect beside its steps: the data card, the training's curve, the scorecard, the story it told.
+
+Shown by every run, whether it computed them or found them complete; each leads on to MLflow, where everything stands.
+"""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, get_args
+
+from prefect.artifacts import create_markdown_artifact
+
+from storyreason import answer, scoring
+from storyreason.config import RunConfig
+from storyreason.generation.config import Decoding
+from storyreason.story import without_tags
+from storyreason.training import curves, progress
+from tasks import registry
+
+
+def data(version: dict[str, Any]) -> None:
+    """The card of a data version, from its manifest."""
+    create_markdown_artifact(version["card"], key="data-card", description=f"data {version['md5'][:8]}")
+
+
+def training(config: RunConfig, trained: dict[str, Any]) -> None:
+    """The losses of a complete training as a picture, its last step in numbers, and where its curves are."""
+    lines = progress.read(Path(trained["result"]).parent)
+    drawn = io.BytesIO()
+    curves.draw(lines).savefig(drawn, format="png", dpi=90)
+    picture = base64.b64encode(drawn.getvalue()).decode()
+    last = [line for line in lines if line["event"] == "step"][-1]
+    text = f"""# Training
+
+Preset {config.name}, mode {config.training.mode}; {_run(trained["run_id"])}.
+
+![The loss over the steps](data:image/png;base64,{picture})
+
+| | |
+|---|---:|
+| steps | {last["step"]} |
+| loss of the last step | {last["loss"]:.3f} |
+| tokens per second | {last["tokens_per_s"]:,.0f} |
+"""
+    create_markdown_artifact(text, key="training-curves", description="the loss over the steps")
+
+
+def scorecard(scores: dict[str, dict[str, Any]]) -> None:
+    """The headline scores of each model (evaluations' manifests, by the model's role), with their 95 % intervals."""
+    cards = {
+        (role, decoding): scoring.Scorecard.from_json(Path(path).read_text())
+        for role, one in scores.items()
+        for decoding, path in one["scorecards"].items()
+    }
+    lines = ["# Scores on the test split", "", "Each with its 95 % interval over the stories.", ""]
+    lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
+    for title, score in scoring.HEADLINES.items():
+        for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
+            cells = [_cell(cards.get((role, decoding)), f"strict/{score}") for role in scores]
+            lines.append(f"| {title}, {decoding} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {role}: {_run(one['run_id'])}" for role, one in scores.items())]
+    description = "scores of " + " and ".join(scores)
+    create_markdown_artifact("\n".join(lines) + "\n", key="scorecard", description=description)
+
+
+def _cell(card: scoring.Scorecard | None, score: str) -> str:
+    if card is None or score not in card.metrics():
+        return "-"
+    low, high = card.intervals()[score]
+    return f"{card.metrics()[score]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def story(told: str, version: registry.Version, page: Path, artifact: str) -> None:
+    """A story that was told by what is served (the whole answer), and where the page with pictures and boxes is."""
+    read = answer.read(told)
+    text = without_tags(read.story_text).strip() if read.readable else ""
+    shown = text or "(no story could be read: the page shows the whole answer and what is wrong with it)"
+    link = registry.address(version.run_id, artifact)
+    markdown = f"""# A story told by {version.name} version {version.number}
+
+With pictures and boxes: [the story page]({link}) in MLflow, or the file `{page}`.
+
+{shown}
+"""
+    create_markdown_artifact(markdown, key="story-page", description=f"told by version {version.number}")
+
+
+def _run(run_id: str) -> str:
+    return f"[its run in MLflow]({registry.address(run_id)})"
