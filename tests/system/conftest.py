@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.storyreason.page.conftest import browser  # noqa: F401 (fixture)
 from tests.storyreason.serving.scripted import checkout, served  # noqa: F401 (fixtures)
 from tests.tiny import tiny_base, tiny_data, tiny_examples  # noqa: F401 (fixtures)
 

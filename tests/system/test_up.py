@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from docs import pictures
 from storyreason import dataset, sample
+from tests.system import shown
 from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
@@ -67,8 +69,10 @@ def test_a_wrong_nested_parameter_is_refused_before_anything_runs(platform: Plat
 
 def test_two_runs_of_a_person_one_waits_for_the_other_and_both_complete(platform: Platform) -> None:
     parameters = platform.deployment("retrain")["parameters"]
+    training = {**parameters["config"]["training"], "learning_rate": 2e-3}
+    other = {"config": {**parameters["config"], "training": training}, "until": "evaluate"}
 
-    runs = [platform.start(parameters)["id"] for _ in range(2)]
+    runs = [platform.start(chosen)["id"] for chosen in (parameters, other)]
 
     names: set[str] = set()
 
@@ -79,7 +83,20 @@ def test_two_runs_of_a_person_one_waits_for_the_other_and_both_complete(platform
     wait_for(waited, "one run to wait for the other", 600)
     first, second = sorted((platform.wait_until_complete(identity) for identity in runs), key=lambda r: r["start_time"])
     assert second["start_time"] >= first["end_time"]
-    assert platform.served()["version"] == "1"
+    assert platform.served()["healthy"] is True
+
+
+@pytest.mark.parametrize("check", shown.CHECKS, ids=lambda check: check.__name__)
+def test_a_person_sees_in_the_browser(platform: Platform, browser: Any, check: Any) -> None:
+    complaints: list[str] = []
+    page = pictures.window(browser)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+
+    check(page, platform.url("PREFECT"), platform.url("MLFLOW"))
+
+    page.close()
+    assert [one for one in complaints if not any(known in one for known in shown.NOT_OURS)] == []
 
 
 def test_a_new_data_version_starts_a_run_that_serves_what_came_of_it(platform: Platform, tmp_path: Path) -> None:
@@ -94,11 +111,11 @@ def test_a_new_data_version_starts_a_run_that_serves_what_came_of_it(platform: P
     assert "train: 960 -> 962 stories, 2 added (joined-0, joined-1)" in printed
     assert "Prefect is told" in printed
     _completes_by_the_event(platform, known)
-    assert platform.served()["version"] == "2"
+    assert platform.served()["version"] == "3"
     known = {run["id"] for run in platform.runs()}
     assert "Prefect is told" in platform.project.run("data", "announce")
     _completes_by_the_event(platform, known)
-    assert platform.served()["version"] == "2"  # nothing had changed
+    assert platform.served()["version"] == "3"  # nothing had changed
 
 
 def _completes_by_the_event(platform: Platform, known: set[str]) -> None:
