@@ -34,8 +34,9 @@ def test_requests_change_with_epoch_and_seed_and_nothing_else(
     made = stories(tiny_examples, encoder, seed=5)
     drawn = [made.request(epoch, 0) for epoch in range(200)]
     assert set(drawn) == set(chat.REQUESTS)
-    assert drawn == [stories(tiny_examples, encoder, seed=5).request(epoch, 0) for epoch in range(200)]
-    assert drawn != [stories(tiny_examples, encoder, seed=6).request(epoch, 0) for epoch in range(200)]
+    again, other = (stories(tiny_examples, encoder, seed=seed) for seed in (5, 6))
+    assert drawn == [again.request(epoch, 0) for epoch in range(200)]
+    assert drawn != [other.request(epoch, 0) for epoch in range(200)]
 
 
 def test_too_long_stories_are_dropped_and_counted_never_cut(
