@@ -2,11 +2,7 @@
 
 import json
 import os
-<<<<<<< HEAD
-=======
-import resource
 import shlex
->>>>>>> a847a0b (Stories are prepared once and mapped; no tower where its features are all kept; selective recomputing; bad input named)
 import signal
 import socket
 import subprocess
@@ -22,12 +18,8 @@ import torch
 
 from storyreason import chat, dataset, model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
-<<<<<<< HEAD
-from storyreason.training import checkpoints, progress
-from tests.tiny import file_size_limit
-=======
 from storyreason.training import checkpoints, features, launch, process, progress, setup, sharding
->>>>>>> a847a0b (Stories are prepared once and mapped; no tower where its features are all kept; selective recomputing; bad input named)
+from tests.tiny import file_size_limit
 
 pytestmark = pytest.mark.server
 
