@@ -3,7 +3,9 @@
 Training and inference share all of it: the system prompt, the requests, the messages, the tokens.
 """
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,6 +103,13 @@ class Encoder:
         self.images_first = images_first
         self.end = self._end_of_answer()
         self._prompt = lru_cache(maxsize=4096)(self._prompt_tokens)
+
+    def identity(self) -> str:
+        """16 hex digits that name what decides the tokens of answers and pictures."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        words = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        pictures = json.dumps(self.processor.image_processor.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256("\0".join([words, self.end, pictures]).encode()).hexdigest()[:16]
 
     def _render(self, n_images: int, request: str, answer: str | None = None) -> str:
         turns = messages(n_images, request, self.images_first)

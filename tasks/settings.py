@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
     heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two signs of life of a flow run.")
     notify: str = Field("", description="Whom to tell of failed, crashed, late and not promoted runs: an Apprise URL.")
+    main_address: str = Field("", description="Where the machines of one training meet: address:port of the first.")
     mlflow_store: str = Field("", description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
 

@@ -14,7 +14,7 @@ from tasks.progress import Progress
 from tasks.steps import plainly
 
 VERSION = 1
-UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb")}
+UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb", "afresh")}
 """Of the configuration of training, what changes no weight."""
 DESCRIBED = {"trainable", "frozen", "distributed_type", "processes", "device"}
 """What the training process says of itself when it starts; becomes tags of the run."""
@@ -68,6 +68,8 @@ def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, fold
         stories=config.data.train_stories,
         work=folder,
         features=runs.root() / "features",
+        prepared=runs.root() / "prepared",
+        data_md5=data["md5"],
         training=config.training,
     )
     registry.log_data(run_id, config.data.target, data, "train")

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,14 +107,25 @@ def check(folder: Path | str) -> Report:
     total = sum(report.stories.values())
     if total == 0:
         raise DataError(f"{folder} holds no story; wanted at least one: pull or make the data again.")
-    if len(report.bad) > MAX_BAD * total:
-        shown = "; ".join(map(str, report.bad[:NAMED]))
-        more = f"; and {len(report.bad) - NAMED} more" if len(report.bad) > NAMED else ""
+    refuse_many(folder, report.bad, total)
+    return report
+
+
+def refuse_many(folder: Path | str, bad: Sequence[Bad], total: int) -> None:
+    """Raise DataError that names the first few when more than `MAX_BAD` of all examples are bad."""
+    if len(bad) > MAX_BAD * total:
+        shown = "; ".join(map(str, bad[:NAMED]))
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise DataError(
-            f"{folder}: {len(report.bad)} of {total} stories are bad, more than {MAX_BAD:.0%}: {shown}{more}. "
+            f"{folder}: {len(bad)} of {total} stories are bad, more than {MAX_BAD:.0%}: {shown}{more}. "
             "Mend or remove them, or pull another version of the data."
         )
-    return report
+
+
+def fault_of(split: str, example: Example) -> Bad | None:
+    """Why an example cannot be used, as `check` sees it, or None."""
+    _, faults, _, _ = _look(example)
+    return Bad(split, example.story_id, *faults[0]) if faults else None
 
 
 @dataclass(slots=True)
@@ -140,16 +151,13 @@ class _Tally:
         self.split_of[example.story_id] = split
         self.stories[split] += 1
         self.frames[split] += len(example.images)
-        sizes, faults = _decode(example)
+        sizes, faults, read, problems = _look(example)
         self.sizes.update(sizes)
-        read = answer.read(answer.join(example.chain_of_thought, example.story))
-        problems = rules.check(read, sizes if not faults else None)
         self.broken.update({problem.rule for problem in problems})
         if read.analysis:
             for section in read.analysis.sections:
                 ids = [row.id for row in section.characters] + [row.id for row in section.objects]
                 self.entities[split].update(name.rstrip("0123456789") for name in ids)
-        faults += _unreadable(problems)
         if faults:
             image, reason = faults[0]
             self.bad.append(Bad(split, example.story_id, image, reason))
@@ -170,6 +178,14 @@ class _Tally:
 
 Fault = tuple[int | None, str]
 """An image, from 1, and what is wrong with it."""
+
+
+def _look(example: Example) -> tuple[list[tuple[int, int]], list[Fault], answer.Answer, list[Problem]]:
+    """Sizes of an example's pictures, its faults, its answer as read, and every problem of that."""
+    sizes, faults = _decode(example)
+    read = answer.read(answer.join(example.chain_of_thought, example.story))
+    problems = rules.check(read, sizes if not faults else None)
+    return sizes, faults + _unreadable(problems), read, problems
 
 
 def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:

@@ -1,9 +1,15 @@
 """Checkpoints of a work folder: `checkpoint-<step>/`, complete because it was renamed into place."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from storyreason.errors import TrainingError
+from storyreason.training.examples import Stories
+from storyreason.training.job import Job
 
 PREFIX = "checkpoint-"
 IDENTITY = "identity.json"
@@ -31,9 +37,9 @@ def newest(work: Path) -> int | None:
     return max(steps(work), default=None)
 
 
-def clear(work: Path) -> None:
-    """Remove what an attempt left that died while it wrote."""
-    for folder in work.glob(f".{PREFIX}*"):
+def clear(work: Path, whole: bool = False) -> None:
+    """Remove what an attempt left that died while it wrote; `whole` checkpoints too."""
+    for folder in (*work.glob(f".{PREFIX}*"), *(work.glob(f"{PREFIX}*") if whole else ())):
         shutil.rmtree(folder)
 
 
@@ -44,7 +50,32 @@ def rotate(work: Path, best: int | None) -> None:
             shutil.rmtree(path(work, step))
 
 
-def identity(work: Path, step: int) -> dict[str, Any]:
-    """What a checkpoint belongs to (`Job.identity` at the time)."""
-    found: dict[str, Any] = json.loads((path(work, step) / IDENTITY).read_text())
-    return found
+def identity(job: Job, stories: Stories, base: Any) -> dict[str, Any]:
+    """What a checkpoint belongs to: the job, its stories, and the weights that it begins with."""
+    seen = hashlib.sha256(stories.prepared.digests[stories.rows].tobytes())  # IDs, pictures, frames' tokens, answers
+    weights = hashlib.sha256()
+    for name, parameter in base.named_parameters():
+        # The first few of each will do: any training changes those. In bfloat16, whatever they were loaded in.
+        first = parameter.detach().flatten()[:8].bfloat16().float().cpu()
+        weights.update(f"{name} {tuple(parameter.shape)} ".encode() + first.numpy().tobytes())
+    return {**job.identity(), "stories_hash": seen.hexdigest()[:16], "weights_hash": weights.hexdigest()[:16]}
+
+
+def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> int | None:
+    """The step of the checkpoint to go on from, or None where there is none.
+
+    One that belongs to another run (its `identity.json` differs) raises TrainingError, or is passed over when `afresh`.
+    """
+    step = newest(work)
+    if step is None:
+        return None
+    found = json.loads((path(work, step) / IDENTITY).read_text())
+    other = [key for key in identity if found.get(key) != identity[key]]
+    if not other:
+        return step
+    if afresh:
+        return None
+    raise TrainingError(
+        f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): set training.afresh=true to "
+        f"remove it and start afresh, or remove {work}."
+    )

@@ -40,7 +40,11 @@ class TrainingConfig(BaseModel):
         "bfloat16",
         description="What to compute in. bfloat16 needs a GPU; auto takes it on a CPU that multiplies it fast too.",
     )
-    gradient_checkpointing: bool = Field(True, description="Recompute activations in the backward pass to save memory.")
+    recompute: Literal["none", "selective", "all"] = Field(
+        "all",
+        description="Activations computed again in the backward pass, to save memory: none; all; or all but those that cost "
+        "most to compute for their size, which are kept (attention, and products that do not widen).",
+    )
     liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
     feature_cache_gb: float = Field(
         50.0,
@@ -86,4 +90,7 @@ class TrainingConfig(BaseModel):
         0, ge=0, description="GiB that must be free on each of `devices` before training starts; 0: not looked at."
     )
     save_every: int = Field(100, ge=1, description="Optimizer steps between checkpoints; each epoch's end has one too.")
+    afresh: bool = Field(
+        False, description="Start afresh where the work folder has checkpoints of another run; else such are refused."
+    )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order, the requests and the adapters.")

@@ -1,16 +1,16 @@
-"""The stories of a training run: read, tokenized and measured once, decoded when needed, joined into batches."""
+"""The stories of a training run: prepared once, decoded when needed, joined into batches."""
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from storyreason import chat, dataset
 from storyreason.errors import TrainingError
-from storyreason.training import targets
 from storyreason.training.config import TrainingConfig
 from storyreason.training.plan import Item, Pass
+from storyreason.training.prepared import Prepared, Story
 
 if TYPE_CHECKING:
     import torch
@@ -24,70 +24,82 @@ CACHE_BYTES = 2 * 2**30
 """Decoded frames are kept in memory up to so much; beyond it they are decoded again each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Story:
-    index: int  # in the data set
-    story_id: str
-    image_tokens: tuple[int, ...]
-    answer: tuple[int, ...]
-    pictures: tuple[str, ...]
-    """Their SHA-256, where features of pictures are kept; else none."""
-
-
 class Stories:
     """Stories by (epoch, index). A torch map-style data set whose items are `chat.Inputs`."""
 
     def __init__(
-        self, examples: Sequence[dataset.Example], indices: Sequence[int], encoder: chat.Encoder, config: TrainingConfig
+        self,
+        examples: Sequence[dataset.Example],
+        rows: Sequence[int],
+        encoder: chat.Encoder,
+        config: TrainingConfig,
+        prepared: Prepared | None = None,
     ) -> None:
-        """Tokenize and measure `examples[i]` for i in `indices`. Raises TrainingError when too many are too long."""
+        """The stories `prepared[row]` of the examples that it was made from; without it they are prepared here.
+
+        Raises TrainingError when too many are too long.
+        """
         self.examples = examples
         self.encoder = encoder
         self.config = config
+        self.prepared = Prepared.of(examples, encoder, config) if prepared is None else prepared
         self.seen: dict[int, Callable[[], Decoded]] = {}
         """Stories whose pictures' features are kept, and how to get them."""
         self._pictures: dict[int, Decoded] = {}
         self._room = CACHE_BYTES
-        read = [self._read(index) for index in indices]
+        read = np.asarray(rows, np.int64)
         longest = max(chat.REQUESTS, key=lambda request: encoder.prompt_length((1,), request))
-        lengths = [self._tokens(item, longest) for item in read]
-        self.stories = [item for item, length in zip(read, lengths, strict=True) if length <= config.max_tokens]
-        self.lengths = [length for length in lengths if length <= config.max_tokens]
-        self.dropped = len(read) - len(self.stories)
+        lengths = self._lengths(read, longest)
+        fits = lengths <= config.max_tokens
+        self.rows = read[fits]
+        """Of each story, its row in `prepared`."""
+        self.lengths: list[int] = lengths[fits].tolist()
+        self.dropped = len(read) - len(self.rows)
         if self.dropped > DROPPED_AT_MOST * len(read):
-            enough = sorted(lengths)[-int(DROPPED_AT_MOST * len(read)) - 1]
+            enough = np.sort(lengths)[-int(DROPPED_AT_MOST * len(read)) - 1]
             raise TrainingError(
                 f"{self.dropped} of {len(read)} stories, more than {DROPPED_AT_MOST:.0%}, are longer than "
-                f"training.max_tokens = {config.max_tokens}: set it to {enough} (the longest has {max(lengths)})."
+                f"training.max_tokens = {config.max_tokens}: set it to {enough} (the longest has {lengths.max()})."
             )
 
-    def _read(self, index: int) -> _Story:
-        example = targets.cut(self.examples[index], self.config.max_images)
-        tokens = self.encoder.answer(targets.target(example, self.config))
-        image_tokens = self.encoder.image_tokens(dataset.sizes(example))
-        keep = self.config.mode != "full" and self.config.feature_cache_gb > 0
-        pictures = tuple(hashlib.sha256(image).hexdigest() for image in example.images) if keep else ()
-        return _Story(index, example.story_id, image_tokens, tuple(tokens), pictures)
+    def story(self, index: int) -> Story:
+        """What is prepared of a story."""
+        found: Story = self.prepared[int(self.rows[index])]
+        return found
 
-    def _tokens(self, item: _Story, request: str) -> int:
-        return self.encoder.prompt_length(item.image_tokens, request) + len(item.answer)
+    def _lengths(self, rows: np.ndarray, request: str) -> np.ndarray:
+        """Tokens of the stories of these rows with a request."""
+        images = self.prepared.images[rows]
+        # of a prompt without its pictures, by their number
+        prompt = {n: self.encoder.prompt_length((0,) * n, request) for n in np.unique(images).tolist()}
+        alone = np.asarray([prompt[n] for n in images.tolist()], np.int64)
+        total: np.ndarray = alone + self.prepared.image_tokens[rows] + self.prepared.answer_tokens[rows]
+        return total
 
     def request(self, epoch: int, index: int) -> str:
         """The user's request for a story in an epoch: drawn at random, the same in every run of one seed."""
-        return random.Random(f"{self.config.seed} {epoch} {self.stories[index].story_id}").choice(chat.REQUESTS)
+        return random.Random(f"{self.config.seed} {epoch} {self.prepared.ids[self.rows[index]]}").choice(chat.REQUESTS)
 
     def tokens(self, item: Item) -> int:
         """Tokens of a story with the request of that epoch."""
-        return self._tokens(self.stories[item[1]], self.request(*item))
+        return int(self._lengths(self.rows[item[1] : item[1] + 1], self.request(*item))[0])
+
+    def answer_tokens(self, index: int) -> int:
+        """Tokens of a story's answer."""
+        return int(self.prepared.answer_tokens[self.rows[index]])
+
+    def image_tokens(self, index: int) -> int:
+        """Tokens of all pictures of a story."""
+        return int(self.prepared.image_tokens[self.rows[index]])
 
     def loss_tokens(self, item: Item) -> int:
         """How many tokens of a story the loss is taken over."""
         if self.config.loss == "answer":
-            return len(self.stories[item[1]].answer)
-        return self.tokens(item) - sum(self.stories[item[1]].image_tokens) - 1  # the first token is never predicted
+            return self.answer_tokens(item[1])
+        return self.tokens(item) - self.image_tokens(item[1]) - 1  # the first token is never predicted
 
     def __len__(self) -> int:
-        return len(self.stories)
+        return len(self.rows)
 
     def __getitem__(self, item: Item) -> chat.Inputs:
         return self._joined(item, self.decoded(item[1]))
@@ -97,7 +109,7 @@ class Stories:
         return self._joined(item, self.seen[item[1]]())
 
     def _joined(self, item: Item, pictures: "Decoded") -> chat.Inputs:
-        return self.encoder.join(pictures, self.request(*item), self.stories[item[1]].answer, self.config.loss)
+        return self.encoder.join(pictures, self.request(*item), self.story(item[1]).answer.tolist(), self.config.loss)
 
     def decoded(self, index: int) -> "Decoded":
         """Patches and grids of a story's pictures, kept for the next epoch while there is room."""
@@ -112,7 +124,7 @@ class Stories:
 
     def decode(self, index: int) -> "Decoded":
         """The same from the encoded pictures."""
-        example = self.examples[self.stories[index].index]
+        example = self.examples[self.story(index).place]
         images = example.images[: self.config.max_images]
         return self.encoder.pictures(chat.open_images(images, example.story_id))
 

@@ -43,6 +43,28 @@ def tower_of(base: Any) -> Any:
     return None
 
 
+class Absent(torch.nn.Module):
+    """Stands where a vision tower was whose features are all kept: it has no weights, and cannot be asked."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the vision tower was left out, and a batch has pictures without features")
+
+
+def leave_out(holder: Any) -> Any:
+    """Take the tower out of a base that gets features alone from now on, and give it."""
+    tower, holder.visual = holder.visual, Absent()
+    return tower
+
+
+def put_back(base: Any, tower: Any, state_dict: dict[str, Any] | None = None) -> None:
+    """Undo `leave_out`; the tower's weights join `state_dict`, which was taken of the base without it."""
+    holder = tower_of(base)
+    holder.visual = tower
+    if state_dict is not None:
+        (name,) = (name for name, module in base.named_modules() if module is tower)
+        state_dict.update({f"{name}.{key}": tensor for key, tensor in tower.state_dict().items()})
+
+
 def as_seen(features: torch.Tensor) -> dict[str, Any]:
     """What a base takes instead of pixels."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -104,7 +126,8 @@ class FeatureCache:
         wanted = used = pictures = 0
         chosen: list[list[int]] = [[], []]
         for part, of in ((chosen[1], validation), (chosen[0], stories)):
-            for index, story in enumerate(of.stories):
+            for index in range(len(of)):
+                story = of.story(index)
                 size = sum(map(self.bytes_of, story.image_tokens))
                 wanted += size
                 if wanted <= room:
@@ -116,7 +139,7 @@ class FeatureCache:
     def room(self, cap: float) -> int:
         """Bytes that may be used: `cap` GB, but no more than four fifths of what the disk has left."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(file.stat().st_size for file in self.folder.glob("*/*"))
+        there = sum(file.stat().st_size for part in os.scandir(self.folder) for file in os.scandir(part))
         return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
 
     def compute(
@@ -147,7 +170,8 @@ class FeatureCache:
     def _is_whole(self, picture: str, tokens: int) -> bool:
         """Whether a picture's file is there; one that a crash of the machine cut short is written again."""
         try:
-            return self.path(picture).stat().st_size == self.bytes_of(tokens)
+            # of a million pictures: `Path` would take as long as the disk
+            return os.stat(f"{self.folder}/{picture[:2]}/{picture}").st_size == self.bytes_of(tokens)  # noqa: PTH116
         except FileNotFoundError:
             return False
 
@@ -178,5 +202,5 @@ class FeatureCache:
 
 def _pictures(stories: "Stories", index: int) -> Iterator[tuple[str, int]]:
     """Name and tokens of each picture of a story."""
-    story = stories.stories[index]
+    story = stories.story(index)
     return zip(story.pictures, story.image_tokens, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storyreason import runs
+from storyreason import dataset, runs
 from storyreason.errors import ConfigError
 from storyreason.training.config import TrainingConfig
 
@@ -22,16 +22,28 @@ class Job(BaseModel):
     stories: int | None = Field(None, ge=1, description="Train on the first N stories only; empty: all.")
     work: Path = Field(description="The work folder: checkpoints, progress.jsonl, log.txt and result/ go there.")
     features: Path | None = Field(None, description="Where features of pictures are kept; empty: in the work folder.")
+    prepared: Path | None = Field(None, description="Where prepared stories are kept; empty: in the work folder.")
+    data_md5: str | None = Field(None, description="The data's version; empty: by its files' names, sizes and times.")
     training: TrainingConfig = Field(description="How to train.")
+
+    def data_version(self) -> str:
+        """Names what the data folder holds. Raises DataError when it has no shards to train on."""
+        if self.data_md5 is not None:
+            return self.data_md5
+        stats = [(file.name, file.stat()) for file in dataset.shards(self.data, "train")]
+        return runs.fingerprint(
+            data=str(self.data.absolute()), files=[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        )
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
         machine = {
-            "processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices", "free_memory_gb"
+            "processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices", "free_memory_gb",
+            "afresh",
         }  # fmt: skip
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
-            "data": str(self.data),
+            "data": self.data_md5 or str(self.data),
             "stories": self.stories,
             **self.training.model_dump(mode="json", exclude=machine),
         }

@@ -1,13 +1,15 @@
 """Start the training process, follow it, and never leave it behind."""
 
 import json
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from storyreason.training import progress, watch
 from storyreason.training.config import TrainingConfig
 from storyreason.training.job import Job
 
+log = logging.getLogger(__name__)
+
 ERROR_MARK = "storyreason error: "
 """What the training process writes before the one error that a person can mend."""
 LOG = "log.txt"
 CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "accelerate"
+ADDRESS = "STORYREASON_MAIN_ADDRESS"
+"""Environment: where the machines of one training meet, `address:port` of the first."""
 PATIENCE = 15.0
 """Seconds between SIGTERM and SIGKILL: time for a checkpoint."""
 
@@ -37,26 +43,28 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
 
     `env` is laid over this process' environment. Raises TrainingError, or what the training process refused with.
     """
-    command = _command(job.training)
+    given = {**os.environ, **(env or {})}
+    command = _command(job.training, given)
     attempt = uuid.uuid4().hex
     job_file = jobs.write(job)
     environment = {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // _processes(job.training))),
-        **os.environ,
+        **given,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
         **({"CUDA_VISIBLE_DEVICES": job.training.devices} if job.training.devices is not None else {}),
-        **(env or {}),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),
     }
+    if told := others(command, job_file):
+        log.warning("%s", told)
     log_path = job.work / LOG
-    with log_path.open("a+b") as log:
-        log_start = log.seek(0, os.SEEK_END)
+    with log_path.open("a+b") as log_file:
+        log_start = log_file.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             [*command, "-m", "storyreason.training", str(job_file)],
-            stdout=log,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=environment,
@@ -73,19 +81,48 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
 
 
 def _processes(training: TrainingConfig) -> int:
-    import yaml
-
+    """Of this machine."""
     if training.accelerate is None:
         return training.processes
-    return int(yaml.safe_load(_config_file(training.accelerate).read_text()).get("num_processes", 1))
+    config = _read(_config_file(training.accelerate))
+    return int(config.get("num_processes", 1)) // int(config.get("num_machines", 1))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    read = yaml.safe_load(path.read_text())
+    if not isinstance(read, dict):
+        raise ConfigError(
+            f"training.accelerate: {path} holds no settings of accelerate; make one by `accelerate config`."
+        )
+    return read
+
+
+def others(command: Sequence[str], job_file: Path) -> str:
+    """What to type on the other machines of a training, or nothing where it is one machine's."""
+    if "--machine_rank" not in command:
+        return ""
+    at = command.index("--machine_rank") + 1
+    words = [
+        "accelerate",
+        "launch",
+        *command[3:at],
+        "N",
+        *command[at + 1 :],
+        "-m",
+        "storyreason.training",
+        str(job_file),
+    ]
+    return f"This training waits for its other machines: on machine N = 1, 2, … type  {shlex.join(words)}"
 
 
 def check_machine(training: TrainingConfig) -> None:
     """Raises TrainingError or ConfigError where this machine cannot train so; costs nothing."""
-    _command(training)
+    _command(training, os.environ)
 
 
-def _command(training: TrainingConfig) -> list[str]:
+def _command(training: TrainingConfig, environment: Mapping[str, str]) -> list[str]:
     """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
     if training.accelerate is None and training.processes > 1:
         _need_gpu(training.dtype, None)
@@ -95,9 +132,25 @@ def _command(training: TrainingConfig) -> list[str]:
         ]
     path = _config_file(training.accelerate or "cpu")
     _need_gpu(training.dtype, path)
-    # Port 0: accelerate looks for a free one, so that two trainings do not meet.
-    port = ["--main_process_port", "0"] if "FSDP" in path.read_text() else []
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *port]
+    config = _read(path)
+    if int(config.get("num_machines", 1)) > 1:
+        meet = _meeting(config, environment, path)
+    else:  # Port 0: accelerate looks for a free one, so that two trainings do not meet.
+        meet = ["--main_process_port", "0"] if config.get("distributed_type") == "FSDP" else []
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *meet]
+
+
+def _meeting(config: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> list[str]:
+    """Where the machines of a training meet; this one is the first."""
+    host, _, port = environment.get(ADDRESS, "").rpartition(":")
+    if not host and not port and "main_process_ip" in config:
+        host, port = str(config["main_process_ip"]), str(config.get("main_process_port", 29500))
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            f"training.accelerate = {path.stem} trains on {config['num_machines']} machines: set {ADDRESS} to the address "
+            "of this one and a free port, such as 10.0.0.1:29500."
+        )
+    return ["--machine_rank", "0", "--main_process_ip", host, "--main_process_port", port]
 
 
 def _config_file(name: str) -> Path:
@@ -172,25 +225,27 @@ def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError
     """The error that a training process ended with: its own, a known cause, or the last lines of its log."""
     with log_path.open("rb") as file:
         file.seek(start)
-        log = file.read().decode(errors="replace")
-    for line in log.splitlines():
+        said = file.read().decode(errors="replace")
+    # Where one process is killed, another may say that it could not go on: torchrun knows which came first.
+    killed = "Signal 9 (SIGKILL) received" in said.partition("Root Cause")[2]
+    for line in () if killed else said.splitlines():
         if line.startswith(ERROR_MARK):
             told = json.loads(line.removeprefix(ERROR_MARK))
             kind: type[errors.StoryReasonError] = getattr(errors, told["error"], TrainingError)
             return kind(told["message"])
-    tail = "\n".join(log.splitlines()[-15:])
-    if "No space left on device" in log:
+    tail = "\n".join(said.splitlines()[-15:])
+    if "No space left on device" in said:
         advice = "The disk is full: make room and run again, training goes on from its newest checkpoint."
-    elif "out of memory" in log.lower():
+    elif "out of memory" in said.lower():
         advice = (
             "The GPU's memory did not suffice: lower training.pack_tokens, batch_size or max_tokens, or use more GPUs."
         )
-    elif code in (-signal.SIGKILL, 137) or "SIGKILL" in log or "Signals.SIGKILL" in log:
+    elif code in (-signal.SIGKILL, 137) or "SIGKILL" in said or "Signals.SIGKILL" in said:
         advice = (
             "A training process was killed (kill -9), most likely because the machine's memory ran out: lower "
             "training.batch_size, or end other programs; run again, training goes on from its newest checkpoint."
         )
-    elif "SIGTERM" in log:
+    elif "SIGTERM" in said:
         advice = "It was told to stop; run again, training goes on from its newest checkpoint."
     else:
         advice = "Its last lines are below."

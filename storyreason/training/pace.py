@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from storyreason.training import sharding
+
 if TYPE_CHECKING:
     from storyreason.training.trainer import StoryTrainer
 
@@ -13,6 +15,11 @@ class Pace(TrainerCallback):
 
     def __init__(self, trainer: "StoryTrainer") -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.is_fsdp_enabled:
+            parts = sharding.parts(self.trainer.model)
+            self.trainer.progress.write("sharded", step=state.global_step, parts=parts)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.remember_random_state()

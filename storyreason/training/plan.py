@@ -10,6 +10,7 @@ Packing changes how the stories of a step go through the model, not which they a
     a step of stories of 400, 300, 250 and 50 tokens, rows of up to 600 -> two rows of 300 + 250 and 400 + 50 tokens
 """
 
+import heapq
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,11 +112,12 @@ def pack(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[in
     count = -(-count // multiple) * multiple
     while True:
         rows: list[list[int]] = [[] for _ in range(count)]
-        filled = [0] * count
+        emptiest = [(0, row) for row in range(count)]  # a heap: tokens so far, row
         for place in order:
-            row = min(range(count), key=filled.__getitem__)
+            tokens, row = emptiest[0]
             rows[row].append(place)
-            filled[row] += lengths[place]
+            heapq.heapreplace(emptiest, (tokens + lengths[place], row))
+        filled = [tokens for tokens, _ in sorted(emptiest, key=lambda one: one[1])]
         fits = all(total <= budget or len(row) == 1 for row, total in zip(rows, filled, strict=True))
         if fits or count >= len(lengths):
             break

@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 import torch.distributed as dist
 
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, features, plan, setup
+from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
 from storyreason.training.examples import Stories
 from storyreason.training.job import Job
 from storyreason.training.pace import HalfStepError
@@ -41,28 +42,16 @@ def _train(job: Job, watch: Watch) -> None:
     processor = model.load_processor(job.base, job.revision)
     encoder = chat.Encoder(processor, config.images_first)
     examples = dataset.load(job.data, "train")
-    stories, validation = _split(examples, job, encoder)
-    if config.early_stopping and not len(validation):
-        raise TrainingError(
-            "training.early_stopping needs stories of a second film to validate on: leave it empty, or add data."
-        )
-    first = examples[stories.stories[0].index]
+    stories, validation, schedule = scheduled(examples, job, encoder, settings.world_size)
+    first = examples[stories.story(0).place]
     encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
-    schedule = plan.make(
-        stories.lengths,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        batch_size=config.batch_size,
-        accumulation=config.accumulation,
-        processes=settings.world_size,
-        seed=config.seed,
-        pack_tokens=config.pack_tokens,
-    )
     settings.max_steps = schedule.steps
     trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
     if config.mode != "full" and config.feature_cache_gb:
         _keep_features(job, trainer, encoder, resumed or 0)
+    if trainer.is_fsdp_enabled:
+        sharding.by_layer(trainer.accelerator.state.fsdp_plugin, trainer.model)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
     except HalfStepError:
@@ -98,6 +87,9 @@ def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step:
     if not trainer.stop_wanted():
         for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
             stories.seen = {index: partial(cache.load, stories, index) for index in kept}
+        if len(share.stories) == len(trainer.stories) and len(share.validation) == len(trainer.validation):
+            trainer.leave_out_tower()
+            trainer.progress.write("features", step=step, **share.told(), tower="left out")
     trainer.begin_clock()
 
 
@@ -114,12 +106,47 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def scheduled(
+    examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder, processes: int
+) -> tuple[Stories, Stories, plan.Plan]:
+    """Stories to train on, stories to validate on, and what each step takes. Raises StoryReasonError of some kind."""
+    config = job.training
+    stories, validation = _split(examples, job, encoder)
+    if config.early_stopping and not len(validation):
+        raise TrainingError(
+            "training.early_stopping needs stories of a second film to validate on: leave it empty, or add data."
+        )
+    return stories, validation, plan.make(
+        stories.lengths,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        processes=processes,
+        seed=config.seed,
+        pack_tokens=config.pack_tokens,
+    )  # fmt: skip
+
+
 def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[Stories, Stories]:
-    """Training and validation stories: validation takes 5 % of the films."""
-    ids = [example.story_id for example in examples][: job.stories]
-    held_out = set(dataset.validation_ids(ids))
-    train = [index for index, story_id in enumerate(ids) if story_id not in held_out]
+    """Training and validation stories: validation takes 5 % of the films. Bad examples are left out and named."""
+    ready = prepared.prepare(
+        job.prepared or job.work / "prepared",
+        islice(examples, job.stories),
+        encoder,
+        job.training,
+        data=job.data_version(),
+        stories=job.stories,
+    )
+    dataset.refuse_many(job.data, ready.bad, len(ready) + len(ready.bad))
+    for one in ready.bad:
+        sys.stderr.write(f"Left out: {one}\n")
+    held_out = dataset.validation_ids(ready.ids)
+    train = [row for row, story_id in enumerate(ready.ids) if story_id not in held_out]
     if not train:
         raise TrainingError(f"{job.data} has no story to train on.")
-    kept = [index for index, story_id in enumerate(ids) if story_id in held_out]
-    return Stories(examples, train, encoder, job.training), Stories(examples, kept, encoder, job.training)
+    kept = [row for row, story_id in enumerate(ready.ids) if story_id in held_out]
+    return (
+        Stories(examples, train, encoder, job.training, ready),
+        Stories(examples, kept, encoder, job.training, ready),
+    )

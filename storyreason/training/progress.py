@@ -2,6 +2,7 @@
 
 {"event": "start", "attempt": "…", "steps": 300, "trainable": 2600000, "frozen": 0, "distributed_type": "NO", …}
 {"event": "features", "step": 0, "pictures": 2400, "bytes": 19000000, "wanted_bytes": 19000000}
+{"event": "sharded", "step": 0, "parts": {"Qwen2_5_VLDecoderLayer": 28, …}}
 {"event": "step", "step": 1, "steps": 300, "epoch": 0.01, "loss": 4.1, "learning_rate": 0.0001, …}
 {"event": "validation", "step": 30, "loss": 1.2}
 {"event": "checkpoint", "step": 30, "path": "checkpoint-30"}

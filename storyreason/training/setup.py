@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from storyreason import model
 from storyreason.errors import ModelError
-from storyreason.training import packing, precision
+from storyreason.training import packing, precision, recompute
 from storyreason.training.config import TrainingConfig
 from storyreason.training.job import Job
 
@@ -47,7 +47,7 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
         adapted = get_peft_model(base, lora)
     except ValueError as error:
         raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
-    if config.gradient_checkpointing:
+    if config.recompute != "none":
         adapted.enable_input_require_grads()  # else recomputed blocks of frozen weights get no gradient
     return adapted
 
@@ -67,8 +67,8 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         bf16=precision.resolve(config.dtype) == "bfloat16",
         # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
         # neither saved nor resumed, without a word.
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        gradient_checkpointing=config.recompute != "none",
+        gradient_checkpointing_kwargs=recompute.how(config.recompute),
         use_liger_kernel=config.liger and cuda,
         use_cpu=not cuda,
         seed=config.seed,

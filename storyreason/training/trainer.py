@@ -1,6 +1,5 @@
 """transformers' Trainer with own batches, an exact loss, whole checkpoints, a progress file."""
 
-import hashlib
 import json
 import math
 import os
@@ -23,9 +22,8 @@ from transformers import Trainer, TrainingArguments
 
 from storyreason import chat, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, packing, plan, precision
+from storyreason.training import checkpoints, features, packing, plan, precision, sharding
 from storyreason.training.examples import Batches, Stories, collate
-from storyreason.training.features import as_seen
 from storyreason.training.job import Job
 from storyreason.training.loss import token_losses
 from storyreason.training.measure import Cost, Speed, peak_memory, peak_operations
@@ -73,7 +71,8 @@ class StoryTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
         self.add_callback(Pace(self))
         self.progress = Progress(job.work, muted=not self.is_world_process_zero())
-        self._identity = {**job.identity(), "stories_hash": _hash(stories)}
+        self._identity = checkpoints.identity(job, stories, base)
+        self._tower: Any = None
         self._waited = 0.0
         self._random_state: dict[str, Any] = {}
         self._speed = Speed()
@@ -83,19 +82,32 @@ class StoryTrainer(Trainer):
     def _net(self) -> Any:
         return self.model
 
+    def leave_out_tower(self) -> None:
+        """The vision tower is frozen, and all that it sees is kept: its memory is free until the result is written.
+
+        Where whole weights are saved, the first process holds it in the CPU's memory.
+        """
+        tower = features.leave_out(features.tower_of(self.model))
+        if self.config.mode == "language" and self.is_world_process_zero():
+            self._tower = tower.to("cpu")
+        del tower
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As the Trainer saves, with the tower that was left out."""
+        if self._tower is not None:
+            features.put_back(self.accelerator.unwrap_model(self.model), self._tower, state_dict)
+        super()._save(output_dir, state_dict)
+
     # What the run tells
 
     def begin(self) -> int | None:
         """Say what starts, and give the step of the checkpoint to go on from."""
-        resumed = checkpoints.newest(self.job.work)
-        if resumed is not None and (found := checkpoints.identity(self.job.work, resumed)) != self._identity:
-            other = [key for key in self._identity if found.get(key) != self._identity[key]]
-            raise TrainingError(
-                f"{checkpoints.path(self.job.work, resumed)} is a checkpoint of another run (other "
-                f"{', '.join(other)}): remove {self.job.work} to start afresh."
-            )
+        resumed = checkpoints.to_resume(self.job.work, self._identity, self.config.afresh)
+        self.accelerator.wait_for_everyone()  # all have looked before anything is removed
         if self.is_world_process_zero():
-            checkpoints.clear(self.job.work)
+            checkpoints.clear(self.job.work, whole=resumed is None)
         counts = [(p.numel(), p.requires_grad) for p in self._net().parameters()]
         self.progress.begin(
             os.environ.get(ATTEMPT, ""),
@@ -104,6 +116,7 @@ class StoryTrainer(Trainer):
             stories=len(self.stories),
             validation_stories=len(self.validation),
             dropped=self.stories.dropped + self.validation.dropped,
+            bad=len(self.stories.prepared.bad),
             tokens=sum(self.stories.lengths),
             trainable=sum(count for count, trained in counts if trained),
             frozen=sum(count for count, trained in counts if not trained),
@@ -113,6 +126,7 @@ class StoryTrainer(Trainer):
             threads=torch.get_num_threads(),
             distributed_type=self.accelerator.distributed_type.value,
             device=str(self.args.device),
+            start_memory=peak_memory(),
         )
         return resumed
 
@@ -128,7 +142,7 @@ class StoryTrainer(Trainer):
         items = self.plan.step(step - 1)
         norm = float(logs.get("grad_norm") or 0.0)
         if not (math.isfinite(logs["loss"]) and math.isfinite(norm)):
-            names = ", ".join(self.stories.stories[index].story_id for _, index in items)
+            names = ", ".join(self.stories.story(index).story_id for _, index in items)
             what = f"loss of step {step} is {logs['loss']}"
             if math.isfinite(logs["loss"]):  # the weights are spoilt already, and no checkpoint may have them
                 what = f"gradient of step {step} has the norm {norm}"
@@ -148,7 +162,7 @@ class StoryTrainer(Trainer):
             grad_norm=norm,
             seconds=seconds,
             tokens_per_s=sum(map(self.stories.tokens, items)) / seconds,
-            answer_tokens_per_s=sum(len(self.stories.stories[index].answer) for _, index in items) / seconds,
+            answer_tokens_per_s=sum(self.stories.answer_tokens(index) for _, index in items) / seconds,
             mfu=self._operations(step - 1) / seconds / self._peak,
             peak_memory=peak_memory(),
             data_wait=waited / seconds,
@@ -165,7 +179,7 @@ class StoryTrainer(Trainer):
                 self._cost.of(
                     self.stories.tokens(item),
                     self.stories.loss_tokens(item),
-                    0 if seen else sum(self.stories.stories[item[1]].image_tokens),
+                    0 if seen else self.stories.image_tokens(item[1]),
                 )
                 for item in items
             )
@@ -227,7 +241,7 @@ class StoryTrainer(Trainer):
     def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """The sum of the cross-entropies of all label tokens. Logits are made where a label is, or (Liger) not at all."""
         if "features" in inputs:
-            inputs["mm_encoder_outputs"] = as_seen(inputs.pop("features"))
+            inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
         if self.args.use_liger_kernel:
             total: torch.Tensor = model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss
             return total
@@ -339,6 +353,7 @@ class StoryTrainer(Trainer):
         Raises TrainingError when the checkpoint does not hold exactly these.
         """
         if self.is_fsdp_enabled:
+            sharding.check(Path(resume_from_checkpoint), self.model)
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         trained, stored = self._trained(), load_file(Path(resume_from_checkpoint) / WEIGHTS)
@@ -381,11 +396,3 @@ def _holds_weights(folder: Path) -> bool:
             return len(file.keys()) > 0
 
     return any(filled(path) for path in folder.glob("*.safetensors"))
-
-
-def _hash(stories: Stories) -> str:
-    """Names the stories as the model sees them: IDs, frames' tokens, answers."""
-    digest = hashlib.sha256()
-    for one in stories.stories:
-        digest.update(f"{one.story_id} {one.image_tokens} ".encode() + np.asarray(one.answer, np.int32).tobytes())
-    return digest.hexdigest()[:16]

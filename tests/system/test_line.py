@@ -4,6 +4,7 @@ The tests stand in the order of the story that they tell; each goes on where the
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from storyreason import dataset
+from storyreason import chat, dataset
+from storyreason.generation import GenerationConfig
+from storyreason.generation.openai import Endpoint
 from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
@@ -218,15 +221,17 @@ def test_every_command_of_the_readme_runs(project: Project, tmp_path: Path, comm
 
 
 def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow: MlflowClient) -> None:
+    paths = (str(REPOSITORY / "tests" / "fsdp_cpu"), project.environment.get("PYTHONPATH"))
     sharded = Project(
         project.folder,
-        {**project.environment, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "fsdp_cpu")},
+        {**project.environment, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         project.port,
     )
 
     printed = sharded.run(
         *project.retrain(
-            "--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"
+            *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"),
+            *("--set", "training.mode=lora", "--set", "training.learning_rate=5e-3"),
         )
     )
 
@@ -242,6 +247,39 @@ def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow:
     assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
     incumbent = mlflow.get_run(mlflow.get_model_version("storyteller", "1").run_id)
     assert row["champion"] == pytest.approx(incumbent.data.metrics["free/strict/grounding/f1"])
+
+
+def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_trained(
+    project: Project, mlflow: MlflowClient
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    # Given the model folder that is served, and what training left of it: an adapter of the base
+    folder = mlflow.get_model_version_by_alias("storyteller", "champion").tags["storyreason.folder"]
+    (adapter,) = (path.parent for path in project.runs.glob("train/*/result/adapter_config.json"))
+    processor, config = AutoProcessor.from_pretrained(folder), GenerationConfig(max_tokens=96)
+    stories = [example.images[:5] for example in dataset.load(project.folder / "data", "test")[:4]]
+
+    def told_by(net: Any) -> list[str]:
+        told = []
+        for images in stories:
+            turns = chat.messages(len(images), config.request, config.images_first)
+            prompt = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            inputs = processor(text=[prompt], images=chat.open_images(images, "a story"), return_tensors="pt")
+            written = net.eval().generate(**inputs, max_new_tokens=config.max_tokens, do_sample=False)
+            told.append(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        return told
+
+    base = AutoModelForImageTextToText.from_pretrained(project.folder / "tiny-base", dtype="float32")
+    plain = told_by(base)
+    # When each tells four stories of five pictures, greedily, in float32, as long as it likes
+    served = [Endpoint(project.url, "storyteller").tell(images, config) for images in stories]
+    merged = told_by(AutoModelForImageTextToText.from_pretrained(folder, dtype="float32"))
+    apart = told_by(PeftModel.from_pretrained(base, str(adapter)))
+    # Then all of them have learnt, and every text is the same
+    assert sum(told.tokens for told in served) >= 64
+    assert [told.text for told in served] == merged == apart != plain
 
 
 def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:

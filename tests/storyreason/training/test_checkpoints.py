@@ -1,6 +1,14 @@
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from storyreason.training import checkpoints
+import pytest
+
+from storyreason import chat, dataset, model
+from storyreason.errors import TrainingError
+from storyreason.training import Job, TrainingConfig, checkpoints
+from storyreason.training.examples import Stories
 
 
 def make(work: Path, *steps: int) -> None:
@@ -26,3 +34,43 @@ def test_the_newest_two_and_the_best_stay(tmp_path: Path) -> None:
 
 def test_a_fresh_folder_has_none(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path / "nothing") is None
+
+
+def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
+    tiny_base: Path, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    config = TrainingConfig(mode="full", dtype="float32")
+    job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config)
+    encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
+    base, stories = model.load(str(tiny_base)), Stories(tiny_examples, range(4), encoder, config)
+    mine = checkpoints.identity(job, stories, base)
+    assert checkpoints.identity(job, stories, base.bfloat16()) == mine
+    # The same name, but trained on since
+    other = model.load(str(tiny_base))
+    other.lm_head.weight.data *= 1.1
+    assert changed(mine, checkpoints.identity(job, stories, other)) == {"weights_hash"}
+    # The same stories in other pictures
+    one = replace(tiny_examples[2], images=(tiny_examples[2].images[1], *tiny_examples[2].images[1:]))
+    examples = [*tiny_examples[:2], one, *tiny_examples[3:]]
+    again = Stories(examples, range(4), encoder, config)
+    assert changed(mine, checkpoints.identity(job, again, model.load(str(tiny_base)))) == {"stories_hash"}
+
+
+def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {key for key in one | other if one.get(key) != other.get(key)}
+
+
+def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_over_on_request(tmp_path: Path) -> None:
+    mine = {"learning_rate": 1e-4, "stories_hash": "a", "weights_hash": "b"}
+    assert checkpoints.to_resume(tmp_path, mine) is None
+    make(tmp_path, 3, 7)
+    (checkpoints.path(tmp_path, 7) / checkpoints.IDENTITY).write_text(json.dumps(mine))
+    assert checkpoints.to_resume(tmp_path, mine) == checkpoints.to_resume(tmp_path, mine, afresh=True) == 7
+    for other in ("stories_hash", "weights_hash"):
+        with pytest.raises(
+            TrainingError, match=rf"checkpoint-7 is .* another run \(other {other}\): set training.afresh"
+        ):
+            checkpoints.to_resume(tmp_path, {**mine, other: "c"})
+        assert checkpoints.to_resume(tmp_path, {**mine, other: "c"}, afresh=True) is None
+    checkpoints.clear(tmp_path, whole=True)
+    assert checkpoints.steps(tmp_path) == []

@@ -34,8 +34,9 @@ def test_requests_change_with_epoch_and_seed_and_nothing_else(
     made = stories(tiny_examples, encoder, seed=5)
     drawn = [made.request(epoch, 0) for epoch in range(200)]
     assert set(drawn) == set(chat.REQUESTS)
-    assert drawn == [stories(tiny_examples, encoder, seed=5).request(epoch, 0) for epoch in range(200)]
-    assert drawn != [stories(tiny_examples, encoder, seed=6).request(epoch, 0) for epoch in range(200)]
+    again, other = (stories(tiny_examples, encoder, seed=seed) for seed in (5, 6))
+    assert drawn == [again.request(epoch, 0) for epoch in range(200)]
+    assert drawn != [other.request(epoch, 0) for epoch in range(200)]
 
 
 def test_too_long_stories_are_dropped_and_counted_never_cut(
@@ -64,6 +65,6 @@ def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
 
 def test_the_first_frames_of_a_story_are_a_story(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:
     made = stories(tiny_examples, encoder, max_images=3)
-    assert all(len(story.image_tokens) == 3 for story in made.stories)
+    assert all(len(story.image_tokens) == 3 for story in map(made.story, range(len(made))))
     assert len(made[0, 0].image_grid_thw) == 3
     assert max(made.lengths) < min(stories(tiny_examples, encoder).lengths)

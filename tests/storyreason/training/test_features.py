@@ -21,7 +21,7 @@ def encoder(tiny_base: Path) -> chat.Encoder:
 
 @pytest.fixture
 def base(tiny_base: Path, tmp_path: Path) -> Any:
-    config = TrainingConfig(mode="language", dtype="float32", gradient_checkpointing=False, pack_tokens=4096)
+    config = TrainingConfig(mode="language", dtype="float32", recompute="none", pack_tokens=4096)
     return setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
 
 
@@ -52,11 +52,12 @@ def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     gradient = base.lm_head.weight.grad.clone()
     # When the features are kept, and the tower may not be asked again
     kept = cache(tmp_path, base, encoder)
-    assert kept.compute(made, [0, 2], **LIMITS) == sum(len(made.stories[n].pictures) for n in (0, 2))
+    assert kept.compute(made, [0, 2], **LIMITS) == sum(len(made.story(n).pictures) for n in (0, 2))
     made.seen = {index: lambda index=index: kept.load(made, index) for index in (0, 2)}
     batch = batches[one_pass]
     assert "pixel_values" not in batch
-    base.model.visual.forward = None
+    features.leave_out(base.model)
+    assert not any("visual" in name for name, _ in base.named_parameters())
     base.zero_grad()
     from_features = loss(base, batch)
     from_features.backward()
@@ -67,6 +68,37 @@ def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     assert "features" not in batches[((0, 0),), ((0, 1),)]
 
 
+def test_without_the_tower_a_training_has_the_same_losses_and_gradients_bit_for_bit(
+    base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    made = stories(tiny_examples, encoder)
+    kept = cache(tmp_path, base, encoder)
+    kept.compute(made, range(4), **LIMITS)
+    made.seen = {index: lambda index=index: kept.load(made, index) for index in range(4)}
+    batches = Batches(made, lambda inputs: packing.join(inputs, packing.positions_of(base)))
+
+    def losses_and_gradients() -> list[torch.Tensor]:
+        found = []
+        for one_pass in ((((0, 0), (0, 2)),), (((0, 3), (0, 1)),)):
+            base.zero_grad()
+            found.append(loss(base, batches[one_pass]))
+            found[-1].backward()
+            found += [p.grad.clone() for p in base.parameters() if p.requires_grad]
+        return found
+
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    with_tower = losses_and_gradients()
+    tower = features.leave_out(features.tower_of(base))
+    without = losses_and_gradients()
+    assert all(torch.equal(one, other) for one, other in zip(with_tower, without, strict=True))
+    # and what is saved is whole again
+    state = dict(base.state_dict())
+    features.put_back(base, tower, state)
+    for whole in (state, base.state_dict()):
+        assert whole.keys() == weights.keys()
+        assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
+
+
 def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was_cut_short(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
@@ -74,10 +106,10 @@ def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was
     kept = cache(tmp_path, base, encoder)
     assert kept.compute(made, [0], **LIMITS) > 0
     assert cache(tmp_path, base, encoder).compute(made, [0], **LIMITS) == 0
-    damaged = kept.path(made.stories[0].pictures[1])
+    damaged = kept.path(made.story(0).pictures[1])
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert kept.compute(made, [0], **LIMITS) > 0
-    assert damaged.stat().st_size == kept.bytes_of(made.stories[0].image_tokens[1])
+    assert damaged.stat().st_size == kept.bytes_of(made.story(0).image_tokens[1])
     # Another tower sees other things
     next(base.model.visual.parameters()).data += 1
     assert cache(tmp_path, base, encoder).folder != kept.folder
@@ -88,17 +120,10 @@ def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
 ) -> None:
     made, none = stories(tiny_examples, encoder), Stories(tiny_examples, [], encoder, TrainingConfig(mode="language"))
     kept = cache(tmp_path, base, encoder)
-    sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in made.stories]
+    sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in map(made.story, range(4))]
     share = kept.share(made, none, sizes[0] + sizes[1])
     assert (share.stories, share.bytes, share.wanted_bytes) == ({0, 1}, sizes[0] + sizes[1], sum(sizes))
     assert kept.share(made, none, 10**9).stories == {0, 1, 2, 3}
     # validation comes first
     assert kept.share(none, made, sizes[0]).validation == {0}
     assert kept.room(1e-6) == 1000
-
-
-def test_where_the_tower_is_trained_no_picture_is_named(
-    encoder: chat.Encoder, tiny_examples: list[dataset.Example]
-) -> None:
-    assert stories(tiny_examples, encoder, mode="full").stories[0].pictures == ()
-    assert stories(tiny_examples, encoder, feature_cache_gb=0).stories[0].pictures == ()

@@ -1,7 +1,9 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,39 @@ def test_every_accelerate_config_is_one(file: Path) -> None:
         assert config.fsdp_config["fsdp_version"] == 2
 
 
+def started_by_accelerate(command: list[str]) -> Any:
+    """What accelerate makes of a command line, up to the processes that it would start."""
+    from accelerate.commands import launch as accelerate
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    arguments = accelerate.launch_command_parser().parse_args([*command[3:], "-m", "storyreason.training"])
+    arguments, _, _ = accelerate._validate_launch_command(arguments)
+    prepare_multi_gpu_env(arguments)
+    return arguments
+
+
+def test_two_machines_of_eight_gpus_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = launch.CONFIGS / "fsdp2-2nodes.yaml"
+    with pytest.raises(ConfigError, match=r"fsdp2-2nodes trains on 2 machines: set STORYREASON_MAIN_ADDRESS to"):
+        launch._meeting(launch._read(path), {launch.ADDRESS: "10.0.0.1"}, path)
+    monkeypatch.setattr(launch, "_need_gpu", lambda *_: None)
+    training = TrainingConfig(accelerate="fsdp2-2nodes")
+    command = launch._command(training, {launch.ADDRESS: "127.0.0.1:29517"})
+    first = started_by_accelerate(command)
+    assert (first.nnodes, first.node_rank, first.nproc_per_node) == ("2", 0, "8")
+    assert (first.rdzv_backend, first.rdzv_endpoint) == ("static", "127.0.0.1:29517")
+    assert first.use_fsdp
+    assert launch._processes(training) == 8
+    # The others are told what to type, and it is that
+    told = launch.others(command, Path("/shared/job.json"))
+    typed = shlex.split(told.partition("type  ")[2].replace(" N ", " 1 "))
+    assert typed[-3:] == ["-m", "storyreason.training", "/shared/job.json"]
+    second = started_by_accelerate(["", *typed[:-3]])
+    assert (second.nnodes, second.node_rank, second.nproc_per_node) == ("2", 1, "8")
+    assert (second.rdzv_backend, second.rdzv_endpoint) == ("static", "127.0.0.1:29517")
+    assert launch.others(launch._command(TrainingConfig(accelerate="fsdp2-8gpu"), {}), Path("job.json")) == ""
+
+
 def test_a_job_survives_its_file(tmp_path: Path) -> None:
     written = Job(base="b", data=tmp_path, work=tmp_path, training=TrainingConfig(**CPU))
     assert job.read(job.write(written)) == written
@@ -54,6 +89,13 @@ def test_a_job_survives_its_file(tmp_path: Path) -> None:
         (1, "torch.OutOfMemoryError: CUDA out of memory", "GPU's memory"),
         (-9, "", "kill -9"),
         (1, "subprocess.CalledProcessError: died with <Signals.SIGKILL: 9>.", "kill -9"),
+        (
+            1,
+            launch.ERROR_MARK
+            + '{"error": "TrainingError", "message": "closed by peer"}\nRoot Cause (first observed failure):\n'
+            "  traceback : Signal 9 (SIGKILL) received by PID 7",
+            "kill -9",
+        ),
         (1, "Traceback\nValueError: odd", "ValueError: odd"),
     ],
 )

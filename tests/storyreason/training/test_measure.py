@@ -20,7 +20,7 @@ def test_the_operations_of_a_story_are_those_that_torch_counts(
     tmp_path: Path,
 ) -> None:
     # Given a story and a model as they are trained
-    config = TrainingConfig(mode=mode, rank=4, dtype="float32", gradient_checkpointing=False)
+    config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute="none")
     net: Any = setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
     encoder = chat.Encoder(model.load_processor(str(tiny_base)))
     stories = Stories(tiny_examples, [0], encoder, config)
@@ -30,7 +30,7 @@ def test_the_operations_of_a_story_are_those_that_torch_counts(
     with FlopCounterMode(display=False) as counter:
         token_losses(net, batch, labels).backward()
     cost = Cost(net, mode)
-    image_tokens = sum(stories.stories[0].image_tokens)
+    image_tokens = stories.image_tokens(0)
     counted = cost.of(stories.tokens((0, 0)), stories.loss_tokens((0, 0)), image_tokens)
     attention = cost.per_pair * stories.tokens((0, 0)) ** 2
     # Then that is what the count of weights says (it takes the first layer, biases and norms for the others)

@@ -30,7 +30,7 @@ def inputs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> list[chat.I
 def trained(tiny_base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The base as a training of a mode gets it, ready to pack, dropout off."""
     mode, dtype = request.param
-    config = TrainingConfig(mode=mode, rank=4, dtype="float32", gradient_checkpointing=False, pack_tokens=8192)
+    config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute="none", pack_tokens=8192)
     job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config)
     net = setup.load_model(job, cuda=False).to(dtype).eval()
     if mode == "lora":  # adapters begin as zero, and then half of them have no gradient

@@ -2,33 +2,40 @@
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
-from storyreason import model, runs, training
+from storyreason import chat, dataset, model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
-from storyreason.training import checkpoints, progress
+from storyreason.training import checkpoints, features, launch, process, progress, setup, sharding
 from tests.tiny import file_size_limit
 
 pytestmark = pytest.mark.server
 
 FULL = {
     "mode": "full", "dtype": "float32", "accelerate": "cpu", "learning_rate": 3e-3, "batch_size": 2, "accumulation": 2,
-    "epochs": 2, "gradient_checkpointing": False, "save_every": 2,
+    "epochs": 2, "recompute": "none", "save_every": 2,
 }  # fmt: skip
 FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
 PACKED = {"pack_tokens": 4096}
 """Rows of two stories: two rows for the four of a step."""
-LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "gradient_checkpointing": True}
-PATCH = {"PYTHONPATH": str(Path(__file__).parents[2] / "fsdp_cpu"), "OMP_NUM_THREADS": "1"}
-"""What accelerate needs for FSDP on a CPU. The training itself is found because it runs in the repository's root."""
+LORA = {"mode": "lora", "rank": 4, "learning_rate": 3e-2, "recompute": "selective"}
+PATCH = {
+    "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2] / "fsdp_cpu", Path(__file__).parents[3]))),
+    "OMP_NUM_THREADS": "1",
+}
+"""What accelerate needs for FSDP on a CPU, and the training itself, of this checkout."""
 
 MakeJob = Callable[..., training.Job]
 
@@ -68,10 +75,10 @@ def losses(job: training.Job) -> dict[int, float]:
 def left_running(job: training.Job) -> list[int]:
     """Processes that name the job's folder."""
     found = []
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         try:
-            if str(job.work) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+            if str(job.work) in " ".join(one.cmdline()) and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
@@ -133,8 +140,16 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     other = stirred.model_copy(
         update={"training": training.TrainingConfig(**{**FULL, **PACKED, "learning_rate": 1e-4})}
     )
-    with pytest.raises(TrainingError, match=r"checkpoint of another run .other learning_rate.: remove"):
+    with pytest.raises(
+        TrainingError, match=r"checkpoint of another run .other learning_rate.: set training.afresh=true"
+    ):
         training.run(other, Lines())
+    # unless it may start afresh
+    other = other.model_copy(update={"training": other.training.model_copy(update={"afresh": True, "max_steps": 1})})
+    fresh = Lines()
+    training.run(other, fresh, env={"OMP_NUM_THREADS": "1"})
+    assert fresh.of("start")[-1]["step"] == 0
+    assert checkpoints.steps(other.work) == [1]
 
 
 def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
@@ -172,20 +187,36 @@ def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(m
     assert checkpoints.newest(job.work) == lines[-1]["step"] >= 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_names_its_stories(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job("poisoned", save_every=1)
-    _poison(Path(job.base), tmp_path / "base")
-    with pytest.raises(TrainingError, match=r"The loss of step 1 is nan; its stories: .*-\d.*lower training"):
-        training.run(job.model_copy(update={"base": str(tmp_path / "base")}), Lines())
-    assert checkpoints.newest(job.work) is None
-
-
-def _poison(base: Path, out: Path) -> None:
-    """A copy of the base with a weight that is not a number."""
-    net = model.load(str(base))
-    net.model.language_model.norm.weight.data[0] = float("nan")
-    net.save_pretrained(out)
-    model.load_processor(str(base)).save_pretrained(out)
+def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps_the_last_good_checkpoint(
+    make_job: MakeJob,
+) -> None:
+    # Given a picture's features that are spoilt on the disk, of a story that the third step takes first
+    job = make_job("poisoned", mode="language", save_every=1, max_steps=4, **PACKED)
+    encoder = chat.Encoder(model.load_processor(job.base), images_first=False)
+    stories, _, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
+    holder = features.tower_of(setup.load_model(job, cuda=False))
+    cache = features.FeatureCache(job.work / "features", holder, encoder, torch.device("cpu"), bf16=False)
+    cache.compute(stories, range(len(stories)), lambda done, of: None, lambda: False)
+    early = {index for step in (0, 1) for _, index in schedule.step(step)}
+    index = next(index for _, index in schedule.step(2) if index not in early)
+    spoilt = stories.story(index)
+    file = cache.path(spoilt.pictures[0])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:24] + np.full((len(whole) - 24) // 4, np.nan, np.float32).tobytes())  # after its grid
+    # When it is trained on
+    with pytest.raises(TrainingError) as refused:
+        training.run(job, Lines(), env={"OMP_NUM_THREADS": "1"})
+    # Then its step is named, and the checkpoint before that is good
+    assert "The loss of step 3 is nan; its stories: " in str(refused.value)
+    assert spoilt.story_id in str(refused.value)
+    assert left_running(job) == []
+    assert checkpoints.newest(job.work) == 2
+    file.unlink()
+    again = Lines()
+    training.run(job, again, env={"OMP_NUM_THREADS": "1"})
+    assert again.of("start")[-1]["step"] == 2
+    assert again.of("end")[0]["step"] == 4
+    assert file.read_bytes() == whole
 
 
 def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_job: MakeJob) -> None:
@@ -195,15 +226,20 @@ def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_j
     assert told.of("features") == []
     # When there is room for those of some stories
     some, told = make_job("some", mode="language", feature_cache_gb=1e-4, **PACKED), Lines()
-    result = training.run(some, told, env={"OMP_NUM_THREADS": "1"})
+    training.run(some, told, env={"OMP_NUM_THREADS": "1"})
     # Then the size is announced, the cap is kept, and nothing else has changed
     announced = told.of("features")[0]
     assert 0 < announced["bytes"] <= 100_000 < announced["wanted_bytes"]
     kept = [file for file in (some.work / "features").glob("*/*/*") if file.is_file()]
     assert (len(kept), sum(file.stat().st_size for file in kept)) == (announced["pictures"], announced["bytes"])
     assert losses(some) == pytest.approx(losses(without), abs=1e-5)
-    base, tuned = weights(Path(some.base)), weights(result)
-    assert all(bool((tuned[name] == base[name]).all()) for name in base if "visual" in name)
+    # and when there is room for all, the tower is left out of the training, and whole in its result
+    all_, told = make_job("all", mode="language", **PACKED), Lines()
+    result = training.run(all_, told, env={"OMP_NUM_THREADS": "1"})
+    assert told.of("features")[-1]["tower"] == "left out"
+    assert losses(all_) == pytest.approx(losses(without), abs=1e-5)
+    base, tuned = weights(Path(all_.base)), weights(result)
+    assert {name for name in base if tuned[name].equal(base[name])} == {name for name in base if "visual" in name}
 
 
 def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(make_job: MakeJob) -> None:
@@ -224,6 +260,69 @@ def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_
         training.run(job, Lines())
 
 
+def test_when_one_process_dies_the_others_end_within_a_minute_and_the_cause_is_told(make_job: MakeJob) -> None:
+    job = make_job("bereaved", epochs=50, save_every=1, **FSDP)
+
+    def follow(line: dict[str, Any]) -> None:
+        if (line["event"], line["step"]) == ("checkpoint", 1):
+            # Not the launcher: it is this process' child, and whoever waits for that takes its exit code.
+            workers = [one for one in map(psutil.Process, left_running(job)) if "RANK" in one.environ()]
+            (last,) = (one for one in workers if one.environ()["RANK"] == "1")
+            last.kill()
+            _, alive = psutil.wait_procs(workers, timeout=60)
+            assert len(workers) == 2 and alive == []
+
+    with pytest.raises(TrainingError, match=r"was killed \(kill -9\).*goes on from its newest checkpoint"):
+        training.run(job, follow, env=PATCH)
+    assert left_running(job) == []
+    assert checkpoints.newest(job.work) is not None
+
+
+def test_two_fsdp2_processes_save_the_tower_that_they_trained_without(make_job: MakeJob) -> None:
+    job, told = make_job("sharded", mode="language", max_steps=2, **FSDP), Lines()
+    result = training.run(job, told, env=PATCH)
+    assert told.of("features")[-1]["tower"] == "left out"
+    base, tuned = weights(Path(job.base)), weights(result)
+    assert {name for name in base if tuned[name].equal(base[name])} == {name for name in base if "visual" in name}
+    # A checkpoint without it is no way on for a training that has it
+    shards = checkpoints.path(job.work, 2)
+    sharding.check(shards, torch.nn.Module())
+    with pytest.raises(TrainingError, match=r"without the vision tower.*training\.feature_cache_gb"):
+        sharding.check(shards, model.load(job.base))
+
+
+def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
+    """Both are this one; they share the folder of the run, and meet at an address."""
+    config = (launch.CONFIGS / "fsdp2-2nodes.yaml").read_text()
+    for gpus, here in (("use_cpu: false", "use_cpu: true"), ("num_processes: 16", "num_processes: 2"), ("bf16", "no")):
+        assert gpus in config
+        config = config.replace(gpus, here)
+    (tmp_path / "two.yaml").write_text(config)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    job, told = make_job("apart", **{**FSDP, "accelerate": str(tmp_path / "two.yaml")}, max_steps=3), Lines()
+    env = {**PATCH, launch.ADDRESS: address}
+    # Given the second machine, where a person has typed what the first one says
+    said = launch.others(launch._command(job.training, env), job.work / "job.json").partition("type  ")[2]
+    words = shlex.split(said.replace(" N ", " 1 "))
+    accelerate = Path(sys.executable).with_name("accelerate")
+    with (tmp_path / "second.txt").open("w+") as log, subprocess.Popen(
+        [accelerate, *words[1:]], env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT
+    ) as second:  # fmt: skip
+        try:
+            # When the first one trains
+            result = training.run(job, told, env=env)
+            assert second.wait(60) == 0, (tmp_path / "second.txt").read_text()
+        finally:
+            second.terminate()
+    # Then they do it together
+    assert (told.of("start")[0]["distributed_type"], told.of("start")[0]["processes"]) == ("FSDP", 2)
+    assert told.steps() == [1, 2, 3]
+    assert weights(result).keys() >= weights(Path(job.base)).keys()
+    assert left_running(job) == []
+
+
 @pytest.mark.parametrize("mode", [{}, LORA], ids=["full", "lora"])
 def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_killed(
     make_job: MakeJob, mode: dict[str, Any]
@@ -236,6 +335,9 @@ def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_kil
     result = training.run(shared, told, env=PATCH)
     assert told.of("start")[0]["distributed_type"] == "FSDP"
     assert told.of("start")[0]["processes"] == 2
+    # each layer by itself; with adapters the tower is left out
+    parts = told.of("sharded")[0]["parts"]
+    assert (parts["Qwen2_5_VLDecoderLayer"], parts.get("Qwen2_5_VLVisionBlock", 0)) == (2, 0 if mode else 2)
     if not mode:
         training.run(alone, Lines(), env={"OMP_NUM_THREADS": "1"})
         assert losses(shared) == pytest.approx(losses(alone), abs=1e-4)

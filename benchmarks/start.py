@@ -1,0 +1,131 @@
+"""What a training with many stories does before its first step, and the memory that it takes for it.
+
+python benchmarks/start.py                     100,000 prepared stories of the sample world, three epochs, packed
+
+Some stories are made, prepared and written once; the rest are these again, in as many shards and under IDs of their own. Then
+this process does what a training process does until its first step: it reads the prepared stories, splits and plans them,
+names them, counts what features its frozen tower wants, and looks for each picture's file. Seconds are of CPU time.
+"""
+
+import json
+import os
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from training import RESULTS, machine
+
+MADE = 100
+"""Stories that are made; the rest are copies."""
+
+
+def start(stories: Annotated[int, typer.Option(help="Prepared stories.")] = 100_000) -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        child = os.fork()
+        if child == 0:  # what making them takes is not measured
+            (folder / "job.json").write_text(world(folder, stories, "language").model_dump_json())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        found = {"stories": stories, **measured(folder), "machine": machine()}
+    finally:
+        shutil.rmtree(folder)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "start.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    typer.echo(f"{json.dumps(found, indent=1)}\n{path}")
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """CPU seconds of each thing that a training does before its first step, and the most memory after it, in GiB."""
+    seconds: dict[str, float] = {}
+    memory: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        seconds[name] = time.process_time() - sum(seconds.values()) - began
+        memory[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    began = time.process_time()
+    import torch
+
+    from storyreason import chat, dataset, model
+    from storyreason.training import checkpoints, features, job, process
+
+    told = job.read(folder / "job.json")
+    encoder = chat.Encoder(model.load_processor(told.base), told.training.images_first)
+    base = model.load(told.base)
+    lap("imports and base")
+    stories, validation, planned = process.scheduled(dataset.load(told.data, "train"), told, encoder, processes=1)
+    lap("stories and plan")
+    checkpoints.identity(told, stories, base)
+    lap("identity")
+    cache = features.FeatureCache(
+        folder / "features", features.tower_of(base), encoder, torch.device("cpu"), bf16=False
+    )
+    share = cache.share(stories, validation, 10**15)
+    lap("features wanted")
+    # As if all were kept: of each file it is asked whether it is whole.
+    cache._is_whole = lambda *one: features.FeatureCache._is_whole(cache, *one) or True  # type: ignore[method-assign]
+    for part in (stories, validation):
+        cache.compute(part, range(len(part)), lambda done, of: None, lambda: False)
+    lap("features looked for")
+    return {
+        "steps_planned": planned.steps, "pictures": share.pictures, "cpu_seconds": seconds,
+        "cpu_seconds_together": sum(seconds.values()), "peak_memory_gib": memory,
+    }  # fmt: skip
+
+
+def world(folder: Path, stories: int, mode: str) -> Any:
+    """A job of so many prepared stories."""
+    import numpy as np
+
+    from storyreason import chat, dataset, model, runs, sample, training
+    from storyreason.sample.base import new_model, vocabulary_texts
+    from storyreason.sample.tokenizer import make_processor
+    from storyreason.training import prepared
+
+    examples = list(sample.examples("train", films=MADE // 2))[:MADE]
+    (shard,) = dataset.write(examples, folder / "made", "train", shard_rows=len(examples))
+    copies = -(-stories // len(examples))
+    (folder / "data").mkdir()
+    for number in range(copies):
+        os.link(shard, folder / "data" / f"train-{number:05d}-of-{copies:05d}.parquet")
+    processor = make_processor(vocabulary_texts())
+    new_model(processor).save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    config = training.TrainingConfig(
+        mode=mode, dtype="float32", accelerate="cpu", batch_size=1, accumulation=8, pack_tokens=4096, epochs=3,
+        recompute="none", liger=False, save_every=10**6,
+    )  # fmt: skip
+    encoder = chat.Encoder(model.load_processor(str(folder / "base")), config.images_first)
+    made = prepared.prepare(folder / "prepared", examples, encoder, config, data="made", stories=None)
+    small = folder / "prepared" / prepared.fingerprint(encoder, config, data="made", stories=None)
+    named = prepared.fingerprint(encoder, config, data="copies", stories=None)
+    large = folder / "prepared" / named
+    large.mkdir()
+    for name, kind in prepared.FLAT.items():
+        content = np.fromfile(small / name, kind)
+        with (large / name).open("wb") as file:
+            for _ in range(copies):
+                content.tofile(file)
+    with np.load(small / "index.npz") as one:
+        index = {name: np.concatenate([one[name]] * copies) for name in one.files}
+    for name, size in (("answer_ends", index["answer_ends"][-1]), ("image_ends", index["image_ends"][-1]),
+                       ("places", len(made))):  # fmt: skip
+        index[name] += np.repeat(np.arange(copies), len(made)) * size
+    np.savez(large / "index.npz", **index)
+    ids = [f"copy{number}-{story_id}" for number in range(copies) for story_id in made.ids]
+    (large / "stories.json").write_text(json.dumps({"ids": ids, "bad": []}))
+    runs.write_manifest(large, files=(*prepared.FLAT, "index.npz", "stories.json"), fingerprint=named)
+    return training.Job(
+        base=str(folder / "base"), data=folder / "data", work=folder / "work", features=folder / "features",
+        prepared=folder / "prepared", data_md5="copies", training=config,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(start)

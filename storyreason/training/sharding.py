@@ -1,0 +1,45 @@
+"""FSDP2: what is sharded by itself, and whether a checkpoint of shards holds what a model wants."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from storyreason.errors import TrainingError
+
+WEIGHTS = "pytorch_model_fsdp_0"
+"""accelerate's name for the folder of a checkpoint's shards."""
+
+
+def by_layer(plugin: Any, base: Any) -> None:
+    """Have each decoder layer and vision block sharded by itself, as far as the base has them, adapters or not."""
+    from transformers import trainer
+
+    there = {type(module).__name__ for module in base.modules()}
+    wanted = plugin.transformer_cls_names_to_wrap or base._no_split_modules
+    plugin.transformer_cls_names_to_wrap = [name for name in wanted if name in there]
+    # With adapters the Trainer puts peft's wrapping for FSDP1 in the place of this. FSDP2 does not know it, and shards
+    # the whole model as one: every process would gather all weights at once. FSDP2 takes frozen and trained weights in
+    # one layer as they are.
+    trainer.update_fsdp_plugin_peft = lambda model, accelerator: None
+
+
+def parts(net: Any) -> dict[str, int]:
+    """The parts of a model that are gathered by themselves, by the names of their classes; each layer should be one."""
+    from torch.distributed.fsdp import FSDPModule
+
+    kinds = (type(module).__name__ for module in net.modules() if isinstance(module, FSDPModule))
+    return dict(Counter(kind.removeprefix("FSDP") for kind in kinds))
+
+
+def check(checkpoint: Path, base: Any) -> None:
+    """Raises TrainingError when a base has its vision tower and a checkpoint of all weights does not."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    stored = FileSystemReader(checkpoint / WEIGHTS).read_metadata().state_dict_metadata
+    adapters = any("lora_" in name for name in stored)
+    wants_tower = any("visual." in name for name, _ in base.named_parameters())
+    if wants_tower and not adapters and not any("visual." in name for name in stored):
+        raise TrainingError(
+            f"{checkpoint} was written without the vision tower, for all that it sees was kept: set "
+            "training.feature_cache_gb to what it was, make room on the disk, or start afresh with training.afresh=true."
+        )
