@@ -15,6 +15,7 @@ from storyreason.serving import state as gateway
 from tasks import registry
 
 STEPS = ("pull", "train", "register", "evaluate", "compare")
+CACHES = {"features": "features of pictures", "prepared": "prepared stories"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ def plan(keep: int) -> list[Item]:
     """What can go when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
     Of the rest: merged weights and training results of older versions, trainings without a version but the newest `keep`,
-    checkpoints of trainings that are complete, evaluations and comparisons of older versions, and data that was fetched
-    by revision. Raises RunError while a job runs.
+    checkpoints of trainings that are complete, evaluations and comparisons of older versions, what was computed for
+    trainings once and is not among the newest `keep` of its kind, and data that was fetched by revision. Raises RunError
+    while a job runs.
     """
     _refuse_while_running()
     root = runs.root()
@@ -60,6 +62,9 @@ def plan(keep: int) -> list[Item]:
             manifest = runs.read_manifest(folder)
             if manifest and manifest.get("run_id") in of_old:
                 items.append(_item(folder, f"{step} of run {manifest['run_id']}"))
+    for cache, what in CACHES.items():
+        made = sorted(_folders(root / cache), key=lambda folder: folder.stat().st_mtime)
+        items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
     items += [_item(folder, "data of a revision") for folder in _folders(root / "data")]
     served = gateway.served()
     in_use = {Path(version.folder) for version in kept} | ({Path(served.folder)} if served else set())

@@ -1,5 +1,6 @@
 """Room: old versions, trainings and data go; what an alias, the gateway or a running job uses never does."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,9 +83,18 @@ def test_a_dry_run_says_what_would_go_and_leaves_it(root: Path) -> None:
     assert sum(item.bytes for item in items if "checkpoint" in item.what) == 4 * 200
 
 
-def test_unfinished_trainings_and_fetched_data_go_but_the_newest(root: Path) -> None:
-    import os
+@pytest.mark.parametrize("cache", ["features", "prepared"])
+def test_of_what_was_computed_for_trainings_the_newest_stays(root: Path, cache: str) -> None:
+    for number in (1, 2, 3):
+        write(root / cache / f"{number:016}" / "part", 10)
+        os.utime(root / cache / f"{number:016}", (number, number))
 
+    cleaning.remove(cleaning.plan(keep=2))
+
+    assert left(root, cache) == {2, 3}
+
+
+def test_unfinished_trainings_and_fetched_data_go_but_the_newest(root: Path) -> None:
     for number in (7, 8):
         write(work("train", number) / "checkpoint-5/weights", 10)
         os.utime(work("train", number), (number, number))
