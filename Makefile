@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 LOCK := deploy/requirements-$(ACCELERATOR).txt
 STAMP := $(VENV)/installed-$(ACCELERATOR)
+# Two files of tests at a time: while one waits for a server to start, the other computes.
+TWO := -n 2 --dist loadfile
 ALIAS := $(wildcard deploy/vllm-cpu-alias/*)
 .DEFAULT_GOAL := help
 
@@ -42,11 +44,11 @@ ui: $(STAMP)  ## look at runs: MLflow on port 5000, Prefect on port 4200, until 
 
 .PHONY: test
 test: $(STAMP)  ## every test, real servers included
-	$(BIN)/python -m pytest --durations=20
+	$(BIN)/python -m pytest $(TWO) --durations=20
 
 .PHONY: check
 check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not server"
+	$(BIN)/python -m pytest $(TWO) -m "not server"
