@@ -52,10 +52,12 @@ def form(page: Any, prefect: str) -> Any:
 
 
 def flow_run(page: Any, prefect: str) -> Any:
-    """The newest retraining that the gate decided about: its steps over time, their artifacts, its log."""
+    """The newest retraining that the gate decided about: its steps over time, and its artifacts."""
     page.goto(f"{prefect}/runs/flow-run/{_artifact(page, prefect, 'gate-report')['flow_run_id']}")
     page.wait_for_selector("text=Beginning flow run")
     page.wait_for_selector("canvas")
+    page.locator("[role=tablist] #artifacts").click()
+    page.get_by_text("data-card", exact=True).first.wait_for()
     return page
 
 

@@ -10,15 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 import yaml
 from prefect.cli.deploy import _models
 from prefect.cli.deploy._triggers import DeploymentTriggerAdapter
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import is_valid_schema, validate
+from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import BaseModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -130,3 +133,51 @@ def test_its_parameters_fit_the_form_that_prefect_makes_of_the_flow(written: Any
         as_sent = form.model_dump_for_openapi()
         is_valid_schema(as_sent)
         validate(one["parameters"], as_sent, raise_on_error=True)
+
+
+POOLS = sorted((REPOSITORY / "deploy/work-pools").glob("*.json"))
+
+
+def filled(template: Any, values: dict[str, Any]) -> Any:
+    """A job as Prefect's workers fill it in: what has no value is left out."""
+    return apply_values(template, values, remove_notset=True, warn_on_notset=False)
+
+
+@pytest.mark.parametrize("path", POOLS, ids=lambda path: path.stem)
+def test_a_work_pools_template_uses_each_of_its_variables_and_no_other(path: Path) -> None:
+    template = json.loads(path.read_text())
+    variables = template["variables"]["properties"]
+
+    used = {found.name for found in find_placeholders(template["job_configuration"])}
+
+    assert used == set(variables)
+    WorkPoolCreate(name="storyreason", type=path.stem, base_job_template=template)
+    defaults = {name: one["default"] for name, one in variables.items()}
+    jsonschema.validate(defaults, template["variables"])
+
+
+def test_a_job_on_kubernetes_is_a_pod_with_the_volume_that_all_parts_share() -> None:
+    template = json.loads((REPOSITORY / "deploy/work-pools/kubernetes.json").read_text())
+    defaults = {name: one["default"] for name, one in template["variables"]["properties"].items()}
+    pod = filled(template["job_configuration"]["job_manifest"], defaults)["spec"]["template"]
+    # What Prefect puts into it itself: its worker asks for two fields of a job here, and writes variables as a list.
+    del pod["spec"]["completions"], pod["spec"]["parallelism"]
+    (container,) = pod["spec"]["containers"]
+    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]
+
+    against = {**schema("kubernetes-1.37"), "$ref": "#/$defs/io.k8s.api.core.v1.PodTemplateSpec"}
+    assert faults(pod, against) == []
+    claims = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "PersistentVolumeClaim"}
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+    services = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "Service"}
+    assert httpx.URL(container["env"][0]["value"]).host in services
+
+
+def test_a_container_of_docker_shares_network_and_volume_with_the_parts_of_compose() -> None:
+    template = json.loads((REPOSITORY / "deploy/work-pools/docker.json").read_text())
+    defaults = {name: one["default"] for name, one in template["variables"]["properties"].items()}
+    project = compose()["name"]
+
+    assert defaults["network_mode"] == f"container:{project}-gateway-1" and "gateway" in compose()["services"]
+    assert defaults["volumes"] == [f"{project}_runs:/runs"] and "runs" in compose()["volumes"]
+    assert defaults["image"] == compose()["services"]["gateway"]["image"]
