@@ -37,7 +37,8 @@ def validation_ids(
 ) -> frozenset[str]:
     """The stories of train's validation part: the films whose SHA-256 hash lies in the lowest `share` of all hashes.
 
-    A film's part never changes when others join. At least one film, and none when there is only one.
+    A film's part never changes when others join, unless there are so few that one part would be empty: of several films
+    at least one is chosen and one is not; a single one is not chosen.
     """
     film_of = films(story_ids, mapping)
     # The first eight hex digits as a number from 0 to 1.
@@ -45,6 +46,8 @@ def validation_ids(
     chosen = {film for film, at in place.items() if at < share}
     if not chosen and len(place) > 1:
         chosen = {min(place, key=lambda film: place[film])}
+    if len(chosen) == len(place):
+        chosen.discard(max(place, key=lambda film: place[film]))
     return frozenset(story_id for story_id, film in film_of.items() if film in chosen)
 
 

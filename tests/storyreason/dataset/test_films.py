@@ -28,6 +28,11 @@ def test_a_film_is_in_one_part_whole(story_ids: list[str]) -> None:
     assert rest
 
 
+@pytest.mark.parametrize("story_ids", [["a2453-1", "b2453-1"], ["b2453-1", "b2453-2"]])
+def test_films_that_would_all_be_chosen_leave_one_to_train_on(story_ids: list[str]) -> None:
+    assert dataset.validation_ids(story_ids) == set(story_ids) & {"a2453-1"}
+
+
 @given(st.permutations([f"film{number}-{k}" for number in range(20) for k in (1, 2)]))
 def test_the_order_of_the_stories_does_not_matter(story_ids: list[str]) -> None:
     assert dataset.validation_ids(story_ids) == dataset.validation_ids(sorted(story_ids))
