@@ -44,9 +44,9 @@ def postgres(*databases: str) -> Iterator[Postgres]:
     if not found:
         pytest.skip("no PostgreSQL on this machine: install Debian's `postgresql`")
     programs = found[-1].parent
-    # It refuses to run as root, and another user cannot enter the folders of root's tests.
+    # It refuses to run as root, and another user cannot enter the folders of root's tests, nor root's TMPDIR.
     other: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp(prefix="storyreason-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="storyreason-postgres-", dir="/tmp" if other else None))
     try:
         (folder / "password").write_text("storyreason")
         if other:
