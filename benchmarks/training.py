@@ -11,7 +11,7 @@ python benchmarks/training.py 7b --mode lora               a GPU, Qwen2.5-VL-7B'
 
 Each recipe runs in a process of its own, all of them in turn, so often as --rounds says; ratios are taken within a round.
 Seconds are of the clock and of this process' CPU time: where other programs run beside, only ratios of the second count.
-No figures are in benchmarks/results yet: there was no machine that was free for them.
+Figures of two cores are in benchmarks/results; there was no GPU to measure on.
 `7b` needs torch, transformers, peft, accelerate and Pillow; liger-kernel and flash-attn are used where they are installed.
 """
 
