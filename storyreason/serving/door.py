@@ -40,13 +40,14 @@ class Door:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         with self._metrics.visit(scope["path"]) as visit:
-            answering = _answering(send, visit)
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            body = _Body(receive, headers, self._config)
+            answering = _answering(send, visit, body)
             working = False
             try:
-                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
                 working = self._admit(scope["method"], scope["path"], headers)
                 self._at_work += working
-                await self._app(scope, self._limited(receive), answering)
+                await self._app(scope, body, answering)
             except RefusedError as refusal:
                 if visit.status is not None:  # it has begun to answer, so that there is nothing left to say
                     raise
@@ -71,8 +72,8 @@ class Door:
                 401, "This needs an API key, as `Authorization: Bearer <key>`.", www_authenticate="Bearer"
             )
         length = headers.get("content-length", "0")
-        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > self._most:
-            raise self._too_large()
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > _most(self._config):
+            raise _too_large(self._config)
         if method == "POST" and self._at_work >= self._config.max_requests:
             raise RefusedError(
                 429,
@@ -108,46 +109,50 @@ class Door:
             found = "user" if hmac.compare_digest(shown, key) else found
         return "administrator" if hmac.compare_digest(shown, self._token) else found
 
-    @property
-    def _most(self) -> int:
-        return self._config.max_body_mb * 2**20
 
-    def _too_large(self) -> RefusedError:
-        return RefusedError(
-            413, f"The request is larger than {self._config.max_body_mb} MiB (serving.max_body_mb).", connection="close"
-        )
+class _Body:
+    """The body of a request as the application receives it, while it is not too much and does not take too long."""
 
-    def _limited(self, receive: Receive) -> Receive:
-        """What comes of the body, while it is not too much and does not take too long."""
-        deadline = asyncio.get_running_loop().time() + self._config.body_timeout
-        size, whole = 0, False
+    def __init__(self, receive: Receive, headers: dict[str, str], config: ServingConfig) -> None:
+        self._receive = receive
+        self._config = config
+        self._deadline = asyncio.get_running_loop().time() + config.body_timeout
+        self._size = 0
+        self.whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        """Whether all of it was received."""
 
-        async def limited() -> Message:
-            nonlocal size, whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                seconds = f"{self._config.body_timeout:g} s"
-                raise RefusedError(
-                    408, f"The request did not arrive within {seconds} (serving.body_timeout).", connection="close"
-                ) from None
-            size += len(message.get("body", b""))
-            if size > self._most:
-                raise self._too_large()
-            whole = not message.get("more_body")
-            return message
-
-        return limited
+    async def __call__(self) -> Message:
+        if self.whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            seconds = f"{self._config.body_timeout:g} s"
+            raise RefusedError(408, f"The request did not arrive within {seconds} (serving.body_timeout).") from None
+        self._size += len(message.get("body", b""))
+        if self._size > _most(self._config):
+            raise _too_large(self._config)
+        self.whole = not message.get("more_body")
+        return message
 
 
-def _answering(send: Send, visit: Visit) -> Send:
+def _most(config: ServingConfig) -> int:
+    """Bytes of a body at most."""
+    return config.max_body_mb * 2**20
+
+
+def _too_large(config: ServingConfig) -> RefusedError:
+    return RefusedError(413, f"The request is larger than {config.max_body_mb} MiB (serving.max_body_mb).")
+
+
+def _answering(send: Send, visit: Visit, body: _Body) -> Send:
     async def answering(message: Message) -> None:
         if message["type"] == "http.response.start":
             visit.begins(message["status"], message["headers"])
             message["headers"] = [*message["headers"], *SECURITY]
+            if not body.whole:  # or who goes on sending holds the connection for ever
+                message["headers"].append((b"connection", b"close"))
         else:
             visit.goes_on(message.get("body", b""))
         await send(message)

@@ -124,7 +124,8 @@ def test_frames_keep_their_size_and_become_28_tokens_each() -> None:
 def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    told: list[Progress] = list(train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3))
+    making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
+    told: list[Progress] = list(making)
 
     assert [progress.step for progress in told] == [0, 2, 4]
     assert told[0].tower is not None
