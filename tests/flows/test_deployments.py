@@ -1,15 +1,20 @@
 """deploy/: the Prefect deployments of work pools are those that `storyreason up` serves, and every setting is documented."""
 
+import asyncio
+import contextlib
 import re
+from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from flows import up
+from flows import deployments, up
 from storyreason import config
 from storyreason.errors import ConfigError
 from tasks import settings
@@ -123,3 +128,44 @@ def test_kubernetes_has_every_part_of_the_procfile_and_services_find_their_pods(
         containers = pods[service["spec"]["selector"]["app"]]["containers"]
         assert port["targetPort"] in [p["containerPort"] for c in containers for p in c.get("ports", [])]
     assert {container["name"] for pod in pods.values() for container in pod["containers"]} == set(up.programs())
+
+
+def test_runs_can_be_cancelled_after_prefects_server_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observer of Prefect's runner, whose server goes away before its first look and comes back after nine."""
+    from prefect._internal import observers
+    from prefect.client.schemas.objects import FlowRun
+
+    class Client:
+        looks = 0
+
+        async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
+            self.looks += 1
+            if self.looks < 10:
+                raise httpx.ConnectError("away")
+            return [run]
+
+    run, client, seen = FlowRun(flow_id=uuid4()), Client(), set()
+
+    async def watch() -> None:
+        cancelling = asyncio.Event()
+
+        def on_cancelling(identity: UUID) -> None:
+            seen.add(identity)
+            cancelling.set()
+
+        async with observers.FlowRunCancellingObserver(on_cancelling=on_cancelling, polling_interval=0.01):
+            await asyncio.wait_for(cancelling.wait(), 30)
+
+    @contextlib.asynccontextmanager
+    async def connected() -> AsyncIterator[Client]:
+        yield client
+
+    def away(**_: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(observers, "get_client", connected)
+    monkeypatch.setattr(observers, "get_events_subscriber", away)
+    monkeypatch.setattr(observers, "critical_service_loop", observers.critical_service_loop)
+    deployments.let_cancel_after_an_outage()
+    asyncio.run(watch())
+    assert seen == {run.id}
