@@ -107,7 +107,7 @@ def test_mlflow_that_goes_away_during_logging_is_named_and_the_training_goes_on_
     assert "Start it again: complete steps are not repeated" in sentence
     wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 30)
     before = steps(project)
-    assert 5 <= before[-1] < 20
+    assert before[-1] >= 5
 
     project.run(*project.retrain("--until", "train"))  # to the same database
 

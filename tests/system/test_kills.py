@@ -24,7 +24,7 @@ STEPS = {"undisturbed": 120, "ended": 40}
 def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
     """What the form sends for one of the two trainings. Where it computes does not decide what it is."""
     config = platform.deployment("retrain")["parameters"]["config"]
-    training = {**config["training"], "max_steps": STEPS[name], "devices": devices}
+    training = {**config["training"], "max_steps": STEPS[name], "accumulation": 2, "devices": devices}
     return {"config": {**config, "training": training}, "until": "register"}
 
 

@@ -69,11 +69,15 @@ def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[dict[
 
 
 class Listeners:
-    """Clients that stream one story after the other; every story must come whole and from one engine."""
+    """Clients that stream one story after the other; every story must come whole and from one engine.
 
-    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int, tokens: int = 30) -> None:
+    Seconds of a pause between them leave an engine that starts meanwhile some of two cores.
+    """
+
+    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int, tokens: int = 30, pause: float = 0.0) -> None:
         self.stories: list[str] = []
         self._tokens = tokens
+        self._pause = pause
         self._stopping = threading.Event()
         self._openai = openai.OpenAI(base_url=f"{client.url(config)}/v1", api_key="none", max_retries=0, timeout=900)
         self._frames = frames
@@ -96,6 +100,7 @@ class Listeners:
                 finished = chunk.choices[0].finish_reason or finished
             assert finished == "length" and len(ids) == 1
             self.stories.append(text)
+            self._stopping.wait(self._pause)
 
     def hear(self, more: int) -> None:
         """Wait until that many more stories were heard, and until then for nothing else."""
@@ -146,10 +151,10 @@ def test_the_openai_client_streams_a_story_with_five_images(gateway: ServingConf
 def test_telling_under_grammars_goes_through_the_gateway(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
     url, sizes = client.url(gateway), [(196, 112)] * 2
     assert generation.openai.count_tokens(url, "storyteller", "## Image 1") == 2
-    told = generation.grounded.tell(Endpoint(url, "storyteller"), frames[:2], GenerationConfig())
+    told = generation.grounded.tell(Endpoint(url, "storyteller"), frames[:2], GenerationConfig(max_tokens=1200))
     assert rules.is_valid(rules.check(answer.read(told.text), sizes))
 
-    body = {"images": [data_url(frame) for frame in frames[:2]]}
+    body = {"images": [data_url(frame) for frame in frames[:2]], "max_tokens": 1200}
     posted = httpx.post(f"{url}/v1/stories", json=body, timeout=600, trust_env=False).json()
     assert (posted["valid"], posted["version"], posted["answer"]) == (True, "1", told.text)
 
@@ -199,7 +204,7 @@ def test_two_swaps_under_streaming_clients_cut_none_of_300_requests(
 ) -> None:
     old = {process.pid for process in engines()}
     clients = 8
-    with Listeners(gateway, frames[:1], clients, tokens=8) as listeners, ThreadPoolExecutor(1) as pool:
+    with Listeners(gateway, frames[:1], clients, tokens=8, pause=0.5) as listeners, ThreadPoolExecutor(1) as pool:
         listeners.hear(clients)
         first = set(listeners.stories)
         deploying = pool.submit(client.deploy, gateway, folder=other, version="2", images=frames, generation=SHORT)
