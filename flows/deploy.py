@@ -23,4 +23,4 @@ def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
     """
     version = registry.version(config.model, which)
     data, _, _ = pull(config)
-    return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0])
+    return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0], by_hand=True)

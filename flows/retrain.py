@@ -63,7 +63,9 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
         return outcome
 
     with stopwatch(clock, "register"):
-        registered = _run(registry.register, "register", registry.fingerprint(print_))(config, base, trained, print_)
+        registered = _run(registry.register, "register", registry.fingerprint(print_, config.model))(
+            config, base, trained, print_
+        )
     version = outcome.version = registry.version(registered["name"], registered["number"])
     if until == "register":
         return outcome
@@ -89,7 +91,12 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     if until == "gate":
         return outcome
 
-    serve = version if outcome.promoted else champion
+    now = registry.alias(config.model, "champion")
+    if outcome.promoted and now != champion:
+        outcome.promoted = False
+        outcome.reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
+        evaluation.announce_held(version, outcome.reason)
+    serve = version if outcome.promoted else now
     if serve is None:
         get_run_logger().warning("nothing is served: no version has passed the gate yet")
         return outcome
@@ -100,6 +107,10 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
         told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told["text"], told["page"]
     return outcome
+
+
+def _name(champion: registry.Version | None) -> str:
+    return f"version {champion.number}" if champion else "none"
 
 
 def _run(task: Any, step: str, print_: str) -> Any:
@@ -141,6 +152,13 @@ def _gate(
     if champion is not None and champion.number == version.number:
         outcome.promoted, outcome.reason = True, f"version {version.number} is the champion already: nothing to decide"
         get_run_logger().info("gate: %s", outcome.reason)
+        return
+    if taken_down := registry.tags_of(version).get(registry.TAKEN_DOWN):
+        outcome.reason = (
+            f"version {version.number} was taken down by hand {taken_down}: serve it again with "
+            f"`storyreason deploy {version.number}`"
+        )
+        get_run_logger().warning("gate: hold. %s", outcome.reason)
         return
     incumbent = subjects[-1] if champion is not None else subjects[0]
     compared = {"challenger": scores["challenger"], "incumbent": scores[incumbent.role]}

@@ -1,15 +1,20 @@
-"""A person's word before promotion: the flow pauses with the gate's report and a form, and MLflow remembers the answer."""
+"""A person's word before promotion: a run of its own pauses with the gate's report and a form; MLflow remembers the answer.
+
+Were it the retraining's run that pauses, Prefect would take its turn away (deployments run one at a time, by a lease), and
+end it minutes later because the lease is gone.
+"""
 
 import time
 from typing import Any, Literal, cast
 from uuid import UUID
 
-from prefect import get_run_logger
-from prefect.client.orchestration import get_client
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.input import RunInput
 from prefect.input.run_input import keyset_from_paused_state
 from prefect.runtime import flow_run
-from prefect.states import Paused, Running
+from prefect.states import Cancelled, Paused, Running
 from prefect.utilities.engine import propose_state_sync
 from prefect.utilities.urls import url_for
 from pydantic import Field
@@ -36,19 +41,11 @@ def ask(config: RunConfig, version: registry.Version, report: str) -> tuple[bool
 
     What a person said of a version is not asked again: it is read from the version's tags in MLflow.
     """
-    logger = get_run_logger()
     said = registry.tags_of(version)
     if said.get("approval") in ("promote", "hold"):
         return _told(said["approval"], said.get("approval_comment", ""))
     identity = str(flow_run.get_id())
-    logger.info(
-        "%s version %s waits up to %.0f s for a person's word: promote or hold it at %s",
-        version.name,
-        version.number,
-        config.gate.approval_timeout,
-        url_for("flow-run", identity) or "Prefect's UI",
-    )
-    word = _wait(identity, report, config.gate.approval_timeout)
+    word = approve(version.name, version.number, report, config.gate.approval_timeout)
     if word is None:
         registry.tag_version(version, approval="no answer", approval_run=identity, gate="hold")
         return (
@@ -71,23 +68,44 @@ def _told(decision: str, comment: str) -> tuple[bool, str]:
     return decision == "promote", f"a person said: {decision}" + (f" ({comment})" if comment else "")
 
 
-def _wait(identity: str, report: str, timeout: float) -> Word | None:
+@flow(name="approve", flow_run_name="approve-{model}-{number}", validate_parameters=False, persist_result=False)
+def approve(model: str, number: str, report: str, timeout: float) -> Word | None:
+    """Pause with the report and the form until a person answers, at most `timeout` seconds; None when nobody does."""
+    identity = UUID(str(flow_run.get_id()))
+    get_run_logger().info(
+        "%s version %s waits up to %.0f s for a person's word: promote or hold it at %s",
+        model,
+        number,
+        timeout,
+        url_for("flow-run", identity) or "Prefect's UI",
+    )
     state: Any = Paused(timeout_seconds=int(timeout + MARGIN), pause_key=f"approval-{time.time_ns()}")
     state.state_details.run_input_keyset = keyset = keyset_from_paused_state(state)
     form = Word.with_initial_data(description=report)
     with get_client(sync_client=True) as client:
-        form.save(keyset, flow_run_id=UUID(identity))
-        paused = propose_state_sync(client, state, flow_run_id=UUID(identity))
+        _close_forms_before(client, f"approve-{model}-{number}")
+        form.save(keyset, flow_run_id=identity)
+        paused = propose_state_sync(client, state, flow_run_id=identity)
         if not paused.is_paused():
             raise RunError(
                 f"Prefect did not let the run pause for a person's word, but put it into state {paused.name}."
             )
         deadline = time.monotonic() + timeout
-        while (now := client.read_flow_run(UUID(identity)).state) is not None and now.is_paused():
+        while (now := client.read_flow_run(identity).state) is not None and now.is_paused():
             if time.monotonic() > deadline:
-                client.set_flow_run_state(UUID(identity), Running())
+                client.set_flow_run_state(identity, Running())
                 return None
             time.sleep(EVERY)
         if now is None or not now.is_running():
             raise RunError(f"The run was ended while it waited for a person's word (state {now and now.name}).")
-        return cast(Word, Word.load(keyset, flow_run_id=UUID(identity)))
+        return cast(Word, Word.load(keyset, flow_run_id=identity))
+
+
+def _close_forms_before(client: SyncPrefectClient, name: str) -> None:
+    """Of a run that was killed the form stays open: nobody would hear the answer."""
+    paused = {"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}}
+    for one in client.read_flow_runs(
+        flow_filter=FlowFilter.model_validate({"name": {"any_": ["approve"]}}),
+        flow_run_filter=FlowRunFilter.model_validate(paused),
+    ):
+        client.set_flow_run_state(one.id, Cancelled(message="The run that asked has ended."), force=True)

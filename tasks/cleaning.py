@@ -15,7 +15,7 @@ from storyreason.serving import state as gateway
 from tasks import registry
 
 STEPS = ("pull", "train", "register", "evaluate", "compare")
-CACHES = {"features": "features of pictures", "prepared": "prepared stories"}
+CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ def plan(keep: int) -> list[Item]:
     """What can go when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
     Of the rest: merged weights and training results of older versions, trainings without a version but the newest `keep`,
-    checkpoints of trainings that are complete, evaluations and comparisons of older versions, what was computed for
-    trainings once and is not among the newest `keep` of its kind, and data that was fetched by revision. Raises RunError
-    while a job runs.
+    checkpoints of trainings that are complete, evaluations and comparisons of older versions, and what was fetched or computed
+    once and is not among the newest `keep` of its kind. Raises RunError while a job runs.
     """
     _refuse_while_running()
     root = runs.root()
@@ -65,7 +64,6 @@ def plan(keep: int) -> list[Item]:
     for cache, what in CACHES.items():
         made = sorted(_folders(root / cache), key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
-    items += [_item(folder, "data of a revision") for folder in _folders(root / "data")]
     served = gateway.served()
     in_use = {Path(version.folder) for version in kept} | ({Path(served.folder)} if served else set())
     return [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]

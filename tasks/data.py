@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
-VERSION = 1  # raise it when what this step makes changes
+VERSION = 2  # raise it when what this step makes changes
 NEW_VERSION = "storyreason.data.version"
 """The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
@@ -70,12 +71,13 @@ def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     (_fetch_workspace if version.rev is None else _fetch_revision)(version)
-    card = ""
+    place, card = Path(version.folder), ""
     if check:
-        report = dataset.check(Path(version.folder))
+        place = _kept(version)
+        report = dataset.check(place)
         card = report.markdown()
         logger.info("%s", report.summary())
-    return runs.write_manifest(folder, files=(version.folder,), md5=version.md5, rev=version.rev, card=card)
+    return runs.write_manifest(folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card)
 
 
 def _repo() -> "Repo":
@@ -176,10 +178,29 @@ def _fetch_workspace(version: DataVersion) -> None:
         raise DataError(f"Pulling {version.target} from {version.remote} failed: {_line(error)}") from error
 
 
+def _kept(version: DataVersion) -> Path:
+    """The data in a folder named by content: what is added or imported while a run is under way does not reach the run.
+
+    The files are links to those of the work tree, which nothing writes into: shards are replaced, never changed.
+    """
+    folder = runs.root() / "data" / version.md5
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(version.folder, temporary, copy_function=_link)
+        temporary.rename(folder)
+    return folder
+
+
+def _link(source: str, goal: str) -> None:
+    try:
+        os.link(source, goal)
+    except OSError:  # another file system
+        shutil.copy2(source, goal)
+
+
 def _fetch_revision(version: DataVersion) -> None:
     """Into a folder named by content under `runs/`, so that the work tree stays as it is."""
-    import shutil
-
     from dvc.fs import DVCFileSystem
 
     folder = Path(version.folder)
@@ -249,6 +270,11 @@ def change(target: str, source: str, how: Callable[[Path, Path], dataset.Change]
     Gives the report. Raises DataError, before anything is changed, when the source does not fit or when the data has
     local changes. The DVC file is left for a person to commit.
     """
+    with runs.lock(runs.root() / "change" / Path(target).stem):  # or of two at a time the first would be lost
+        return _change(target, source, how, revision)
+
+
+def _change(target: str, source: str, how: Callable[[Path, Path], dataset.Change], revision: str | None) -> str:
     if Path(target).is_file():
         version = identify(DataConfig(target=target))
         if not Path(version.folder).is_dir():

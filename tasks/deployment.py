@@ -19,7 +19,9 @@ PAGE = "served/story.html"
 
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
-def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example) -> dict[str, Any]:
+def deploy(
+    config: RunConfig, version: registry.Version, probe: dataset.Example, by_hand: bool = False
+) -> dict[str, Any]:
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
@@ -38,7 +40,7 @@ def deploy(config: RunConfig, version: registry.Version, probe: dataset.Example)
                 run_id=flow_run.get_id(),
             )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    registry.move_champion(version)
+    registry.move_champion(version, by_hand)
     return {"version": version.number, "folder": version.folder, "url": gateway.url(config.serving)}
 
 

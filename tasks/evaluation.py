@@ -1,6 +1,7 @@
 """Evaluation as a step: the test split told by vLLM, read, scored, and written where people compare models."""
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -54,6 +55,7 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
         generation=config.generation.model_dump(mode="json", exclude=PACE | {"decoding"}),
         decodings=config.evaluation.decodings,
         max_model_len=config.serving.max_model_len,
+        dtype=config.serving.dtype,
     )
 
 
@@ -186,7 +188,9 @@ def _log(
             mlflow.log_figure(run_id, figure, f"{decoding}/charts/{name}.png")
         for kind in ("scorecard.json", "stories.html"):
             mlflow.log_text(run_id, (folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
-    points = [Metric(name, value, 0, 0) for name, value in values.items()]
+    # Of several evaluations MLflow shows the one of the latest time; of equal times it would show each score's highest.
+    now = int(time.time() * 1000)
+    points = [Metric(name, value, now, 0) for name, value in values.items()]
     for start in range(0, len(points), 1000):  # MLflow takes so many at a time
         mlflow.log_batch(run_id, metrics=points[start : start + 1000])
     if subject.run_id is None:

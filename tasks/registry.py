@@ -45,6 +45,9 @@ FACE = "workflowType=machine_learning"
 TAG = "storyreason."
 """Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
 
+TAKEN_DOWN = "taken_down"
+"""The tag of a champion that a person replaced by `storyreason deploy`."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -152,15 +155,16 @@ def lineage(**more: str) -> dict[str, str]:
     }
 
 
-def fingerprint(train: str) -> str:
-    return runs.fingerprint(step="register", version=VERSION, train=train)
+def fingerprint(train: str, model: str) -> str:
+    """What decides a version: the training, and the registered model that it is a version of."""
+    return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
 
 
 @task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
 def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) -> dict[str, Any]:
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
-    print_ = fingerprint(train)
+    print_ = fingerprint(train, config.model)
     folder = runs.work_folder("register", print_)
     if manifest := runs.read_manifest(folder):
         return manifest
@@ -269,13 +273,20 @@ def aliased(name: str) -> set[str]:
     return {str(number) for number in client().get_registered_model(name).aliases.values()}
 
 
-def move_champion(new: Version) -> None:
-    """Make a served version the champion; the old champion becomes `previous`. Nothing moves when it is the champion."""
+def move_champion(new: Version, by_hand: bool = False) -> None:
+    """Make a served version the champion; the old champion becomes `previous`. Nothing moves when it is the champion.
+
+    Of what a person did by hand a tag stays on the old one, so that no retraining brings it back by itself.
+    """
     mlflow = client()
     old = alias(new.name, "champion")
+    if by_hand and TAKEN_DOWN in tags_of(new):
+        mlflow.delete_model_version_tag(new.name, new.number, TAG + TAKEN_DOWN)
     if old is not None and old.number == new.number:
         return
     if old is not None:
+        if by_hand:
+            tag_version(old, **{TAKEN_DOWN: f"for version {new.number}"})
         mlflow.set_registered_model_alias(new.name, "previous", old.number)
     mlflow.set_registered_model_alias(new.name, "champion", new.number)
 

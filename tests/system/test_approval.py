@@ -69,13 +69,26 @@ def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
-def state(server: httpx.Client, asking: Asking) -> str:
-    return str(server.get(f"/flow_runs/{asking.run_id}").json()["state_name"]) if asking.run_id else ""
+def state(server: httpx.Client, run_id: str) -> str:
+    return str(server.get(f"/flow_runs/{run_id}").json()["state_name"]) if run_id else ""
 
 
-def answer(server: httpx.Client, asking: Asking, **form: str) -> Any:
-    wait_for(lambda: state(server, asking) == "Paused", "the flow to pause")
-    return server.post(f"/flow_runs/{asking.run_id}/resume", json={"run_input": form}).json()
+def form(server: httpx.Client) -> str:
+    """The run that a person is shown: it waits, and nothing else does."""
+
+    def open_() -> list[Any]:
+        asked = {"flows": {"name": {"any_": ["approve"]}}, "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        found: list[Any] = server.post("/flow_runs/filter", json=asked).json()
+        return found
+
+    wait_for(open_, "the form")
+    (waiting,) = open_()
+    assert waiting["name"] == "approve-storyteller-1"
+    return str(waiting["id"])
+
+
+def answer(server: httpx.Client, **word: str) -> Any:
+    return server.post(f"/flow_runs/{form(server)}/resume", json={"run_input": word}).json()
 
 
 @pytest.mark.parametrize("decision", ["promote", "hold"])
@@ -83,14 +96,15 @@ def test_what_a_person_says_is_done_and_remembered(
     server: httpx.Client, version: registry.Version, decision: str
 ) -> None:
     asking = Asking(version, timeout=600)
-    assert answer(server, asking, decision="maybe")["status"] == "REJECT"  # it waits on
-    assert answer(server, asking, decision=decision, comment="as good as gold")["status"] == "ACCEPT"
+    assert answer(server, decision="maybe")["status"] == "REJECT"  # it waits on
+    assert state(server, asking.run_id) == "Running"  # Prefect would take the turn of a deployment's run that pauses
+    assert answer(server, decision=decision, comment="as good as gold")["status"] == "ACCEPT"
 
     promoted, reason = asking.end()
 
     assert promoted is (decision == "promote")
     assert decision in reason and "as good as gold" in reason
-    assert state(server, asking) == "Completed"
+    assert state(server, asking.run_id) == "Completed"
     tags = registry.tags_of(registry.version("storyteller", "1"))
     assert (tags["approval"], tags["approval_comment"]) == (decision, "as good as gold")
     run = MlflowClient().get_run(version.run_id)
@@ -103,14 +117,14 @@ def test_what_a_person_says_is_done_and_remembered(
 
 def test_the_form_shows_the_report(server: httpx.Client, version: registry.Version) -> None:
     asking = Asking(version, timeout=600)
-    wait_for(lambda: state(server, asking) == "Paused", "the flow to pause")
+    run_id = form(server)
 
-    keys = server.get(f"/flow_runs/{asking.run_id}").json()["state"]["state_details"]["run_input_keyset"]
-    assert "box F1 rose by 0.1" in server.get(f"/flow_runs/{asking.run_id}/input/{keys['description']}").text
-    schema = server.get(f"/flow_runs/{asking.run_id}/input/{keys['schema']}").json()
+    keys = server.get(f"/flow_runs/{run_id}").json()["state"]["state_details"]["run_input_keyset"]
+    assert "box F1 rose by 0.1" in server.get(f"/flow_runs/{run_id}/input/{keys['description']}").text
+    schema = server.get(f"/flow_runs/{run_id}/input/{keys['schema']}").json()
     assert schema["properties"]["decision"]["enum"] == ["promote", "hold"]
 
-    answer(server, asking, decision="hold")
+    answer(server, decision="hold")
     asking.end()
 
 
@@ -123,8 +137,21 @@ def test_without_an_answer_in_time_it_is_held_and_asked_again_the_next_time(
 
     assert not promoted
     assert "nobody answered" in reason
-    assert state(server, asking) == "Completed"
+    assert state(server, asking.run_id) == "Completed"
     assert registry.tags_of(version)["approval"] == "no answer"
     again = Asking(version, timeout=600)
-    answer(server, again, decision="promote")
+    answer(server, decision="promote")
     assert again.end()[0] is True
+
+
+def test_the_form_of_a_run_that_was_killed_is_closed_by_the_next(
+    server: httpx.Client, version: registry.Version
+) -> None:
+    left = server.post("/flows/", json={"name": "approve"}).json()["id"]
+    asked = {"flow_id": left, "name": "approve-storyteller-1", "state": {"type": "PAUSED", "name": "Paused"}}
+    stale = server.post("/flow_runs/", json=asked).json()["id"]
+
+    asking = Asking(version, timeout=600)
+    wait_for(lambda: state(server, stale) == "Cancelled", "the form that nobody waits for to be closed")
+    answer(server, decision="hold")
+    assert asking.end()[0] is False

@@ -18,7 +18,7 @@ from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
 STEPS = {"undisturbed": 120, "ended": 40}
-"""Optimizer steps of the two trainings: the first must last longer than two servers take to come again."""
+"""Optimizer steps of the two trainings: the first must last longer than three servers take to come again."""
 
 
 def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
@@ -121,6 +121,13 @@ def undisturbed(platform: Platform) -> str:
 
 def test_mlflows_server_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
     kill(platform, "mlflow server", f"{platform.url('MLFLOW')}/health")
+
+    computes(platform, "undisturbed")
+    assert platform.run(undisturbed)["state_name"] == "Running"
+
+
+def test_the_gateway_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
+    kill(platform, "storyreason serve", platform.url("GATEWAY"))
 
     computes(platform, "undisturbed")
     assert platform.run(undisturbed)["state_name"] == "Running"

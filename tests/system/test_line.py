@@ -220,6 +220,12 @@ def test_every_command_of_the_readme_runs(project: Project, tmp_path: Path, comm
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SHARDED = [
+    *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"),
+    *("--set", "training.mode=lora", "--set", "training.learning_rate=5e-3"),
+]
+
+
 def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow: MlflowClient) -> None:
     paths = (str(REPOSITORY / "tests" / "fsdp_cpu"), project.environment.get("PYTHONPATH"))
     sharded = Project(
@@ -228,12 +234,7 @@ def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow:
         project.port,
     )
 
-    printed = sharded.run(
-        *project.retrain(
-            *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"),
-            *("--set", "training.mode=lora", "--set", "training.learning_rate=5e-3"),
-        )
-    )
+    printed = sharded.run(*project.retrain(*SHARDED))
 
     run = training_runs(mlflow)[-1]
     assert run.data.tags["storyreason.distributed_type"] == "FSDP"
@@ -290,3 +291,13 @@ def test_the_version_before_is_one_command_away(project: Project, mlflow: Mlflow
     )
 
     assert mlflow.get_model_version_by_alias("storyteller", "champion").version == before
+
+
+def test_no_retraining_brings_back_what_a_person_took_down(project: Project, mlflow: MlflowClient) -> None:
+    champion = mlflow.get_model_version_by_alias("storyteller", "champion").version
+    down = mlflow.get_model_version_by_alias("storyteller", "previous").version
+
+    printed = project.run(*project.retrain(*SHARDED))
+
+    assert f"version {down} was taken down by hand for version {champion}" in printed
+    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == champion

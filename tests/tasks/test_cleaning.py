@@ -98,13 +98,15 @@ def test_unfinished_trainings_and_fetched_data_go_but_the_newest(root: Path) -> 
     for number in (7, 8):
         write(work("train", number) / "checkpoint-5/weights", 10)
         os.utime(work("train", number), (number, number))
-    write(root / "data" / "0123" / "train-0.parquet", 10)
+    for number, name in enumerate(("0123", "4567")):
+        write(root / "data" / name / "train-0.parquet", 10)
+        os.utime(root / "data" / name, (number, number))
 
     cleaning.remove(cleaning.plan(keep=1))
 
     assert left(root, "train") == {5, 8}
     assert list((work("train", 8)).glob("checkpoint-5"))  # it may be gone on with
-    assert not list((root / "data").iterdir())
+    assert [folder.name for folder in (root / "data").iterdir()] == ["4567"]
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Data under DVC: every version is pulled whole or refused with a sentence, and nobody's work is lost."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,6 +161,37 @@ def test_stories_that_join_are_a_new_version_that_another_clone_can_pull(clone: 
     with pytest.raises(DataError, match="already"):
         data.change("data.dvc", str(stories), dataset.append)
     assert data.identify(DataConfig()).md5 == now
+
+
+def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Path) -> None:
+    with disable_run_logger():
+        manifest = data.pull.fn(data.identify(DataConfig()))
+    pulled = Path(manifest["files"][0])
+
+    data.change("data.dvc", str(stories), dataset.append)
+
+    assert len(dataset.load(pulled, "train")) == 2
+    assert len(dataset.load(clone / "data", "train")) == 4
+    assert data.identify(DataConfig()).md5 != pulled.name == manifest["md5"]
+
+
+def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:
+    first, second = clone.parent / "first", clone.parent / "second"
+    for folder, one in zip((first, second), list(sample.examples("train", films=4))[-2:], strict=True):
+        dataset.write([one], folder, "train")
+    together = threading.Barrier(2, timeout=60)
+
+    def slowly(folder: Path, place: Path) -> dataset.Change:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(timeout=3)  # only without the lock both come here
+        return dataset.append(folder, place)
+
+    with ThreadPoolExecutor(2) as pool:
+        adding = [pool.submit(data.change, "data.dvc", str(folder), slowly) for folder in (first, second)]
+        for one in adding:
+            one.result()
+
+    assert len(dataset.load(clone / "data", "train")) == 4
 
 
 def test_local_changes_are_not_mixed_into_a_new_version(clone: Path, stories: Path) -> None:

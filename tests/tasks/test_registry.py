@@ -57,3 +57,24 @@ def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, mo
     assert RESOLVERS["models:/"](name) == "/models/7"
     with pytest.raises(RegistryError, match="no storyteller with version or alias 'nobody'"):
         RESOLVERS["models:/"]("models:/storyteller@nobody")
+
+
+def test_what_a_person_took_down_stays_marked_until_a_person_serves_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    for number in ("1", "2"):
+        tags = {f"{registry.TAG}folder": number, f"{registry.TAG}register": number}
+        client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    first, second = (registry.version("storyteller", number) for number in "12")
+
+    registry.move_champion(first)
+    registry.move_champion(second)
+    assert registry.TAKEN_DOWN not in registry.tags_of(first)  # it lost to a better one
+    registry.move_champion(first, by_hand=True)
+    assert registry.tags_of(second)[registry.TAKEN_DOWN] == "for version 1"
+    assert registry.alias("storyteller", "previous") == second
+    registry.move_champion(second, by_hand=True)
+    assert registry.TAKEN_DOWN not in registry.tags_of(second)

@@ -74,7 +74,9 @@ class Listeners:
     Seconds of a pause between them leave an engine that starts meanwhile some of two cores.
     """
 
-    def __init__(self, config: ServingConfig, frames: tuple[bytes, ...], count: int, tokens: int = 30, pause: float = 0.0) -> None:
+    def __init__(
+        self, config: ServingConfig, frames: tuple[bytes, ...], count: int, tokens: int = 30, pause: float = 0.0
+    ) -> None:
         self.stories: list[str] = []
         self._tokens = tokens
         self._pause = pause
