@@ -18,6 +18,7 @@ NOTIFIED = {
     "failed": "prefect.flow-run.Failed",
     "crashed": "prefect.flow-run.Crashed",
     "late": "prefect.flow-run.Late",
+    "waiting for a person's word": "prefect.flow-run.Paused",
 }
 """By word, the event of Prefect that somebody is told of."""
 BODY = """{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}

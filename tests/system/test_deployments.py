@@ -83,7 +83,7 @@ def test_automations_are_made_once_and_one_that_is_switched_off_stays_off(server
     told = Settings.model_validate({"notify": "json://127.0.0.1:9/told"})
     automations.apply(told)
     before = automations_of(server)
-    assert {name.rpartition(" ")[2] for name in before} == {"crashed", "failed", "late", "promoted"}
+    assert {name.rpartition(" ")[2] for name in before} == {"crashed", "failed", "late", "promoted", "word"}
     failed = before["storyreason: tell that a run is failed"]
     server.patch(f"/automations/{failed['id']}", json={"enabled": False}).raise_for_status()
 
@@ -121,7 +121,7 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-def test_somebody_is_told_of_a_failed_run_and_of_a_version_that_was_not_promoted(
+def test_somebody_is_told_of_a_failed_run_one_that_waits_for_them_and_a_version_that_was_not_promoted(
     server: httpx.Client, webhook: tuple[str, list[Any]]
 ) -> None:
     address, sent = webhook
@@ -129,14 +129,21 @@ def test_somebody_is_told_of_a_failed_run_and_of_a_version_that_was_not_promoted
     automations.apply(Settings.model_validate({"notify": address}))
     body = {"state": {"type": "FAILED", "message": "The DVC remote does not exist: restore it."}}
     made = server.post(f"/deployments/{known(server)['id']}/create_flow_run", json=body).json()
+    asking = {
+        "flow_id": made["flow_id"],
+        "name": "approve-storyteller-7",
+        "state": {"type": "PAUSED", "name": "Paused"},
+    }
+    server.post("/flow_runs/", json=asking).raise_for_status()
     version = registry.Version("storyteller", "7", "folder", "0" * 16, "run", "md5")
 
     evaluation.announce_held(version, "box F1 fell by 0.1")
     EventsWorker.instance().wait_until_empty()
 
-    wait_for(lambda: len(sent) >= 2, f"two messages, got {sent}", 300)
+    wait_for(lambda: len(sent) >= 3, f"three messages, got {sent}", 300)
     told = {message["title"]: message["message"] for message in sent}
     assert "restore it" in told["storyreason: failed"]
     assert made["name"] in told["storyreason: failed"]
+    assert "approve-storyteller-7" in told["storyreason: waiting for a person's word"]
     assert told["storyreason: not promoted"] == "storyteller version 7: box F1 fell by 0.1"
     automations.apply(Settings())
