@@ -8,7 +8,7 @@ from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, 
 from storyreason.answer import Answer
 from storyreason.problems import Problem, Tally, quote
 from storyreason.story import Finding, Mention, Passage, Story, placed
-from storyreason.words import offsets, untagged
+from storyreason.words import Names, offsets, untagged
 
 Sizes = Sequence[tuple[int, int]]
 """Width and height of each image in pixels, in order."""
@@ -165,7 +165,7 @@ class _Checker:
         for section in analysis.sections:
             present.setdefault(section.image, set()).update(row.id for row in section.entities)
         known = set().union(*present.values())
-        names = {row.name for section in analysis.sections for row in section.characters}
+        names = Names(row.name for section in analysis.sections for row in section.characters)
         for passage in story.passages:
             for part in passage.parts:
                 if isinstance(part, Mention):
@@ -189,7 +189,7 @@ class _Checker:
             ):
                 self._span("tag-kind", f"{id_} stands in <{mention.kind}>.", mention.offset, image)
 
-    def _untagged(self, passage: Passage, names: set[str]) -> None:
+    def _untagged(self, passage: Passage, names: Names) -> None:
         found = list(untagged(passage, names))
         places = offsets(passage, self._answer.story_text) if found else []
         for word in found:

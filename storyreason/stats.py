@@ -21,7 +21,7 @@ from storyreason.analysis import Analysis, Character, Object, Section
 from storyreason.boxes import Box
 from storyreason.dataset import Example, sizes
 from storyreason.story import Mention, Story
-from storyreason.words import PRONOUNS, untagged, words
+from storyreason.words import PRONOUNS, Names, untagged, words
 
 Json = dict[str, Any]
 
@@ -151,8 +151,9 @@ class _Tally:
                 self.tagged[said[0]] += 1
             elif tuple(said) in called:
                 self.names["tagged"] += 1
+        bare = Names(names)
         for passage in told.passages:
-            for word in untagged(passage, names):
+            for word in untagged(passage, bare):
                 if word.pronoun:
                     self.untagged[word.text.lower()] += 1
                 else:

@@ -22,6 +22,8 @@ PRONOUNS = {
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NO_NAME = {"unknown", "unnamed", "none", "anonymous"}
+_PASSED_OVER = 4096
+"""Characters of stray tags that may stand before a part of a passage."""
 
 
 class Untagged(NamedTuple):
@@ -36,11 +38,17 @@ class Untagged(NamedTuple):
     start: int
 
 
-def untagged(passage: Passage, names: Iterable[str]) -> Iterator[Untagged]:
-    """The pronouns and names that stand outside of every mention, in order. Names must begin with a capital letter."""
-    wanted = {words for name in names if (words := _words_of(name))}
-    lengths = sorted({len(words) for words in wanted}, reverse=True)
-    first = {words[0] for words in wanted}
+class Names:
+    """Names as `untagged` looks for them, split once for all passages. A name must begin with a capital letter."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.wanted = {words for name in names if (words := _words_of(name))}
+        self.lengths = sorted({len(words) for words in self.wanted}, reverse=True)
+        self.first = {words[0] for words in self.wanted}
+
+
+def untagged(passage: Passage, names: Names) -> Iterator[Untagged]:
+    """The pronouns and names that stand outside of every mention, in order."""
     for number, part in enumerate(passage.parts):
         if isinstance(part, Mention):
             continue
@@ -49,9 +57,9 @@ def untagged(passage: Passage, names: Iterable[str]) -> Iterator[Untagged]:
         while place < len(found):
             match, length = found[place], 1
             pronoun = PRONOUNS.get(match[0].lower())
-            if match[0] in first:
+            if match[0] in names.first:
                 window = tuple(word[0] for word in found[place : place + 4])
-                length = next((n for n in lengths if n <= len(window) and window[:n] in wanted), 0)
+                length = next((n for n in names.lengths if n <= len(window) and window[:n] in names.wanted), 0)
                 if length:
                     yield Untagged(part[match.start() : found[place + length - 1].end()], None, number, match.start())
             if pronoun and (match[0] != "i"):
@@ -81,6 +89,7 @@ def offsets(passage: Passage, story_text: str) -> list[int]:
             place = story_text.find(">", text + len(part.text)) + 1
         else:
             # A text part may follow the line end after <gdi image1>, or a stray tag that reading passed over.
-            found = story_text.find(part, place)
+            # Not sought to the end of the text: of many parts that are not found, each would go through all of it.
+            found = story_text.find(part, place, place + len(part) + _PASSED_OVER)
             places.append(place if found < 0 else found)
     return places

@@ -22,6 +22,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
+from typing import TypeVar
 
 from storyreason import answer as answers
 from storyreason import rules
@@ -34,6 +35,7 @@ from storyreason.problems import Problem
 from storyreason.story import Mention, Passage
 from storyreason.words import offsets
 
+Told = TypeVar("Told", Section, Passage)
 CHARACTER_COLUMNS = ("ID", "Name", "Description", "Emotions", "Actions", "Narrative Function", "Bounding Box")
 OBJECT_COLUMNS = ("ID", "Description", "Function", "Interaction", "Narrative Function", "Bounding Box")
 SETTING_COLUMNS = ("Element", "Description", "Mood", "Time", "Narrative Function")
@@ -106,12 +108,13 @@ def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Cont
     sections = read.analysis.sections if read.analysis else ()
     passages = read.story.passages if read.story else ()
     places = _Places(read, problems)
-    numbers = sorted({*range(1, len(sizes) + 1), *(s.image for s in sections), *(p.image for p in passages)})
+    sections_of, passages_of = _by_image(sections), _by_image(passages)
+    numbers = sorted({*range(1, len(sizes) + 1), *sections_of, *passages_of})
     scenes = [
         _scene(
             number,
-            [section for section in sections if section.image == number],
-            [passage for passage in passages if passage.image == number],
+            sections_of.get(number, []),
+            passages_of.get(number, []),
             sizes[number - 1] if 1 <= number <= len(sizes) else None,
             places,
         )
@@ -148,6 +151,14 @@ def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Cont
             for problem in problems
         ],
     }
+
+
+def _by_image(told: Sequence[Told]) -> dict[int, list[Told]]:
+    """Sections or passages by their image, gone through once: an answer may have tens of thousands."""
+    groups: dict[int, list[Told]] = defaultdict(list)
+    for one in told:
+        groups[one.image].append(one)
+    return groups
 
 
 class _Places:

@@ -7,7 +7,7 @@ from storyreason.analysis import Analysis
 from storyreason.scoring.matching import Pair, Placed, kind_of
 from storyreason.scoring.metrics import Metric, rate
 from storyreason.story import Mention, Story
-from storyreason.words import PRONOUNS, untagged, words
+from storyreason.words import PRONOUNS, Names, untagged, words
 
 HALLUCINATIONS = ("unknown", "absent", "phantom", "no_actor")
 FAULTS = (*HALLUCINATIONS, "wrong_tag", "untagged_pronoun", "untagged_name")
@@ -26,7 +26,7 @@ def count(claimed: Analysis, story: Story, rows: Sequence[Placed], matched: Sequ
     known = {row.id for row in rows}
     present = {(row.image, row.id) for row in rows}
     seen = {(rows[pair.predicted].image, rows[pair.predicted].id) for pair in matched}
-    names = {row.name for section in claimed.sections for row in section.characters}
+    names = Names(row.name for section in claimed.sections for row in section.characters)
     faults: Counter[str] = Counter()
     tagged: Counter[str] = Counter()
     bare: Counter[str] = Counter()

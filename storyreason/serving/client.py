@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,8 @@ def stop() -> bool:
     try:
         _ask(config, "POST", "/admin/stop", timeout=5)
     except (GatewayError, httpx.HTTPError):
-        os.kill(address.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(address.pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
     while _runs():
         if time.monotonic() > deadline:

@@ -74,14 +74,15 @@ class Door:
         length = headers.get("content-length", "0")
         if not re.fullmatch("[0-9]{1,18}", length) or int(length) > _most(self._config):
             raise _too_large(self._config)
-        if method == "POST" and self._at_work >= self._config.max_requests:
+        working = method == "POST" or _has_body(headers)
+        if working and self._at_work >= self._config.max_requests:
             raise RefusedError(
                 429,
                 f"{self._at_work} requests are being answered, and no more at a time (serving.max_requests): try again "
                 f"in {RETRY_AFTER} seconds.",
                 retry_after=str(RETRY_AFTER),
             )
-        return method == "POST"
+        return working
 
     def _check_browser(self, headers: dict[str, str]) -> None:
         """A page from elsewhere that a browser shows must not reach this port, unless it is on the list.
@@ -89,14 +90,17 @@ class Door:
         Asking whether an answer can be read is the browser's part; a request does its work even when it cannot. And a
         name of somebody else's that leads to this machine makes the page look as if it came from here.
         """
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        origin = headers.get("origin", "")
+        try:
+            host, place = urlsplit(f"//{headers.get('host', '')}").hostname, urlsplit(origin).netloc
+        except ValueError:
+            raise RefusedError(400, "The Host or the Origin of this request is no address.") from None
         if self._config.host in LOOPBACK and host not in self._hosts:
             raise RefusedError(
                 403,
                 "This gateway listens for this machine alone: ask it as 127.0.0.1, or add to serving.allowed_origins.",
             )
-        origin = headers.get("origin")
-        if origin and origin not in self._config.allowed_origins and urlsplit(origin).netloc != headers.get("host"):
+        if origin and origin not in self._config.allowed_origins and place != headers.get("host"):
             raise RefusedError(
                 403, f"Pages of {origin[:100]!r} may not use this gateway: add it to serving.allowed_origins."
             )
@@ -118,7 +122,7 @@ class _Body:
         self._config = config
         self._deadline = asyncio.get_running_loop().time() + config.body_timeout
         self._size = 0
-        self.whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        self.whole = not _has_body(headers)
         """Whether all of it was received."""
 
     async def __call__(self) -> Message:
@@ -135,6 +139,10 @@ class _Body:
             raise _too_large(self._config)
         self.whole = not message.get("more_body")
         return message
+
+
+def _has_body(headers: dict[str, str]) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _most(config: ServingConfig) -> int:

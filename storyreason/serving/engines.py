@@ -102,23 +102,26 @@ class Engines:
         """Start what is to be served whenever it does not run, with growing pauses. Ends only by cancellation."""
         pause = self.config.restart_pause
         while True:
-            if self.served is None or self.gives_way() or self.healthy():
-                await asyncio.sleep(0.2)
-                continue
-            if self._engine is not None:
-                log.error("the engine of version %s died", self.served.version)
-                self.restarts += 1
-                if time.monotonic() - self._engine.started > LONGEST_PAUSE:
-                    pause = self.config.restart_pause
-                await self._drop()
-                await asyncio.sleep(pause)
             try:
+                if self.served is None or self.gives_way() or self.healthy():
+                    await asyncio.sleep(0.2)
+                    continue
+                if self._engine is not None:
+                    log.error("the engine of version %s died", self.served.version)
+                    self.restarts += 1
+                    if time.monotonic() - self._engine.started > LONGEST_PAUSE:
+                        pause = self.config.restart_pause
+                    await self._drop()
+                    await asyncio.sleep(pause)
+                    continue  # meanwhile a training may have taken the device, or a deployment the engine's place
                 await self._restart(self.served)
-            except StoryReasonError as error:
+            except Exception as error:  # a full disk too, say: nobody else would start it again
                 if self.gives_way():  # it was ended while it started
                     continue
-                self.problem = str(error)
-                log.error("%s Next try in %.0f s.", error, pause)
+                self.problem = str(error) or repr(error)
+                log.error(
+                    "%s Next try in %.0f s.", self.problem, pause, exc_info=not isinstance(error, StoryReasonError)
+                )
                 await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNREAD_TIMEOUT_MS = 120_000
+
 
 class Deployment(BaseModel):
     """The body of `POST /admin/deploy`."""
@@ -60,17 +62,18 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
     """
     import uvicorn
 
+    from storyreason.serving.protocol import settings
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it names every request
     with _only_one(), _listen(config) as listening:
+        # First of all: until this is there, `down` signals the process of the address before.
+        state.write_address(state.Address(os.getpid(), config.host, config.port))
         if first is not None:
             state.write_served(first)
         app, stopping = application(config)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
-        )
+        server = uvicorn.Server(settings(app, access_log=False, timeout_graceful_shutdown=5))
         stopping.append(lambda: setattr(server, "should_exit", True))
-        state.write_address(state.Address(os.getpid(), config.host, config.port))
         log.info("listening on http://%s:%d", config.host, config.port)
         server.run(sockets=[listening])
 
@@ -205,6 +208,9 @@ def _listen(config: ServingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Connections inherit it: who takes nothing of an answer for so long holds neither its memory nor its place.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
     try:
         listening.bind((config.host, config.port))
     except OSError as error:

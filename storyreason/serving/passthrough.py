@@ -9,6 +9,7 @@ from storyreason.errors import GatewayError
 from storyreason.serving import pictures
 from storyreason.serving.engines import Engine, Engines
 from storyreason.serving.refusal import Message, Receive, RefusedError, Send, error_body
+from storyreason.serving.threads import in_thread
 
 if TYPE_CHECKING:
     import aiohttp
@@ -26,6 +27,8 @@ QUICK = 2**16
 """Bytes of a body that is read sooner than a thread is asked to."""
 TRIES = 3
 """How often a request is sent to engines that live and yet do not answer."""
+MOST_ENDED = 2
+"""Engines that may end at one request: one that ends them all is not for a third."""
 
 
 class PassThrough:
@@ -62,7 +65,7 @@ class PassThrough:
             if len(body) < QUICK:
                 pictures.check(body, self.engines.config)
             else:
-                await asyncio.to_thread(pictures.check, body, self.engines.config)
+                await in_thread(pictures.check, body, self.engines.config)
         forward = asyncio.create_task(self._forward(scope, body, send))
         gone = asyncio.create_task(until_disconnected(receive))
         try:
@@ -78,17 +81,20 @@ class PassThrough:
             raise results[0]
 
     async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
-        failures = 0
+        failures = ended = 0
         while True:
             try:
                 async with self.engines.engine() as engine:
                     if await self._answer(engine, scope, body, send):
                         return
-                    failures += engine.server.alive()
+                    lives = engine.server.alive()
+                    failures, ended = failures + lives, ended + (not lives)
             except GatewayError as error:
                 raise RefusedError(503, str(error)) from None
             if failures == TRIES:
                 raise RefusedError(502, "The engine does not answer, though it runs: try again later.")
+            if ended == MOST_ENDED:
+                raise ended_engines()
             await asyncio.sleep(0.2)
 
     async def _answer(self, engine: Engine, scope: Message, body: bytes, send: Send) -> bool:
@@ -157,6 +163,12 @@ async def until_disconnected(receive: Receive) -> None:
     """Returns when the client has gone away; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def ended_engines() -> RefusedError:
+    return RefusedError(
+        502, f"{MOST_ENDED} engines ended at this request, and no other is asked: change it, or try again later."
+    )
 
 
 async def lives_on(engine: Engine) -> bool:

@@ -15,7 +15,7 @@ MOST_PIXELS = 40_000_000
 """Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
 MOST_PIXELS_TOGETHER = 200_000_000
 MOST_CHOICES = 8
-"""Answers to one request, and prompts in one."""
+"""Answers to one request, and prompts or conversations in one."""
 
 _LINKS = {"url", "image_url", "video_url", "audio_url", "file_url"}
 """Under these an engine looks for an address, to fetch from it what a request is about."""
@@ -66,10 +66,15 @@ def check(body: bytes, config: ServingConfig) -> None:
     if not isinstance(asked, dict):
         raise RefusedError(400, "The body is no JSON object.")
     for name in ("n", "best_of"):
-        if isinstance(asked.get(name), (int, float)) and asked[name] > MOST_CHOICES:
-            raise RefusedError(400, f"{name} is {asked[name]}: ask for {MOST_CHOICES} answers at most.")
+        count = asked.get(name)  # the engine takes "16384" for a number, too
+        if count is not None and not (isinstance(count, int) and count <= MOST_CHOICES):
+            said = count if isinstance(count, (int, float)) else "no number"
+            raise RefusedError(400, f"{name} is {said}: ask for {MOST_CHOICES} answers at most.")
     if isinstance(asked.get("prompt"), list) and len(asked["prompt"]) > MOST_CHOICES and not _tokens(asked["prompt"]):
         raise RefusedError(400, f"There are {len(asked['prompt'])} prompts: send {MOST_CHOICES} at most.")
+    messages = asked.get("messages")
+    if isinstance(messages, list) and len(messages) > MOST_CHOICES and any(isinstance(one, list) for one in messages):
+        raise RefusedError(400, f"There are {len(messages)} conversations: send {MOST_CHOICES} at most.")
     images = []
     for kind, link in _links(asked):
         if not link.startswith("data:"):

@@ -37,4 +37,7 @@ class Rest:
     def _write(self, leases: dict[str, float]) -> None:
         if leases != self._leases:
             self._leases = leases
-            state.write_resting(leases)
+            try:
+                state.write_resting(leases)
+            except OSError as error:  # the leases hold all the same, but for a gateway that is started again
+                log.error("the leases were not written down: %s", error)

@@ -14,6 +14,9 @@ from storyreason.errors import GatewayError
 
 Kind = TypeVar("Kind")
 
+SHORTEST_KEY = 16
+"""Characters of the token or of an API key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -88,14 +91,20 @@ def token() -> str:
         handle, new = tempfile.mkstemp(dir=folder(), prefix=".token.")
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
         Path(new).unlink()
-    return path.read_text()
+    secret = path.read_text()
+    if len(secret.strip()) < SHORTEST_KEY:  # an empty one would open everything to everybody
+        raise GatewayError(
+            f"{path} holds no token of {SHORTEST_KEY} characters: delete it, then start the gateway again."
+        )
+    return secret
 
 
 KEYS = "STORYREASON_API_KEYS"
-SHORTEST_KEY = 16
 
 
 def api_keys() -> tuple[str, ...]:

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from storyreason import answer as answers
 from storyreason.chat import picture_size
@@ -22,8 +23,9 @@ from storyreason.serving import pictures
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine, Engines
 from storyreason.serving.live import Emit, Events, Json, Live
-from storyreason.serving.passthrough import lives_on, until_disconnected
+from storyreason.serving.passthrough import MOST_ENDED, ended_engines, lives_on, until_disconnected
 from storyreason.serving.refusal import RefusedError
+from storyreason.serving.threads import in_thread
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -31,15 +33,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LONGEST = 500_000
+"""Characters of a text that is read: many times what a model tells."""
+MOST_FIELDS = 20
+"""Of a body, known or not: each that is not known would be an error of its own."""
+
+Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
+"""What is wrong is told of the first one alone: there may be millions."""
+
 
 class Asked(BaseModel):
     """The body of `POST /v1/stories`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: tuple[str, ...] = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
+    images: Images = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
     request: str | None = Field(default=None, max_length=4000, description="What to ask for beside the images.")
-    model: str | None = Field(default=None, description="One of GET /v1/models; the default is what is served.")
+    model: str | None = Field(
+        default=None, max_length=300, description="One of GET /v1/models; the default is what is served."
+    )
     decoding: Decoding = Field(default="grounded", description="grounded: the answer cannot break a rule.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the likeliest token.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampling.")
@@ -51,10 +63,14 @@ class Text(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    answer: str | None = Field(default=None, description="Analysis and story, `<think>` to `</gdi>`.")
-    analysis: str | None = Field(default=None, description="Instead of `answer`: the analysis without `<think>`,")
-    story: str | None = Field(default=None, description="and the story.")
-    images: tuple[str, ...] = Field(default=(), description="Its frames, to check the boxes and to show them.")
+    answer: str | None = Field(
+        default=None, max_length=LONGEST, description="Analysis and story, `<think>` to `</gdi>`."
+    )
+    analysis: str | None = Field(
+        default=None, max_length=LONGEST, description="Instead of `answer`: the analysis without `<think>`,"
+    )
+    story: str | None = Field(default=None, max_length=LONGEST, description="and the story.")
+    images: Images = Field(default=(), description="Its frames, to check the boxes and to show them.")
 
     @model_validator(mode="after")
     def _one_or_both(self) -> "Text":
@@ -70,6 +86,9 @@ class Text(BaseModel):
         return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
 
 
+Body = TypeVar("Body", Asked, Text)
+
+
 class Stories:
     """The two handlers. Nothing of a request is fetched from the network or touches the disk."""
 
@@ -81,13 +100,13 @@ class Stories:
     async def tell(self, request: "Request") -> "JSONResponse | Events":
         """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
         try:
-            asked = Asked.model_validate_json(await request.body())
+            asked = await in_thread(_parsed, Asked, await request.body())
             if asked.model not in (None, NAME):
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
             if (asked.max_tokens or 0) > self.config.max_model_len:
                 most = self.config.max_model_len
                 raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
-            images = await asyncio.to_thread(pictures.decoded, asked.images, self.config)
+            images = await in_thread(pictures.decoded, asked.images, self.config)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -98,11 +117,11 @@ class Stories:
         from starlette.responses import JSONResponse
 
         try:
-            text = Text.model_validate_json(await request.body())
-            images = await asyncio.to_thread(pictures.decoded, text.images, self.config)
+            text = await in_thread(_parsed, Text, await request.body())
+            images = await in_thread(pictures.decoded, text.images, self.config)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
-        read = await asyncio.to_thread(_reading, text.whole, images)
+        read = await in_thread(_reading, text.whole, images)
         return JSONResponse({"answer": text.whole, **read})
 
     def close(self) -> None:
@@ -129,7 +148,7 @@ class Stories:
         """
         wanted = asked.model_dump(include={"decoding", "temperature", "seed", "max_tokens"})
         config = GenerationConfig(**wanted, **({} if asked.request is None else {"request": asked.request}))
-        begun = False
+        begun, ended = False, 0
 
         def tell_it(event: str, data: Json) -> None:
             nonlocal begun
@@ -147,8 +166,11 @@ class Stories:
                 except EngineError as error:
                     if begun or await lives_on(engine):
                         raise
+                    ended += 1
+                    if ended == MOST_ENDED:
+                        raise ended_engines() from error
                     log.warning("%s Its successor is asked.", error)
-        read = await asyncio.to_thread(_reading, told.answer, images)
+        read = await in_thread(_reading, told.answer, images)
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
     async def _ask(
@@ -170,6 +192,19 @@ class Stories:
             raise
 
 
+def _parsed(kind: type[Body], body: bytes) -> Body:
+    """The body of a request. Raises RefusedError, or ValidationError with few errors."""
+    try:
+        fields = from_json(body)
+    except ValueError as error:
+        raise RefusedError(400, f"the body: Invalid JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise RefusedError(400, "the body: Input should be an object.")
+    if len(fields) > MOST_FIELDS:
+        raise RefusedError(400, f"The body has {len(fields)} fields: send {', '.join(kind.model_fields)} at most.")
+    return kind.model_validate(fields)
+
+
 def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
     from storyreason import answer, page, rules
@@ -186,7 +221,7 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
 def fault(error: ValidationError) -> str:
     """The first thing that is wrong with a body, as a sentence."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}."
+    return f"{'.'.join(map(str, first['loc']))[:200] or 'the body'}: {first['msg']}."
 
 
 def _error(error: StoryReasonError | ValidationError) -> Json:

@@ -1,6 +1,5 @@
 """The gateway's page at `/`, and the gallery that it shows. No path from a request touches the disk."""
 
-import asyncio
 import logging
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from storyreason.page.gallery import Gallery
 from storyreason.page.web import headers, web
 from storyreason.serving.config import ServingConfig
+from storyreason.serving.threads import in_thread
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,7 +45,7 @@ class Web:
         place = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", request.path_params["place"])
         view = None
         if place and self._gallery is not None:
-            view = await asyncio.to_thread(self._gallery.story, int(place[1]), int(place[2]))
+            view = await in_thread(self._gallery.story, int(place[1]), int(place[2]))
         if view is None:
             sentence = "The gallery has no such story: take one of GET /v1/stories/gallery, as /v1/stories/gallery/0/0."
             return JSONResponse({"error": {"message": sentence, "code": 404}}, 404)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import answer, rules
+from storyreason import answer, rules, words
 from storyreason.problems import Problem
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +157,16 @@ def test_the_golden_references_are_valid() -> None:
     for story in json.loads((ROOT / "tests" / "golden" / "paper_protocol.json").read_text())["stories"]:
         text = answer.join(story["chain_of_thought"], story["story"])
         assert rules.is_valid(rules.check(answer.read(text), story["image_sizes"]))
+
+
+def test_names_are_split_once_whatever_the_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    split: list[str] = []
+    monkeypatch.setattr(words, "_words_of", lambda name: split.append(name) or (name,))
+    rows = "".join(f"| char{n} | N{n} | a | b | c | d | 1,1,2,2 |\n" for n in range(50))
+    head = "| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |\n"
+    table = f"### Characters\n{head}|---|---|---|---|---|---|---|\n{rows}"
+    rules.check(answer.read(f"<think>\n## Image 1\n{table}</think>\n" + "<gdi image1>He.</gdi>\n" * 50), None)
+    assert 0 < len(split) <= 50
 
 
 # What reads one of these in quadratic time hangs the suite; benchmarks/scoring.py gives the seconds for a megabyte.

@@ -2,12 +2,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storyreason import story
-from storyreason.words import PRONOUNS, offsets, untagged
+from storyreason.words import PRONOUNS, Names, offsets, untagged
 
 
 def words(text: str, names: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
     (passage,) = story.read(f"<gdi image1>\n{text}\n</gdi>")[0].passages
-    return [(word.text, word.pronoun) for word in untagged(passage, names)]
+    return [(word.text, word.pronoun) for word in untagged(passage, Names(names))]
 
 
 def test_pronouns_of_persons_by_their_first_form() -> None:
@@ -30,6 +30,13 @@ def test_offsets_are_where_parts_begin_in_the_text() -> None:
     text = "<gdi image1>\n a <gdo char1>b</gdo> c</gdo> d <gda char1>e</gda> a.\n</gdi>"
     (passage,) = story.read(text)[0].passages
     assert [text[place:][:4] for place in offsets(passage, text)] == [" a <", "<gdo", " c</", "<gda", " a.\n"]
+
+
+def test_a_part_is_not_sought_all_over_the_text() -> None:
+    text = f"<gdi image1>a</gdo>b</gdi>{' ' * 10_000}<gdi image2>ab</gdi>"
+    (passage, _) = story.read(text)[0].passages
+    assert passage.parts == ("ab",)
+    assert offsets(passage, text) == [text.index("a</gdo>")]
 
 
 said = st.lists(st.sampled_from(["Sarah", "John", "Smith", "Mara", "ran", "she", "."]), min_size=1, max_size=6)

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storyreason import answer as answers
 from storyreason import page
 from storyreason.errors import DataError
 
@@ -157,3 +159,30 @@ def test_no_text_makes_it_raise(told, data):
         text = text[:start] + piece + text[end:]
     view = page.view("beach-1", told.images, text, told.reference)
     assert page.render([view])
+
+
+def test_sections_and_passages_are_put_to_their_images_in_one_go():
+    # given an answer of many images, whose numbers count how often they are compared
+    class Counted(int):
+        compared = 0
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    count = 200
+    headings = "".join(f"## Image {number}\n" for number in range(count))
+    read = answers.read(f"<think>\n{headings}</think>\n" + "".join(f"<gdi image{n}>a</gdi>" for n in range(count)))
+    analysis = replace(
+        read.analysis, sections=tuple(replace(s, image=Counted(s.image)) for s in read.analysis.sections)
+    )
+    told = replace(read.story, passages=tuple(replace(p, image=Counted(p.image)) for p in read.story.passages))
+
+    # when it is viewed
+    view = page.so_far("story", [], replace(read, analysis=analysis, story=told))
+
+    # then there is a scene for each, and no number was compared with all others
+    assert len(view["answers"][0]["scenes"]) == count
+    assert Counted.compared < 20 * count

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from storyreason.serving import client, state
+from storyreason.serving import client, protocol, state
 from storyreason.serving import engines as serving_engines
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine
@@ -32,14 +32,14 @@ class Scripted:
 
 
 @contextmanager
-def gateway(url: str, folder: Path, **settings: Any) -> Iterator[tuple[str, Any]]:
+def gateway(url: str, folder: Path, head_timeout: float = 20, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The address of a gateway before the engine at `url`, and its engines; what it writes lies in `folder`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORYREASON_RUNS", str(folder))
         app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
     app.state.engines._engine = Engine(Scripted(url))  # type: ignore[arg-type]
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="on"))
+    server = uvicorn.Server(protocol.settings(app, head_timeout, port=port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -79,7 +79,7 @@ class Process:
 def started(config: ServingConfig) -> Iterator[ServingConfig]:
     """A gateway in this process, until the block ends."""
     app, _ = application(config)
-    server = uvicorn.Server(uvicorn.Config(app, port=config.port, log_config=None, lifespan="on"))
+    server = uvicorn.Server(protocol.settings(app, port=config.port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -144,3 +144,67 @@ def test_what_does_not_fit_beside_what_serves_is_not_started(
 
     asyncio.run(story())
     assert [process.folder for process in Process.started] == ["good"]
+
+
+def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
+    folders: Callable[[str], str], examples: list[dataset.Example]
+) -> None:
+    async def story() -> None:
+        engines = Engines(ServingConfig(restart_pause=0.3))
+        await deploying(engines, folders, examples[0].images)("good")
+        keeper = asyncio.create_task(engines.keep())
+        Process.started[0].runs = False
+        while not engines.restarts:
+            await asyncio.sleep(0.01)
+        await engines.rest("training a1", 60)
+        await asyncio.sleep(0.9)  # its pause has passed: what it does not do, nothing tells
+        assert len(Process.started) == 1
+        engines.wake("training a1")
+        while not engines.healthy():
+            await asyncio.sleep(0.01)
+        keeper.cancel()
+
+    asyncio.run(story())
+    assert len(Process.started) == 2
+
+
+def test_what_was_not_foreseen_does_not_end_the_keeping(
+    folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, faults = Process.start, [OSError(28, "No space left on device")]
+
+    def starts_at_last(process: Process) -> None:
+        if faults:
+            raise faults.pop()
+        start(process)
+
+    async def story() -> None:
+        engines = Engines(ServingConfig(restart_pause=0.1))
+        await deploying(engines, folders, examples[0].images)("good")
+        monkeypatch.setattr(Process, "start", starts_at_last)
+        Process.started[0].runs = False
+        keeper = asyncio.create_task(engines.keep())
+        while engines.problem is None:
+            assert not keeper.done()
+            await asyncio.sleep(0.01)
+        assert "No space left on device" in engines.problem
+        while not engines.healthy():
+            await asyncio.sleep(0.01)
+        assert engines.problem is None
+        keeper.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_lease_that_cannot_be_written_down_holds(
+    folders: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "write_resting", full)
+    engines = Engines(ServingConfig())
+    asyncio.run(engines.rest("training a1", 60))
+    assert "gives way to training a1" in str(engines.gives_way())
+    engines.wake("training a1")
+    assert engines.gives_way() is None

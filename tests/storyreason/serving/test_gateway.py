@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from storyreason import runs
 from storyreason.errors import GatewayError
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
+from storyreason.serving.gateway import _listen
 
 pytestmark = pytest.mark.server
 
@@ -146,3 +148,35 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is no model folder: it has no config.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_empty_token_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    (state.folder() / "token").write_text("")
+    with pytest.raises(GatewayError, match="holds no token of 16 characters: delete it"):
+        state.token()
+
+
+def test_a_gateway_that_ended_by_itself_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    state.write_address(state.Address(1, "127.0.0.1", free_port()))
+    with ExitStack() as running:
+        running.enter_context(runs.lock(state.folder()))
+
+        def gone(*_: int) -> None:
+            running.close()
+            raise ProcessLookupError
+
+        monkeypatch.setattr(client.os, "kill", gone)
+        assert client.stop()
+
+
+def test_who_takes_nothing_of_an_answer_is_left() -> None:
+    with (
+        _listen(ServingConfig(port=free_port())) as listening,
+        socket.socket() as asking,
+    ):
+        listening.listen()
+        asking.connect(listening.getsockname())
+        with listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000

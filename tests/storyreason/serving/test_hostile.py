@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,14 +17,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from storyreason import dataset
 from storyreason.errors import GatewayError
 from storyreason.generation.openai import data_url
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
-from tests.storyreason.generation.endpoint import Reply, answer, endpoint
-from tests.storyreason.serving.scripted import gateway
+from storyreason.serving.engines import Engine
+from storyreason.serving.stories import Asked, _parsed
+from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
+from tests.storyreason.serving.scripted import Scripted, gateway
 from tests.storyreason.test_guard import wait_for
 
 pytestmark = pytest.mark.server
@@ -81,6 +85,8 @@ HOSTILE = [
     ("a field of somebody else's", STORIES, {"images": [SMALL], "endpoint": "http://10.0.0.1"}, 400, "endpoint: Extra"),
     ("too hot", STORIES, {"images": [SMALL], "temperature": 1e308}, 400, "temperature: "),
     ("too long", STORIES, {"images": [SMALL], "max_tokens": 10**9}, 400, "max_tokens: ask for 4096 at most"),
+    ("a novel to read", READ, {"answer": "a" * 500_001}, 400, "answer: String should have at most 500000 characters"),
+    ("a thousand fields", STORIES, {str(n): 1 for n in range(1000)}, 400, "The body has 1000 fields: send images, request"),
     ("a request of a novel", STORIES, {"images": [SMALL], "request": "a" * 5000}, 400, "request: "),
     ("a file", STORIES, {"images": ["file:///etc/passwd"]}, 400, "Image 1 is no picture in Base64"),
     ("a path", STORIES, {"images": ["../../../etc/passwd"]}, 400, "Image 1 is no picture in Base64"),
@@ -97,10 +103,13 @@ HOSTILE = [
         "http://127.0.0.1:1"}}]}]}, 400, FETCHES_NOTHING),
     ("a thousand answers", CHAT, asking({"url": f"data:,{SMALL}"}, n=1000), 400, "n is 1000: ask for 8 answers at most."),
     ("a thousand prompts", "/v1/completions", {"prompt": ["a"] * 1000}, 400, "There are 1000 prompts: send 8 at most."),
+    ("a thousand in words", CHAT, {"n": "1000"}, 400, "n is no number: ask for 8 answers at most."),
+    ("a hundred conversations", f"{CHAT}/batch", {"messages": [[]] * 100}, 400, "There are 100 conversations: send 8"),
     ("no object", CHAT, [1, 2], 400, "The body is no JSON object."),
     ("no JSON", CHAT, b"{", 400, "The body is no JSON."),
     ("no JSON for a story", STORIES, b"\xff{", 400, "Invalid JSON"),
     ("no JSON to read", READ, b"", 400, "Invalid JSON"),
+    ("no object to read", READ, [1, 2], 400, "Input should be an object"),
     ("a deep well", CHAT, b'{"a":' + b"[" * 200_000, 400, "The body is no JSON."),
     ("a deep well of a story", STORIES, b"[" * 200_000, 400, "Invalid JSON"),
     ("a closed well", CHAT, b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", 200, ""),
@@ -211,6 +220,12 @@ def test_a_name_of_somebody_elses_that_leads_here_is_refused(url: str) -> None:
         assert refused.status_code == 403 and "for this machine alone" in says(refused)
 
 
+@pytest.mark.parametrize("header", [{"host": "["}, {"origin": "http://["}])
+def test_a_host_or_an_origin_that_is_no_address_is_refused(url: str, header: dict[str, str]) -> None:
+    refused = httpx.get(f"{url}/healthz", headers=header, trust_env=False)
+    assert refused.status_code == 400 and "is no address" in says(refused)
+
+
 def raw(url: str, head: str, *bodies: bytes, pause: float = 0.0) -> bytes:
     """What comes back over a bare connection, until it is closed."""
     place = urlsplit(url)
@@ -309,6 +324,109 @@ def test_what_is_no_origin_is_no_setting(origin: str) -> None:
 
 
 def test_a_long_answer_to_read_takes_no_longer_than_its_length(url: str, examples: list[dataset.Example]) -> None:
-    for text in ("<think>\n" + "|" * 400_000, "<gdo " * 80_000, "<think></think>" + "<gdi image1>" * 30_000):
+    many = "<think>\n" + "".join(f"## Image {number}\n" for number in range(30_000))
+    for text in (many, "<think>\n" + "|" * 400_000, "<gdo " * 80_000, "<think></think>" + "<gdi image1>" * 30_000):
         answered = post(url, READ, {"answer": text})
         assert answered.status_code == 200 and answered.json()["valid"] is False
+
+
+def test_of_a_million_wrong_images_one_is_told() -> None:
+    with pytest.raises(ValidationError) as caught:
+        _parsed(Asked, b'{"images": [' + b"1, " * 100_000 + b"1]}")
+    assert caught.value.error_count() < 3
+
+
+@pytest.fixture(scope="module")
+def impatient(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway that waits a second for the head of a request."""
+    with gateway(engine[0], tmp_path_factory.mktemp("runs"), head_timeout=1) as (url, _):
+        yield url
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def until_closed(url: str, *parts: bytes) -> bytes:
+    """What comes back until the connection is closed, which it is to be within seconds."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
+        said = b""
+        for part in parts:
+            connection.sendall(part)
+        while came := connection.recv(65536):
+            said += came
+    return said
+
+
+@pytest.mark.parametrize("parts", [[], [b"\r\n"], [b"GET /heal"], [HEALTH[:-2]], [HEALTH[:-2], b"X-A: b\r\n"]])
+def test_a_head_that_does_not_come_to_its_end_is_given_up(impatient: str, parts: list[bytes]) -> None:
+    assert until_closed(impatient, *parts) == b""
+
+
+def test_a_byte_after_an_answer_does_not_keep_the_connection(impatient: str) -> None:
+    place = urlsplit(impatient)
+    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
+        connection.sendall(HEALTH)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 ")
+        connection.sendall(b"G")
+        while connection.recv(65536):
+            pass
+
+
+def test_requests_in_one_breath_are_all_answered(impatient: str) -> None:
+    assert until_closed(impatient, HEALTH * 5 + HEALTH[:-2]).count(b"HTTP/1.1 ") == 5
+
+
+def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
+    """A request that came whole is waited for, and so is the next one on its connection."""
+    slow = threading.Event()
+    threading.Timer(2, slow.set).start()
+
+    def reply(body: dict[str, Any]) -> Reply:
+        assert slow.wait(60)
+        return answer("once")
+
+    with (
+        endpoint(reply) as engine,
+        gateway(engine, tmp_path, head_timeout=1) as (url, _),
+        httpx.Client(timeout=60, trust_env=False) as client,
+    ):
+        for _ in range(2):
+            assert client.post(url + CHAT, json=asking({"url": data_url(frames[0])})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /" + b"a" * 10**6, HEALTH[:-2] + b"A: " + b"a" * 10**6, HEALTH[:-2] + b"A: b\r\n" * 10**5]
+)
+def test_a_head_without_measure_is_refused(url: str, head: bytes) -> None:
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
+        with contextlib.suppress(ConnectionError):  # closed while there was more to come
+            connection.sendall(head)
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        asked.append(body)
+        engines._engine.server.lives = len(asked) > 4
+        engines._engine = Engine(Scripted(engine))  # type: ignore[arg-type]
+        return answer("once") if len(asked) > 4 else refusal(500, "The engine's core has died.")
+
+    with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):
+        for path, body in ((CHAT, asking({"url": f"data:image/png;base64,{SMALL}"})), (STORIES, {"images": [SMALL]})):
+            asked.clear()
+            refused = post(url, path, body, {})
+            assert (refused.status_code, len(asked)) == (502, 2)
+            assert "2 engines ended at this request" in says(refused)
+
+
+def test_whatever_has_a_body_takes_a_place(tmp_path: Path) -> None:
+    with gateway("http://127.0.0.1:9", tmp_path, max_requests=1, body_timeout=5) as (url, _):
+        place = urlsplit(url)
+        with socket.create_connection((place.hostname, place.port or 80), timeout=60) as connection:
+            connection.sendall(f"PUT {CHAT} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 9\r\n\r\n".encode())
+            wait_for(lambda: post(url, READ, {"answer": ""}, {}).status_code == 429, 4)
