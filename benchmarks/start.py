@@ -61,7 +61,7 @@ def measured(folder: Path) -> dict[str, Any]:
     lap("imports and base")
     stories, validation, planned = process.scheduled(dataset.load(told.data, "train"), told, encoder, processes=1)
     lap("stories and plan")
-    checkpoints.identity(told, stories, base)
+    checkpoints.identity(told, stories, base, len(planned.step(0)), sharded=False)
     lap("identity")
     cache = features.FeatureCache(
         folder / "features", features.tower_of(base), encoder, torch.device("cpu"), bf16=False

@@ -50,15 +50,24 @@ def rotate(work: Path, best: int | None) -> None:
             shutil.rmtree(path(work, step))
 
 
-def identity(job: Job, stories: Stories, base: Any) -> dict[str, Any]:
-    """What a checkpoint belongs to: the job, its stories, and the weights that it begins with."""
+def identity(job: Job, stories: Stories, base: Any, per_step: int, sharded: bool) -> dict[str, Any]:
+    """What a checkpoint belongs to: the job, its stories, how many of them a step takes, and the weights it begins with.
+
+    A step's stories may be spread over other processes after a resume; what it writes is `sharded` with FSDP or not.
+    """
     seen = hashlib.sha256(stories.prepared.digests[stories.rows].tobytes())  # IDs, pictures, frames' tokens, answers
     weights = hashlib.sha256()
     for name, parameter in base.named_parameters():
         # The first few of each will do: any training changes those. In bfloat16, whatever they were loaded in.
         first = parameter.detach().flatten()[:8].bfloat16().float().cpu()
         weights.update(f"{name} {tuple(parameter.shape)} ".encode() + first.numpy().tobytes())
-    return {**job.identity(), "stories_hash": seen.hexdigest()[:16], "weights_hash": weights.hexdigest()[:16]}
+    return {
+        **job.identity(),
+        "stories_per_step": per_step,
+        "sharded": sharded,
+        "stories_hash": seen.hexdigest()[:16],
+        "weights_hash": weights.hexdigest()[:16],
+    }
 
 
 def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> int | None:

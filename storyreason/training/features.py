@@ -46,6 +46,9 @@ def tower_of(base: Any) -> Any:
 class Absent(torch.nn.Module):
     """Stands where a vision tower was whose features are all kept: it has no weights, and cannot be asked."""
 
+    blocks: tuple[Any, ...] = ()
+    """Liger goes through them when the training begins, and the tower is gone by then."""
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the vision tower was left out, and a batch has pictures without features")
 

@@ -36,10 +36,13 @@ class Job(BaseModel):
         )
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed."""
+        """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed.
+
+        `checkpoints.identity` adds what the steps, the stories and the weights are.
+        """
         machine = {
-            "processes", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices", "free_memory_gb",
-            "afresh",
+            "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb",
+            "devices", "free_memory_gb", "afresh",
         }  # fmt: skip
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,

@@ -53,7 +53,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
-        **({"CUDA_VISIBLE_DEVICES": job.training.devices} if job.training.devices is not None else {}),
+        **_visible(job.training),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),
     }
@@ -86,6 +86,14 @@ def _processes(training: TrainingConfig) -> int:
         return training.processes
     config = _read(_config_file(training.accelerate))
     return int(config.get("num_processes", 1)) // int(config.get("num_machines", 1))
+
+
+def _visible(training: TrainingConfig) -> dict[str, str]:
+    """The GPUs that the training process sees: `devices`, and none where it trains on the CPU."""
+    # The process takes a GPU where it sees one, and accelerate's settings for a CPU do not go with that.
+    on_cpu = training.accelerate is None or _read(_config_file(training.accelerate)).get("use_cpu", False)
+    devices = "" if on_cpu else training.devices
+    return {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the Trainer is given: the base with what is trained marked so, and transformers' own settings."""
 
+import os
 from typing import Any
 
 import torch
@@ -53,8 +54,11 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
 
 
 def arguments(job: Job, cuda: bool) -> TrainingArguments:
+    """Starts the process group too, if there are several processes."""
     config = job.training
-    return TrainingArguments(
+    bf16 = precision.resolve(config.dtype) == "bfloat16"
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # the launcher's word would outweigh bf16=False
+    made = TrainingArguments(
         output_dir=str(job.work),
         max_steps=1,  # the plan's, once it is made
         per_device_train_batch_size=config.batch_size,
@@ -64,7 +68,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         warmup_steps=config.warmup_ratio,
         lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
-        bf16=precision.resolve(config.dtype) == "bfloat16",
+        bf16=bf16,
         # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
         # neither saved nor resumed, without a word.
         gradient_checkpointing=config.recompute != "none",
@@ -82,3 +86,6 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
+    # One process trains on one GPU, however many it sees: else the Trainer wraps the base in DataParallel.
+    made._n_gpu = min(1, made.n_gpu)
+    return made

@@ -1,6 +1,7 @@
 """FSDP2: what is sharded by itself, and whether a checkpoint of shards holds what a model wants."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ WEIGHTS = "pytorch_model_fsdp_0"
 
 
 def by_layer(plugin: Any, base: Any) -> None:
-    """Have each decoder layer and vision block sharded by itself, as far as the base has them, adapters or not."""
+    """Have each decoder layer and vision block sharded by itself, as far as the base has them, adapters or not.
+
+    Gradients are added up and reduced in float32. Between the passes of a step each GPU holds all of them: 4 bytes for each
+    trained number, where bfloat16 took 2.
+    """
+    import torch
+    from accelerate.utils import fsdp_utils
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
     from transformers import trainer
 
     there = {type(module).__name__ for module in base.modules()}
@@ -21,6 +30,31 @@ def by_layer(plugin: Any, base: Any) -> None:
     # the whole model as one: every process would gather all weights at once. FSDP2 takes frozen and trained weights in
     # one layer as they are.
     trainer.update_fsdp_plugin_peft = lambda model, accelerator: None
+    # accelerate makes one part of the head and the last norm, but looks for the norm in `base.model` alone, and Qwen2.5-VL
+    # has it one deeper. A head by itself is gathered when it is called; Liger reads its weight and never calls it.
+    theirs = fsdp_utils._find_final_norm
+    fsdp_utils._find_final_norm = lambda model: last_norm(model) or theirs(model)
+    # accelerate would add up, reduce and give back the loss in what the products are computed in.
+    if isinstance(policy := plugin.mixed_precision_policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+        # Then torch asks for the gradients of each part after a pass without reducing, also of one that never ran: of a
+        # frozen tower whose features are kept for this pass.
+        sum_up = FSDPParam.to_accumulated_grad_if_needed
+
+        def if_gathered(self: FSDPParam) -> None:
+            if hasattr(self, "_unsharded_param"):
+                sum_up(self)
+
+        FSDPParam.to_accumulated_grad_if_needed = if_gathered  # type: ignore[method-assign]
+
+
+def last_norm(base: Any) -> Any:
+    """The norm after the last decoder layer, which stands beside the embeddings; or None."""
+    for module in base.modules():
+        children = dict(module.named_children())
+        if {"embed_tokens", "norm"} <= children.keys():
+            return children["norm"]
+    return None
 
 
 def parts(net: Any) -> dict[str, int]:

@@ -71,7 +71,7 @@ class StoryTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
         self.add_callback(Pace(self))
         self.progress = Progress(job.work, muted=not self.is_world_process_zero())
-        self._identity = checkpoints.identity(job, stories, base)
+        self._identity = checkpoints.identity(job, stories, base, len(schedule.step(0)), self.is_fsdp_enabled)
         self._tower: Any = None
         self._waited = 0.0
         self._random_state: dict[str, Any] = {}

@@ -43,17 +43,26 @@ def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
     job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config)
     encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
     base, stories = model.load(str(tiny_base)), Stories(tiny_examples, range(4), encoder, config)
-    mine = checkpoints.identity(job, stories, base)
-    assert checkpoints.identity(job, stories, base.bfloat16()) == mine
+
+    def identity(job: Job, stories: Stories, base: Any, per_step: int = 4, sharded: bool = False) -> dict[str, Any]:
+        return checkpoints.identity(job, stories, base, per_step, sharded)
+
+    mine = identity(job, stories, base)
+    assert identity(job, stories, base.bfloat16()) == mine
     # The same name, but trained on since
     other = model.load(str(tiny_base))
     other.lm_head.weight.data *= 1.1
-    assert changed(mine, checkpoints.identity(job, stories, other)) == {"weights_hash"}
+    assert changed(mine, identity(job, stories, other)) == {"weights_hash"}
     # The same stories in other pictures
     one = replace(tiny_examples[2], images=(tiny_examples[2].images[1], *tiny_examples[2].images[1:]))
     examples = [*tiny_examples[:2], one, *tiny_examples[3:]]
     again = Stories(examples, range(4), encoder, config)
-    assert changed(mine, checkpoints.identity(job, again, model.load(str(tiny_base)))) == {"stories_hash"}
+    assert changed(mine, identity(job, again, model.load(str(tiny_base)))) == {"stories_hash"}
+    # As many stories a step, in other processes; more of them; and in shards
+    two = config.model_copy(update={"processes": 2, "accumulation": config.accumulation // 2})
+    assert identity(job.model_copy(update={"training": two}), stories, base) == mine
+    assert changed(mine, identity(job, stories, base, per_step=8)) == {"stories_per_step"}
+    assert changed(mine, identity(job, stories, base, sharded=True)) == {"sharded"}
 
 
 def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -61,12 +70,12 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_over_on_request(tmp_path: Path) -> None:
-    mine = {"learning_rate": 1e-4, "stories_hash": "a", "weights_hash": "b"}
+    mine = {"learning_rate": 1e-4, "stories_per_step": 4, "stories_hash": "a", "weights_hash": "b"}
     assert checkpoints.to_resume(tmp_path, mine) is None
     make(tmp_path, 3, 7)
     (checkpoints.path(tmp_path, 7) / checkpoints.IDENTITY).write_text(json.dumps(mine))
     assert checkpoints.to_resume(tmp_path, mine) == checkpoints.to_resume(tmp_path, mine, afresh=True) == 7
-    for other in ("stories_hash", "weights_hash"):
+    for other in ("stories_per_step", "stories_hash", "weights_hash"):
         with pytest.raises(
             TrainingError, match=rf"checkpoint-7 is .* another run \(other {other}\): set training.afresh"
         ):

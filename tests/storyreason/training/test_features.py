@@ -99,6 +99,18 @@ def test_without_the_tower_a_training_has_the_same_losses_and_gradients_bit_for_
         assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
 
 
+def test_liger_takes_a_base_without_its_tower(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer gives it the base when the training begins."""
+    patches = pytest.importorskip("liger_kernel.transformers.monkey_patch")
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+
+    for name in ("apply_multimodal_rotary_pos_emb", "Qwen2_5_VLRMSNorm", "Qwen2MLP"):  # it exchanges them for all
+        monkeypatch.setattr(modeling_qwen2_5_vl, name, getattr(modeling_qwen2_5_vl, name, None), raising=False)
+    features.leave_out(features.tower_of(base))
+    patches.apply_liger_kernel_to_qwen2_5_vl(model=base)
+    assert "liger" in base.forward.__func__.__module__
+
+
 def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was_cut_short(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:

@@ -73,6 +73,26 @@ def test_two_machines_of_eight_gpus_meet_at_the_first(monkeypatch: pytest.Monkey
     assert launch.others(launch._command(TrainingConfig(accelerate="fsdp2-8gpu"), {}), Path("job.json")) == ""
 
 
+@pytest.mark.parametrize(
+    ("training", "seen"),
+    [
+        ({"accelerate": None}, ""),
+        ({"accelerate": "cpu", "devices": "1"}, ""),
+        ({"accelerate": "fsdp2-cpu2"}, ""),
+        ({"accelerate": "1gpu", "devices": "1"}, "1"),
+        ({"accelerate": "1gpu"}, "0,1,2"),
+    ],
+)
+def test_a_training_on_the_cpu_sees_no_gpu(
+    tmp_path: Path, training: dict[str, Any], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    monkeypatch.setattr(launch, "_command", lambda *_: shown)
+    wanted = Job(base="b", data=tmp_path, work=tmp_path, training=TrainingConfig(**{**CPU, **training}))
+    launch.run(wanted, print, env={"CUDA_VISIBLE_DEVICES": "0,1,2"})
+    assert (tmp_path / launch.LOG).read_text().strip() == seen
+
+
 def test_a_job_survives_its_file(tmp_path: Path) -> None:
     written = Job(base="b", data=tmp_path, work=tmp_path, training=TrainingConfig(**CPU))
     assert job.read(job.write(written)) == written

@@ -153,6 +153,26 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
 
 
 def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
+def test_a_training_goes_on_in_other_processes_while_a_step_takes_as_many_stories(make_job: MakeJob) -> None:
+    # Given a training in one process that was cancelled
+    calm, stirred = make_job("calm", max_steps=4), make_job("stirred", max_steps=4)
+    training.run(calm, Lines(), env={"OMP_NUM_THREADS": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        training.run(stirred, Lines(stop_at=("checkpoint", 2)), env={"OMP_NUM_THREADS": "1"})
+    # When it shall go on in two, with twice as many stories a step
+    two = {**FULL, "max_steps": 4, "accelerate": None, "processes": 2}
+    twice = stirred.model_copy(update={"training": training.TrainingConfig(**two)})
+    # Then that is refused
+    with pytest.raises(TrainingError, match=r"another run .other stories_per_step.: set training.afresh=true"):
+        training.run(twice, Lines(), env={"OMP_NUM_THREADS": "1"})
+    # and with as many, it has the losses of one
+    shared = stirred.model_copy(update={"training": training.TrainingConfig(**{**two, "batch_size": 1})})
+    again = Lines()
+    training.run(shared, again, env={"OMP_NUM_THREADS": "1"})
+    assert (again.of("start")[-1]["processes"], again.of("start")[-1]["step"]) in ((2, 2), (2, 3))
+    assert losses(stirred) == pytest.approx(losses(calm), abs=1e-4)
+
+
     job = make_job("orphan", epochs=50, save_every=1000)
     job_file = job.work.parent / "follow.json"
     job_file.write_text(job.model_dump_json())
