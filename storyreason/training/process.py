@@ -14,7 +14,7 @@ from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
 from storyreason.training.examples import Stories
 from storyreason.training.job import Job
-from storyreason.training.pace import HalfStepError
+from storyreason.training.pace import EnoughError, HalfStepError
 from storyreason.training.trainer import StoryTrainer
 from storyreason.training.watch import Watch
 
@@ -56,6 +56,8 @@ def _train(job: Job, watch: Watch) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
     except HalfStepError:
         trainer.drop_half_step()
+    except EnoughError:
+        pass  # an attempt before this one was killed before its result was written
     if watch.wanted:
         trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
         sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")

@@ -269,6 +269,7 @@ class StoryTrainer(Trainer):
         value = float(total[0] / total[1])
         if self.state.best_metric is None or value < self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
+        self.state.log_history.append({"step": self.state.global_step, "eval_loss": value})  # a checkpoint tells of it
         self.progress.write("validation", step=self.state.global_step, loss=value)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {"eval_loss": value})
         self._speed.pause()

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -152,7 +153,6 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert checkpoints.steps(other.work) == [1]
 
 
-def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
 def test_a_training_goes_on_in_other_processes_while_a_step_takes_as_many_stories(make_job: MakeJob) -> None:
     # Given a training in one process that was cancelled
     calm, stirred = make_job("calm", max_steps=4), make_job("stirred", max_steps=4)
@@ -173,6 +173,7 @@ def test_a_training_goes_on_in_other_processes_while_a_step_takes_as_many_storie
     assert losses(stirred) == pytest.approx(losses(calm), abs=1e-4)
 
 
+def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
     job = make_job("orphan", epochs=50, save_every=1000)
     job_file = job.work.parent / "follow.json"
     job_file.write_text(job.model_dump_json())
@@ -272,6 +273,34 @@ def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(ma
     assert len([step for step in by_step if step > stop["best_step"]]) == 2
     assert checkpoints.path(job.work, stop["best_step"]).is_dir()
     assert weights(result)
+    # and when it is killed before its result is written, the next attempt has no step to do
+    trained = weights(result)
+    shutil.rmtree(result)
+    again = Lines()
+    assert same(weights(training.run(job, again, env={"OMP_NUM_THREADS": "1"})), trained)
+    assert (again.steps(), len(again.of("early_stop"))) == (told.steps(), 1)
+
+
+def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job: MakeJob) -> None:
+    # Given a training that was told to stop in the last pass of its first epoch
+    job, told = make_job("hurried"), Lines(stop_at=("checkpoint", 4))
+    with pytest.raises(KeyboardInterrupt):
+        training.run(job, told, env={"OMP_NUM_THREADS": "1"})
+    (first,) = told.of("validation")
+    for step in checkpoints.steps(job.work):
+        if step > 4:
+            shutil.rmtree(checkpoints.path(job.work, step))
+    file = checkpoints.path(job.work, 4) / "trainer_state.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({**state, "log_history": [], "best_metric": None, "best_global_step": None}))
+    # When it goes on
+    again = Lines()
+    training.run(job, again, env={"OMP_NUM_THREADS": "1"})
+    # Then the epoch is validated, and its loss is that of the checkpoint
+    validated = {line["step"]: line["loss"] for line in again.of("validation") if line["time"] > first["time"]}
+    assert list(validated) == [4, 7]
+    assert validated[4] == pytest.approx(first["loss"])
+    assert again.of("end")[0]["best_loss"] == min(validated.values())
 
 
 def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_path: Path) -> None:
