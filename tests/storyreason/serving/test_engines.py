@@ -4,6 +4,7 @@ minute, which `test_swap` spends.
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from storyreason.answer import join
 from storyreason.errors import GatewayError
 from storyreason.generation.config import GenerationConfig
 from storyreason.serving import engines as serving_engines
-from storyreason.serving import state
+from storyreason.serving import pictures, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, Deployed, Engines
+from storyreason.serving.stories import Stories
 from tests.storyreason.generation.endpoint import answer, endpoint
 
 
@@ -208,3 +210,26 @@ def test_a_lease_that_cannot_be_written_down_holds(
     assert "gives way to training a1" in str(engines.gives_way())
     engines.wake("training a1")
     assert engines.gives_way() is None
+
+
+def test_clients_at_work_do_not_hold_up_an_engine(
+    folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(pictures, "decoded", lambda *_: [] if free.wait(60) else None)
+
+    class Asking:
+        async def body(self) -> bytes:
+            return b'{"answer": ""}'
+
+    async def story() -> None:
+        engines = Engines(ServingConfig())
+        stories = Stories(engines, engines.config)
+        asking = [asyncio.create_task(stories.read(Asking())) for _ in range(50)]  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_later(20, free.set)
+        await deploying(engines, folders, examples[0].images)("good")
+        assert not free.is_set()
+        free.set()
+        assert {one.status_code for one in await asyncio.gather(*asking)} == {200}
+
+    asyncio.run(story())
