@@ -9,7 +9,9 @@ python benchmarks/training.py 7b --mode lora               a GPU, Qwen2.5-VL-7B'
     b        this project's: rows of whole stories, loss and logits on the answer alone, features kept, nothing done twice
     b -x     the same without one of its tricks: its own share (`b +recomputing` with what it goes without)
 
-Each recipe runs in a process of its own, all of them in turn, so often as --rounds says; ratios are taken within a round.
+All of them compute in bfloat16, as the published recipe does, where the machine multiplies it fast, and on a CPU with a
+process for each core, which is faster for all of them than threads. Recipes run one after the other, in turn, so often as
+--rounds says; ratios are taken within a round.
 Seconds are of the clock and of this process' CPU time: where other programs run beside, only ratios of the second count.
 Figures of two cores are in benchmarks/results; there was no GPU to measure on.
 `7b` needs torch, transformers, peft, accelerate and Pillow; liger-kernel and flash-attn are used where they are installed.
@@ -27,6 +29,7 @@ import tempfile
 import time
 import types
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,26 +82,28 @@ def library() -> None:
 
 
 def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dict[str, Any]:
-    """Train by one recipe in this process and give what was measured of the steps after the first."""
+    """Train by one recipe in this process, and others beside it, and give what was measured of the steps after the first."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
     from worlds import Seven, Tiny
 
-    from storyreason.training import features, packing, plan
+    from storyreason.training import features, packing, plan, precision
     from storyreason.training.loss import token_losses
     from storyreason.training.measure import Cost, peak_memory, peak_operations
 
     recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
-    cuda, per_step = torch.cuda.is_available(), PER_STEP[size]
+    cuda, bf16, per_step = torch.cuda.is_available(), precision.is_fast(), PER_STEP[size]
+    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     world: Any = Tiny(per_step * 3) if size == "tiny" else Seven(per_step * 3, longest)
-    base = prepared_model(world.model(), mode, recipe, cuda and is_flash_attn_2_available())
+    base = world.model().to(torch.bfloat16 if mode == "lora" and bf16 else torch.float32)
+    base = prepared_model(base, mode, recipe, cuda and is_flash_attn_2_available())
     counted = Cost(base, mode)
     loss: Literal["answer", "all"] = "answer" if recipe.answer_loss else "all"
     positions, ready, seen = packing.positions_of(base), {}, {}
     device = torch.device("cuda" if cuda else "cpu")
     if recipe.features:
-        keep(base, world, range(len(world.lengths)), device, seen)
+        keep(base, world, range(len(world.lengths)), device, seen, bf16)
     if recipe.prepared:
         ready = {index: world.inputs(index, loss) for index in range(len(world.lengths))}
 
@@ -119,10 +124,11 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
         return joined
 
     def rows(step: int) -> list[list[int]]:
+        """Those of all processes, which take them in turn."""
         chosen = [(step * per_step + place) % len(world.lengths) for place in range(per_step)]
         if not recipe.pack:
             return [[index] for index in chosen]
-        packed = plan.pack([world.lengths[index] for index in chosen], PACK[size])
+        packed = plan.pack([world.lengths[index] for index in chosen], PACK[size], processes)
         return [[chosen[place] for place in row] for row in packed]
 
     class Bench(Trainer):
@@ -130,9 +136,10 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
             return torch.utils.data.DataLoader([rows(step) for step in range(steps + 1)], collate_fn=list)
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-            total = torch.zeros((), device=self.args.device)
-            for row in inputs[0]:
-                total += super().training_step(model, batch(row), num_items_in_batch)
+            total, mine = torch.zeros((), device=self.args.device), inputs[0][rank::processes]
+            for number, row in enumerate(mine, 1):  # gradients meet those of other processes in the last one
+                with nullcontext() if number == len(mine) else self.accelerator.no_sync(model):
+                    total += super().training_step(model, batch(row), num_items_in_batch)
             return total
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
@@ -157,15 +164,13 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
                 torch.cuda.synchronize()
             clock.append((time.perf_counter(), time.process_time()))
 
-    if mode != "lora" and cuda:
-        base.float()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=1, learning_rate=1e-4, bf16=cuda,
+            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=1, learning_rate=1e-4, bf16=bf16,
             gradient_checkpointing=recipe.recompute, gradient_checkpointing_kwargs={"use_reentrant": False},
             use_liger_kernel=recipe.kernels and cuda and is_liger_kernel_available(), use_cpu=not cuda,
             save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-            logging_strategy="no", max_grad_norm=1.0,
+            logging_strategy="no", max_grad_norm=1.0, ddp_find_unused_parameters=False,
         )  # fmt: skip
         trainer = Bench(model=base, args=arguments, callbacks=[Clock()])
         if recipe.offload and cuda:
@@ -173,19 +178,31 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
         trainer.train()
     timed = [index for step in range(1, steps + 1) for row in rows(step) for index in row]
     wall, cpu = (clock[-1][which] - clock[0][which] for which in (0, 1))
+    cpus, memories = over_all(cpu, processes), over_all(float(peak_memory()), processes)
+    cpu = sum(cpus)
     seeing = 0 if recipe.features else 1
     operations = sum(counted.of(world.lengths[i], world.answers[i], seeing * world.images[i]) for i in timed)
     return {
         "recipe": name,
-        "passes_per_step": statistics.mean(len(rows(step)) for step in range(1, steps + 1)),
+        "passes_per_step": statistics.mean(len(rows(step)) / processes for step in range(1, steps + 1)),
         "seconds_per_step": wall / steps,
         "cpu_seconds_per_step": cpu / steps,
         "tokens_per_s": sum(world.lengths[i] for i in timed) / wall,
         "answer_tokens_per_s": sum(world.answers[i] for i in timed) / wall,
         "answer_tokens_per_cpu_s": sum(world.answers[i] for i in timed) / cpu,
-        "peak_memory_gb": peak_memory() / 1e9,
-        "mfu": operations / wall / peak_operations(device, cuda),
+        "peak_memory_gb": sum(memories) / 1e9,
+        "mfu": operations / wall / sum(over_all(peak_operations(device, bf16), processes)),
     }
+
+
+def over_all(value: float, processes: int) -> list[float]:
+    """The value of each process."""
+    import torch.distributed as dist
+
+    values: list[Any] = [value] * processes
+    if processes > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
@@ -210,7 +227,7 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
     return base
 
 
-def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[int, Any]) -> None:
+def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[int, Any], bf16: bool) -> None:
     """The features of all stories' pictures, before the clock starts. In memory: reading a disk is not what is measured."""
     import torch
 
@@ -220,7 +237,7 @@ def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[
     holder.visual.to(device)
     for index in indices:
         made = world.inputs(index, "answer")
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found = holder.get_image_features(
                 made.pixel_values.to(device), made.image_grid_thw.to(device), return_dict=True
             )
@@ -243,25 +260,32 @@ def offload(base: Any, trainer: Any) -> None:
     trainer.accelerator.device_placement = False
 
 
-def together(size: str, mode: str, steps: int, rounds: int, only: Sequence[str], longest: int | None) -> dict[str, Any]:
-    """All recipes in turn, `rounds` times, each in a process of its own."""
+def together(
+    size: str, mode: str, steps: int, rounds: int, only: Sequence[str], longest: int | None, processes: int
+) -> dict[str, Any]:
+    """All recipes in turn, `rounds` times, each in processes of its own."""
     names = [recipe.name for recipe in recipes(size, mode) if not only or recipe.name in only]
     runs: list[list[dict[str, Any]]] = []
     for number in range(rounds):
         runs.append([])
         for name in names:
-            command = [sys.executable, __file__, size, "--mode", mode, "--steps", str(steps), "--recipe", name]
+            command = [sys.executable]
+            if processes > 1:
+                command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+            command += [__file__, size, "--mode", mode, "--steps", str(steps), "--recipe", name]
             if longest:
                 command += ["--longest", str(longest)]
+            threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
             done = subprocess.run(
-                command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+                command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads, "PYTHONWARNINGS": "ignore"}
             )
             if done.returncode:
                 sys.stderr.write(f"{name} failed with code {done.returncode}: left out (see above).\n")
                 continue
             runs[-1].append(json.loads(done.stdout.splitlines()[-1]))
             sys.stderr.write(f"round {number + 1}: {name} {runs[-1][-1]['cpu_seconds_per_step']:.2f} CPU s a step\n")
-    return {"size": size, "mode": mode, "steps": steps, "machine": machine(), "rounds": runs, "summary": summary(runs)}
+    about = {"size": size, "mode": mode, "steps": steps, "processes": processes, "machine": machine()}
+    return {**about, "rounds": runs, "summary": summary(runs)}
 
 
 def summary(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, float]]:
@@ -283,8 +307,11 @@ def summary(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, flo
 def machine() -> dict[str, Any]:
     import torch
 
+    from storyreason.training import precision
+
     found: dict[str, Any] = {
         "torch": torch.__version__,
+        "dtype": "bfloat16" if precision.is_fast() else "float32",
         "cores": len(os.sched_getaffinity(0)),
         "os": platform.platform(),
     }
@@ -305,12 +332,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="these recipes alone, by name")
     parser.add_argument("--longest", type=int, help="7b: every story of so many tokens, for instance 32768")
     parser.add_argument("--recipe", help="run this one in this process and print its figures")
+    parser.add_argument(
+        "--processes", type=int, help="processes of each recipe; else one for each core, or one on a GPU"
+    )
     chosen = parser.parse_args()
     library()
     if chosen.recipe:
-        print(json.dumps(one(chosen.size, chosen.mode, chosen.recipe, chosen.steps, chosen.longest)))  # noqa: T201
+        found = one(chosen.size, chosen.mode, chosen.recipe, chosen.steps, chosen.longest)
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(json.dumps(found))  # noqa: T201
         return
-    found = together(chosen.size, chosen.mode, chosen.steps, chosen.rounds, chosen.only, chosen.longest)
+    processes = chosen.processes or (1 if chosen.size == "7b" else len(os.sched_getaffinity(0)))
+    found = together(chosen.size, chosen.mode, chosen.steps, chosen.rounds, chosen.only, chosen.longest, processes)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"training-{chosen.size}-{chosen.mode}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")

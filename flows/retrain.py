@@ -91,12 +91,7 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     if until == "gate":
         return outcome
 
-    now = registry.alias(config.model, "champion")
-    if outcome.promoted and now != champion:
-        outcome.promoted = False
-        outcome.reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
-        evaluation.announce_held(version, outcome.reason)
-    serve = version if outcome.promoted else now
+    serve = _to_serve(config, outcome, version, champion)
     if serve is None:
         get_run_logger().warning("nothing is served: no version has passed the gate yet")
         return outcome
@@ -107,6 +102,18 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
         told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told["text"], told["page"]
     return outcome
+
+
+def _to_serve(
+    config: RunConfig, outcome: Outcome, version: registry.Version, champion: registry.Version | None
+) -> registry.Version | None:
+    """The challenger where it is promoted, else what is the champion now. One that changed meanwhile stays."""
+    now = registry.alias(config.model, "champion")
+    if outcome.promoted and now != champion:
+        outcome.promoted = False
+        outcome.reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
+        evaluation.announce_held(version, outcome.reason)
+    return version if outcome.promoted else now
 
 
 def _name(champion: registry.Version | None) -> str:

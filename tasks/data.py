@@ -181,15 +181,27 @@ def _fetch_workspace(version: DataVersion) -> None:
 def _kept(version: DataVersion) -> Path:
     """The data in a folder named by content: what is added or imported while a run is under way does not reach the run.
 
-    The files are links to those of the work tree, which nothing writes into: shards are replaced, never changed.
+    The files are links to those of the work tree, which nothing writes into: shards are replaced, never changed. Raises
+    DataError when they were replaced while they were linked.
     """
     folder = runs.root() / "data" / version.md5
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(version.folder, temporary, copy_function=_link)
+        try:
+            shutil.copytree(version.folder, temporary, copy_function=_link)
+        except shutil.Error:
+            _refuse_another(version)  # a shard that is gone is replaced
+            raise
+        _refuse_another(version)
         temporary.rename(folder)
     return folder
+
+
+def _refuse_another(version: DataVersion) -> None:
+    """Raises DataError when the work tree no longer holds this version."""
+    if version.rev is None and identify(DataConfig(target=version.target)) != version:
+        raise DataError(f"{version.target} became another version while it was pulled: start again.")
 
 
 def _link(source: str, goal: str) -> None:

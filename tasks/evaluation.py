@@ -174,7 +174,7 @@ def _log(
     run_id = subject.run_id or registry.open_run(
         "evaluate",
         print_,
-        name=f"{subject.role} {subject.identity[:6]}",
+        name=f"{subject.role} {print_[:6]}",
         parameters={key: value for key, value in config.flat().items() if not key.startswith("training.")},
         tags=registry.lineage(data_md5=data["md5"], role=subject.role, folder=subject.folder),
     )

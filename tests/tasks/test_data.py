@@ -175,6 +175,27 @@ def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Pa
     assert data.identify(DataConfig()).md5 != pulled.name == manifest["md5"]
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["a new version", "not yet a version"])
+def test_what_joins_while_the_shards_are_linked_does_not_reach_the_run(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    version, link, linked = data.identify(DataConfig()), data._link, []
+
+    def late(source: str, goal: str) -> None:
+        if not linked and told:
+            data.change("data.dvc", str(stories), dataset.append)
+        elif not linked:
+            dataset.append(clone / "data", stories)
+        linked.append(goal)
+        link(source, goal)
+
+    monkeypatch.setattr(data, "_link", late)
+    with disable_run_logger(), pytest.raises(DataError, match=r"became another version while|dvc add data"):
+        data.pull.fn(version)
+
+    assert not (data.runs.root() / "data" / version.md5).exists()
+
+
 def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:
     first, second = clone.parent / "first", clone.parent / "second"
     for folder, one in zip((first, second), list(sample.examples("train", films=4))[-2:], strict=True):
