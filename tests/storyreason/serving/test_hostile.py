@@ -1,15 +1,7 @@
 """Hostile requests: each gets its status and its sentence, and the gateway goes on serving."""
 
 import base64
-import contextlib
 import io
-import json
-import socket
-import threading
-import time
-import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,33 +13,28 @@ from pydantic import ValidationError
 
 from storyreason import dataset
 from storyreason.errors import GatewayError
-from storyreason.generation.openai import data_url
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import Engine
 from storyreason.serving.stories import Asked, _parsed
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
+from tests.storyreason.serving.asked import (
+    CHAT,
+    DEPLOY,
+    FRIEND,
+    KEY,
+    LIST,
+    READ,
+    SMALL,
+    STORIES,
+    asking,
+    picture,
+    post,
+    says,
+)
 from tests.storyreason.serving.scripted import Scripted, gateway
-from tests.storyreason.test_guard import wait_for
 
 pytestmark = pytest.mark.server
-
-KEY = "key-of-a-friend-0123456789"
-FRIEND = {"authorization": f"Bearer {KEY}"}
-LIST = "https://stories.example.org"
-
-
-def picture(width: int, height: int, said: tuple[int, int] | None = None) -> str:
-    """A PNG as Base64; `said` is the size that its header claims."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
-
-    across, down = said or (width, height)
-    head = across.to_bytes(4) + down.to_bytes(4) + bytes([8, 2, 0, 0, 0])
-    rows = zlib.compress((b"\0" + bytes(3 * width)) * height)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return base64.b64encode(png).decode()
 
 
 def tiff() -> str:
@@ -56,15 +43,8 @@ def tiff() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def asking(link: Any, **more: Any) -> dict[str, Any]:
-    """A request to the OpenAI interface with one picture."""
-    content = [{"type": "image_url", "image_url": link}, {"type": "text", "text": "What is it?"}]
-    return {"model": "storyteller", "messages": [{"role": "user", "content": content}], **more}
-
-
-SMALL, BOMB = picture(8, 8), picture(8, 8, said=(50_000, 50_000))
+BOMB = picture(8, 8, said=(50_000, 50_000))
 LARGE = picture(8, 8, said=(7_000, 5_000))  # 35 million pixels, one of which may come
-CHAT, STORIES, READ, DEPLOY = "/v1/chat/completions", "/v1/stories", "/v1/stories/read", "/admin/deploy"
 FETCHES_NOTHING = "the gateway fetches nothing: send the picture as a data URL."
 
 HOSTILE = [
@@ -120,45 +100,6 @@ HOSTILE = [
     ("out of the folder, hidden", "/v1/..%2f..%2fetc/passwd", {}, 200, ""),  # a name like any other, for the engine to refuse
     ("nothing there", "/etc/passwd", {}, 404, "Not Found"),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An engine that answers anything, and what it was asked."""
-    asked: list[dict[str, Any]] = []
-
-    def reply(body: dict[str, Any]) -> Reply:
-        asked.append(body)
-        return answer("once")
-
-    with endpoint(reply) as url:
-        yield url, asked
-
-
-@pytest.fixture(scope="module")
-def url(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway that wants a key, takes a mebibyte within two seconds, and lets one site's pages in."""
-    settings = {"max_body_mb": 1, "body_timeout": 2, "allowed_origins": (LIST,)}
-    with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # while it starts; later gateways are to want no key
-            patch.setenv(state.KEYS, f"{KEY}, another-key-9876543210")
-            url, _ = stack.enter_context(gateway(engine[0], tmp_path_factory.mktemp("runs"), **settings))
-        yield url
-
-
-def post(url: str, path: str, body: Any, headers: dict[str, str] = FRIEND) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(
-        url + path,
-        content=content,
-        headers={"content-type": "application/json", **headers},
-        timeout=60,
-        trust_env=False,
-    )
-
-
-def says(response: httpx.Response) -> str:
-    return str(response.json()["error"]["message"])
 
 
 @pytest.mark.parametrize(
@@ -226,79 +167,6 @@ def test_a_host_or_an_origin_that_is_no_address_is_refused(url: str, header: dic
     assert refused.status_code == 400 and "is no address" in says(refused)
 
 
-def raw(url: str, head: str, *bodies: bytes, pause: float = 0.0) -> bytes:
-    """What comes back over a bare connection, until it is closed."""
-    place = urlsplit(url)
-    with socket.create_connection((place.hostname, place.port or 80), timeout=60) as connection:
-        connection.sendall(f"{head}\r\nHost: {place.netloc}\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
-        parts = []
-        with contextlib.suppress(ConnectionError):  # closed while there was more to come, which a reset says
-            for body in bodies:
-                connection.sendall(body)
-                time.sleep(pause)
-        with contextlib.suppress(ConnectionError):
-            while part := connection.recv(65536):
-                parts.append(part)
-    return b"".join(parts)
-
-
-@pytest.mark.parametrize("path", [CHAT, STORIES, "/tokenize"])
-def test_a_body_that_comes_slowly_is_given_up(url: str, path: str) -> None:
-    said = raw(url, f"POST {path} HTTP/1.1\r\nContent-Length: 1000", b"{", b" ", b" ", pause=0.1)
-    assert said.startswith(b"HTTP/1.1 408 ")
-    assert b"The request did not arrive within 2 s (serving.body_timeout)." in said
-
-
-def test_a_body_without_a_length_is_counted_while_it_comes(url: str) -> None:
-    chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
-    said = raw(url, f"POST {STORIES} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 17)
-    assert said.startswith(b"HTTP/1.1 413 ")
-
-
-@pytest.mark.parametrize("path", [STORIES, "/nothing/there"])
-def test_who_goes_on_sending_after_the_answer_does_not_keep_the_connection(url: str, path: str) -> None:
-    chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
-    said = raw(url, f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 20, pause=0.1)
-    assert said.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 404 "))
-    assert b"connection: close" in said
-
-
-def test_a_body_that_says_it_is_huge_is_not_waited_for(url: str) -> None:
-    assert raw(url, f"POST {CHAT} HTTP/1.1\r\nContent-Length: 99999999999").startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_slow_deployment_and_a_huge_one_want_the_token_first(url: str) -> None:
-    said = raw(url, f"POST {DEPLOY} HTTP/1.1\r\nContent-Length: 99999999999\r\nConnection: close")
-    assert said.startswith(b"HTTP/1.1 401 ")
-
-
-def test_no_more_at_a_time_than_there_may_be(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
-    """The third is told to come again, and is served when it does."""
-    waiting: list[int] = []
-
-    def reply(body: dict[str, Any]) -> Reply:
-        waiting.append(1)
-        wait_for(lambda: len(waiting) > 2, 60)
-        return answer("once")
-
-    body = asking({"url": data_url(frames[0])})
-    with (
-        endpoint(reply) as engine,
-        gateway(engine, tmp_path, max_requests=2) as (url, _),
-        ThreadPoolExecutor(2) as pool,
-    ):
-        first = [pool.submit(post, url, CHAT, body, {}) for _ in range(2)]
-        wait_for(lambda: len(waiting) == 2, 60)
-        for path in (CHAT, STORIES):
-            refused = post(url, path, body, {})
-            assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
-            assert "2 requests are being answered, and no more at a time (serving.max_requests)" in says(refused)
-        assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
-        waiting.append(1)
-        assert [one.result().status_code for one in first] == [200, 200]
-        assert post(url, CHAT, body, {}).status_code == 200
-
-
 def test_every_answer_carries_the_headers_that_keep_a_browser_safe(url: str) -> None:
     for answered in (httpx.get(f"{url}/healthz", trust_env=False), post(url, CHAT, b"{")):
         assert answered.headers["x-content-type-options"] == "nosniff"
@@ -336,77 +204,6 @@ def test_of_a_million_wrong_images_one_is_told() -> None:
     assert caught.value.error_count() < 3
 
 
-@pytest.fixture(scope="module")
-def impatient(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway that waits a second for the head of a request."""
-    with gateway(engine[0], tmp_path_factory.mktemp("runs"), head_timeout=1) as (url, _):
-        yield url
-
-
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-
-
-def until_closed(url: str, *parts: bytes) -> bytes:
-    """What comes back until the connection is closed, which it is to be within seconds."""
-    place = urlsplit(url)
-    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
-        said = b""
-        for part in parts:
-            connection.sendall(part)
-        while came := connection.recv(65536):
-            said += came
-    return said
-
-
-@pytest.mark.parametrize("parts", [[], [b"\r\n"], [b"GET /heal"], [HEALTH[:-2]], [HEALTH[:-2], b"X-A: b\r\n"]])
-def test_a_head_that_does_not_come_to_its_end_is_given_up(impatient: str, parts: list[bytes]) -> None:
-    assert until_closed(impatient, *parts) == b""
-
-
-def test_a_byte_after_an_answer_does_not_keep_the_connection(impatient: str) -> None:
-    place = urlsplit(impatient)
-    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
-        connection.sendall(HEALTH)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 ")
-        connection.sendall(b"G")
-        while connection.recv(65536):
-            pass
-
-
-def test_requests_in_one_breath_are_all_answered(impatient: str) -> None:
-    assert until_closed(impatient, HEALTH * 5 + HEALTH[:-2]).count(b"HTTP/1.1 ") == 5
-
-
-def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
-    """A request that came whole is waited for, and so is the next one on its connection."""
-    slow = threading.Event()
-    threading.Timer(2, slow.set).start()
-
-    def reply(body: dict[str, Any]) -> Reply:
-        assert slow.wait(60)
-        return answer("once")
-
-    with (
-        endpoint(reply) as engine,
-        gateway(engine, tmp_path, head_timeout=1) as (url, _),
-        httpx.Client(timeout=60, trust_env=False) as client,
-    ):
-        for _ in range(2):
-            assert client.post(url + CHAT, json=asking({"url": data_url(frames[0])})).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "head", [b"GET /" + b"a" * 10**6, HEALTH[:-2] + b"A: " + b"a" * 10**6, HEALTH[:-2] + b"A: b\r\n" * 10**5]
-)
-def test_a_head_without_measure_is_refused(url: str, head: bytes) -> None:
-    place = urlsplit(url)
-    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
-        with contextlib.suppress(ConnectionError):  # closed while there was more to come
-            connection.sendall(head)
-        with contextlib.suppress(ConnectionError):
-            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
-
-
 def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -422,11 +219,3 @@ def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None
             refused = post(url, path, body, {})
             assert (refused.status_code, len(asked)) == (502, 2)
             assert "2 engines ended at this request" in says(refused)
-
-
-def test_whatever_has_a_body_takes_a_place(tmp_path: Path) -> None:
-    with gateway("http://127.0.0.1:9", tmp_path, max_requests=1, body_timeout=5) as (url, _):
-        place = urlsplit(url)
-        with socket.create_connection((place.hostname, place.port or 80), timeout=60) as connection:
-            connection.sendall(f"PUT {CHAT} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 9\r\n\r\n".encode())
-            wait_for(lambda: post(url, READ, {"answer": ""}, {}).status_code == 429, 4)
