@@ -4,8 +4,8 @@
 {"event": "features", "step": 0, "pictures": 2400, "bytes": 19000000, "wanted_bytes": 19000000}
 {"event": "sharded", "step": 0, "parts": {"Qwen2_5_VLDecoderLayer": 28, …}}
 {"event": "step", "step": 1, "steps": 300, "epoch": 0.01, "loss": 4.1, "learning_rate": 0.0001, …}
-{"event": "validation", "step": 30, "loss": 1.2}
 {"event": "checkpoint", "step": 30, "path": "checkpoint-30"}
+{"event": "validation", "step": 30, "loss": 1.2}
 {"event": "end", "step": 300, "result": "result"}
 """
 

@@ -33,6 +33,8 @@ from storyreason.training.watch import Watch
 
 RESULT = "result"
 WEIGHTS = "trained.safetensors"
+STATE = "trainer_state.json"
+"""transformers' name for the file in which a checkpoint keeps its step, its best one and the validations until then."""
 ATTEMPT = "STORYREASON_ATTEMPT"
 """Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
 
@@ -248,12 +250,20 @@ class StoryTrainer(Trainer):
         return token_losses(model, inputs, labels)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The mean loss over all label tokens of the validation stories; remembers the best step."""
+        """The mean loss over all label tokens of the validation stories; remembers the best step.
+
+        Nothing is recorded when the run was told to stop in between: the epoch is validated after the resume.
+        """
+        if self.control.should_save:  # first, so that a validation that is stopped or killed costs no step
+            self._save_checkpoint(self.model)
         self._net().eval()
         world, rank, batches = self.args.world_size, self.args.process_index, self._validation_batches()
         passes = Batches(self.validation, self.join, rank)
         total = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(batches), world):
+            if self.stop_wanted():
+                self.control.should_training_stop = True
+                return {}
             shared = batches[start : start + world]
             indices = shared[rank] if rank < len(shared) else None
             shared += shared[:1] * (world - len(shared))  # every process must take part in every pass
@@ -269,8 +279,9 @@ class StoryTrainer(Trainer):
         value = float(total[0] / total[1])
         if self.state.best_metric is None or value < self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
-        self.state.log_history.append({"step": self.state.global_step, "eval_loss": value})  # a checkpoint tells of it
+        self.state.log_history.append({"step": self.state.global_step, "eval_loss": value})
         self.progress.write("validation", step=self.state.global_step, loss=value)
+        self._tell_checkpoint()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {"eval_loss": value})
         self._speed.pause()
         return {"eval_loss": value}
@@ -328,7 +339,7 @@ class StoryTrainer(Trainer):
             self._save_rng_state(str(temporary))
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
-                self.state.save_to_json(str(temporary / "trainer_state.json"))
+                self.state.save_to_json(str(temporary / STATE))
                 runs.write_text(temporary / checkpoints.IDENTITY, json.dumps(self._identity) + "\n")
                 temporary.rename(final)
                 checkpoints.rotate(work, self.state.best_global_step)
@@ -343,6 +354,14 @@ class StoryTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.progress.write("checkpoint", step=step, path=final.name)
         self._speed.pause()
+
+    def _tell_checkpoint(self) -> None:
+        """The checkpoint of this step learns what its validation gave."""
+        folder = checkpoints.path(self.job.work, self.state.global_step)
+        if self.is_world_process_zero() and folder.is_dir():
+            temporary = folder / f".{STATE}"
+            self.state.save_to_json(str(temporary))
+            temporary.rename(folder / STATE)
 
     def _trained(self) -> dict[str, torch.Tensor]:
         parameters = self.accelerator.unwrap_model(self.model).named_parameters()

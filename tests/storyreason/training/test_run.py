@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -187,17 +188,15 @@ def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(ma
 
 
 def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job: MakeJob) -> None:
-    # Given a training that was told to stop in the last pass of its first epoch
-    job, told = make_job("hurried"), Lines(stop_at=("checkpoint", 4))
+    # Given a training that was told to stop while it validated its first epoch
+    job, told = make_job("hurried"), Lines(stop_at=("validation", 4))
     with pytest.raises(KeyboardInterrupt):
         training.run(job, told, env={"OMP_NUM_THREADS": "1"})
     (first,) = told.of("validation")
     for step in checkpoints.steps(job.work):
         if step > 4:
             shutil.rmtree(checkpoints.path(job.work, step))
-    file = checkpoints.path(job.work, 4) / "trainer_state.json"
-    state = json.loads(file.read_text())
-    file.write_text(json.dumps({**state, "log_history": [], "best_metric": None, "best_global_step": None}))
+    forget_validation(checkpoints.path(job.work, 4), log_history=[], best_metric=None, best_global_step=None)
     # When it goes on
     again = Lines()
     training.run(job, again, env={"OMP_NUM_THREADS": "1"})
@@ -206,6 +205,21 @@ def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job
     assert list(validated) == [4, 7]
     assert validated[4] == pytest.approx(first["loss"])
     assert again.of("end")[0]["best_loss"] == min(validated.values())
+
+    # and after the last epoch it is all that is left to do
+    shutil.rmtree(job.work / "result")
+    known = [{"step": 4, "eval_loss": validated[4]}]
+    forget_validation(checkpoints.path(job.work, 7), log_history=known, best_metric=validated[4], best_global_step=4)
+    last = Lines()
+    assert weights(training.run(job, last, env={"OMP_NUM_THREADS": "1"}))
+    assert [line["loss"] for line in last.of("validation")[-2:]] == [pytest.approx(validated[7])] * 2
+    assert (last.steps(), last.of("end")[0]["best_loss"]) == (again.steps(), again.of("end")[0]["best_loss"])
+
+
+def forget_validation(checkpoint: Path, **state: Any) -> None:
+    """As if a checkpoint's epoch had not been validated."""
+    file = checkpoint / "trainer_state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **state}))
 
 
 def test_a_base_that_cannot_be_loaded_is_refused_by_name(make_job: MakeJob, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The loss on the validation films: what it remembers, and what it leaves when it does not come to its end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from storyreason import chat, dataset, model
+from storyreason.training import checkpoints, process, progress, setup
+from storyreason.training.trainer import StoryTrainer
+from tests.storyreason.training.whole import MakeJob
+
+
+@dataclass
+class Told:
+    """A watch that wants the end once it was looked at so often."""
+
+    looks: float
+
+    @property
+    def wanted(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+MakeTrainer = Callable[[float], StoryTrainer]
+
+
+@pytest.fixture
+def make_trainer(make_job: MakeJob) -> MakeTrainer:
+    """A trainer after the four steps of its first epoch, which is told to stop after so many looks at its watch."""
+
+    def make(looks: float) -> StoryTrainer:
+        job = make_job("validated", batch_size=1, accumulation=4)
+        job.work.mkdir()
+        encoder = chat.Encoder(model.load_processor(job.base), images_first=False)
+        stories, validation, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
+        assert len(validation) == 2
+        settings, base = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False)
+        watch: Any = Told(looks)
+        made = StoryTrainer(job, settings, base, schedule, stories, validation, watch, encoder.processor)
+        made.create_optimizer_and_scheduler(schedule.steps)
+        made.state.global_step = 4
+        made.control.should_save = True
+        return made
+
+    return make
+
+
+def test_what_was_trained_is_kept_before_it_is_validated(make_trainer: MakeTrainer) -> None:
+    # Given a training that is told to stop after the first of two validation stories
+    trainer = make_trainer(1)
+    # When an epoch ends
+    assert trainer.evaluate() == {}
+    # Then it ends, its checkpoint is there, and nothing says that the epoch was validated
+    assert trainer.control.should_training_stop
+    assert checkpoints.steps(trainer.job.work) == [4]
+    assert (trainer.state.best_metric, trainer.state.log_history) == (None, [])
+    assert [line["event"] for line in progress.read(trainer.job.work)] == ["checkpoint"]
+
+
+def test_a_checkpoint_tells_of_its_validation(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(float("inf"))
+    loss = trainer.evaluate()["eval_loss"]
+    assert [line["event"] for line in progress.read(trainer.job.work)] == ["checkpoint", "validation"]
+    kept = type(trainer.state).load_from_json(str(checkpoints.path(trainer.job.work, 4) / "trainer_state.json"))
+    assert (kept.best_metric, kept.best_global_step) == (loss, 4)
+    assert kept.log_history == [{"step": 4, "eval_loss": loss}]
