@@ -141,11 +141,25 @@ def _command(training: TrainingConfig, environment: Mapping[str, str]) -> list[s
     path = _config_file(training.accelerate or "cpu")
     _need_gpu(training.dtype, path)
     config = _read(path)
+    if config.get("distributed_type") == "FSDP":
+        _check_fsdp(config.get("fsdp_config") or {}, path)
     if int(config.get("num_machines", 1)) > 1:
         meet = _meeting(config, environment, path)
     else:  # Port 0: accelerate looks for a free one, so that two trainings do not meet.
         meet = ["--main_process_port", "0"] if config.get("distributed_type") == "FSDP" else []
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *meet]
+
+
+def _check_fsdp(given: Mapping[str, Any], path: Path) -> None:
+    """Raises ConfigError for what `accelerate config` may write, or leave to its default, and this training cannot do."""
+    for key, default, wanted, why in (
+        ("fsdp_version", 1, 2, "models are sharded by FSDP2 alone"),
+        ("fsdp_cpu_ram_efficient_loading", True, False, "processes that load no weights have zeros"),
+        ("fsdp_state_dict_type", "SHARDED_STATE_DICT", "SHARDED_STATE_DICT", "checkpoints are written in shards"),
+    ):
+        if (found := given.get(key, default)) != wanted:
+            said = f"says {key}: {json.dumps(found)}" if key in given else f"does not say {key}"
+            raise ConfigError(f"{path} {said}: write {key}: {json.dumps(wanted)} under fsdp_config, for {why}.")
 
 
 def _meeting(config: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> list[str]:

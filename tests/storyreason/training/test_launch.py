@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from storyreason.errors import ConfigError, TrainingError
 from storyreason.training import Job, TrainingConfig, job, launch, watch
@@ -38,6 +39,33 @@ def test_every_accelerate_config_is_one(file: Path) -> None:
     assert config.num_processes >= 1
     if "fsdp" in file.stem:
         assert config.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("fsdp_cpu_ram_efficient_loading", True, r"says fsdp_cpu_ram_efficient_loading: true: write .*: false under"),
+        ("fsdp_cpu_ram_efficient_loading", None, r"does not say fsdp_cpu_ram_efficient_loading: write .*: false under"),
+        ("fsdp_version", 1, r"says fsdp_version: 1: write fsdp_version: 2 under"),
+        ("fsdp_version", None, r"does not say fsdp_version: write fsdp_version: 2 under"),
+        ("fsdp_state_dict_type", "FULL_STATE_DICT", r"says fsdp_state_dict_type: .*: write .*SHARDED_STATE_DICT"),
+        ("fsdp_state_dict_type", None, None),
+    ],
+)
+def test_a_file_of_ones_own_is_refused_where_it_shards_otherwise(
+    tmp_path: Path, key: str, value: Any, said: str | None
+) -> None:
+    config = launch._read(launch.CONFIGS / "fsdp2-cpu2.yaml")
+    given = config["fsdp_config"] | {key: value}
+    config["fsdp_config"] = {name: one for name, one in given.items() if one is not None}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(config))
+    training = TrainingConfig(dtype="float32", accelerate=str(mine))
+    if said is None:
+        launch.check_machine(training)
+        return
+    with pytest.raises(ConfigError, match=rf"mine\.yaml {said}"):
+        launch.check_machine(training)
 
 
 def started_by_accelerate(command: list[str]) -> Any:
