@@ -35,10 +35,7 @@ class Stories:
         config: TrainingConfig,
         prepared: Prepared | None = None,
     ) -> None:
-        """The stories `prepared[row]` of the examples that it was made from; without it they are prepared here.
-
-        Raises TrainingError when too many are too long.
-        """
+        """The stories `prepared[row]` of the examples that it was made from; without it they are prepared here."""
         self.examples = examples
         self.encoder = encoder
         self.config = config
@@ -54,13 +51,8 @@ class Stories:
         self.rows = read[fits]
         """Of each story, its row in `prepared`."""
         self.lengths: list[int] = lengths[fits].tolist()
-        self.dropped = len(read) - len(self.rows)
-        if self.dropped > DROPPED_AT_MOST * len(read):
-            enough = np.sort(lengths)[-int(DROPPED_AT_MOST * len(read)) - 1]
-            raise TrainingError(
-                f"{self.dropped} of {len(read)} stories, more than {DROPPED_AT_MOST:.0%}, are longer than "
-                f"training.max_tokens = {config.max_tokens}: set it to {enough} (the longest has {lengths.max()})."
-            )
+        self.dropped: list[int] = lengths[~fits].tolist()
+        """Lengths of those that are left out: longer than `max_tokens`."""
 
     def story(self, index: int) -> Story:
         """What is prepared of a story."""
@@ -127,6 +119,17 @@ class Stories:
         example = self.examples[self.story(index).place]
         images = example.images[: self.config.max_images]
         return self.encoder.pictures(chat.open_images(images, example.story_id))
+
+
+def refuse_long(parts: Sequence[Stories], max_tokens: int) -> None:
+    """Raises TrainingError when too many stories of all parts together were left out as too long."""
+    lengths = sorted(length for part in parts for length in (*part.lengths, *part.dropped))
+    dropped, may = sum(len(part.dropped) for part in parts), int(DROPPED_AT_MOST * len(lengths))
+    if dropped > may:
+        raise TrainingError(
+            f"{dropped} of {len(lengths)} stories, more than {DROPPED_AT_MOST:.0%}, are longer than "
+            f"training.max_tokens = {max_tokens}: set it to {lengths[-may - 1]} (the longest has {lengths[-1]})."
+        )
 
 
 class Batches:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
-from storyreason.training.examples import Stories
+from storyreason.training.examples import Stories, refuse_long
 from storyreason.training.job import Job
 from storyreason.training.pace import EnoughError, HalfStepError
 from storyreason.training.trainer import StoryTrainer
@@ -145,10 +145,9 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
         sys.stderr.write(f"Left out: {one}\n")
     held_out = dataset.validation_ids(ready.ids)
     train = [row for row, story_id in enumerate(ready.ids) if story_id not in held_out]
-    if not train:
-        raise TrainingError(f"{job.data} has no story to train on.")
     kept = [row for row, story_id in enumerate(ready.ids) if story_id in held_out]
-    return (
-        Stories(examples, train, encoder, job.training, ready),
-        Stories(examples, kept, encoder, job.training, ready),
-    )
+    stories, validation = (Stories(examples, rows, encoder, job.training, ready) for rows in (train, kept))
+    refuse_long((stories, validation), job.training.max_tokens)
+    if not len(stories):
+        raise TrainingError(f"{job.data} has no story to train on.")
+    return stories, validation

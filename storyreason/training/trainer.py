@@ -117,7 +117,7 @@ class StoryTrainer(Trainer):
             steps=self.plan.steps,
             stories=len(self.stories),
             validation_stories=len(self.validation),
-            dropped=self.stories.dropped + self.validation.dropped,
+            dropped=len(self.stories.dropped) + len(self.validation.dropped),
             bad=len(self.stories.prepared.bad),
             tokens=sum(self.stories.lengths),
             trainable=sum(count for count, trained in counts if trained),

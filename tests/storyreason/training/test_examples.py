@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,8 +6,8 @@ import pytest
 
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
-from storyreason.training import TrainingConfig
-from storyreason.training.examples import Stories
+from storyreason.training import Job, TrainingConfig, process
+from storyreason.training.examples import Stories, refuse_long
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +51,42 @@ def test_too_long_stories_are_dropped_and_counted_never_cut(
     # When the limit is just below it
     made = stories(many, encoder, max_tokens=longest - 1)
     # Then it is gone, and the others are whole
-    assert made.dropped == 1
+    assert made.dropped == [longest]
     assert len(made) == len(many) - 1
+    refuse_long((made,), longest - 1)
 
 
 def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
     tiny_examples: list[dataset.Example], encoder: chat.Encoder
 ) -> None:
     lengths = sorted(stories(tiny_examples, encoder).lengths)
-    with pytest.raises(TrainingError, match=f"set it to {lengths[-1]} "):
-        stories(tiny_examples, encoder, max_tokens=lengths[2])
-    assert stories(tiny_examples, encoder, max_tokens=lengths[-1]).dropped == 0
+    cut = stories(tiny_examples, encoder, max_tokens=lengths[2])
+    with pytest.raises(TrainingError, match=f"{len(cut.dropped)} of 16 stories, .*set it to {lengths[-1]} "):
+        refuse_long((cut,), lengths[2])
+    refuse_long((stories(tiny_examples, encoder, max_tokens=lengths[-1]),), lengths[-1])
+
+
+def test_the_share_of_too_long_stories_is_that_of_all_to_train_and_to_validate_on(
+    tiny_examples: list[dataset.Example], encoder: chat.Encoder, tmp_path: Path
+) -> None:
+    # Given many stories, and the longest of all is one of two to validate on
+    held_out = dataset.validation_ids([one.story_id for one in tiny_examples])
+    sized = zip(tiny_examples, stories(tiny_examples, encoder).lengths, strict=True)
+    *shorter, (longest, length) = sorted(sized, key=lambda one: (one[0].story_id in held_out, one[1]))
+    others = [one for one, size in shorter if size < length]
+    assert longest.story_id in held_out
+    renamed = [replace(one, story_id=f"{one.story_id}{again}") for one in others for again in range(3)]
+    many = [*others, *renamed, longest]
+    # When the limit is just below it
+    config = TrainingConfig(max_tokens=length - 1)
+    job = Job(base="b", data=tmp_path / "data", work=tmp_path, data_md5="a", training=config)
+    train, validation = process._split(many, job, encoder)
+    # Then it is gone, as one of many
+    assert (train.dropped, validation.dropped) == ([], [length])
+    assert len(train) + len(validation) == len(many) - 1
+    # and too many of all are too many
+    with pytest.raises(TrainingError, match=rf"of {len(many)} stories, more than 5%"):
+        process._split(many, job.model_copy(update={"training": TrainingConfig(max_tokens=length // 2)}), encoder)
 
 
 def test_the_first_frames_of_a_story_are_a_story(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:
