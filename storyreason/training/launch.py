@@ -133,13 +133,13 @@ def check_machine(training: TrainingConfig) -> None:
 def _command(training: TrainingConfig, environment: Mapping[str, str]) -> list[str]:
     """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
     if training.accelerate is None and training.processes > 1:
-        _need_gpu(training.dtype, None)
+        _need_gpu(training, None)
         return [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
             *["--nproc-per-node", str(training.processes)],
         ]
     path = _config_file(training.accelerate or "cpu")
-    _need_gpu(training.dtype, path)
+    _need_gpu(training, path)
     config = _read(path)
     if config.get("distributed_type") == "FSDP":
         _check_fsdp(config.get("fsdp_config") or {}, path)
@@ -183,18 +183,38 @@ def _config_file(name: str) -> Path:
     return path
 
 
-def _need_gpu(dtype: str, config: Path | None) -> None:
-    if dtype != "bfloat16" and (config is None or "use_cpu: true" in config.read_text()):
+def _need_gpu(training: TrainingConfig, config: Path | None) -> None:
+    """Raises TrainingError where there is no GPU, or fewer than processes, and such are wanted."""
+    on_cpu = config is None or "use_cpu: true" in config.read_text()
+    if on_cpu and training.dtype != "bfloat16":
         return
     import torch
 
-    if torch.cuda.is_available():
-        return
-    wants = f"training.dtype={dtype}" + (f" with training.accelerate={config.stem}" if config else "")
-    raise TrainingError(
-        f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, or set "
-        "training.dtype=auto and training.accelerate=cpu."
-    )
+    if not torch.cuda.is_available():
+        wants = f"training.dtype={training.dtype}" + (f" with training.accelerate={config.stem}" if config else "")
+        raise TrainingError(
+            f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, or "
+            "set training.dtype=auto and training.accelerate=cpu."
+        )
+    wanted = 0 if on_cpu else _processes(training)
+    there = len(training.devices.split(",")) if training.devices else torch.cuda.device_count()
+    if there < wanted:
+        shown = f"training.devices={training.devices} names" if training.devices else "this machine shows"
+        raise TrainingError(
+            f"training.accelerate={training.accelerate} wants {wanted} GPUs, one for each process on this machine, and "
+            f"{shown} {there}: set training.accelerate={_fitting(there)}."
+        )
+
+
+def _fitting(gpus: int) -> str:
+    """The file of `CONFIGS` that takes most of so many GPUs, and no more."""
+    read = {path.stem: _read(path) for path in CONFIGS.glob("*.yaml")}
+    taken = {
+        name: config["num_processes"]
+        for name, config in sorted(read.items())
+        if not config["use_cpu"] and config["num_machines"] == 1 and config["num_processes"] <= gpus
+    }
+    return max(taken, key=taken.__getitem__)
 
 
 def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:

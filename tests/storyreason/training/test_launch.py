@@ -26,6 +26,38 @@ def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_starts(
     assert not wanted.work.exists()
 
 
+@pytest.mark.parametrize(
+    ("training", "gpus", "said"),
+    [
+        ({"accelerate": "fsdp2-2gpu"}, 1, r"wants 2 GPUs, .*this machine shows 1: set training\.accelerate=1gpu\."),
+        (
+            {"accelerate": "fsdp2-8gpu"},
+            6,
+            r"wants 8 GPUs, .*this machine shows 6: set training\.accelerate=fsdp2-2gpu\.",
+        ),
+        (
+            {"accelerate": "fsdp2-2gpu", "devices": "3"},
+            8,
+            r"wants 2 GPUs, .*training\.devices=3 names 1: set training\.accelerate=1gpu\.",
+        ),
+        ({"accelerate": "fsdp2-2gpu", "devices": "0,3"}, 8, None),
+        ({"accelerate": "fsdp2-8gpu"}, 8, None),
+        ({"accelerate": "1gpu"}, 4, None),
+        ({"accelerate": "fsdp2-cpu2", "dtype": "float32"}, 1, None),
+    ],
+)
+def test_fewer_gpus_than_processes_are_told_with_a_file_that_fits(
+    training: dict[str, Any], gpus: int, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if said is None:
+        launch.check_machine(TrainingConfig(**training))
+        return
+    with pytest.raises(TrainingError, match=said):
+        launch.check_machine(TrainingConfig(**training))
+
+
 def test_an_unknown_accelerate_config_names_the_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'nope' is no file; name one of 1gpu, cpu, fsdp2-2gpu"):
         launch.check_machine(TrainingConfig(dtype="float32", accelerate="nope"))
