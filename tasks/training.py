@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
@@ -16,7 +16,9 @@ from tasks.steps import plainly
 VERSION = 1
 UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb", "afresh")}
 """Of the configuration of training, what changes no weight."""
-DESCRIBED = {"trainable", "frozen", "distributed_type", "processes", "device"}
+DESCRIBED = {
+    "stories", "validation_stories", "dropped", "bad", "trainable", "frozen", "distributed_type", "processes", "device",
+}  # fmt: skip
 """What the training process says of itself when it starts; becomes tags of the run."""
 CURVES = {
     "step": {
@@ -126,25 +128,50 @@ def _follower(run_id: str) -> Any:
         event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
         for event, prefix in PREFIX.items()
     }
+    warned: set[str] = set()
 
     def follow(line: dict[str, Any]) -> None:
         step = int(line["step"])
         if line["event"] == "start":
             for key in DESCRIBED & line.keys():
                 mlflow.set_tag(run_id, registry.TAG + key, str(line[key]))
+            if (left_out := _left_out(line)) and left_out not in warned:  # not again for each attempt
+                warned.add(left_out)
+                get_run_logger().warning("%s", left_out)
         elif line["event"] in CURVES and step > seen[line["event"]]:
             at, prefix = int(line["time"] * 1000), PREFIX[line["event"]]
             names = CURVES[line["event"]] & line.keys()
             mlflow.log_batch(run_id, [Metric(f"{prefix}/{name}", float(line[name]), at, step) for name in names])
         if line["event"] == "step":
             progress.tell(step, line["steps"], _sentence(line))
+        elif line["event"] == "features":
+            progress.tell(line.get("done", 0), line.get("stories", 1), _features_sentence(line))
 
     return follow
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    left = line["seconds_left"]
     return (
         f"step {line['step']}/{line['steps']}  loss {line['loss']:.3f}  lr {line['learning_rate']:.2g}  "
-        f"{line['tokens_per_s']:,.0f} tokens/s  {left / 60:.1f} min left"
+        f"{line['tokens_per_s']:,.0f} tokens/s ({line['answer_tokens_per_s']:,.0f} of answers)  MFU {line['mfu']:.1%}  "
+        f"peak {line['peak_memory'] / 1e9:.1f} GB  data wait {line['data_wait']:.0%}  "
+        f"{line['seconds_left'] / 60:.1f} min left"
     )
+
+
+def _features_sentence(line: dict[str, Any]) -> str:
+    said = f"vision features of {line['pictures']:,} pictures, {line['bytes'] / 1e9:.2f} GB"
+    if line["wanted_bytes"] > line["bytes"]:
+        said += f" (of {line['wanted_bytes'] / 1e9:.2f} GB: training.feature_cache_gb or the disk has no room for more)"
+    if "done" in line:
+        said += f": story {line['done']} of {line['stories']}"
+    return said + (": all are kept, and training does without the tower" if "tower" in line else "")
+
+
+def _left_out(line: dict[str, Any]) -> str:
+    """What a training does without, or nothing."""
+    dropped, bad = line["dropped"], line["bad"]
+    what = [f"{dropped} longer than training.max_tokens"] if dropped else []
+    what += [f"{bad} that cannot be used (log.txt names them)"] if bad else []
+    of = line["stories"] + line["validation_stories"] + dropped + bad
+    return f"of {of} stories are left out: {', '.join(what)}" if what else ""

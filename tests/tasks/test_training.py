@@ -1,7 +1,17 @@
-"""A run's name says what differs from its preset; what changes no weight changes neither name nor fingerprint."""
+"""A run's name says what differs from its preset; what changes no weight changes neither name nor fingerprint.
+
+What a training process tells is told to the person who watches, and to MLflow.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
 
 from storyreason import config
-from tasks import training
+from tasks import progress, registry, training
 
 
 def test_a_runs_name_says_what_differs() -> None:
@@ -26,3 +36,65 @@ def test_where_it_is_trained_does_not_decide_the_weights() -> None:
     )
     assert one == other
     assert one != training.fingerprint(config.load("sample", ["training.epochs=1"]), "md5", "base")
+
+
+START = {"event": "start", "step": 0, "stories": 90, "validation_stories": 6, "dropped": 3, "bad": 1, "processes": 2}
+FEATURES = {"event": "features", "step": 0, "pictures": 2400, "bytes": 2_900_000_000, "wanted_bytes": 2_900_000_000}
+STEP = {
+    "event": "step", "step": 12, "steps": 300, "time": 1.0, "loss": 1.23456, "learning_rate": 2e-4, "mfu": 0.451,
+    "tokens_per_s": 12345.6, "answer_tokens_per_s": 3456.7, "peak_memory": 61_200_000_000, "data_wait": 0.012,
+    "seconds_left": 252.0,
+}  # fmt: skip
+
+
+class Heard(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelname, record.getMessage()))
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What a run says, each line of it, while Prefect's server shows nothing; runs are logged to a database of their own."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    logger, handler = logging.Logger("run"), Heard()
+    logger.addHandler(handler)
+    for module in (progress, training):
+        monkeypatch.setattr(module, "get_run_logger", lambda: logger)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress.Progress, "_show", lambda *_: None)
+    return handler.lines
+
+
+def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard: list[tuple[str, str]]) -> None:
+    run_id = mlflow.MlflowClient().create_run(registry.experiment()).info.run_id
+    follow = training._follower(run_id)
+    lines: list[dict[str, Any]] = [START, FEATURES, {**FEATURES, "done": 30, "stories": 90}, STEP, START]
+    for line in lines:
+        follow(line)
+    assert heard == [
+        ("WARNING", "of 100 stories are left out: 3 longer than training.max_tokens, 1 that cannot be used (log.txt names them)"),
+        ("INFO", "vision features of 2,400 pictures, 2.90 GB"),
+        ("INFO", "vision features of 2,400 pictures, 2.90 GB: story 30 of 90"),
+        ("INFO", "step 12/300  loss 1.235  lr 0.0002  12,346 tokens/s (3,457 of answers)  MFU 45.1%  peak 61.2 GB  "
+                 "data wait 1%  4.2 min left"),
+    ]  # fmt: skip
+    run = mlflow.MlflowClient().get_run(run_id)
+    assert run.data.metrics["train/mfu"] == 0.451
+    assert {key: run.data.tags[registry.TAG + key] for key in ("dropped", "bad")} == {"dropped": "3", "bad": "1"}
+
+
+def test_what_is_kept_of_the_features_is_told_and_what_is_not() -> None:
+    more = {**FEATURES, "wanted_bytes": 5_000_000_000, "done": 30, "stories": 90}
+    assert training._features_sentence(more) == (
+        "vision features of 2,400 pictures, 2.90 GB (of 5.00 GB: training.feature_cache_gb or the disk has no room for "
+        "more): story 30 of 90"
+    )
+    assert training._features_sentence({**FEATURES, "tower": "left out"}) == (
+        "vision features of 2,400 pictures, 2.90 GB: all are kept, and training does without the tower"
+    )
+    assert training._left_out({**START, "dropped": 0, "bad": 0}) == ""
