@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ class FeatureCache:
     def room(self, cap: float) -> int:
         """Bytes that may be used: `cap` GB, but no more than four fifths of what the disk has left."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(file.stat().st_size for part in os.scandir(self.folder) for file in os.scandir(part))
+        there = sum(_size(file) for part in os.scandir(self.folder) for file in os.scandir(part))
         return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
 
     def compute(
@@ -181,7 +182,7 @@ class FeatureCache:
     def _write(self, picture: str, features: torch.Tensor, grid: torch.Tensor) -> None:
         path = self.path(picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{picture}.{os.getpid()}")
+        temporary = path.with_name(f".{picture}.{uuid.uuid4().hex}")  # containers have process numbers of their own
         content = features.to(self.dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
         temporary.write_bytes(grid.cpu().to(torch.int64).numpy().tobytes() + content)
         temporary.rename(path)
@@ -201,6 +202,14 @@ class FeatureCache:
             self._room -= len(content)
             self._kept[picture] = features, grid
         return features, grid
+
+
+def _size(file: "os.DirEntry[str]") -> int:
+    """Bytes of a kept file; none of one that another training is writing, or has just renamed or removed."""
+    try:
+        return 0 if file.name.startswith(".") else file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _pictures(stories: "Stories", index: int) -> Iterator[tuple[str, int]]:

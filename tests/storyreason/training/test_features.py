@@ -139,3 +139,28 @@ def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
     # validation comes first
     assert kept.share(none, made, sizes[0]).validation == {0}
     assert kept.room(1e-6) == 1000
+
+
+def test_trainings_that_share_a_folder_do_not_meet(
+    base: Any,
+    encoder: chat.Encoder,
+    tiny_examples: list[dataset.Example],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = cache(tmp_path, base, encoder)
+    features_, grid, rename = torch.ones(4, kept.size), torch.ones(3), Path.rename
+
+    def meanwhile(path: Path, target: Path) -> Path:
+        # Given another one, whose process has the same number in its container, with the same picture
+        monkeypatch.setattr(Path, "rename", rename)
+        kept._write("3fa1", features_, grid)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", meanwhile)
+    kept._write("3fa1", features_, grid)
+    assert [file.name for file in kept.path("3fa1").parent.iterdir()] == ["3fa1"]
+    # and files that are there when the folder is listed, and gone when they are looked at
+    for name in (".3fa2.7", "3fa3"):
+        kept.path("3fa1").with_name(name).symlink_to("gone")
+    assert kept.room(1e-6) == 1000
