@@ -84,7 +84,9 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
         return step
     if afresh:
         return None
-    raise TrainingError(
-        f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): set training.afresh=true to "
-        f"remove it and start afresh, or remove {work}."
-    )
+    way = f"set training.afresh=true to remove it and start afresh, or remove {work}."
+    if other == ["stories_per_step"] and (per_step := found.get("stories_per_step")):
+        way = (
+            f"to go on, set training.accumulation so that batch_size x accumulation x processes = {per_step}; or {way}"
+        )
+    raise TrainingError(f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): {way}")

@@ -30,6 +30,8 @@ ADDRESS = "STORYREASON_MAIN_ADDRESS"
 """Environment: where the machines of one training meet, `address:port` of the first."""
 PATIENCE = 15.0
 """Seconds between SIGTERM and SIGKILL: time for a checkpoint."""
+LESS_MEMORY = "lower training.pack_tokens, or lower training.batch_size and raise training.accumulation alike"
+"""Without the latter a step would take fewer stories, and its checkpoints would be refused."""
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -279,13 +281,11 @@ def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError
     if "No space left on device" in said:
         advice = "The disk is full: make room and run again, training goes on from its newest checkpoint."
     elif "out of memory" in said.lower():
-        advice = (
-            "The GPU's memory did not suffice: lower training.pack_tokens, batch_size or max_tokens, or use more GPUs."
-        )
+        advice = f"The GPU's memory did not suffice: {LESS_MEMORY}, lower training.max_tokens, or use more GPUs."
     elif code in (-signal.SIGKILL, 137) or "SIGKILL" in said or "Signals.SIGKILL" in said:
         advice = (
-            "A training process was killed (kill -9), most likely because the machine's memory ran out: lower "
-            "training.batch_size, or end other programs; run again, training goes on from its newest checkpoint."
+            f"A training process was killed (kill -9), most likely because the machine's memory ran out: {LESS_MEMORY}, "
+            "or end other programs; run again, training goes on from its newest checkpoint."
         )
     elif "SIGTERM" in said:
         advice = "It was told to stop; run again, training goes on from its newest checkpoint."

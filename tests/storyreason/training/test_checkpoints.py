@@ -75,7 +75,13 @@ def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_ove
     make(tmp_path, 3, 7)
     (checkpoints.path(tmp_path, 7) / checkpoints.IDENTITY).write_text(json.dumps(mine))
     assert checkpoints.to_resume(tmp_path, mine) == checkpoints.to_resume(tmp_path, mine, afresh=True) == 7
-    for other in ("stories_per_step", "stories_hash", "weights_hash"):
+    with pytest.raises(
+        TrainingError,
+        match=r"\(other stories_per_step\): to go on, set training.accumulation so that "
+        r"batch_size x accumulation x processes = 4; or set training.afresh=true",
+    ):
+        checkpoints.to_resume(tmp_path, {**mine, "stories_per_step": 8})
+    for other in ("stories_hash", "weights_hash"):
         with pytest.raises(
             TrainingError, match=rf"checkpoint-7 is .* another run \(other {other}\): set training.afresh"
         ):

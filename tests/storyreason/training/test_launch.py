@@ -166,8 +166,13 @@ def test_a_job_survives_its_file(tmp_path: Path) -> None:
     [
         (2, launch.ERROR_MARK + '{"error": "ModelError", "message": "no such base"}', "no such base"),
         (1, "OSError: [Errno 28] No space left on device", "The disk is full"),
-        (1, "torch.OutOfMemoryError: CUDA out of memory", "GPU's memory"),
+        (
+            1,
+            "torch.OutOfMemoryError: CUDA out of memory",
+            "suffice: lower training.pack_tokens, or lower training.batch",
+        ),
         (-9, "", "kill -9"),
+        (-9, "", "lower training.batch_size and raise training.accumulation alike, or end"),
         (1, "subprocess.CalledProcessError: died with <Signals.SIGKILL: 9>.", "kill -9"),
         (
             1,
