@@ -71,6 +71,8 @@ def test_every_accelerate_config_is_one(file: Path) -> None:
     assert config.num_processes >= 1
     if "fsdp" in file.stem:
         assert config.fsdp_config["fsdp_version"] == 2
+        # Nothing is offloaded unasked
+        assert config.fsdp_config["fsdp_offload_params"] == ("offload" in file.stem)
 
 
 @pytest.mark.parametrize(
