@@ -12,7 +12,7 @@ def token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> to
     """The sum of the cross-entropies of all label tokens. Logits are made only where a label is."""
     targets = labels[:, 1:]
     columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=columns).logits
+    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
     return cross_entropy(
         logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=chat.IGNORED, reduction="sum"
     )

@@ -21,7 +21,6 @@ def load_model(job: Job, cuda: bool) -> Any:
     dtype = precision.resolve(config.dtype)
     attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
     base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
-    base.config.use_cache = False
     if config.pack_tokens:
         packing.isolate(base)
     torch.manual_seed(config.seed)

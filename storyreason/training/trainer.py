@@ -245,7 +245,9 @@ class StoryTrainer(Trainer):
         if "features" in inputs:
             inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
         if self.args.use_liger_kernel:
-            total: torch.Tensor = model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss
+            total: torch.Tensor = model(
+                **inputs, labels=labels, skip_logits=True, num_items_in_batch=1, use_cache=False
+            ).loss
             return total
         return token_losses(model, inputs, labels)
 

@@ -67,3 +67,10 @@ def test_a_checkpoint_tells_of_its_validation(make_trainer: MakeTrainer) -> None
     kept = type(trainer.state).load_from_json(str(checkpoints.path(trainer.job.work, 4) / "trainer_state.json"))
     assert (kept.best_metric, kept.best_global_step) == (loss, 4)
     assert kept.log_history == [{"step": 4, "eval_loss": loss}]
+
+
+def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer: MakeTrainer) -> None:
+    trainer, kept = make_trainer(float("inf")), []
+    trainer.model.register_forward_hook(lambda module, given, output: kept.append(output.past_key_values))
+    trainer.evaluate()
+    assert kept == [None, None]
