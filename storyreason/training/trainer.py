@@ -279,7 +279,8 @@ class StoryTrainer(Trainer):
             total = total.to(self.args.device)
             dist.all_reduce(total)
         value = float(total[0] / total[1])
-        if self.state.best_metric is None or value < self.state.best_metric:
+        best = self.state.best_metric
+        if math.isfinite(value) and (best is None or value < best):  # nothing is less than NaN
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
         self.state.log_history.append({"step": self.state.global_step, "eval_loss": value})
         self.progress.write("validation", step=self.state.global_step, loss=value)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from storyreason import chat, dataset, model
 from storyreason.training import checkpoints, process, progress, setup
@@ -74,3 +75,18 @@ def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer:
     trainer.model.register_forward_hook(lambda module, given, output: kept.append(output.past_key_values))
     trainer.evaluate()
     assert kept == [None, None]
+
+
+def test_a_loss_that_is_not_finite_is_not_the_best(make_trainer: MakeTrainer) -> None:
+    # Given weights that are spoilt when they are validated first
+    trainer = make_trainer(float("inf"))
+    weight: torch.Tensor = trainer.model.lm_head.weight.data
+    good = weight.clone()
+    weight.fill_(torch.nan)
+    trainer.evaluate()
+    assert trainer.state.best_metric is None
+    # When they are good later, they are the best
+    weight.copy_(good)
+    trainer.state.global_step = 7
+    loss = trainer.evaluate()["eval_loss"]
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (loss, 7)
