@@ -86,16 +86,19 @@ def load(
         raise _unloadable(base, error) from error
 
 
-def write_folder(base: str, result: Path, out: Path, card: str, revision: str | None = None) -> Path:
+def write_folder(
+    base: str, result: Path, out: Path, card: str, revision: str | None = None, dtype: Dtype = "auto"
+) -> Path:
     """Write the model folder `out`: weights, processor, chat template, generation config and `card` as README.md.
 
     `result` is what training left: whole weights, or an adapter, which is merged into the base here, once, in float32.
-    Weights are stored in the base's dtype. The folder appears whole, by rename; one that was there is replaced.
+    Weights are stored in `dtype`, auto: the base's. The folder appears whole, by rename; one that was there is replaced.
     Raises ModelError when base or result cannot be loaded or do not fit together.
     """
     import torch
 
-    stored = _config(base, revision).dtype or torch.float32
+    of_base = _config(base, revision).dtype or torch.float32
+    stored = of_base if dtype == "auto" else getattr(torch, dtype)
     processor = load_processor(base, revision)
     model: Any = merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
     temporary = out.parent / f".{out.name}.writing"

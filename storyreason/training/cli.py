@@ -1,7 +1,7 @@
 """The verbs for what a training left: `storyreason merge` and `storyreason publish`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,8 +11,11 @@ def merge(
     base: Annotated[str, typer.Option(help="The base model that was trained: a folder, or a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The model folder to write; replaced when it is one.")],
     revision: Annotated[str | None, typer.Option(help="The base's revision on the Hub.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the weights; auto: the base's.")
+    ] = "auto",
 ) -> None:
-    """Merge an adapter into its base: a model folder that transformers and vLLM load as it is, in the base's dtype."""
+    """Merge an adapter into its base: a model folder that transformers and vLLM load as it is."""
     from storyreason import model
     from storyreason.errors import ModelError
 
@@ -21,7 +24,7 @@ def merge(
     if not result.is_dir():
         raise ModelError(f"{result} is no folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"
-    typer.echo(f"model folder: {model.write_folder(base, result, out, card, revision).absolute()}")
+    typer.echo(f"model folder: {model.write_folder(base, result, out, card, revision, dtype).absolute()}")
 
 
 def publish(

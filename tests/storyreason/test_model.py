@@ -113,11 +113,20 @@ def test_a_base_that_cannot_be_loaded_is_refused_with_the_reason(tiny_base: Path
 def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
     tiny_base: Path, adapter: Path, tmp_path: Path
 ) -> None:
+    import torch
+
     runner, out = CliRunner(), tmp_path / "merged"
     done = runner.invoke(app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert str(out) in done.stdout
     assert model.load(str(out)).config.model_type == "qwen2_5_vl"
+    # in the base's dtype, or in another on request
+    assert model.load(str(out)).dtype == torch.float32
+    again = runner.invoke(
+        app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(out), "--dtype", "bfloat16"]
+    )
+    assert again.exit_code == 0, again.output
+    assert model.load(str(out)).dtype == torch.bfloat16
 
     with pytest.raises(ModelError, match="is a file, or a folder with other things in it: name a new folder"):
         runner.invoke(
