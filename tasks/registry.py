@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
@@ -47,6 +48,9 @@ TAG = "storyreason."
 
 TAKEN_DOWN = "taken_down"
 """The tag of a champion that a person replaced by `storyreason deploy`."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that it has no such model, version or run, and no such alias."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -228,31 +232,30 @@ def _card(config: RunConfig, trained: dict[str, Any]) -> str:
 
 def version(name: str, which: str) -> Version:
     """A registered version by number or alias. Raises RegistryError when there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = (
-            client().get_model_version(name, which)
-            if which.isdigit()
-            else client().get_model_version_by_alias(name, which)
-        )
-    except MlflowException as error:
+    found = alias(name, which)
+    if found is None:
         raise RegistryError(
             f"MLflow has no {name} with version or alias {which!r}: look at its versions in MLflow, or run `storyreason retrain`."
-        ) from error
-    return _from_mlflow(found)
+        )
+    return found
 
 
 def alias(name: str, which: str) -> Version | None:
-    """The version an alias points to, or None. A registry that cannot be asked raises: silence is not "no champion"."""
+    """The version that an alias (or a number) names, or None. A registry that is away raises: silence is not "no champion"."""
+    ask = client().get_model_version if which.isdigit() else client().get_model_version_by_alias
+    found = _if_there(lambda: ask(name, which))
+    return None if found is None else _from_mlflow(found)
+
+
+@plainly()
+def _if_there(ask: Callable[[], T]) -> T | None:
+    """What MLflow answers, or None where it answers that there is no such thing. Raises RegistryError when it is away."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return version(name, which)
-    except RegistryError as error:
-        cause = error.__cause__
-        absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
-        if isinstance(cause, MlflowException) and cause.error_code in absent:
+        return ask()
+    except MlflowException as error:
+        if error.error_code in ABSENT:
             return None
         raise
 
