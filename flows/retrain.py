@@ -121,7 +121,7 @@ def _name(champion: registry.Version | None) -> str:
 
 
 def _run(task: Any, step: str, print_: str) -> Any:
-    return cached(task, print_, runs.work_folder(step, print_))
+    return cached(task, print_, registry.recall(runs.work_folder(step, print_)))
 
 
 def pull(config: RunConfig) -> tuple[dict[str, Any], str, str]:

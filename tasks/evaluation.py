@@ -71,14 +71,14 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
 def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: str) -> dict[str, Any]:
     """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
     folder = runs.work_folder("evaluate", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := registry.recall(folder):
         return manifest
     examples = dataset.load(Path(data["files"][0]), "test")[: config.data.test_stories]
     references = [scoring.Reference.of(example) for example in examples]
     metrics: dict[str, float] = {}
     cards: dict[str, scoring.Scorecard] = {}
     with runs.lock(folder):
-        if manifest := runs.read_manifest(folder):  # another flow evaluated just this until now
+        if manifest := registry.recall(folder):  # another flow evaluated just this until now
             return manifest
         told = _tell(config, subject, examples, folder)
         for decoding, answers in told.items():

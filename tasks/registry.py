@@ -159,6 +159,27 @@ def lineage(**more: str) -> dict[str, str]:
     }
 
 
+def recall(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete step, or None where MLflow does not have the run or the version that it names.
+
+    They may be deleted there; and another store has runs of its own, and counts its versions from 1 again.
+    """
+    manifest = runs.read_manifest(folder)
+    if manifest and "run_id" in manifest:
+        run = _if_there(lambda: client().get_run(manifest["run_id"]))
+        if run is None or run.info.lifecycle_stage != "active":
+            return None
+    if manifest and "number" in manifest:
+        found = _if_there(lambda: client().get_model_version(manifest["name"], manifest["number"]))
+        if found is None or not _comes_of(found, manifest["identity"], manifest["run_id"]):
+            return None
+    return manifest
+
+
+def _comes_of(found: "ModelVersion", print_: str, run_id: str) -> bool:
+    return found.tags.get(f"{TAG}register") == print_ and found.run_id == run_id
+
+
 def fingerprint(train: str, model: str) -> str:
     """What decides a version: the training, and the registered model that it is a version of."""
     return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
@@ -170,7 +191,7 @@ def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) 
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
     print_ = fingerprint(train, config.model)
     folder = runs.work_folder("register", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := recall(folder):
         return manifest
     logger = get_run_logger()
     with runs.lock(folder):
@@ -196,7 +217,7 @@ def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, An
     import mlflow
 
     for found in client().search_model_versions(f"name = '{config.model}'"):
-        if found.tags.get(f"{TAG}register") == print_:
+        if _comes_of(found, print_, trained["run_id"]):
             return str(found.version)
     tags = lineage(
         register=print_,

@@ -9,6 +9,7 @@ from prefect import task
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
+from storyreason.training import progress
 from tasks import accelerator, registry
 from tasks.progress import Progress
 from tasks.steps import plainly
@@ -46,11 +47,11 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
 def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> dict[str, Any]:
     """Fine-tune the base model; a killed run goes on from its last checkpoint, in the same MLflow run."""
     folder = runs.work_folder("train", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := registry.recall(folder):
         return manifest
     with runs.lock(folder / "flow"):
         # Another flow may have trained just this until now; and MLflow would make the same run twice.
-        return runs.read_manifest(folder) or _train(config, data, base, print_, folder)
+        return registry.recall(folder) or _train(config, data, base, print_, folder)
 
 
 def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, folder: Path) -> dict[str, Any]:
@@ -73,13 +74,18 @@ def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, fold
         training=config.training,
     )
     registry.log_data(run_id, config.data.target, data, "train")
-    status = "FAILED"
     try:
-        with (
-            accelerator.taken(config.training.devices),
-            accelerator.room(config, f"training {run_name(config, print_)}"),
-        ):
-            result = training.run(job, on_progress=_follower(run_id))
+        follow = _follower(run_id)
+        if complete := runs.read_manifest(folder):  # MLflow lost its run, and is told again
+            result = Path(complete["result"])
+            for line in progress.read(folder):
+                follow(line)
+        else:
+            with (
+                accelerator.taken(config.training.devices),
+                accelerator.room(config, f"training {run_name(config, print_)}"),
+            ):
+                result = training.run(job, on_progress=follow)
         status = "FINISHED"
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
@@ -121,7 +127,7 @@ def _follower(run_id: str) -> Any:
     from mlflow.entities import Metric
 
     mlflow = registry.client()
-    progress = Progress("training", "fine-tuning")
+    shown = Progress("training", "fine-tuning")
     seen = {
         event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
         for event, prefix in PREFIX.items()
@@ -137,7 +143,7 @@ def _follower(run_id: str) -> Any:
             names = CURVES[line["event"]] & line.keys()
             mlflow.log_batch(run_id, [Metric(f"{prefix}/{name}", float(line[name]), at, step) for name in names])
         if line["event"] == "step":
-            progress.tell(step, line["steps"], _sentence(line))
+            shown.tell(step, line["steps"], _sentence(line))
 
     return follow
 
