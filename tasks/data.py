@@ -1,9 +1,11 @@
 """Data and base model of a run, pulled through DVC and checked at the border."""
 
 import hashlib
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +14,7 @@ from prefect import get_run_logger, task
 
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
-from storyreason.errors import DataError, ModelError
+from storyreason.errors import DataError, ModelError, RunError
 from tasks.steps import from_outside, plainly
 
 if TYPE_CHECKING:
@@ -66,8 +68,11 @@ def identify_base(name: str) -> DataVersion | None:
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     """Fetch one data version, verify every file's hash, check every example, and make the data card."""
     folder = runs.work_folder("pull", version.fingerprint)
-    if manifest := runs.read_manifest(folder):
-        return manifest
+    with _alone(version):  # another flow may have pulled just this until now
+        return runs.read_manifest(folder) or _pull(version, check, folder)
+
+
+def _pull(version: DataVersion, check: bool, folder: Path) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     (_fetch_workspace if version.rev is None else _fetch_revision)(version)
@@ -78,6 +83,19 @@ def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
         card = report.markdown()
         logger.info("%s", report.summary())
     return runs.write_manifest(folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card)
+
+
+@contextmanager
+def _alone(version: DataVersion) -> Iterator[None]:
+    """The one right to fetch what has this md5. Who comes second waits for as long as the first is at it, and says so."""
+    place = runs.root() / "pull" / version.md5
+    with ExitStack() as held:
+        try:
+            held.enter_context(runs.lock(place, wait=0))
+        except RunError:
+            get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
+            held.enter_context(runs.lock(place, wait=math.inf))
+        yield
 
 
 def _repo() -> "Repo":

@@ -1,6 +1,7 @@
 """Data under DVC: every version is pulled whole or refused with a sentence, and nobody's work is lost."""
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.logging import disable_run_logger
@@ -71,6 +73,35 @@ def test_a_fresh_clone_pulls_from_the_store_inside_it(clone: Path) -> None:
 def test_any_git_revision_of_the_data_can_be_used_and_the_work_tree_stays(clone: Path) -> None:
     assert pull(DataConfig(rev="v1")) == ["train-v1.parquet"]
     assert not (clone / "data").exists()
+
+
+def test_of_two_that_fetch_a_version_at_a_time_the_second_waits_and_both_have_it_whole(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dvc.fs import DVCFileSystem
+
+    fetch, fetched, second = DVCFileSystem.get_file, threading.Event(), threading.Event()
+
+    def slowly(self: DVCFileSystem, *arguments: Any, **options: Any) -> None:
+        if fetched.is_set():
+            second.set()  # only without the lock
+        fetch(self, *arguments, **options)
+        if not fetched.is_set():
+            fetched.set()
+            second.wait(timeout=3)
+
+    monkeypatch.setattr(DVCFileSystem, "get_file", slowly)
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    version = data.identify(DataConfig(rev="v2"))
+    with ThreadPoolExecutor(2) as pool, caplog.at_level(logging.INFO, "run"):
+        first = pool.submit(data.pull.fn, version, check=False)
+        assert fetched.wait(timeout=60)
+        manifests = [data.pull.fn(version, check=False), first.result()]
+
+    for manifest in manifests:
+        names = sorted(path.name for path in Path(manifest["files"][0]).iterdir())
+        assert names == ["train-v1.parquet", "train-v2.parquet"]
+    assert "waiting for another flow that pulls data.dvc" in caplog.text
 
 
 def test_another_version_is_another_step(clone: Path) -> None:
