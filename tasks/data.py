@@ -197,36 +197,41 @@ def _fetch_workspace(version: DataVersion) -> None:
 
 
 def _kept(version: DataVersion) -> Path:
-    """The data in a folder named by content: what is added or imported while a run is under way does not reach the run.
+    """The data in a folder named by content: what happens to the work tree while a run is under way does not reach the run.
 
-    The files are links to those of the work tree, which nothing writes into: shards are replaced, never changed. Raises
-    DataError when they were replaced while they were linked.
+    The files are links to those of DVC's cache, which are named by their content too, and which nobody writes into.
     """
     folder = runs.root() / "data" / version.md5
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            shutil.copytree(version.folder, temporary, copy_function=_link)
-        except shutil.Error:
-            _refuse_another(version)  # a shard that is gone is replaced
-            raise
-        _refuse_another(version)
+            _link_cached(version, temporary)
+        except FileNotFoundError:  # the work tree alone has it: it was never pushed, and DVC's cache was cleared
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(version.folder, temporary)
+            if identify(DataConfig(target=version.target)) != version:
+                raise DataError(f"{version.target} became another version while it was pulled: start again.") from None
         temporary.rename(folder)
     return folder
 
 
-def _refuse_another(version: DataVersion) -> None:
-    """Raises DataError when the work tree no longer holds this version."""
-    if version.rev is None and identify(DataConfig(target=version.target)) != version:
-        raise DataError(f"{version.target} became another version while it was pulled: start again.")
+def _link_cached(version: DataVersion, place: Path) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    cache = _out(_repo(), version.target).local_cache
+    for parts, _, content in Tree.load(cache, HashInfo("md5", f"{version.md5}.dir")):
+        goal = place.joinpath(*parts)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        _link(cache.oid_to_path(content.value), goal)
 
 
-def _link(source: str, goal: str) -> None:
+def _link(source: str, goal: Path) -> None:
     try:
         os.link(source, goal)
     except OSError:  # another file system
-        shutil.copy2(source, goal)
+        shutil.copy(source, goal)
 
 
 def _fetch_revision(version: DataVersion) -> None:

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prefect.logging import disable_run_logger
@@ -207,24 +208,48 @@ def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Pa
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["a new version", "not yet a version"])
-def test_what_joins_while_the_shards_are_linked_does_not_reach_the_run(
+def test_what_joins_while_the_version_is_taken_up_does_not_reach_the_run(
     clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
-    version, link, linked = data.identify(DataConfig()), data._link, []
+    version, kept = data.identify(DataConfig()), data._kept
 
-    def late(source: str, goal: str) -> None:
-        if not linked and told:
+    def late(version: data.DataVersion) -> Path:
+        if told:
             data.change("data.dvc", str(stories), dataset.append)
-        elif not linked:
+        else:
             dataset.append(clone / "data", stories)
-        linked.append(goal)
-        link(source, goal)
+        return kept(version)
 
-    monkeypatch.setattr(data, "_link", late)
-    with disable_run_logger(), pytest.raises(DataError, match=r"became another version while|dvc add data"):
-        data.pull.fn(version)
+    monkeypatch.setattr(data, "_kept", late)
+    with disable_run_logger():
+        manifest = data.pull.fn(version)
 
-    assert not (data.runs.root() / "data" / version.md5).exists()
+    assert len(dataset.load(clone / "data", "train")) == 4
+    assert len(dataset.load(manifest["files"][0], "train")) == 2
+
+
+@pytest.mark.parametrize("kept_by", ["link", "copy", "copy of the work tree"])
+def test_what_is_written_into_a_shard_afterwards_does_not_reach_the_run(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, kept_by: str
+) -> None:
+    version = data.identify(DataConfig())
+    if kept_by == "copy":  # as where `runs/` is on another file system
+        monkeypatch.setattr("tasks.data.os.link", Mock(side_effect=OSError))
+    elif kept_by == "copy of the work tree":  # it is here, and DVC knows it, and nowhere else
+        data._fetch_workspace(version)
+        for place in (".dvc/cache", "store"):
+            shutil.rmtree(clone / place)
+    with disable_run_logger():
+        manifest = data.pull.fn(version)
+    (shard,) = (clone / "data").glob("train-*")
+    (kept,) = Path(manifest["files"][0]).glob("train-*")
+    before = kept.read_bytes()
+
+    shutil.copyfile(next(stories.glob("train-*")), shard)  # into the file, not in its place
+
+    assert shard.read_bytes() != before
+    assert kept.read_bytes() == before
+    assert (kept.stat().st_nlink > 1) == (kept_by == "link")
 
 
 def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:
