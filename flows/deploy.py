@@ -1,14 +1,13 @@
 """Serve a registered version: by number, or an alias (`previous` rolls back)."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows.retrain import pull
-from storyreason import dataset
 from storyreason.config import RunConfig
 from tasks import deployment, registry
+from tasks.data import stories_to_tell
 from tasks.steps import plainly, say_how_to_go_on
 
 
@@ -23,4 +22,4 @@ def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
     """
     version = registry.version(config.model, which)
     data, _, _ = pull(config)
-    return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0], by_hand=True)
+    return deployment.deploy(config, version, next(stories_to_tell(config.data, data)), by_hand=True)

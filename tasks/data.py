@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
-VERSION = 2  # raise it when what this step makes changes
+VERSION = 3  # raise it when what this step makes changes
 NEW_VERSION = "storyreason.data.version"
 """The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
@@ -76,13 +76,30 @@ def _pull(version: DataVersion, check: bool, folder: Path) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     (_fetch_workspace if version.rev is None else _fetch_revision)(version)
-    place, card = Path(version.folder), ""
+    place, card, faulty = Path(version.folder), "", {}
     if check:
         place = _kept(version)
         report = dataset.check(place)
         card = report.markdown()
+        faulty = {one.story_id: str(one) for one in report.bad if one.split == "test"}
         logger.info("%s", report.summary())
-    return runs.write_manifest(folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card)
+    return runs.write_manifest(
+        folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card, faulty_test_stories=faulty
+    )
+
+
+def stories_to_tell(config: DataConfig, data: dict[str, Any]) -> Iterator[dataset.Example]:
+    """The test stories of a run, without those in which the check of `data` (the manifest of `pull`) found a fault.
+
+    The log counts and names what is left out. Raises DataError when no story is left.
+    """
+    split, faults = dataset.load(data["files"][0], "test"), data["faulty_test_stories"]
+    wanted = split.story_ids()[: config.test_stories]
+    if left_out := [faults[name] for name in wanted if name in faults]:
+        get_run_logger().warning("%d of %d test stories left out: %s", len(left_out), len(wanted), "; ".join(left_out))
+    if len(left_out) == len(wanted):
+        raise DataError(f"No test story of {config.target} can be used: mend them, or raise data.test_stories.")
+    return (split[place] for place, name in enumerate(wanted) if name not in faults)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -250,6 +251,24 @@ def test_what_is_written_into_a_shard_afterwards_does_not_reach_the_run(
     assert shard.read_bytes() != before
     assert kept.read_bytes() == before
     assert (kept.stat().st_nlink > 1) == (kept_by == "link")
+
+
+def test_stories_that_cannot_be_used_are_left_out_and_named(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("storyreason.dataset.checking.MAX_BAD", 0.5)
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    first, second = dataset.load(clone / "data", "test")
+    dataset.write([replace(first, images=(b"no picture", *first.images[1:])), second], clone / "data", "test")
+    dvc(clone, "add", "data")
+    dvc(clone, "push")
+
+    manifest = data.pull.fn(data.identify(DataConfig()))
+
+    assert list(data.stories_to_tell(DataConfig(), manifest)) == [second]
+    assert f"1 of 2 test stories left out: test story {first.story_id}, image 1: the picture does not" in caplog.text
+    with pytest.raises(DataError, match=r"No test story of data\.dvc can be used"):
+        data.stories_to_tell(DataConfig(test_stories=1), manifest)
 
 
 def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:

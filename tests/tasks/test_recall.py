@@ -9,9 +9,10 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows import retrain
-from storyreason import answer, dataset, runs, sample
+from storyreason import dataset, runs, sample
 from storyreason.config import RunConfig
 from tasks import evaluation, registry, training
+from tests.tasks.test_evaluation import FREE, evaluate, write_answers
 
 PRINT = "0123456789abcdef"
 CONFIG = RunConfig.model_validate({"training": {"accelerate": None, "dtype": "float32"}})
@@ -37,7 +38,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     use_store("here", tmp_path, monkeypatch)
     for split in dataset.SPLITS:
         dataset.write(sample.examples(split, films=1), tmp_path / "data", split)  # type: ignore[arg-type]
-    data = {"md5": "d41d8cd98f00b204", "rev": None, "files": [str(tmp_path / "data")]}
+    data = {"md5": "d41d8cd98f00b204", "rev": None, "files": [str(tmp_path / "data")], "faulty_test_stories": {}}
     folder = runs.work_folder("train", PRINT)
     (folder / "result").mkdir()
     runs.write_text(folder / "progress.jsonl", "".join(json.dumps(line) + "\n" for line in PROGRESS))
@@ -121,39 +122,16 @@ def test_in_a_new_store_the_training_has_its_run_and_its_version_and_never_anoth
 
 def test_a_run_that_was_deleted_is_made_again_with_a_version_and_the_scores(data: dict[str, Any]) -> None:
     before = register(train(data))
-    print_ = tell(data, before)
-    assert evaluate(data, before, print_)["run_id"] == before.run_id
+    subject = retrain.subject("challenger", before, data)
+    write_answers(data, subject)
+    assert evaluate(data, subject)["run_id"] == before.run_id
     registry.client().delete_run(before.run_id)
 
     after = register(train(data))
 
     assert after.number == "2" and after.run_id != before.run_id
-    assert retrain._run(evaluation.evaluate, "evaluate", print_).refresh_cache
-    assert evaluate(data, after, print_)["run_id"] == after.run_id
+    subject = retrain.subject("challenger", after, data)
+    assert retrain._run(evaluation.evaluate, "evaluate", evaluation.fingerprint(FREE, subject, data)).refresh_cache
+    assert evaluate(data, subject)["run_id"] == after.run_id
     metrics = registry.client().get_run(after.run_id).data.metrics
     assert metrics["free/strict/grounding/f1"] == 1.0 and metrics["train/loss"] == 1.0
-
-
-ONCE = CONFIG.model_copy(
-    update={
-        "evaluation": CONFIG.evaluation.model_copy(update={"decodings": ("free",)}),
-        "gate": CONFIG.gate.model_copy(update={"primary": "free/strict/grounding/f1"}),
-    }
-)
-
-
-def tell(data: dict[str, Any], version: registry.Version) -> str:
-    """The evaluation's fingerprint; its answers are there, so that no engine starts: the references themselves."""
-    print_ = evaluation.fingerprint(ONCE, retrain.subject("challenger", version, data), data["md5"])
-    told = [
-        {"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)}
-        for one in dataset.load(data["files"][0], "test")
-    ]
-    lines = [json.dumps({**one, "cut": False, "prompt_tokens": 1, "tokens": 1}) + "\n" for one in told]
-    runs.write_text(runs.work_folder("evaluate", print_) / "free.jsonl", "".join(lines))
-    return print_
-
-
-def evaluate(data: dict[str, Any], version: registry.Version, print_: str) -> dict[str, Any]:
-    with disable_run_logger():
-        return evaluation.evaluate.fn(ONCE, retrain.subject("challenger", version, data), data, print_)
