@@ -9,7 +9,7 @@ from prefect import task
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
-from storyreason.training import progress
+from storyreason.training import launch, progress
 from tasks import accelerator, registry
 from tasks.progress import Progress
 from tasks.steps import plainly
@@ -38,7 +38,10 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=config.training.model_dump(mode="json", exclude={key.removeprefix("training.") for key in UNTOLD}),
+        training={
+            **config.training.model_dump(mode="json", exclude={key.removeprefix("training.") for key in UNTOLD}),
+            "accelerate": launch.settings(config.training),  # what its file says, whatever its name is
+        },
     )
 
 

@@ -28,6 +28,8 @@ LOG = "log.txt"
 CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "accelerate"
 ADDRESS = "STORYREASON_MAIN_ADDRESS"
 """Environment: where the machines of one training meet, `address:port` of the first."""
+MEETING = {"main_process_ip", "main_process_port", "machine_rank", "same_network", "rdzv_backend", "rdzv_conf"}
+"""Of accelerate's settings, those that say where the processes of one training meet."""
 PATIENCE = 15.0
 """Seconds between SIGTERM and SIGKILL: time for a checkpoint."""
 
@@ -86,6 +88,13 @@ def _processes(training: TrainingConfig) -> int:
         return training.processes
     config = _read(_config_file(training.accelerate))
     return int(config.get("num_processes", 1)) // int(config.get("num_machines", 1))
+
+
+def settings(training: TrainingConfig) -> dict[str, Any] | None:
+    """What the file of `training.accelerate` says of how processes train, without where they meet; None without a file."""
+    if training.accelerate is None:
+        return None
+    return {key: value for key, value in _read(_config_file(training.accelerate)).items() if key not in MEETING}
 
 
 def _visible(training: TrainingConfig) -> dict[str, str]:
