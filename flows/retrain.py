@@ -123,11 +123,17 @@ def _run(task: Any, step: str, print_: str) -> Any:
     return cached(task, print_, registry.recall(runs.work_folder(step, print_)))
 
 
+def pull_data(config: RunConfig) -> dict[str, Any]:
+    """The data's manifest."""
+    version = data_steps.identify(config.data)
+    data: dict[str, Any] = _run(data_steps.pull, "pull", version.fingerprint)(version)
+    return data
+
+
 def pull(config: RunConfig) -> tuple[dict[str, Any], str, str]:
     """The data's manifest, where the base model is, and what identifies its content."""
-    version = data_steps.identify(config.data)
     base = data_steps.identify_base(config.base.name)
-    data = _run(data_steps.pull, "pull", version.fingerprint)(version)
+    data = pull_data(config)
     if base is not None:
         _run(data_steps.pull, "pull", base.fingerprint)(base, check=False)
     folder = data_steps.base_folder(base, config.base.name)
