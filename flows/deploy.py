@@ -1,14 +1,15 @@
 """Serve a registered version: by number, or an alias (`previous` rolls back)."""
 
-from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
-from flows.retrain import pull
+from flows.retrain import pull_data
 from storyreason import dataset
 from storyreason.config import RunConfig
+from storyreason.errors import StoryReasonError
 from tasks import deployment, registry
+from tasks.data import stories_to_tell
 from tasks.steps import plainly, say_how_to_go_on
 
 
@@ -22,5 +23,13 @@ def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
         which: A version's number or alias in MLflow; `previous` rolls back.
     """
     version = registry.version(config.model, which)
-    data, _, _ = pull(config)
-    return deployment.deploy(config, version, dataset.load(Path(data["files"][0]), "test")[0], by_hand=True)
+    return deployment.deploy(config, version, _probe(config), by_hand=True)
+
+
+def _probe(config: RunConfig) -> dataset.Example:
+    """A test story that the version tells first, or one without pictures where there is none: no data must hold up a way back."""
+    try:
+        return next(stories_to_tell(config.data, pull_data(config)))
+    except StoryReasonError as error:
+        get_run_logger().warning("deploying without telling a test story first, for there are no data: %s", error)
+        return dataset.Example("none", images=(), chain_of_thought="", story="")

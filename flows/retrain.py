@@ -1,12 +1,11 @@
 """The main job: pull data -> train -> register -> evaluate -> gate -> deploy -> move the alias."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 
-from storyreason import dataset, model, runs
+from storyreason import model, runs
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from storyreason.training import launch
@@ -95,7 +94,7 @@ def retrain(config: RunConfig, until: Step = "deploy") -> Outcome:
     if serve is None:
         get_run_logger().warning("nothing is served: no version has passed the gate yet")
         return outcome
-    unseen = dataset.load(Path(data["files"][0]), "test")[0]
+    unseen = next(data_steps.stories_to_tell(config.data, data))
     with stopwatch(clock, "deploy"):
         outcome.url = deployment.deploy(config, serve, unseen)["url"]
     with stopwatch(clock, "tell"):
@@ -121,14 +120,20 @@ def _name(champion: registry.Version | None) -> str:
 
 
 def _run(task: Any, step: str, print_: str) -> Any:
-    return cached(task, print_, runs.work_folder(step, print_))
+    return cached(task, print_, registry.recall(runs.work_folder(step, print_)))
+
+
+def pull_data(config: RunConfig) -> dict[str, Any]:
+    """The data's manifest."""
+    version = data_steps.identify(config.data)
+    data: dict[str, Any] = _run(data_steps.pull, "pull", version.fingerprint)(version)
+    return data
 
 
 def pull(config: RunConfig) -> tuple[dict[str, Any], str, str]:
     """The data's manifest, where the base model is, and what identifies its content."""
-    version = data_steps.identify(config.data)
     base = data_steps.identify_base(config.base.name)
-    data = _run(data_steps.pull, "pull", version.fingerprint)(version)
+    data = pull_data(config)
     if base is not None:
         _run(data_steps.pull, "pull", base.fingerprint)(base, check=False)
     folder = data_steps.base_folder(base, config.base.name)
@@ -143,7 +148,7 @@ def subject(role: str, version: registry.Version, data: dict[str, Any]) -> Subje
 
 def scored(config: RunConfig, one: Subject, data: dict[str, Any]) -> dict[str, Any]:
     """The evaluation's manifest, from the cache when this model was told and scored on this data before."""
-    print_ = evaluation.fingerprint(config, one, data["md5"])
+    print_ = evaluation.fingerprint(config, one, data)
     return _run(evaluation.evaluate, "evaluate", print_)(config, one, data, print_)
 
 

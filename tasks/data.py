@@ -1,9 +1,11 @@
 """Data and base model of a run, pulled through DVC and checked at the border."""
 
 import hashlib
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,14 +14,14 @@ from prefect import get_run_logger, task
 
 from storyreason import dataset, runs
 from storyreason.config import DataConfig
-from storyreason.errors import DataError, ModelError
+from storyreason.errors import DataError, ModelError, RunError
 from tasks.steps import from_outside, plainly
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
-VERSION = 2  # raise it when what this step makes changes
+VERSION = 3  # raise it when what this step makes changes
 NEW_VERSION = "storyreason.data.version"
 """The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
@@ -66,18 +68,51 @@ def identify_base(name: str) -> DataVersion | None:
 def pull(version: DataVersion, check: bool = True) -> dict[str, Any]:
     """Fetch one data version, verify every file's hash, check every example, and make the data card."""
     folder = runs.work_folder("pull", version.fingerprint)
-    if manifest := runs.read_manifest(folder):
-        return manifest
+    with _alone(version):  # another flow may have pulled just this until now
+        return runs.read_manifest(folder) or _pull(version, check, folder)
+
+
+def _pull(version: DataVersion, check: bool, folder: Path) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     (_fetch_workspace if version.rev is None else _fetch_revision)(version)
-    place, card = Path(version.folder), ""
+    place, card, faulty = Path(version.folder), "", {}
     if check:
         place = _kept(version)
         report = dataset.check(place)
         card = report.markdown()
+        faulty = {one.story_id: str(one) for one in report.bad if one.split == "test"}
         logger.info("%s", report.summary())
-    return runs.write_manifest(folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card)
+    return runs.write_manifest(
+        folder, files=(str(place),), md5=version.md5, rev=version.rev, card=card, faulty_test_stories=faulty
+    )
+
+
+def stories_to_tell(config: DataConfig, data: dict[str, Any]) -> Iterator[dataset.Example]:
+    """The test stories of a run, without those in which the check of `data` (the manifest of `pull`) found a fault.
+
+    The log counts and names what is left out. Raises DataError when no story is left.
+    """
+    split, faults = dataset.load(data["files"][0], "test"), data["faulty_test_stories"]
+    wanted = split.story_ids()[: config.test_stories]
+    if left_out := [faults[name] for name in wanted if name in faults]:
+        get_run_logger().warning("%d of %d test stories left out: %s", len(left_out), len(wanted), "; ".join(left_out))
+    if len(left_out) == len(wanted):
+        raise DataError(f"No test story of {config.target} can be used: mend them, or raise data.test_stories.")
+    return (split[place] for place, name in enumerate(wanted) if name not in faults)
+
+
+@contextmanager
+def _alone(version: DataVersion) -> Iterator[None]:
+    """The one right to fetch what has this md5. Who comes second waits for as long as the first is at it, and says so."""
+    place = runs.root() / "pull" / version.md5
+    with ExitStack() as held:
+        try:
+            held.enter_context(runs.lock(place, wait=0))
+        except RunError:
+            get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
+            held.enter_context(runs.lock(place, wait=math.inf))
+        yield
 
 
 def _repo() -> "Repo":
@@ -179,36 +214,41 @@ def _fetch_workspace(version: DataVersion) -> None:
 
 
 def _kept(version: DataVersion) -> Path:
-    """The data in a folder named by content: what is added or imported while a run is under way does not reach the run.
+    """The data in a folder named by content: what happens to the work tree while a run is under way does not reach the run.
 
-    The files are links to those of the work tree, which nothing writes into: shards are replaced, never changed. Raises
-    DataError when they were replaced while they were linked.
+    The files are links to those of DVC's cache, which are named by their content too, and which nobody writes into.
     """
     folder = runs.root() / "data" / version.md5
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            shutil.copytree(version.folder, temporary, copy_function=_link)
-        except shutil.Error:
-            _refuse_another(version)  # a shard that is gone is replaced
-            raise
-        _refuse_another(version)
+            _link_cached(version, temporary)
+        except FileNotFoundError:  # the work tree alone has it: it was never pushed, and DVC's cache was cleared
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(version.folder, temporary)
+            if identify(DataConfig(target=version.target)) != version:
+                raise DataError(f"{version.target} became another version while it was pulled: start again.") from None
         temporary.rename(folder)
     return folder
 
 
-def _refuse_another(version: DataVersion) -> None:
-    """Raises DataError when the work tree no longer holds this version."""
-    if version.rev is None and identify(DataConfig(target=version.target)) != version:
-        raise DataError(f"{version.target} became another version while it was pulled: start again.")
+def _link_cached(version: DataVersion, place: Path) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    cache = _out(_repo(), version.target).local_cache
+    for parts, _, content in Tree.load(cache, HashInfo("md5", f"{version.md5}.dir")):
+        goal = place.joinpath(*parts)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        _link(cache.oid_to_path(content.value), goal)
 
 
-def _link(source: str, goal: str) -> None:
+def _link(source: str, goal: Path) -> None:
     try:
         os.link(source, goal)
     except OSError:  # another file system
-        shutil.copy2(source, goal)
+        shutil.copy(source, goal)
 
 
 def _fetch_revision(version: DataVersion) -> None:

@@ -10,13 +10,14 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
-from storyreason import answer, dataset, generation, page, runs, scoring
+from storyreason import answer, generation, page, runs, scoring
 from storyreason.config import RunConfig
 from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring.charts import charts
 from tasks import accelerator, registry
+from tasks.data import stories_to_tell
 from tasks.progress import Progress
 from tasks.steps import from_outside, plainly
 
@@ -44,14 +45,16 @@ class Subject:
     version: str | None = None
 
 
-def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
+def fingerprint(config: RunConfig, subject: Subject, data: dict[str, Any]) -> str:
     """What decides the scores: model, data, decoding."""
+    left_out = sorted(data["faulty_test_stories"])
     return runs.fingerprint(
         step="evaluate",
         version=VERSION,
         model=subject.identity,
-        data=data_md5,
+        data=data["md5"],
         stories=config.data.test_stories,
+        **({"left_out": left_out} if left_out else {}),
         generation=config.generation.model_dump(mode="json", exclude=PACE | {"decoding"}),
         decodings=config.evaluation.decodings,
         max_model_len=config.serving.max_model_len,
@@ -71,14 +74,14 @@ def fingerprint(config: RunConfig, subject: Subject, data_md5: str) -> str:
 def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: str) -> dict[str, Any]:
     """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
     folder = runs.work_folder("evaluate", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := registry.recall(folder):
         return manifest
-    examples = dataset.load(Path(data["files"][0]), "test")[: config.data.test_stories]
+    examples = list(stories_to_tell(config.data, data))
     references = [scoring.Reference.of(example) for example in examples]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {"stories": len(examples)}
     cards: dict[str, scoring.Scorecard] = {}
     with runs.lock(folder):
-        if manifest := runs.read_manifest(folder):  # another flow evaluated just this until now
+        if manifest := registry.recall(folder):  # another flow evaluated just this until now
             return manifest
         told = _tell(config, subject, examples, folder)
         for decoding, answers in told.items():

@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
@@ -47,6 +48,9 @@ TAG = "storyreason."
 
 TAKEN_DOWN = "taken_down"
 """The tag of a champion that a person replaced by `storyreason deploy`."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that it has no such model, version or run, and no such alias."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,27 @@ def lineage(**more: str) -> dict[str, str]:
     }
 
 
+def recall(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete step, or None where MLflow does not have the run or the version that it names.
+
+    They may be deleted there; and another store has runs of its own, and counts its versions from 1 again.
+    """
+    manifest = runs.read_manifest(folder)
+    if manifest and "run_id" in manifest:
+        run = _if_there(lambda: client().get_run(manifest["run_id"]))
+        if run is None or run.info.lifecycle_stage != "active":
+            return None
+    if manifest and "number" in manifest:
+        found = _if_there(lambda: client().get_model_version(manifest["name"], manifest["number"]))
+        if found is None or not _comes_of(found, manifest["identity"], manifest["run_id"]):
+            return None
+    return manifest
+
+
+def _comes_of(found: "ModelVersion", print_: str, run_id: str) -> bool:
+    return found.tags.get(f"{TAG}register") == print_ and found.run_id == run_id
+
+
 def fingerprint(train: str, model: str) -> str:
     """What decides a version: the training, and the registered model that it is a version of."""
     return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
@@ -166,7 +191,7 @@ def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) 
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
     print_ = fingerprint(train, config.model)
     folder = runs.work_folder("register", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := recall(folder):
         return manifest
     logger = get_run_logger()
     with runs.lock(folder):
@@ -192,7 +217,7 @@ def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, An
     import mlflow
 
     for found in client().search_model_versions(f"name = '{config.model}'"):
-        if found.tags.get(f"{TAG}register") == print_:
+        if _comes_of(found, print_, trained["run_id"]):
             return str(found.version)
     tags = lineage(
         register=print_,
@@ -228,31 +253,30 @@ def _card(config: RunConfig, trained: dict[str, Any]) -> str:
 
 def version(name: str, which: str) -> Version:
     """A registered version by number or alias. Raises RegistryError when there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = (
-            client().get_model_version(name, which)
-            if which.isdigit()
-            else client().get_model_version_by_alias(name, which)
-        )
-    except MlflowException as error:
+    found = alias(name, which)
+    if found is None:
         raise RegistryError(
             f"MLflow has no {name} with version or alias {which!r}: look at its versions in MLflow, or run `storyreason retrain`."
-        ) from error
-    return _from_mlflow(found)
+        )
+    return found
 
 
 def alias(name: str, which: str) -> Version | None:
-    """The version an alias points to, or None. A registry that cannot be asked raises: silence is not "no champion"."""
+    """The version that an alias (or a number) names, or None. A registry that is away raises: silence is not "no champion"."""
+    ask = client().get_model_version if which.isdigit() else client().get_model_version_by_alias
+    found = _if_there(lambda: ask(name, which))
+    return None if found is None else _from_mlflow(found)
+
+
+@plainly()
+def _if_there(ask: Callable[[], T]) -> T | None:
+    """What MLflow answers, or None where it answers that there is no such thing. Raises RegistryError when it is away."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return version(name, which)
-    except RegistryError as error:
-        cause = error.__cause__
-        absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
-        if isinstance(cause, MlflowException) and cause.error_code in absent:
+        return ask()
+    except MlflowException as error:
+        if error.error_code in ABSENT:
             return None
         raise
 

@@ -3,13 +3,11 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Task
 from prefect.logging.loggers import flow_run_logger
 
-from storyreason import runs
 from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -83,10 +81,10 @@ def from_outside(task: Any, task_run: Any, state: Any) -> bool:
 T = TypeVar("T", bound=Task[..., Any])
 
 
-def cached(task: T, fingerprint: str, folder: Path) -> T:
-    """The task with the fingerprint as its cache key. A hit counts only if manifest and files are still there."""
+def cached(task: T, fingerprint: str, manifest: dict[str, Any] | None) -> T:
+    """The task with the fingerprint as its cache key. A hit counts only if its manifest still does."""
     return task.with_options(  # type: ignore[return-value]
         cache_key_fn=lambda context, parameters: f"{task.name}-{fingerprint}",
         persist_result=True,
-        refresh_cache=runs.read_manifest(folder) is None,
+        refresh_cache=manifest is None,
     )

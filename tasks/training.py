@@ -9,13 +9,15 @@ from prefect import get_run_logger, task
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
+from storyreason.training import launch, progress
+from storyreason.training.job import MACHINE
 from tasks import accelerator, registry
 from tasks.progress import Progress
 from tasks.steps import plainly
 
 VERSION = 1
-UNTOLD = {f"training.{key}" for key in ("save_every", "devices", "free_memory_gb", "feature_cache_gb", "afresh")}
-"""Of the configuration of training, what changes no weight."""
+UNTOLD = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
+"""Of the configuration of training, what can change no weight."""
 DESCRIBED = {
     "stories", "validation_stories", "dropped", "bad", "trainable", "frozen", "distributed_type", "processes", "device",
 }  # fmt: skip
@@ -39,7 +41,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=config.training.model_dump(mode="json", exclude={key.removeprefix("training.") for key in UNTOLD}),
+        training=config.training.model_dump(mode="json", exclude=MACHINE) | launch.deciding(config.training),
     )
 
 
@@ -48,11 +50,11 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
 def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> dict[str, Any]:
     """Fine-tune the base model; a killed run goes on from its last checkpoint, in the same MLflow run."""
     folder = runs.work_folder("train", print_)
-    if manifest := runs.read_manifest(folder):
+    if manifest := registry.recall(folder):
         return manifest
     with runs.lock(folder / "flow"):
         # Another flow may have trained just this until now; and MLflow would make the same run twice.
-        return runs.read_manifest(folder) or _train(config, data, base, print_, folder)
+        return registry.recall(folder) or _train(config, data, base, print_, folder)
 
 
 def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, folder: Path) -> dict[str, Any]:
@@ -75,13 +77,18 @@ def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, fold
         training=config.training,
     )
     registry.log_data(run_id, config.data.target, data, "train")
-    status = "FAILED"
     try:
-        with (
-            accelerator.taken(config.training.devices),
-            accelerator.room(config, f"training {run_name(config, print_)}"),
-        ):
-            result = training.run(job, on_progress=_follower(run_id))
+        follow = _follower(run_id)
+        if complete := runs.read_manifest(folder):  # MLflow lost its run, and is told again
+            result = Path(complete["result"])
+            for line in progress.read(folder):
+                follow(line)
+        else:
+            with (
+                accelerator.taken(config.training.devices),
+                accelerator.room(config, f"training {run_name(config, print_)}"),
+            ):
+                result = training.run(job, on_progress=follow)
         status = "FINISHED"
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
@@ -123,7 +130,7 @@ def _follower(run_id: str) -> Any:
     from mlflow.entities import Metric
 
     mlflow = registry.client()
-    progress = Progress("training", "fine-tuning")
+    shown = Progress("training", "fine-tuning")
     seen = {
         event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
         for event, prefix in PREFIX.items()
@@ -143,9 +150,9 @@ def _follower(run_id: str) -> Any:
             names = CURVES[line["event"]] & line.keys()
             mlflow.log_batch(run_id, [Metric(f"{prefix}/{name}", float(line[name]), at, step) for name in names])
         if line["event"] == "step":
-            progress.tell(step, line["steps"], _sentence(line))
+            shown.tell(step, line["steps"], _sentence(line))
         elif line["event"] == "features":
-            progress.tell(line.get("done", 0), line.get("stories", 1), _features_sentence(line))
+            shown.tell(line.get("done", 0), line.get("stories", 1), _features_sentence(line))
 
     return follow
 

@@ -10,6 +10,13 @@ from storyreason import dataset, runs
 from storyreason.errors import ConfigError
 from storyreason.training.config import TrainingConfig
 
+MACHINE = {
+    "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices",
+    "free_memory_gb", "afresh",
+}  # fmt: skip
+"""Of the configuration of training, what says how a machine does it. A training may go on with another of these as long
+as a step takes as many stories."""
+
 
 class Job(BaseModel):
     """What `python -m storyreason.training job.json` reads. Paths are absolute, so that it runs from anywhere."""
@@ -40,15 +47,11 @@ class Job(BaseModel):
 
         `checkpoints.identity` adds what the steps, the stories and the weights are.
         """
-        machine = {
-            "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb",
-            "devices", "free_memory_gb", "afresh",
-        }  # fmt: skip
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": self.data_md5 or str(self.data),
             "stories": self.stories,
-            **self.training.model_dump(mode="json", exclude=machine),
+            **self.training.model_dump(mode="json", exclude=MACHINE),
         }
 
 

@@ -90,6 +90,19 @@ def _processes(training: TrainingConfig) -> int:
     return int(config.get("num_processes", 1)) // int(config.get("num_machines", 1))
 
 
+def deciding(training: TrainingConfig) -> dict[str, Any]:
+    """What decides the weights of how many processes train, and how: the stories of a step, and the precision.
+
+    The rest may change between two attempts of a training: 2 processes with `accumulation` 8 go on as 4 with 4.
+    """
+    file = {} if training.accelerate is None else _read(_config_file(training.accelerate))
+    processes = training.processes if training.accelerate is None else int(file.get("num_processes", 1))
+    return {
+        "stories_per_step": training.batch_size * training.accumulation * processes,
+        "mixed_precision": file.get("mixed_precision"),
+    }
+
+
 def _visible(training: TrainingConfig) -> dict[str, str]:
     """The GPUs that the training process sees: `devices`, and none where it trains on the CPU."""
     # The process takes a GPU where it sees one, and accelerate's settings for a CPU do not go with that.

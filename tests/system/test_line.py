@@ -286,10 +286,12 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
 def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:
     before = mlflow.get_model_version_by_alias("storyteller", "previous").version
 
-    project.run(
-        "deploy", "previous", "--preset", "smoke", "--set", f"serving.port={project.port}", "--set", "data.rev=HEAD"
-    )
+    shard = next((project.folder / "data").glob("train-*"))
+    shard.unlink()  # nobody who has to go back quickly wants to hear of that
 
+    printed = project.run("deploy", "previous", "--preset", "smoke", "--set", f"serving.port={project.port}")
+
+    assert "deploying without telling a test story first, for there are no data: " in printed
     assert mlflow.get_model_version_by_alias("storyteller", "champion").version == before
 
 

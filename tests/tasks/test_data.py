@@ -1,13 +1,17 @@
 """Data under DVC: every version is pulled whole or refused with a sentence, and nobody's work is lost."""
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prefect.logging import disable_run_logger
@@ -71,6 +75,35 @@ def test_a_fresh_clone_pulls_from_the_store_inside_it(clone: Path) -> None:
 def test_any_git_revision_of_the_data_can_be_used_and_the_work_tree_stays(clone: Path) -> None:
     assert pull(DataConfig(rev="v1")) == ["train-v1.parquet"]
     assert not (clone / "data").exists()
+
+
+def test_of_two_that_fetch_a_version_at_a_time_the_second_waits_and_both_have_it_whole(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dvc.fs import DVCFileSystem
+
+    fetch, fetched, second = DVCFileSystem.get_file, threading.Event(), threading.Event()
+
+    def slowly(self: DVCFileSystem, *arguments: Any, **options: Any) -> None:
+        if fetched.is_set():
+            second.set()  # only without the lock
+        fetch(self, *arguments, **options)
+        if not fetched.is_set():
+            fetched.set()
+            second.wait(timeout=3)
+
+    monkeypatch.setattr(DVCFileSystem, "get_file", slowly)
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    version = data.identify(DataConfig(rev="v2"))
+    with ThreadPoolExecutor(2) as pool, caplog.at_level(logging.INFO, "run"):
+        first = pool.submit(data.pull.fn, version, check=False)
+        assert fetched.wait(timeout=60)
+        manifests = [data.pull.fn(version, check=False), first.result()]
+
+    for manifest in manifests:
+        names = sorted(path.name for path in Path(manifest["files"][0]).iterdir())
+        assert names == ["train-v1.parquet", "train-v2.parquet"]
+    assert "waiting for another flow that pulls data.dvc" in caplog.text
 
 
 def test_another_version_is_another_step(clone: Path) -> None:
@@ -176,24 +209,66 @@ def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Pa
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["a new version", "not yet a version"])
-def test_what_joins_while_the_shards_are_linked_does_not_reach_the_run(
+def test_what_joins_while_the_version_is_taken_up_does_not_reach_the_run(
     clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
-    version, link, linked = data.identify(DataConfig()), data._link, []
+    version, kept = data.identify(DataConfig()), data._kept
 
-    def late(source: str, goal: str) -> None:
-        if not linked and told:
+    def late(version: data.DataVersion) -> Path:
+        if told:
             data.change("data.dvc", str(stories), dataset.append)
-        elif not linked:
+        else:
             dataset.append(clone / "data", stories)
-        linked.append(goal)
-        link(source, goal)
+        return kept(version)
 
-    monkeypatch.setattr(data, "_link", late)
-    with disable_run_logger(), pytest.raises(DataError, match=r"became another version while|dvc add data"):
-        data.pull.fn(version)
+    monkeypatch.setattr(data, "_kept", late)
+    with disable_run_logger():
+        manifest = data.pull.fn(version)
 
-    assert not (data.runs.root() / "data" / version.md5).exists()
+    assert len(dataset.load(clone / "data", "train")) == 4
+    assert len(dataset.load(manifest["files"][0], "train")) == 2
+
+
+@pytest.mark.parametrize("kept_by", ["link", "copy", "copy of the work tree"])
+def test_what_is_written_into_a_shard_afterwards_does_not_reach_the_run(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, kept_by: str
+) -> None:
+    version = data.identify(DataConfig())
+    if kept_by == "copy":  # as where `runs/` is on another file system
+        monkeypatch.setattr("tasks.data.os.link", Mock(side_effect=OSError))
+    elif kept_by == "copy of the work tree":  # it is here, and DVC knows it, and nowhere else
+        data._fetch_workspace(version)
+        for place in (".dvc/cache", "store"):
+            shutil.rmtree(clone / place)
+    with disable_run_logger():
+        manifest = data.pull.fn(version)
+    (shard,) = (clone / "data").glob("train-*")
+    (kept,) = Path(manifest["files"][0]).glob("train-*")
+    before = kept.read_bytes()
+
+    shutil.copyfile(next(stories.glob("train-*")), shard)  # into the file, not in its place
+
+    assert shard.read_bytes() != before
+    assert kept.read_bytes() == before
+    assert (kept.stat().st_nlink > 1) == (kept_by == "link")
+
+
+def test_stories_that_cannot_be_used_are_left_out_and_named(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("storyreason.dataset.checking.MAX_BAD", 0.5)
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    first, second = dataset.load(clone / "data", "test")
+    dataset.write([replace(first, images=(b"no picture", *first.images[1:])), second], clone / "data", "test")
+    dvc(clone, "add", "data")
+    dvc(clone, "push")
+
+    manifest = data.pull.fn(data.identify(DataConfig()))
+
+    assert list(data.stories_to_tell(DataConfig(), manifest)) == [second]
+    assert f"1 of 2 test stories left out: test story {first.story_id}, image 1: the picture does not" in caplog.text
+    with pytest.raises(DataError, match=r"No test story of data\.dvc can be used"):
+        data.stories_to_tell(DataConfig(test_stories=1), manifest)
 
 
 def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:

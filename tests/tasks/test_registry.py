@@ -1,13 +1,17 @@
 """Aliases: none yet is an answer, a registry that cannot be asked is not."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
+from prefect.states import Failed
 
 from flows.cli import RESOLVERS
 from storyreason.errors import RegistryError
 from tasks import registry
+from tasks.steps import from_outside
 
 
 def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,11 +23,21 @@ def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monk
         registry.version("storyteller", "champion")
 
 
-def test_a_registry_that_is_away_is_not_taken_for_one_without_a_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("which", ["champion", "1"])
+@pytest.mark.parametrize(
+    "ask", [registry.alias, registry.version, lambda name, which: RESOLVERS["models:/"](f"{name}/{which}")]
+)
+def test_a_registry_that_is_away_is_said_to_be_away_and_not_to_have_no_champion(
+    ask: Callable[[str, str], Any], which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryError):
-        registry.alias("storyteller", "champion")
+    with pytest.raises(
+        RegistryError, match=r"MLflow's server at http://127\.0\.0\.1:9 does not answer: start it"
+    ) as told:
+        ask("storyteller", which)
+    assert from_outside(None, None, Failed(data=told.value))  # and is asked again
 
 
 def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

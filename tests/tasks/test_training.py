@@ -11,6 +11,7 @@ import mlflow
 import pytest
 
 from storyreason import config
+from storyreason.training import launch
 from tasks import progress, registry, training
 
 
@@ -27,6 +28,26 @@ def test_a_runs_name_says_what_differs() -> None:
 def test_a_preset_of_somebodys_own_is_told_by_what_differs_from_the_defaults() -> None:
     mine = config.RunConfig.model_validate({"name": "mine", "training": {"epochs": 7}})
     assert training.run_name(mine, "0123456789") == "mine epochs=7.0 012345"
+
+
+def test_stories_of_a_step_and_precision_decide_the_weights_and_not_what_processes_they_are_spread_over(
+    tmp_path: Path,
+) -> None:
+    def named(accelerate: object, accumulation: int, *more: str) -> str:
+        changed = [f"training.accelerate={accelerate}", f"training.accumulation={accumulation}", *more]
+        return training.fingerprint(config.load("sample", changed), "md5", "base")
+
+    two = named("fsdp2-2gpu", 8)
+    assert named("fsdp2-8gpu", 2) == named("fsdp2-2gpu-offload", 8) == two
+    assert named("fsdp2-2gpu", 4, "training.batch_size=2", "training.pack_tokens=4096") == two
+    assert named("fsdp2-2gpu", 4) != two
+    own, text = tmp_path / "own.yaml", (launch.CONFIGS / "fsdp2-2gpu.yaml").read_text()
+    own.write_text(f"{text}main_process_ip: 10.0.0.1\n")
+    assert named(own, 8) == two
+    for before, after in (("num_processes: 2", "num_processes: 4"), ('"bf16"', '"no"')):
+        assert before in text
+        own.write_text(text.replace(before, after))
+        assert named(own, 8) != two
 
 
 def test_where_it_is_trained_does_not_decide_the_weights() -> None:

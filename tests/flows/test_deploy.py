@@ -1,0 +1,72 @@
+"""Going back to the version before needs that version alone: where there are no data it tells no story first."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from flows import deploy, retrain
+from storyreason import dataset
+from storyreason.config import RunConfig
+from tasks import data, deployment, registry
+from tests.tasks.test_data import clone, origin, stories  # noqa: F401 (fixtures)
+
+# ruff: noqa: F811 (the same as arguments)
+
+
+@pytest.fixture
+def back(
+    clone: Path,
+    stories: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[str, dataset.Example]]:
+    """`storyreason deploy previous` up to the gateway: the version that it would get, and the story to tell first."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    tags = {f"{registry.TAG}folder": "/models/1", f"{registry.TAG}register": "0123456789abcdef"}
+    client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    client.set_registered_model_alias("storyteller", "previous", "1")
+    monkeypatch.setattr(retrain, "_run", lambda task, step, print_: task.fn)
+    for place in (deploy, data):
+        monkeypatch.setattr(place, "get_run_logger", lambda: logging.getLogger("run"), raising=False)
+    asked: list[Any] = []
+    monkeypatch.setattr(deployment, "deploy", lambda config, *what, by_hand: asked.extend(what))
+
+    def back(**base: str) -> tuple[str, dataset.Example]:
+        deploy.deploy.fn(RunConfig.model_validate({"base": base}), "previous")
+        return asked[0].number, asked[1]
+
+    return back
+
+
+def without_a_remote(clone: Path) -> None:
+    for place in ("store", "data", ".dvc/cache"):
+        shutil.rmtree(clone / place)
+
+
+def with_local_changes(clone: Path) -> None:
+    (clone / "data" / "mine.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("change", [without_a_remote, with_local_changes])
+def test_without_data_it_goes_back_all_the_same_and_says_that_no_story_is_told_first(
+    back: Callable[..., tuple[str, dataset.Example]],
+    clone: Path,
+    change: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    change(clone)
+    number, probe = back()
+    assert (number, probe.images) == ("1", ())
+    assert "deploying without telling a test story first, for there are no data: " in caplog.text
+
+
+def test_the_base_is_not_needed(back: Callable[..., tuple[str, dataset.Example]]) -> None:
+    number, probe = back(name="./nothing")
+    assert number == "1" and len(probe.images) > 1

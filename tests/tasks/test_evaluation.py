@@ -1,0 +1,68 @@
+"""Evaluation: the test split as it is, without the stories that cannot be used."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from storyreason import answer, dataset, runs, sample
+from storyreason.config import RunConfig
+from tasks import evaluation, registry
+from tasks.evaluation import Subject
+
+FREE = RunConfig.model_validate(
+    {"evaluation": {"decodings": ["free"]}, "gate": {"primary": "free/strict/grounding/f1"}}
+)
+
+
+def write_answers(data: dict[str, Any], subject: Subject) -> None:
+    """Answers to every story, so that no engine starts: the references themselves."""
+    told = [
+        {"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)}
+        for one in dataset.load(data["files"][0], "test")
+        if one.story_id not in data["faulty_test_stories"]
+    ]
+    lines = [json.dumps({**one, "cut": False, "prompt_tokens": 1, "tokens": 1}) + "\n" for one in told]
+    folder = runs.work_folder("evaluate", evaluation.fingerprint(FREE, subject, data))
+    runs.write_text(folder / "free.jsonl", "".join(lines))
+
+
+def evaluate(data: dict[str, Any], subject: Subject) -> dict[str, Any]:
+    with disable_run_logger():
+        return evaluation.evaluate.fn(FREE, subject, data, evaluation.fingerprint(FREE, subject, data))
+
+
+def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(evaluation, "Progress", Mock())
+    first, *others = sample.examples("test", films=2)
+    broken = replace(first, images=(b"no picture", *first.images[1:]))
+    dataset.write([broken, *others], tmp_path / "data", "test")
+    data = {"md5": "d41d8cd98f00b204", "rev": None, "files": [str(tmp_path / "data")]}
+    data["faulty_test_stories"] = {first.story_id: "why"}
+    subject = Subject("base", "tiny-base", "0123456789abcdef")
+    write_answers(data, subject)
+
+    scored = evaluate(data, subject)
+
+    assert scored["metrics"]["stories"] == len(others) == 3
+    assert scored["metrics"]["free/strict/grounding/f1"] == 1.0
+    assert registry.client().get_run(scored["run_id"]).data.metrics["stories"] == 3
+    card = json.loads(Path(scored["scorecards"]["free"]).read_text())
+    assert first.story_id not in json.dumps(card)
+
+
+def test_what_is_left_out_decides_the_scores() -> None:
+    subject = Subject("base", "tiny-base", "0123456789abcdef")
+
+    def named(faulty: dict[str, str]) -> str:
+        return evaluation.fingerprint(FREE, subject, {"md5": "d41d8cd98f00b204", "faulty_test_stories": faulty})
+
+    assert named({}) != named({"a-1": "why"}) != named({"a-2": "why"})
