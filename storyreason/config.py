@@ -134,7 +134,9 @@ def _sentence(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, RunConfig().flat(), n=1, cutoff=0.6)
         return f"Unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    said = fault["msg"].removeprefix("Value error, ")
+    # What is wrong between two parts has no key, and what was found would be the whole configuration.
+    return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}" if key else said
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

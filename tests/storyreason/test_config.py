@@ -31,13 +31,17 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("training.learning_rate", "takes key=value"),
         ("name.x=1", "is a value, not a group"),
         ("data.target=[", "cannot be read"),
+        (
+            "evaluation.decodings=[free]",
+            "gate.primary is a score of grounded decoding, and evaluation.decodings lacks it",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
         config.load("sample", [override])
     assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
 def test_a_missing_preset_names_the_ones_there_are() -> None:
