@@ -4,6 +4,7 @@ parameters in MLflow. Its parts stand beside what they configure."""
 import contextlib
 import difflib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {path.name})") from None
+
+
+def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """As `load`, with this checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, over the preset and below the overrides."""
+    port = os.environ.get("STORYREASON_GATEWAY_PORT")
+    return load(preset, [*([f"serving.port={port}"] if port else []), *overrides])
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

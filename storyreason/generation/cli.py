@@ -28,8 +28,8 @@ def tell(
         list[str], typer.Argument(help="The frames in order: PNG, JPEG, WebP or GIF files, or their http(s) addresses.")
     ],
     endpoint: Annotated[
-        str, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this machine.")
-    ] = "http://127.0.0.1:8400",
+        str | None, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this checkout.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -70,10 +70,12 @@ def tell(
         typer.echo(f"page: {out.absolute()}", err=True)
 
 
-def _engine(endpoint: str, model: str | None, adapter: Path | None, api_key: str | None) -> "Engine":
+def _engine(endpoint: str | None, model: str | None, adapter: Path | None, api_key: str | None) -> "Engine":
     """A model folder in this process, or an address that answers."""
+    from storyreason import config
     from storyreason.generation import openai
     from storyreason.generation.inprocess import InProcess
+    from storyreason.serving import client
 
     for beginning, folder_of in RESOLVERS.items():
         if model is not None and model.startswith(beginning):
@@ -83,6 +85,7 @@ def _engine(endpoint: str, model: str | None, adapter: Path | None, api_key: str
     if model is not None and Path(model).is_dir():
         typer.echo(f"loading {model} ...", err=True)
         return InProcess(model)
+    endpoint = endpoint or client.url(config.load_here("sample").serving)
     names = openai.models(endpoint, api_key)
     if not names or (model is not None and model not in names):
         raise EngineError(

@@ -23,7 +23,7 @@ def serve(
     from storyreason.serving.gateway import run
     from storyreason.serving.state import Served
 
-    chosen = config.load(preset, override or [])
+    chosen = config.load_here(preset, override or [])
     first = None
     if model is not None:
         if not (model / "config.json").is_file():
