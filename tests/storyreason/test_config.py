@@ -13,6 +13,12 @@ def test_every_preset_of_the_project_is_valid(name: str) -> None:
     assert config.load(name).name == name
 
 
+def test_a_try_of_the_line_replaces_no_champion_of_real_trainings() -> None:
+    names = {name: config.load(name).model for name in config.presets()}
+    assert names.pop("smoke") == "storyteller-smoke"
+    assert set(names.values()) == {"storyteller"}
+
+
 def test_overrides_are_laid_over_the_preset() -> None:
     chosen = config.load("sample", ["training.learning_rate=1e-4", "data.rev=v1.2", "data.test_stories=null"])
     assert chosen.training.learning_rate == 1e-4
