@@ -25,8 +25,7 @@ def deploy(
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
-    served = gateway.status(config.serving)
-    if served.healthy and served.folder == version.folder:
+    if gateway.serves(config.serving, version.folder):
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
         logger.info("starting %s version %s beside what is served ...", version.name, version.number)

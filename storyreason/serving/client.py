@@ -44,7 +44,7 @@ class Status:
     problem: str | None
     requests: int
     deploying: str | None
-    devices: str | None = None
+    engine: dict[str, Any]
 
 
 def url(config: ServingConfig) -> str:
@@ -61,6 +61,12 @@ def token() -> str:
 def status(config: ServingConfig) -> Status:
     """Raises GatewayError when no gateway of this checkout answers."""
     return Status(**_ask(config, "GET", "/admin/status"))
+
+
+def serves(config: ServingConfig, folder: str) -> bool:
+    """Whether this model is served, healthy, by an engine with these settings: `deploy` would change nothing."""
+    now = status(config)
+    return now.healthy and (now.folder, now.engine) == (folder, config.engine())
 
 
 def check(config: ServingConfig) -> None:
@@ -123,6 +129,7 @@ def deploy(
         "run_id": run_id,
         "images": [base64.b64encode(image).decode() for image in images],
         "generation": generation.model_dump(mode="json"),
+        "engine": config.engine(),
     }
     longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
     _wait_for_deployments(config, 2 * longest)

@@ -94,7 +94,6 @@ class Stories:
 
     def __init__(self, engines: Engines, config: ServingConfig) -> None:
         self.engines = engines
-        self.config = config
         self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
     async def tell(self, request: "Request") -> "JSONResponse | Events":
@@ -103,10 +102,9 @@ class Stories:
             asked = await in_thread(_parsed, Asked, await request.body())
             if asked.model not in (None, NAME):
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
-            if (asked.max_tokens or 0) > self.config.max_model_len:
-                most = self.config.max_model_len
+            if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
                 raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
-            images = await in_thread(pictures.decoded, asked.images, self.config)
+            images = await in_thread(pictures.decoded, asked.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -118,7 +116,7 @@ class Stories:
 
         try:
             text = await in_thread(_parsed, Text, await request.body())
-            images = await in_thread(pictures.decoded, text.images, self.config)
+            images = await in_thread(pictures.decoded, text.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         read = await in_thread(_reading, text.whole, images)

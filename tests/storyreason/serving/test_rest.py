@@ -37,6 +37,17 @@ def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: Ser
     assert client.status(served).problem is None
 
 
+def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
+    folder = str(state.folder() / "model")
+    longer = served.model_copy(update={"max_model_len": 8192, "startup_timeout": 300.0})
+
+    client.deploy(longer, folder=folder, version="8")
+
+    assert client.serves(longer, folder)
+    assert not client.serves(served, folder)  # the gateway's own
+    assert client.status(served).engine == longer.engine()
+
+
 def test_it_comes_back_after_a_training_that_failed(served: ServingConfig) -> None:
     with pytest.raises(RuntimeError), client.resting(served, "training a1"):
         raise RuntimeError
