@@ -76,6 +76,12 @@ class RunConfig(BaseModel):
             raise ValueError(f"gate.primary is a score of {decoding} decoding, and evaluation.decodings lacks it")
         return self
 
+    @model_validator(mode="after")
+    def _is_asked_as_it_was_trained(self) -> "RunConfig":
+        if self.training.images_first != self.generation.images_first:
+            raise ValueError("training.images_first and generation.images_first differ: set both alike")
+        return self
+
     def flat(self) -> dict[str, Any]:
         """Parameters by their dotted names, as `--set` takes and MLflow shows them: `{"training.learning_rate": 1e-4}`."""
         return _flatten(self.model_dump(mode="json"))

@@ -25,7 +25,7 @@ def deploy(
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
-    if gateway.serves(config.serving, version.folder):
+    if gateway.serves(config.serving, version.folder, config.generation):
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
         logger.info("starting %s version %s beside what is served ...", version.name, version.number)

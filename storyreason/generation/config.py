@@ -1,6 +1,6 @@
 """How answers are generated."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ class GenerationConfig(BaseModel):
         default="Create a story based on these images.",
         description="What the user asks for beside the images; may be empty.",
     )
-    images_first: bool = Field(default=True, description="The images before the request, as in the published example.")
+    images_first: bool = Field(default=True, description="The images before the request, as the model was trained.")
     decoding: Decoding = Field(
         default="free",
         description="grounded: under grammars that keep tables, IDs, boxes and tags right; free: as the model likes. "
@@ -42,3 +42,7 @@ class GenerationConfig(BaseModel):
     pause: float = Field(
         default=1.0, ge=0, le=60, description="Seconds before a failed request is sent again; then twice that."
     )
+
+    def prompt(self) -> dict[str, Any]:
+        """The settings that make the prompt: who asks a model in another way than it was scored in asks another model."""
+        return self.model_dump(include={"request", "images_first"})

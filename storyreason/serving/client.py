@@ -45,6 +45,7 @@ class Status:
     requests: int
     deploying: str | None
     engine: dict[str, Any]
+    prompt: dict[str, Any] | None
 
 
 def url(config: ServingConfig) -> str:
@@ -63,10 +64,10 @@ def status(config: ServingConfig) -> Status:
     return Status(**_ask(config, "GET", "/admin/status"))
 
 
-def serves(config: ServingConfig, folder: str) -> bool:
-    """Whether this model is served, healthy, by an engine with these settings: `deploy` would change nothing."""
+def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> bool:
+    """Whether this model is served, healthy, with these settings and asked like this: `deploy` would change nothing."""
     now = status(config)
-    return now.healthy and (now.folder, now.engine) == (folder, config.engine())
+    return now.healthy and (now.folder, now.engine, now.prompt) == (folder, config.engine(), generation.prompt())
 
 
 def check(config: ServingConfig) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storyreason import runs
+from storyreason import model, runs
 from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory
@@ -66,7 +66,9 @@ class Engines:
         self.config = config
         self.served = state.served()
         if self.served is not None:
-            self.served = replace(self.served, engine={**config.engine(), **self.served.engine})
+            engine = {**config.engine(), **self.served.engine}
+            prompt = {**GenerationConfig().prompt(), **model.prompt(self.served.folder), **self.served.prompt}
+            self.served = replace(self.served, engine=engine, prompt=prompt)
         self.deploying: str | None = None
         self.problem: str | None = None
         self.restarts = self.swaps = 0
@@ -157,7 +159,7 @@ class Engines:
         started = time.monotonic()
         try:
             _check_place(folder, self.config)
-            wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine())
+            wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine(), generation.prompt())
             now = self.served
             if now and now == replace(wanted, run_id=now.run_id, since=now.since):
                 await self._wait_until_healthy(self.settings.startup_timeout)

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
@@ -186,7 +186,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
 
 
 def _served(engines: Engines) -> dict[str, Any]:
-    served = asdict(engines.served) if engines.served else dict.fromkeys(("folder", "version", "run_id", "since"))
+    served = asdict(engines.served) if engines.served else dict.fromkeys(one.name for one in fields(state.Served))
     return {**served, "model": NAME, "problem": engines.gives_way() or engines.problem}
 
 

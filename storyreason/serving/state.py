@@ -28,6 +28,8 @@ class Served:
     since: str
     engine: dict[str, Any] = field(default_factory=dict)
     """The settings of its engine, as `EngineConfig` has them; what is missing is as the gateway was started."""
+    prompt: dict[str, Any] = field(default_factory=dict)
+    """How it is asked, as `GenerationConfig.prompt` has it; what is missing is as its folder says."""
 
 
 @dataclass(frozen=True, slots=True)

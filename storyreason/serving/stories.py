@@ -48,7 +48,9 @@ class Asked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: Images = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
-    request: str | None = Field(default=None, max_length=4000, description="What to ask for beside the images.")
+    request: str | None = Field(
+        default=None, max_length=4000, description="What to ask for; the default is what it was scored with."
+    )
     model: str | None = Field(
         default=None, max_length=300, description="One of GET /v1/models; the default is what is served."
     )
@@ -144,8 +146,7 @@ class Stories:
 
         An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
         """
-        wanted = asked.model_dump(include={"decoding", "temperature", "seed", "max_tokens"})
-        config = GenerationConfig(**wanted, **({} if asked.request is None else {"request": asked.request}))
+        wanted = asked.model_dump(exclude={"images", "model"}, exclude_none=True)
         begun, ended = False, 0
 
         def tell_it(event: str, data: Json) -> None:
@@ -156,7 +157,9 @@ class Stories:
 
         while True:
             async with self.engines.engine() as engine:
-                version = self.engines.served.version if self.engines.served else None
+                served = self.engines.served
+                version = served.version if served else None
+                config = GenerationConfig(**{**(served.prompt if served else {}), **wanted})
                 live = None if emit is None else Live([picture_size(image) for image in images], tell_it)
                 try:
                     told = await self._ask(engine, images, config, live)

@@ -19,6 +19,10 @@ def test_a_try_of_the_line_replaces_no_champion_of_real_trainings() -> None:
     assert set(names.values()) == {"storyteller"}
 
 
+def test_what_nobody_has_set_goes_together() -> None:
+    config.RunConfig()
+
+
 def test_overrides_are_laid_over_the_preset() -> None:
     chosen = config.load("sample", ["training.learning_rate=1e-4", "data.rev=v1.2", "data.test_stories=null"])
     assert chosen.training.learning_rate == 1e-4
@@ -37,6 +41,7 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("training.learning_rate", "takes key=value"),
         ("name.x=1", "is a value, not a group"),
         ("data.target=[", "cannot be read"),
+        ("training.images_first=false", "training.images_first and generation.images_first differ: set both alike"),
         (
             "evaluation.decodings=[free]",
             "gate.primary is a score of grounded decoding, and evaluation.decodings lacks it",

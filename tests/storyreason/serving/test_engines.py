@@ -15,6 +15,7 @@ from storyreason import dataset
 from storyreason.answer import join
 from storyreason.errors import GatewayError
 from storyreason.generation.config import GenerationConfig
+from storyreason.model import PROMPT
 from storyreason.serving import engines as serving_engines
 from storyreason.serving import pictures, state
 from storyreason.serving.config import EngineConfig, ServingConfig
@@ -135,6 +136,25 @@ def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engin
     assert [process.runs for process in Process.started] == [False, False, True]
     # And the gateway
     assert Engines(ServingConfig()).settings.engine() == long.engine()
+
+
+def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folders: Callable[[str], str]) -> None:
+    scored = GenerationConfig(images_first=False)
+
+    async def story() -> None:
+        engines = Engines(ServingConfig())
+        for generation, changed in ((GenerationConfig(), True), (scored, True), (scored, False)):
+            assert (await engines.deploy(folders("good"), "1", None, (), generation)).changed is changed
+
+    asyncio.run(story())
+    served = Engines(ServingConfig()).served
+    assert served is not None and served.prompt == scored.prompt()
+
+    Path(folders("better")).mkdir()
+    (Path(folders("better")) / PROMPT).write_text('{"images_first": false}')
+    state.write_served(state.Served(folders("better"), "2", None, ""))  # as `storyreason serve --model` does
+    served = Engines(ServingConfig()).served
+    assert served is not None and served.prompt == scored.prompt()
 
 
 def test_what_a_gateway_before_wrote_down_is_served_with_this_ones_settings(folders: Callable[[str], str]) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from storyreason.errors import GatewayError
+from storyreason.generation.config import GenerationConfig
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.gateway import application
@@ -43,8 +44,9 @@ def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
 
     client.deploy(longer, folder=folder, version="8")
 
-    assert client.serves(longer, folder)
-    assert not client.serves(served, folder)  # the gateway's own
+    assert client.serves(longer, folder, GenerationConfig())
+    assert not client.serves(served, folder, GenerationConfig())  # the gateway's own settings
+    assert not client.serves(longer, folder, GenerationConfig(images_first=False))
     assert client.status(served).engine == longer.engine()
 
 
