@@ -50,7 +50,8 @@ def tell(config: RunConfig, example: dataset.Example, served: registry.Version) 
 
     Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
     """
-    asked = config.generation.model_copy(update={"decoding": config.gate.primary.partition("/")[0]})
+    decoding = config.gate.primary.partition("/")[0]
+    asked = config.generation.as_trained(served.folder).model_copy(update={"decoding": decoding})
     name = gateway.status(config.serving).model
     told = generation.predictions.answer_to(
         gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()

@@ -66,8 +66,8 @@ def status(config: ServingConfig) -> Status:
 
 def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> bool:
     """Whether this model is served, healthy, with these settings and asked like this: `deploy` would change nothing."""
-    now = status(config)
-    return now.healthy and (now.folder, now.engine, now.prompt) == (folder, config.engine(), generation.prompt())
+    now, prompt = status(config), generation.as_trained(folder).prompt()
+    return now.healthy and (now.folder, now.engine, now.prompt) == (folder, config.engine(), prompt)
 
 
 def check(config: ServingConfig) -> None:

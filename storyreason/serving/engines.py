@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storyreason import model, runs
+from storyreason import runs
 from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory
@@ -67,7 +67,7 @@ class Engines:
         self.served = state.served()
         if self.served is not None:
             engine = {**config.engine(), **self.served.engine}
-            prompt = {**GenerationConfig().prompt(), **model.prompt(self.served.folder), **self.served.prompt}
+            prompt = {**GenerationConfig().as_trained(self.served.folder).prompt(), **self.served.prompt}
             self.served = replace(self.served, engine=engine, prompt=prompt)
         self.deploying: str | None = None
         self.problem: str | None = None
@@ -159,6 +159,7 @@ class Engines:
         started = time.monotonic()
         try:
             _check_place(folder, self.config)
+            generation = generation.as_trained(folder)
             wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine(), generation.prompt())
             now = self.served
             if now and now == replace(wanted, run_id=now.run_id, since=now.since):

@@ -150,8 +150,17 @@ def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folde
     served = Engines(ServingConfig()).served
     assert served is not None and served.prompt == scored.prompt()
 
+    # Its folder knows better than the preset of another training
     Path(folders("better")).mkdir()
     (Path(folders("better")) / PROMPT).write_text('{"images_first": false}')
+
+    async def another() -> None:
+        engines = Engines(ServingConfig())
+        deployed = [await engines.deploy(folders("better"), "2", None, (), GenerationConfig()) for _ in range(2)]
+        assert [one.changed for one in deployed] == [True, False]
+        assert deployed[0].served.prompt == scored.prompt()
+
+    asyncio.run(another())
     state.write_served(state.Served(folders("better"), "2", None, ""))  # as `storyreason serve --model` does
     served = Engines(ServingConfig()).served
     assert served is not None and served.prompt == scored.prompt()

@@ -14,6 +14,7 @@ import pytest
 
 from storyreason.errors import GatewayError
 from storyreason.generation.config import GenerationConfig
+from storyreason.model import PROMPT
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.gateway import application
@@ -39,14 +40,15 @@ def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: Ser
 
 
 def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
-    folder = str(state.folder() / "model")
+    folder = str(state.folder())
+    (state.folder() / PROMPT).write_text('{"images_first": false}')
     longer = served.model_copy(update={"max_model_len": 8192, "startup_timeout": 300.0})
 
     client.deploy(longer, folder=folder, version="8")
 
     assert client.serves(longer, folder, GenerationConfig())
     assert not client.serves(served, folder, GenerationConfig())  # the gateway's own settings
-    assert not client.serves(longer, folder, GenerationConfig(images_first=False))
+    assert not client.serves(longer, folder, GenerationConfig(request="Be brief."))
     assert client.status(served).engine == longer.engine()
 
 
