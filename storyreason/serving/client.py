@@ -61,7 +61,12 @@ def token() -> str:
 
 def status(config: ServingConfig) -> Status:
     """Raises GatewayError when no gateway of this checkout answers."""
-    return Status(**_ask(config, "GET", "/admin/status"))
+    try:
+        return Status(**_ask(config, "GET", "/admin/status"))
+    except TypeError:
+        raise GatewayError(
+            f"The gateway at {url(config)} runs code of another version: end it with `storyreason down`, then run the same again."
+        ) from None
 
 
 def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> bool:
