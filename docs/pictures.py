@@ -122,10 +122,10 @@ def charts(page: Any, mlflow: str, search: str = "loss") -> Any:
     return page
 
 
-def version(page: Any, mlflow: str) -> Any:
-    """The newest version of the registered model: aliases, card, tags."""
-    known = page.request.get(f"{mlflow}/api/2.0/mlflow/registered-models/get-latest-versions?name=storyteller").json()
-    page.goto(f"{mlflow}/#/models/storyteller/versions/{known['model_versions'][0]['version']}?{TRAINING}")
+def version(page: Any, mlflow: str, model: str = "storyteller") -> Any:
+    """The newest version of a registered model: aliases, card, tags."""
+    known = page.request.get(f"{mlflow}/api/2.0/mlflow/registered-models/get-latest-versions?name={model}").json()
+    page.goto(f"{mlflow}/#/models/{model}/versions/{known['model_versions'][0]['version']}?{TRAINING}")
     page.wait_for_selector("text=Looks at a sequence of images")
     page.set_viewport_size({"width": 1280, "height": 600})  # the tags below name folders of the machine
     return page

@@ -1,6 +1,5 @@
 """The command line: the library's verbs, and those that start flows."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -184,11 +183,9 @@ def clean(
 
 
 def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
-    """The preset with this checkout's gateway port and the overrides laid over it."""
     from storyreason import config
 
-    port = os.environ.get("STORYREASON_GATEWAY_PORT")
-    return config.load(preset, [*([f"serving.port={port}"] if port else []), *(overrides or [])])
+    return config.load_here(preset, overrides or [])
 
 
 def _registered(name: str) -> str:

@@ -35,6 +35,16 @@ def platform() -> Iterator[None]:
     Enter it before Prefect is imported: what Prefect still sends when the process ends is sent before its server goes.
     """
     prepare()
+    try:
+        with _server():
+            yield
+    except KeyboardInterrupt:
+        sys.stderr.write("storyreason: interrupted. Start it again: complete steps are not repeated.\n")
+        raise
+
+
+@contextmanager
+def _server() -> Iterator[None]:
     if os.environ.get("PREFECT_API_URL"):
         yield
         return

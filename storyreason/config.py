@@ -4,6 +4,7 @@ parameters in MLflow. Its parts stand beside what they configure."""
 import contextlib
 import difflib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class RunConfig(BaseModel):
             raise ValueError(f"gate.primary is a score of {decoding} decoding, and evaluation.decodings lacks it")
         return self
 
+    @model_validator(mode="after")
+    def _is_asked_as_it_was_trained(self) -> "RunConfig":
+        if self.training.images_first != self.generation.images_first:
+            raise ValueError("training.images_first and generation.images_first differ: set both alike")
+        return self
+
     def flat(self) -> dict[str, Any]:
         """Parameters by their dotted names, as `--set` takes and MLflow shows them: `{"training.learning_rate": 1e-4}`."""
         return _flatten(self.model_dump(mode="json"))
@@ -110,6 +117,12 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {path.name})") from None
 
 
+def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """As `load`, with this checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, over the preset and below the overrides."""
+    port = os.environ.get("STORYREASON_GATEWAY_PORT")
+    return load(preset, [*([f"serving.port={port}"] if port else []), *overrides])
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -134,7 +147,9 @@ def _sentence(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, RunConfig().flat(), n=1, cutoff=0.6)
         return f"Unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    said = fault["msg"].removeprefix("Value error, ")
+    # What is wrong between two parts has no key, and what was found would be the whole configuration.
+    return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}" if key else said
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Models on disk: load a base, name it by its content, write the one folder that is evaluated, served and published."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,10 @@ ADAPTER = "adapter_config.json"
 """A training result with this file is an adapter, else whole weights."""
 CONTENT = (".json", ".jinja", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that make a model what it is; a README or a `.gitattributes` does not."""
+
+PROMPT = "storyreason.json"
+"""Says how a model is to be asked, as it was trained: `{"images_first": false}`. It goes from a training's result into the model
+folder, and with that to the Hub."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -107,6 +112,8 @@ def write_folder(
     processor.save_pretrained(temporary)
     _generation_config(base, revision).save_pretrained(temporary)
     runs.write_text(temporary / "README.md", card)
+    if (result / PROMPT).is_file():
+        shutil.copy(result / PROMPT, temporary)
     if out.exists():
         replaced = out.parent / f".{out.name}.replaced"
         shutil.rmtree(replaced, ignore_errors=True)
@@ -116,6 +123,22 @@ def write_folder(
     else:
         temporary.rename(out)
     return out
+
+
+def prompt(folder: Path | str) -> dict[str, bool]:
+    """How the model of a folder is to be asked, or nothing where it does not say (a base model, a name on the Hub).
+
+    Raises ModelError when the file that says so cannot be read.
+    """
+    path = Path(folder) / PROMPT
+    if not path.is_file():
+        return {}
+    try:
+        return {"images_first": bool(json.loads(path.read_text())["images_first"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f'{path} must hold {{"images_first": true}}, or false ({error!r}): mend or delete it.'
+        ) from None
 
 
 def merged(base: str, revision: str | None, adapter: Path) -> Any:

@@ -157,7 +157,7 @@ def _served_beside(config: RunConfig) -> str | None:
         status = gateway.status(config.serving)
     except GatewayError:  # no gateway, so that nothing is served
         return None
-    training, serving = config.training.devices, status.devices
+    training, serving = config.training.devices, status.engine["devices"]
     apart = training and serving and not set(slots(training)) & set(slots(serving))
     return None if apart else status.version
 

@@ -25,8 +25,7 @@ def deploy(
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
-    served = gateway.status(config.serving)
-    if served.healthy and served.folder == version.folder:
+    if gateway.serves(config.serving, version.folder, config.generation):
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
         logger.info("starting %s version %s beside what is served ...", version.name, version.number)
@@ -51,7 +50,8 @@ def tell(config: RunConfig, example: dataset.Example, served: registry.Version) 
 
     Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
     """
-    asked = config.generation.model_copy(update={"decoding": config.gate.primary.partition("/")[0]})
+    decoding = config.gate.primary.partition("/")[0]
+    asked = config.generation.as_trained(served.folder).model_copy(update={"decoding": decoding})
     name = gateway.status(config.serving).model
     told = generation.predictions.answer_to(
         gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -28,8 +28,8 @@ def tell(
         list[str], typer.Argument(help="The frames in order: PNG, JPEG, WebP or GIF files, or their http(s) addresses.")
     ],
     endpoint: Annotated[
-        str, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this machine.")
-    ] = "http://127.0.0.1:8400",
+        str | None, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this checkout.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -54,12 +54,13 @@ def tell(
 
     pictures = [_read(image) for image in images]
     names = [Path(urlsplit(image).path if _is_address(image) else image).stem for image in images]
-    wanted = GenerationConfig(decoding=decoding, max_tokens=max_tokens)
-    if request is not None:
-        wanted = wanted.model_copy(update={"request": request})
     if out is not None and out.suffix != ".html":
         raise DataError(f"--out {out} is no page: name a file that ends in .html.")
-    told = predictions.answer_by(_engine(endpoint, model, adapter, api_key), names[0], pictures, wanted)
+    engine, prompt = _engine(endpoint, model, adapter, api_key)
+    if request is not None:
+        prompt["request"] = request
+    wanted = GenerationConfig(**prompt, decoding=decoding, max_tokens=max_tokens)
+    told = predictions.answer_by(engine, names[0], pictures, wanted)
     typer.echo(told.answer)
     if told.cut:
         typer.echo("The answer was cut: raise --max-tokens.", err=True)
@@ -70,26 +71,32 @@ def tell(
         typer.echo(f"page: {out.absolute()}", err=True)
 
 
-def _engine(endpoint: str, model: str | None, adapter: Path | None, api_key: str | None) -> "Engine":
-    """A model folder in this process, or an address that answers."""
+def _engine(
+    endpoint: str | None, model: str | None, adapter: Path | None, api_key: str | None
+) -> "tuple[Engine, dict[str, Any]]":
+    """A model folder in this process, or an address that answers; and how it says it is to be asked."""
+    from storyreason import config
     from storyreason.generation import openai
     from storyreason.generation.inprocess import InProcess
+    from storyreason.model import prompt as prompt_of
+    from storyreason.serving import client
 
     for beginning, folder_of in RESOLVERS.items():
         if model is not None and model.startswith(beginning):
             model = folder_of(model)
     if adapter is not None:
-        return InProcess(model or _base_of(adapter), adapter)
+        return InProcess(model or _base_of(adapter), adapter), prompt_of(adapter)
     if model is not None and Path(model).is_dir():
         typer.echo(f"loading {model} ...", err=True)
-        return InProcess(model)
+        return InProcess(model), prompt_of(model)
+    endpoint = endpoint or client.url(config.load_here("sample").serving)
     names = openai.models(endpoint, api_key)
     if not names or (model is not None and model not in names):
         raise EngineError(
             f"{endpoint} serves {', '.join(names) or 'no model'}"
             + (f", not {model}: name one of those, or a model folder." if model else ": name another --endpoint.")
         )
-    return openai.Endpoint(endpoint, model or names[0], api_key)
+    return openai.Endpoint(endpoint, model or names[0], api_key), openai.prompt(endpoint, api_key)
 
 
 def _base_of(adapter: Path) -> str:

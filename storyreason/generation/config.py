@@ -1,10 +1,11 @@
 """How answers are generated."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from storyreason import forms
+from storyreason import forms, model
 
 Decoding = Literal["free", "grounded"]
 
@@ -18,7 +19,7 @@ class GenerationConfig(BaseModel):
         default="Create a story based on these images.",
         description="What the user asks for beside the images; may be empty.",
     )
-    images_first: bool = Field(default=True, description="The images before the request, as in the published example.")
+    images_first: bool = Field(default=True, description="The images before the request, as the model was trained.")
     decoding: Decoding = Field(
         default="free",
         description="grounded: under grammars that keep tables, IDs, boxes and tags right; free: as the model likes. "
@@ -42,3 +43,11 @@ class GenerationConfig(BaseModel):
     pause: float = Field(
         default=1.0, ge=0, le=60, description="Seconds before a failed request is sent again; then twice that."
     )
+
+    def as_trained(self, folder: Path | str) -> Self:
+        """These settings, but with the prompt's order in which the model of a folder was trained, where the folder says it."""
+        return self.model_copy(update=model.prompt(folder))
+
+    def prompt(self) -> dict[str, Any]:
+        """The settings that make the prompt: who asks a model in another way than it was scored in asks another model."""
+        return self.model_dump(include={"request", "images_first"})

@@ -282,6 +282,13 @@ def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int 
     return int(lengths[0]) if lengths and lengths[0] else None
 
 
+def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
+    """How the served model is to be asked, where the endpoint is a gateway of ours; any other one says nothing of it."""
+    with contextlib.suppress(EngineError):
+        return dict(_extra("GET", base_url, "/healthz", api_key).get("prompt") or {})
+    return {}
+
+
 @lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its bytes, which are never fewer, where the endpoint cannot say."""

@@ -18,7 +18,7 @@ from storyreason import guard
 from storyreason.errors import EngineError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import tell
-from storyreason.serving.config import ServingConfig
+from storyreason.serving.config import EngineConfig
 
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
@@ -35,7 +35,7 @@ class VllmServer:
         tell(server.url, server.name, images, GenerationConfig())
     """
 
-    def __init__(self, model: Path | str, config: ServingConfig, log: Path) -> None:
+    def __init__(self, model: Path | str, config: EngineConfig, log: Path) -> None:
         """`model` is a model folder or a model's name on the Hub; what vLLM prints is appended to `log`."""
         self.model = model
         self.config = config
@@ -166,7 +166,7 @@ def on_cpu() -> bool:
         raise EngineError("vLLM is not in this environment: install it with `make install`.") from None
 
 
-def memory_needed(model: Path | str, config: ServingConfig) -> int:
+def memory_needed(model: Path | str, config: EngineConfig) -> int:
     """Bytes of main memory that an engine will take, roughly and rather too much; a GPU's memory is not in it."""
     if not on_cpu():
         return int(2 * PROCESSES_GIB * GIB)
@@ -178,7 +178,7 @@ def memory_needed(model: Path | str, config: ServingConfig) -> int:
     return int(weights * growth * 1.1 + (config.kv_cache_gb + PROCESSES_GIB) * GIB)
 
 
-def check_memory(model: Path | str, config: ServingConfig) -> None:
+def check_memory(model: Path | str, config: EngineConfig) -> None:
     """Raise EngineError when the machine's free memory does not hold one more engine with this model."""
     import psutil
 

@@ -9,7 +9,10 @@ import typer
 def serve(
     preset: Annotated[str, typer.Argument(help="The preset whose serving settings are used.")] = "sample",
     model: Annotated[
-        Path | None, typer.Option(help="Serve this model folder. Without it: what was served last.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Serve this model folder. Without it: what was served last, as it was deployed.", show_default=False
+        ),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For example serving.port=8401.")
@@ -23,7 +26,7 @@ def serve(
     from storyreason.serving.gateway import run
     from storyreason.serving.state import Served
 
-    chosen = config.load(preset, override or [])
+    chosen = config.load_here(preset, override or [])
     first = None
     if model is not None:
         if not (model / "config.json").is_file():

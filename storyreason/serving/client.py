@@ -44,7 +44,8 @@ class Status:
     problem: str | None
     requests: int
     deploying: str | None
-    devices: str | None = None
+    engine: dict[str, Any]
+    prompt: dict[str, Any] | None
 
 
 def url(config: ServingConfig) -> str:
@@ -60,7 +61,18 @@ def token() -> str:
 
 def status(config: ServingConfig) -> Status:
     """Raises GatewayError when no gateway of this checkout answers."""
-    return Status(**_ask(config, "GET", "/admin/status"))
+    try:
+        return Status(**_ask(config, "GET", "/admin/status"))
+    except TypeError:
+        raise GatewayError(
+            f"The gateway at {url(config)} runs code of another version: end it with `storyreason down`, then run the same again."
+        ) from None
+
+
+def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> bool:
+    """Whether this model is served, healthy, with these settings and asked like this: `deploy` would change nothing."""
+    now, prompt = status(config), generation.as_trained(folder).prompt()
+    return now.healthy and (now.folder, now.engine, now.prompt) == (folder, config.engine(), prompt)
 
 
 def check(config: ServingConfig) -> None:
@@ -123,6 +135,7 @@ def deploy(
         "run_id": run_id,
         "images": [base64.b64encode(image).decode() for image in images],
         "generation": generation.model_dump(mode="json"),
+        "engine": config.engine(),
     }
     longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
     _wait_for_deployments(config, 2 * longest)

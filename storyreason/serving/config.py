@@ -1,24 +1,17 @@
 """What a vLLM process is given, where the gateway listens, and how patient both are."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from storyreason import forms
 
 
-class ServingConfig(BaseModel):
-    """The engines, and the gateway before them. An evaluation starts its engine with the same settings."""
+class EngineConfig(BaseModel):
+    """What an engine is started with, and what it must do before it serves. A deployment brings its own to the gateway."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
-
-    host: str = Field(
-        default="127.0.0.1", min_length=1, description="Address to listen on; the default is this machine alone."
-    )
-    port: int = Field(
-        default=8400, ge=1, le=65535, description="The gateway's port. Engines choose free ones behind it."
-    )
 
     devices: str | None = Field(
         default=None,
@@ -26,11 +19,6 @@ class ServingConfig(BaseModel):
         coerce_numbers_to_str=True,  # `--set serving.devices=0` is a number
         description="Accelerators of an engine, such as 0. Evaluations and deployments that name the same one as a "
         "training wait for each other; empty: all, and nobody waits.",
-    )
-    give_way: bool = Field(
-        default=False,
-        description="A training on a device of the served model may take it down for the time: always, or, with "
-        "training.free_memory_gb, when less is free. It comes back by itself, also after a training that failed or was killed.",
     )
     max_model_len: int = Field(default=4096, ge=128, description="Tokens of images, request and answer together.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -54,6 +42,26 @@ class ServingConfig(BaseModel):
         default="readable",
         description="What a new model's first story must be before it serves: nothing; one whose analysis can be read; "
         "one that keeps every rule.",
+    )
+
+    def engine(self) -> dict[str, Any]:
+        """These settings alone, without those of the gateway."""
+        return self.model_dump(include=set(EngineConfig.model_fields))
+
+
+class ServingConfig(EngineConfig):
+    """The engines, and the gateway before them. An evaluation starts its engine with the same settings."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; the default is this machine alone."
+    )
+    port: int = Field(
+        default=8400, ge=1, le=65535, description="The gateway's port. Engines choose free ones behind it."
+    )
+    give_way: bool = Field(
+        default=False,
+        description="A training on a device of the served model may take it down for the time: always, or, with "
+        "training.free_memory_gb, when less is free. It comes back by itself, also after a training that failed or was killed.",
     )
     gallery: str = Field(
         default="",

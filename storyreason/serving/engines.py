@@ -15,7 +15,7 @@ from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory
 from storyreason.serving import state
-from storyreason.serving.config import ServingConfig
+from storyreason.serving.config import EngineConfig, ServingConfig
 from storyreason.serving.probe import tell_and_check
 from storyreason.serving.rest import Rest
 from storyreason.serving.state import Served
@@ -65,6 +65,10 @@ class Engines:
     def __init__(self, config: ServingConfig) -> None:
         self.config = config
         self.served = state.served()
+        if self.served is not None:
+            engine = {**config.engine(), **self.served.engine}
+            prompt = {**GenerationConfig().as_trained(self.served.folder).prompt(), **self.served.prompt}
+            self.served = replace(self.served, engine=engine, prompt=prompt)
         self.deploying: str | None = None
         self.problem: str | None = None
         self.restarts = self.swaps = 0
@@ -73,6 +77,14 @@ class Engines:
         self._servers: set[VllmServer] = set()
         self._rest = Rest()
         self._resting = asyncio.Lock()
+
+    @property
+    def settings(self) -> ServingConfig:
+        """The gateway's settings, and those that the served model's deployment brought for its engine."""
+        return self._settings_of(self.served) if self.served else self.config
+
+    def _settings_of(self, served: Served) -> ServingConfig:
+        return self.config.model_copy(update=served.engine)
 
     @property
     def requests(self) -> int:
@@ -132,11 +144,13 @@ class Engines:
         run_id: str | None,
         images: Sequence[bytes],
         generation: GenerationConfig,
+        engine: EngineConfig | None = None,
     ) -> Deployed:
         """Start the model beside the one that serves, let it tell a story of `images`, and exchange the two.
 
-        Raises BusyError while another deployment is under way, and GatewayError when this one failed: what served
-        before serves on. Asking for what is served already changes nothing.
+        `engine` is what it is started with, then and after a crash; without it, the gateway's own settings. Raises
+        BusyError while another deployment is under way, and GatewayError when this one failed: what served before serves on.
+        Asking for what is served already changes nothing.
         """
         self._refuse_while_deploying()
         if (sentence := self.gives_way()) is not None:
@@ -145,10 +159,13 @@ class Engines:
         started = time.monotonic()
         try:
             _check_place(folder, self.config)
-            if self.served and (self.served.folder, self.served.version) == (folder, version):
-                await self._wait_until_healthy(self.config.startup_timeout)
-                return Deployed(self.served, changed=False, story=None)
-            deployed = await self._exchange(Served(folder, version, run_id, _now()), images, generation)
+            generation = generation.as_trained(folder)
+            wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine(), generation.prompt())
+            now = self.served
+            if now and now == replace(wanted, run_id=now.run_id, since=now.since):
+                await self._wait_until_healthy(self.settings.startup_timeout)
+                return Deployed(now, changed=False, story=None)
+            deployed = await self._exchange(wanted, images, generation)
         except StoryReasonError as error:
             state.write_deployment(folder=folder, version=version, run_id=run_id, since=_now(), error=str(error))
             still = f" Version {self.served.version} serves on." if self.served and self.healthy() else ""
@@ -201,13 +218,13 @@ class Engines:
 
     async def _exchange(self, served: Served, images: Sequence[bytes], generation: GenerationConfig) -> Deployed:
         if self._engine is not None:
-            check_memory(served.folder, self.config)
+            check_memory(served.folder, self._settings_of(served))
         new = await self._start(served)
         try:
             story = None
             if images:
                 story = await asyncio.to_thread(
-                    tell_and_check, new.server.url, new.server.name, images, generation, self.config.probe
+                    tell_and_check, new.server.url, new.server.name, images, generation, served.engine["probe"]
                 )
             served = replace(served, since=_now())
             state.write_served(served)
@@ -244,7 +261,7 @@ class Engines:
 
     async def _start(self, served: Served) -> Engine:
         name = re.sub(r"[^\w.-]", "_", served.version)
-        server = VllmServer(served.folder, self.config, log=state.folder() / f"vllm-{name}.log")
+        server = VllmServer(served.folder, self._settings_of(served), log=state.folder() / f"vllm-{name}.log")
         self._servers.add(server)
         try:
             await asyncio.to_thread(server.start)
@@ -293,7 +310,9 @@ def _check_place(folder: str, config: ServingConfig) -> None:
         return
     top = Path(config.models or runs.root()).resolve()
     if not Path(folder).resolve().is_relative_to(top):
-        raise GatewayError(f"There is no model folder {folder} under {top}: name one there, or set serving.models.")
+        raise GatewayError(
+            f"There is no model folder {folder} under {top}: name one there, or set serving.models and start the gateway anew."
+        )
 
 
 def _now() -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
@@ -16,7 +16,7 @@ from storyreason.errors import GatewayError, RunError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import NAME
 from storyreason.serving import state
-from storyreason.serving.config import ServingConfig
+from storyreason.serving.config import EngineConfig, ServingConfig
 from storyreason.serving.door import Door, cors
 from storyreason.serving.engines import BusyError, Engines
 from storyreason.serving.metrics import CONTENT_TYPE, Metrics
@@ -42,6 +42,7 @@ class Deployment(BaseModel):
     run_id: str | None = Field(default=None, description="The run that asks for it, for the record.")
     images: tuple[Base64Bytes, ...] = Field(default=(), description="Frames of a story that it must tell first.")
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it tells that story.")
+    engine: EngineConfig | None = Field(default=None, description="Its engine's settings; without: the gateway's own.")
 
 
 class Lease(BaseModel):
@@ -135,7 +136,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
             **_served(engines),
             "requests": engines.requests,
             "deploying": engines.deploying,
-            "devices": config.devices,
+            "engine": engines.settings.engine(),
         }
 
     @app.post("/admin/deploy")
@@ -143,7 +144,9 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
         raw = await request.body()
         try:
             body = Deployment.model_validate_json(raw)
-            deployed = await engines.deploy(body.folder, body.version, body.run_id, body.images, body.generation)
+            deployed = await engines.deploy(
+                body.folder, body.version, body.run_id, body.images, body.generation, body.engine
+            )
         except ValidationError as error:
             raise HTTPException(400, fault(error)) from None
         except BusyError as error:
@@ -183,7 +186,7 @@ def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
 
 
 def _served(engines: Engines) -> dict[str, Any]:
-    served = asdict(engines.served) if engines.served else dict.fromkeys(("folder", "version", "run_id", "since"))
+    served = asdict(engines.served) if engines.served else dict.fromkeys(one.name for one in fields(state.Served))
     return {**served, "model": NAME, "problem": engines.gives_way() or engines.problem}
 
 

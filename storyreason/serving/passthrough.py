@@ -63,9 +63,9 @@ class PassThrough:
         body = await _body(receive)
         if scope["method"] == "POST":
             if len(body) < QUICK:
-                pictures.check(body, self.engines.config)
+                pictures.check(body, self.engines.settings)
             else:
-                await in_thread(pictures.check, body, self.engines.config)
+                await in_thread(pictures.check, body, self.engines.settings)
         forward = asyncio.create_task(self._forward(scope, body, send))
         gone = asyncio.create_task(until_disconnected(receive))
         try:

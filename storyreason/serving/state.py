@@ -5,9 +5,9 @@ import json
 import os
 import secrets
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storyreason import runs
 from storyreason.errors import GatewayError
@@ -26,6 +26,10 @@ class Served:
     version: str
     run_id: str | None
     since: str
+    engine: dict[str, Any] = field(default_factory=dict)
+    """The settings of its engine, as `EngineConfig` has them; what is missing is as the gateway was started."""
+    prompt: dict[str, Any] = field(default_factory=dict)
+    """How it is asked, as `GenerationConfig.prompt` has it; what is missing is as its folder says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ class Asked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: Images = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
-    request: str | None = Field(default=None, max_length=4000, description="What to ask for beside the images.")
+    request: str | None = Field(
+        default=None, max_length=4000, description="What to ask for; the default is what it was scored with."
+    )
     model: str | None = Field(
         default=None, max_length=300, description="One of GET /v1/models; the default is what is served."
     )
@@ -94,7 +96,6 @@ class Stories:
 
     def __init__(self, engines: Engines, config: ServingConfig) -> None:
         self.engines = engines
-        self.config = config
         self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
     async def tell(self, request: "Request") -> "JSONResponse | Events":
@@ -103,10 +104,9 @@ class Stories:
             asked = await in_thread(_parsed, Asked, await request.body())
             if asked.model not in (None, NAME):
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
-            if (asked.max_tokens or 0) > self.config.max_model_len:
-                most = self.config.max_model_len
+            if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
                 raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
-            images = await in_thread(pictures.decoded, asked.images, self.config)
+            images = await in_thread(pictures.decoded, asked.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -118,7 +118,7 @@ class Stories:
 
         try:
             text = await in_thread(_parsed, Text, await request.body())
-            images = await in_thread(pictures.decoded, text.images, self.config)
+            images = await in_thread(pictures.decoded, text.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return _refusal(error)
         read = await in_thread(_reading, text.whole, images)
@@ -146,8 +146,7 @@ class Stories:
 
         An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
         """
-        wanted = asked.model_dump(include={"decoding", "temperature", "seed", "max_tokens"})
-        config = GenerationConfig(**wanted, **({} if asked.request is None else {"request": asked.request}))
+        wanted = asked.model_dump(exclude={"images", "model"}, exclude_none=True)
         begun, ended = False, 0
 
         def tell_it(event: str, data: Json) -> None:
@@ -158,7 +157,9 @@ class Stories:
 
         while True:
             async with self.engines.engine() as engine:
-                version = self.engines.served.version if self.engines.served else None
+                served = self.engines.served
+                version = served.version if served else None
+                config = GenerationConfig(**{**(served.prompt if served else {}), **wanted})
                 live = None if emit is None else Live([picture_size(image) for image in images], tell_it)
                 try:
                     told = await self._ask(engine, images, config, live)

@@ -1,4 +1,4 @@
-"""What decides how a model is trained. The defaults are the paper's LoRA recipe (arXiv 2505.10292)."""
+"""What decides how a model is trained. The defaults are the paper's LoRA recipe (arXiv 2505.10292), but for `images_first`."""
 
 from typing import Literal
 
@@ -55,7 +55,10 @@ class TrainingConfig(BaseModel):
     loss: Literal["answer", "all"] = Field(
         "answer", description="Tokens the loss is taken over: the answer, or system and user text too (the paper's)."
     )
-    images_first: bool = Field(False, description="Images before the request; the paper trains with the request first.")
+    images_first: bool = Field(
+        True,
+        description="Images before the request, as the published example asks; the paper trains with the request first.",
+    )
     max_images: int | None = Field(
         None, ge=1, description="Only the first N frames of a story, and what is thought and told of them; empty: all."
     )

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainingArguments
 
 from storyreason import chat, runs
 from storyreason.errors import TrainingError
+from storyreason.model import PROMPT
 from storyreason.training import checkpoints, features, packing, plan, precision, sharding
 from storyreason.training.examples import Batches, Stories, collate
 from storyreason.training.job import Job
@@ -400,6 +401,8 @@ class StoryTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             (temporary / "training_args.bin").unlink(missing_ok=True)
+            prompt = {"images_first": self.job.training.images_first}
+            runs.write_text(temporary / PROMPT, json.dumps(prompt) + "\n")
             if not _holds_weights(temporary):
                 raise TrainingError(
                     f"{temporary} was written without any weights: this mode does not work so, see log.txt."

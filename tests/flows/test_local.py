@@ -43,6 +43,23 @@ print(now.home, now.results.local_storage_path, now.server.memo_store_path)
     assert done.stdout.split() == [str(home), str(home / "storage"), str(home / "memo_store.toml")], done.stderr
 
 
+def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(tmp_path: Path) -> None:
+    code = """
+import typer
+from flows import local
+app = typer.Typer()
+@app.command()
+def retrain() -> None:
+    with local.platform():
+        raise KeyboardInterrupt
+app()
+"""
+    environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 130
+    assert done.stderr == "storyreason: interrupted. Start it again: complete steps are not repeated.\n"
+
+
 def test_a_cron_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_CRON", "every monday")
     with pytest.raises(ConfigError, match="wanted five fields of a cron, such as 0 4"):

@@ -169,6 +169,9 @@ def test_a_job_on_kubernetes_is_a_pod_with_the_volume_that_all_parts_share() -> 
     assert faults(pod, against) == []
     claims = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "PersistentVolumeClaim"}
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+    # Kubernetes would set STORYREASON_GATEWAY_PORT to tcp://10.0.0.1:8400 for the service storyreason-gateway.
+    (jobs,) = (one for one in kubernetes() if one["metadata"]["name"] == "storyreason-jobs")
+    assert jobs["spec"]["template"]["spec"]["enableServiceLinks"] is pod["spec"]["enableServiceLinks"] is False
     services = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "Service"}
     assert httpx.URL(container["env"][0]["value"]).host in services
 

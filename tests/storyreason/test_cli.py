@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from storyreason import dataset
 from storyreason.cli import app
+from storyreason.serving import gateway
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paper_protocol.json"
 STORIES = json.loads(GOLDEN.read_text())["stories"][:8]
@@ -108,3 +109,16 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     code = f"import sys; from storyreason import cli; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_serve_and_tell_take_the_port_that_this_checkout_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[int] = []
+    monkeypatch.setattr(gateway, "run", lambda config, first: served.append(config.port))
+    monkeypatch.setenv("STORYREASON_GATEWAY_PORT", "9")  # where nothing answers
+    (tmp_path / "1.png").write_bytes(picture((28, 28)))
+
+    run("serve")
+    run("serve", "--set", "serving.port=8401")
+
+    assert served == [9, 8401]
+    assert "http://127.0.0.1:9/v1/models did not answer" in str(run("tell", tmp_path / "1.png").exception)

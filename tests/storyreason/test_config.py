@@ -13,6 +13,16 @@ def test_every_preset_of_the_project_is_valid(name: str) -> None:
     assert config.load(name).name == name
 
 
+def test_a_try_of_the_line_replaces_no_champion_of_real_trainings() -> None:
+    names = {name: config.load(name).model for name in config.presets()}
+    assert names.pop("smoke") == "storyteller-smoke"
+    assert set(names.values()) == {"storyteller"}
+
+
+def test_what_nobody_has_set_goes_together() -> None:
+    config.RunConfig()
+
+
 def test_overrides_are_laid_over_the_preset() -> None:
     chosen = config.load("sample", ["training.learning_rate=1e-4", "data.rev=v1.2", "data.test_stories=null"])
     assert chosen.training.learning_rate == 1e-4
@@ -31,13 +41,18 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("training.learning_rate", "takes key=value"),
         ("name.x=1", "is a value, not a group"),
         ("data.target=[", "cannot be read"),
+        ("training.images_first=false", "training.images_first and generation.images_first differ: set both alike"),
+        (
+            "evaluation.decodings=[free]",
+            "gate.primary is a score of grounded decoding, and evaluation.decodings lacks it",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
         config.load("sample", [override])
     assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
 def test_a_missing_preset_names_the_ones_there_are() -> None:

@@ -50,12 +50,14 @@ def test_the_merged_folder_tells_what_base_and_adapter_tell(
     plain = tell(base, processor, tiny_examples[0])
     apart = tell(PeftModel.from_pretrained(base, str(adapter)).eval(), processor, tiny_examples[0])
     # When they are written as one folder
+    (adapter / model.PROMPT).write_text('{"images_first": false}')
     out = model.write_folder(str(tiny_base), adapter, tmp_path / "model", "# A storyteller\n")
     # Then the published usage runs on it and tells the same
     merged = Qwen2_5_VLForConditionalGeneration.from_pretrained(out, dtype="auto")
     published = AutoProcessor.from_pretrained(out)
     assert tell(merged, published, tiny_examples[0]) == apart != plain
     assert (out / "README.md").read_text() == "# A storyteller\n"
+    assert model.prompt(out) == {"images_first": False}
     assert published.chat_template == processor.chat_template
     assert merged.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "model"}
@@ -75,6 +77,13 @@ def test_whole_weights_take_the_place_of_the_base_and_of_an_older_folder(tiny_ba
     written = model.load(str(out))
     assert torch.equal(written.lm_head.weight, result.lm_head.weight)
     assert written.dtype == torch.float32
+
+
+def test_a_folder_that_does_not_say_how_to_ask_is_none_and_one_that_says_nonsense_is_refused(tmp_path: Path) -> None:
+    assert model.prompt(tmp_path) == model.prompt("Qwen/Qwen2.5-VL-7B-Instruct") == {}
+    (tmp_path / model.PROMPT).write_text("[]")
+    with pytest.raises(ModelError, match=r"storyreason\.json must hold .* mend or delete it"):
+        model.prompt(tmp_path)
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:

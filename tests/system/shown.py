@@ -41,7 +41,7 @@ def artifacts(page: Any, prefect: str, mlflow: str) -> None:
     assert "valid answers, free" in table.inner_text() and " to " in table.inner_text()
     report = pictures.artifact(page, prefect, "gate-report")
     report.get_by_text("What was checked").wait_for()
-    assert "Promote storyteller version" in report.inner_text("h1 >> nth=-1")
+    assert "Promote storyteller-smoke version" in report.inner_text("h1 >> nth=-1")
     picture = pictures.artifact(page, prefect, "training-curves").get_by_alt_text("The loss over the steps")
     assert picture.evaluate("image => image.complete && image.naturalWidth") > 500
 
@@ -84,7 +84,7 @@ def charts(page: Any, prefect: str, mlflow: str) -> None:
 
 def version(page: Any, prefect: str, mlflow: str) -> None:
     """The registered model's lineage: base, data, code, and the run that it came of."""
-    pictures.version(page, mlflow)
+    pictures.version(page, mlflow, "storyteller-smoke")
     shown = page.inner_text("body")
     for name in ("base model", "data (md5)", "code (git commit)", "storyreason.data_md5", "challenger"):
         assert name in shown

@@ -55,7 +55,7 @@ def test_a_retraining_and_its_version_stand_in_postgresql(grown: Platform, datab
     grown.wait_until_complete(run["id"])
 
     assert database.ask(f"SELECT state_type FROM flow_run WHERE id = '{run['id']}'", "prefect") == [["COMPLETED"]]
-    assert database.ask("SELECT name, version FROM model_versions", "mlflow") == [["storyteller", 1]]
+    assert database.ask("SELECT name, version FROM model_versions", "mlflow") == [["storyteller-smoke", 1]]
     losses = database.ask("SELECT step FROM metrics WHERE key = 'train/loss' ORDER BY step", "mlflow")
     assert losses == [[1], [2]]
     assert not list(grown.project.runs.rglob("*.db"))

@@ -97,7 +97,7 @@ def slots(platform: Platform, name: str) -> int:
 def check_one_version(platform: Platform, name: str, number: int) -> None:
     """One version and one run came of a training, its curve has every step once, and nothing is held or left behind."""
     mlflow = MlflowClient(f"sqlite:///{platform.project.runs}/mlflow/mlflow.db")
-    versions = mlflow.search_model_versions("name = 'storyteller'")
+    versions = mlflow.search_model_versions("name = 'storyteller-smoke'")
     assert len(versions) == number
     runs = [run for run in mlflow.search_runs(["1"]) if run.data.params["training.max_steps"] == str(STEPS[name])]
     assert [run.info.status for run in runs] == ["FINISHED"]

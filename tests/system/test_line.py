@@ -21,6 +21,7 @@ from storyreason.generation.openai import Endpoint
 from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
+MODEL = "storyteller-smoke"
 EXAMPLE = """
 import sys
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -100,8 +101,8 @@ def test_killed_while_the_gateway_deploys_one_version_comes_out_and_is_served(
     (run,) = training_runs(mlflow)
     assert run.info.status == "FINISHED"
     assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 21))
-    assert len(mlflow.search_model_versions("name = 'storyteller'")) == 1
-    assert str(mlflow.get_model_version_by_alias("storyteller", "champion").version) == "1"
+    assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
+    assert str(mlflow.get_model_version_by_alias(MODEL, "champion").version) == "1"
     last = printed.strip().splitlines()[-1]
     assert project.url in last and "make down" in last
     (page,) = (line.removeprefix("story page: ") for line in printed.splitlines() if line.startswith("story page: "))
@@ -118,7 +119,7 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     assert run.data.params["training.learning_rate"] == "0.001"
     beyond_training = {key: value for key, value in run.data.params.items() if not key.startswith("training.")}
     assert base.data.params == beyond_training
-    tags = mlflow.get_model_version("storyteller", "1").tags
+    tags = mlflow.get_model_version(MODEL, "1").tags
     for name in ("data_md5", "git_commit", "train", "register", "prefect_run", "gate"):
         assert tags[f"storyreason.{name}"], name
     artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id, "free")}
@@ -139,11 +140,11 @@ def test_nothing_changed_nothing_is_done_again(project: Project, mlflow: MlflowC
         assert any(task in line and "Cached" in line for line in printed.splitlines()), (task, printed)
     assert "is the champion already" in printed
     assert "nothing to deploy" in printed
-    assert len(mlflow.search_model_versions("name = 'storyteller'")) == 1
+    assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
 def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlflow: MlflowClient) -> None:
-    folder = mlflow.get_model_version("storyteller", "1").tags["storyreason.folder"]
+    folder = mlflow.get_model_version(MODEL, "1").tags["storyreason.folder"]
     done = subprocess.run([sys.executable, "-c", EXAMPLE, folder], capture_output=True, text=True)
     assert "told:" in done.stdout, done.stderr
 
@@ -239,14 +240,14 @@ def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow:
     run = training_runs(mlflow)[-1]
     assert run.data.tags["storyreason.distributed_type"] == "FSDP"
     assert run.data.tags["storyreason.processes"] == "2"
-    champion = mlflow.get_model_version_by_alias("storyteller", "champion")
+    champion = mlflow.get_model_version_by_alias(MODEL, "champion")
     assert champion.run_id == run.info.run_id
     assert "served already" not in printed
     assert project.url in printed.strip().splitlines()[-1]
     (row,) = (row for row in compared(run, "champion") if row["name"] == "strict/grounding/f1")
     assert row["low"] <= row["gain"] <= row["high"]
     assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
-    incumbent = mlflow.get_run(mlflow.get_model_version("storyteller", "1").run_id)
+    incumbent = mlflow.get_run(mlflow.get_model_version(MODEL, "1").run_id)
     assert row["champion"] == pytest.approx(incumbent.data.metrics["free/strict/grounding/f1"])
 
 
@@ -257,7 +258,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     # Given the model folder that is served, and what training left of it: an adapter of the base
-    folder = mlflow.get_model_version_by_alias("storyteller", "champion").tags["storyreason.folder"]
+    folder = mlflow.get_model_version_by_alias(MODEL, "champion").tags["storyreason.folder"]
     (adapter,) = (path.parent for path in project.runs.glob("train/*/result/adapter_config.json"))
     processor, config = AutoProcessor.from_pretrained(folder), GenerationConfig(max_tokens=96)
     stories = [example.images[:5] for example in dataset.load(project.folder / "data", "test")[:4]]
@@ -284,7 +285,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
 
 
 def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:
-    before = mlflow.get_model_version_by_alias("storyteller", "previous").version
+    before = mlflow.get_model_version_by_alias(MODEL, "previous").version
 
     shard = next((project.folder / "data").glob("train-*"))
     shard.unlink()  # nobody who has to go back quickly wants to hear of that
@@ -292,14 +293,14 @@ def test_the_version_before_is_one_command_away(project: Project, mlflow: Mlflow
     printed = project.run("deploy", "previous", "--preset", "smoke", "--set", f"serving.port={project.port}")
 
     assert "deploying without telling a test story first, for there are no data: " in printed
-    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == before
+    assert mlflow.get_model_version_by_alias(MODEL, "champion").version == before
 
 
 def test_no_retraining_brings_back_what_a_person_took_down(project: Project, mlflow: MlflowClient) -> None:
-    champion = mlflow.get_model_version_by_alias("storyteller", "champion").version
-    down = mlflow.get_model_version_by_alias("storyteller", "previous").version
+    champion = mlflow.get_model_version_by_alias(MODEL, "champion").version
+    down = mlflow.get_model_version_by_alias(MODEL, "previous").version
 
     printed = project.run(*project.retrain(*SHARDED))
 
     assert f"version {down} was taken down by hand for version {champion}" in printed
-    assert mlflow.get_model_version_by_alias("storyteller", "champion").version == champion
+    assert mlflow.get_model_version_by_alias(MODEL, "champion").version == champion

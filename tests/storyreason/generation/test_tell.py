@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from storyreason.cli import app
 from storyreason.errors import DataError, ModelError
-from storyreason.generation import cli
+from storyreason.generation import cli, inprocess, predictions
+from storyreason.generation.config import GenerationConfig
+from storyreason.model import PROMPT
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -53,6 +55,37 @@ def test_an_adapter_without_a_base_says_what_to_do(tmp_path: Path, frames: tuple
     arguments = ["tell", str(tmp_path / "1.jpg"), "--adapter", str(tmp_path)]
     with pytest.raises(ModelError, match="is no adapter that names its base: name the base's folder by --model"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: tuple[bytes, ...]
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def answer_by(engine: object, name: str, images: object, wanted: GenerationConfig) -> predictions.Prediction:
+        asked.append((wanted.request, wanted.images_first))
+        return predictions.Prediction(name, "", False, 0, 0)
+
+    monkeypatch.setattr(predictions, "answer_by", answer_by)
+    monkeypatch.setattr(inprocess, "InProcess", lambda *_: None)
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / PROMPT).write_text('{"images_first": false}')
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "models").write_text('{"data": [{"id": "storyteller"}]}')
+
+    def tell(*more: str) -> tuple[str, bool]:
+        CliRunner().invoke(app, ["tell", str(tmp_path / "1.jpg"), *more], catch_exceptions=False)
+        return asked[-1]
+
+    plain = GenerationConfig().request
+    assert tell("--model", str(tmp_path / "model")) == (plain, False)
+    assert tell("--model", str(tmp_path)) == (plain, True)
+    assert tell("--adapter", str(tmp_path / "model"), "--model", str(tmp_path)) == (plain, False)
+    assert tell("--endpoint", site) == (plain, True)  # one that is no gateway of ours
+    (tmp_path / "healthz").write_text('{"prompt": {"images_first": false, "request": "Tell it."}}')
+    assert tell("--endpoint", site) == ("Tell it.", False)
+    assert tell("--endpoint", site, "--request", "Be brief.") == ("Be brief.", False)
 
 
 def test_a_name_is_made_a_folder_by_who_knows_it(

@@ -15,9 +15,10 @@ from storyreason import dataset
 from storyreason.answer import join
 from storyreason.errors import GatewayError
 from storyreason.generation.config import GenerationConfig
+from storyreason.model import PROMPT
 from storyreason.serving import engines as serving_engines
 from storyreason.serving import pictures, state
-from storyreason.serving.config import ServingConfig
+from storyreason.serving.config import EngineConfig, ServingConfig
 from storyreason.serving.engines import BusyError, Deployed, Engines
 from storyreason.serving.stories import Stories
 from tests.storyreason.generation.endpoint import answer, endpoint
@@ -30,8 +31,9 @@ class Process:
     addresses: dict[str, str]
     name = "storyteller"
 
-    def __init__(self, model: str, config: ServingConfig, log: Path) -> None:
+    def __init__(self, model: str, config: EngineConfig, log: Path) -> None:
         self.folder = Path(model).name
+        self.config = config
         self.runs = False
 
     @property
@@ -105,6 +107,92 @@ def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
     assert served is not None and served.version == "good"
     last = json.loads((state.folder() / "deployments.jsonl").read_text().splitlines()[-1])
     assert last["version"] == name and "error" in last
+
+
+def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engines_after_it(
+    folders: Callable[[str], str],
+) -> None:
+    short, long = EngineConfig(max_model_len=2048), EngineConfig(max_model_len=8192, dtype="float32")
+
+    async def story() -> None:
+        # Given a gateway that was started with other settings
+        engines = Engines(ServingConfig(restart_pause=0.1))
+
+        def deploy(engine: EngineConfig) -> Coroutine[Any, Any, Deployed]:
+            return engines.deploy(folders("good"), "1", None, (), GenerationConfig(), engine)
+
+        # Then the same settings change nothing, and others change the engine
+        assert [(await deploy(engine)).changed for engine in (short, short, long)] == [True, False, True]
+        assert engines.settings.max_model_len == 8192
+        # And they outlive an engine that dies
+        Process.started[-1].runs = False
+        keeper = asyncio.create_task(engines.keep())
+        while not engines.restarts or not engines.healthy():
+            await asyncio.sleep(0.01)
+        keeper.cancel()
+
+    asyncio.run(story())
+    assert [process.config.max_model_len for process in Process.started] == [2048, 8192, 8192]
+    assert [process.runs for process in Process.started] == [False, False, True]
+    # And the gateway
+    assert Engines(ServingConfig()).settings.engine() == long.engine()
+
+
+def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folders: Callable[[str], str]) -> None:
+    scored = GenerationConfig(images_first=False)
+
+    async def story() -> None:
+        engines = Engines(ServingConfig())
+        for generation, changed in ((GenerationConfig(), True), (scored, True), (scored, False)):
+            assert (await engines.deploy(folders("good"), "1", None, (), generation)).changed is changed
+
+    asyncio.run(story())
+    served = Engines(ServingConfig()).served
+    assert served is not None and served.prompt == scored.prompt()
+
+    # Its folder knows better than the preset of another training
+    Path(folders("better")).mkdir()
+    (Path(folders("better")) / PROMPT).write_text('{"images_first": false}')
+
+    async def another() -> None:
+        engines = Engines(ServingConfig())
+        deployed = [await engines.deploy(folders("better"), "2", None, (), GenerationConfig()) for _ in range(2)]
+        assert [one.changed for one in deployed] == [True, False]
+        assert deployed[0].served.prompt == scored.prompt()
+
+    asyncio.run(another())
+    state.write_served(state.Served(folders("better"), "2", None, ""))  # as `storyreason serve --model` does
+    served = Engines(ServingConfig()).served
+    assert served is not None and served.prompt == scored.prompt()
+
+
+def test_what_a_gateway_before_wrote_down_is_served_with_this_ones_settings(folders: Callable[[str], str]) -> None:
+    old = {"folder": folders("good"), "version": "1", "run_id": None, "since": "2026-01-01T00:00:00+00:00"}
+    (state.folder() / "state.json").write_text(json.dumps(old))
+
+    async def story() -> None:
+        engines = Engines(ServingConfig(max_model_len=2048))
+        keeper = asyncio.create_task(engines.keep())
+        same = await engines.deploy(folders("good"), "1", None, (), GenerationConfig())
+        keeper.cancel()
+        assert not same.changed
+
+    asyncio.run(story())
+    assert [process.config.max_model_len for process in Process.started] == [2048]
+
+
+def test_what_a_refusal_advises_can_be_done_without_a_new_gateway(
+    folders: Callable[[str], str], examples: list[dataset.Example]
+) -> None:
+    async def story() -> None:
+        engines = Engines(ServingConfig(probe="readable"))
+        with pytest.raises(GatewayError, match=r"set serving\.probe to none"):
+            await deploying(engines, folders, examples[0].images)("nonsense")
+        config, lenient = GenerationConfig(timeout=60), EngineConfig(probe="none")
+        await engines.deploy(folders("nonsense"), "2", None, examples[0].images, config, lenient)
+        assert engines.healthy()
+
+    asyncio.run(story())
 
 
 def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_goes(

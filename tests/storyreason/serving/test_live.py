@@ -15,10 +15,13 @@ import pytest
 from storyreason import answer, dataset
 from storyreason.answer import join
 from storyreason.boxes import Box
+from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import Piece, data_url
+from storyreason.serving import state
 from storyreason.serving.engines import Engine
 from storyreason.serving.live import Live
 from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
+from tests.storyreason.generation.endpoint import answer as complete
 from tests.storyreason.serving.scripted import Scripted, gateway
 from tests.storyreason.serving.test_gateway import free_port
 from tests.storyreason.test_guard import wait_for
@@ -173,6 +176,24 @@ def test_the_stream_ends_with_what_a_whole_answer_is(example: dataset.Example, d
     assert whole.json()["mended"] == (1 if decoding == "grounded" else 0)
     assert whole.json()["valid"] is (decoding == "grounded")
     assert of(events, "row") and of(events, "span") and of(events, "view")
+
+
+@pytest.mark.server
+def test_a_story_is_asked_for_as_its_model_was_scored(frames: tuple[bytes, ...], tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        asked.append([part.get("text", part["type"]) for part in body["messages"][1]["content"]])
+        return complete("Once.")
+
+    scored = GenerationConfig(images_first=False, request="Tell it.")
+    with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):
+        engines.served = state.Served("model", "1", None, "", engines.config.engine(), scored.prompt())
+        for more in ({}, {"request": "Be brief."}):
+            body = {"images": [data_url(frames[0])], "decoding": "free", **more}
+            httpx.post(f"{url}/v1/stories", json=body, timeout=60, trust_env=False).raise_for_status()
+
+    assert asked == [["Tell it.", "image_url"], ["Be brief.", "image_url"]]
 
 
 @pytest.mark.server

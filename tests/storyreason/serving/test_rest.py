@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from storyreason.errors import GatewayError
+from storyreason.generation.config import GenerationConfig
+from storyreason.model import PROMPT
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.gateway import application
@@ -35,6 +37,19 @@ def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: Ser
 
     wait_for(lambda: serves(served), 60)
     assert client.status(served).problem is None
+
+
+def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
+    folder = str(state.folder())
+    (state.folder() / PROMPT).write_text('{"images_first": false}')
+    longer = served.model_copy(update={"max_model_len": 8192, "startup_timeout": 300.0})
+
+    client.deploy(longer, folder=folder, version="8")
+
+    assert client.serves(longer, folder, GenerationConfig())
+    assert not client.serves(served, folder, GenerationConfig())  # the gateway's own settings
+    assert not client.serves(longer, folder, GenerationConfig(request="Be brief."))
+    assert client.status(served).engine == longer.engine()
 
 
 def test_it_comes_back_after_a_training_that_failed(served: ServingConfig) -> None:

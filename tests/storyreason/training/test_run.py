@@ -41,6 +41,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert start["trainable"] == sum(parameter.numel() for parameter in model.load(calm.base).parameters())
     assert [line["step"] for line in told.of("validation")] == [4, 7]
     assert told[-1]["event"] == "end"
+    assert model.prompt(result) == {"images_first": calm.training.images_first}
     assert len(checkpoints.steps(calm.work)) <= checkpoints.KEPT + 1
 
     # When another is cancelled after its third step
@@ -119,7 +120,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps
 ) -> None:
     # Given a picture's features that are spoilt on the disk, of a story that the third step takes first
     job = make_job("poisoned", mode="language", save_every=1, max_steps=4, **PACKED)
-    encoder = chat.Encoder(model.load_processor(job.base), images_first=False)
+    encoder = chat.Encoder(model.load_processor(job.base), job.training.images_first)
     stories, _, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
     holder = features.tower_of(setup.load_model(job, cuda=False))
     cache = features.FeatureCache(job.work / "features", holder, encoder, torch.device("cpu"), bf16=False)
