@@ -55,7 +55,7 @@ def fingerprint(config: RunConfig, subject: Subject, data: dict[str, Any]) -> st
         data=data["md5"],
         stories=config.data.test_stories,
         **({"left_out": left_out} if left_out else {}),
-        generation=config.generation.model_dump(mode="json", exclude=PACE | {"decoding"}),
+        generation=config.generation.as_trained(subject.folder).model_dump(mode="json", exclude=PACE | {"decoding"}),
         decodings=config.evaluation.decodings,
         max_model_len=config.serving.max_model_len,
         dtype=config.serving.dtype,
@@ -156,7 +156,7 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
                     text = f"{subject.role}, {decoding} decoding: {done}/{total} stories told"
                     progress.tell(before * total + done, of, text)
 
-                asked = config.generation.model_copy(update={"decoding": decoding})
+                asked = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
                 generation.predict(engine.url, engine.name, examples, asked, files[decoding], on_progress=report)
     return {decoding: generation.predictions.read(file) for decoding, file in files.items()}
 

@@ -66,3 +66,18 @@ def test_what_is_left_out_decides_the_scores() -> None:
         return evaluation.fingerprint(FREE, subject, {"md5": "d41d8cd98f00b204", "faulty_test_stories": faulty})
 
     assert named({}) != named({"a-1": "why"}) != named({"a-2": "why"})
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+def test_a_champion_of_another_recipe_is_asked_as_it_was_trained(tmp_path: Path, images_first: bool) -> None:
+    champion = Subject("champion", str(tmp_path), "0123456789abcdef")
+    data = {"md5": "d41d8cd98f00b204", "faulty_test_stories": {}}
+
+    def named(asked: bool) -> str:
+        order = {"images_first": asked}
+        config = RunConfig.model_validate({"training": order, "generation": order})
+        return evaluation.fingerprint(config, champion, data)
+
+    assert named(True) != named(False)
+    (tmp_path / "storyreason.json").write_text(json.dumps({"images_first": images_first}))
+    assert named(True) == named(False)
