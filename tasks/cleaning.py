@@ -13,6 +13,7 @@ from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state as gateway
 from tasks import registry
+from tasks.steps import plainly
 
 STEPS = ("pull", "train", "register", "evaluate", "compare")
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
@@ -27,6 +28,7 @@ class Item:
     bytes: int
 
 
+@plainly()
 def plan(keep: int) -> list[Item]:
     """What can go when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 

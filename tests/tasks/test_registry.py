@@ -10,7 +10,7 @@ from prefect.states import Failed
 
 from flows.cli import RESOLVERS
 from storyreason.errors import RegistryError
-from tasks import registry
+from tasks import cleaning, registry
 from tasks.steps import from_outside
 
 
@@ -25,7 +25,13 @@ def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monk
 
 @pytest.mark.parametrize("which", ["champion", "1"])
 @pytest.mark.parametrize(
-    "ask", [registry.alias, registry.version, lambda name, which: RESOLVERS["models:/"](f"{name}/{which}")]
+    "ask",
+    [
+        registry.alias,
+        registry.version,
+        lambda name, which: RESOLVERS["models:/"](f"{name}/{which}"),
+        lambda name, which: cleaning.plan(keep=1),
+    ],
 )
 def test_a_registry_that_is_away_is_said_to_be_away_and_not_to_have_no_champion(
     ask: Callable[[str, str], Any], which: str, monkeypatch: pytest.MonkeyPatch
