@@ -17,11 +17,15 @@ from tests.tasks.test_evaluation import FREE, evaluate, write_answers
 PRINT = "0123456789abcdef"
 CONFIG = RunConfig.model_validate({"training": {"accelerate": None, "dtype": "float32"}})
 PROGRESS: list[dict[str, Any]] = [
-    {"event": "start", "step": 0, "time": 1e9, "processes": 1},
+    {
+        **{"event": "start", "step": 0, "time": 1e9, "processes": 1},
+        **{"stories": 4, "validation_stories": 0, "dropped": 0, "bad": 0},
+    },
     *(
         {
             **{"event": "step", "step": step, "steps": 2, "time": 1e9 + step, "epoch": step / 2, "loss": 3.0 - step},
-            **{"learning_rate": 1e-3, "tokens_per_s": 9.0, "seconds_left": 0.0},
+            **{"learning_rate": 1e-3, "tokens_per_s": 9.0, "answer_tokens_per_s": 8.0, "mfu": 0.5},
+            **{"peak_memory": 1e9, "data_wait": 0.0, "seconds_left": 0.0},
         }
         for step in (1, 2)
     ),
