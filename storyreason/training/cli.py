@@ -1,9 +1,11 @@
 """The verbs for what a training left: `storyreason merge` and `storyreason publish`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from storyreason.model import Dtype
 
 
 def merge(
@@ -11,9 +13,7 @@ def merge(
     base: Annotated[str, typer.Option(help="The base model that was trained: a folder, or a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The model folder to write; replaced when it is one.")],
     revision: Annotated[str | None, typer.Option(help="The base's revision on the Hub.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the weights; auto: the base's.")
-    ] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights; auto: the base's.")] = "auto",
 ) -> None:
     """Merge an adapter into its base: a model folder that transformers and vLLM load as it is."""
     from storyreason import model
