@@ -181,4 +181,4 @@ def _left_out(line: dict[str, Any]) -> str:
     what = [f"{dropped} longer than training.max_tokens"] if dropped else []
     what += [f"{bad} that cannot be used (log.txt names them)"] if bad else []
     of = line["stories"] + line["validation_stories"] + dropped + bad
-    return f"of {of} stories are left out: {', '.join(what)}" if what else ""
+    return f"left out of {of} stories: {', '.join(what)}" if what else ""

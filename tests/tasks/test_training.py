@@ -98,7 +98,7 @@ def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard:
     for line in lines:
         follow(line)
     assert heard == [
-        ("WARNING", "of 100 stories are left out: 3 longer than training.max_tokens, 1 that cannot be used (log.txt names them)"),
+        ("WARNING", "left out of 100 stories: 3 longer than training.max_tokens, 1 that cannot be used (log.txt names them)"),
         ("INFO", "vision features of 2,400 pictures, 2.90 GB"),
         ("INFO", "vision features of 2,400 pictures, 2.90 GB: story 30 of 90"),
         ("INFO", "step 12/300  loss 1.235  lr 0.0002  12,346 tokens/s (3,457 of answers)  MFU 45.1%  peak 61.2 GB  "
