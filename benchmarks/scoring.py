@@ -39,7 +39,7 @@ def best(run: Callable[[], Any], times: int) -> float:
 @app.command()
 def reading(times: int = 20) -> None:
     """MB/s of well-formed text (the golden stories), and seconds for a megabyte of hostile text."""
-    from storyreason import analysis, answer, rules, story
+    from storyreason.format import analysis, answer, rules, story
 
     stories = json.loads(GOLDEN.read_text())["stories"]
     sizes = [example["image_sizes"] for example in stories]

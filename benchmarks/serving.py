@@ -192,7 +192,7 @@ def decoding(
 ) -> None:
     """Milliseconds per token, free and grounded, one story at a time; compiling the grammars is reported apart."""
     from storyreason import sample
-    from storyreason.generation import GenerationConfig, Piece, predictions
+    from storyreason.generation import GenerationConfig, Piece, answering
 
     chosen = list(sample.examples("test", films=stories))[:stories]
     table = Table("decoding", "tokens per story", "ms per token", "over free", "s to the first token")
@@ -210,7 +210,7 @@ def decoding(
                 def hear(piece: Piece) -> None:
                     times.append(time.perf_counter())  # noqa: B023  # called before the next story begins
 
-                told = predictions.answer_to(url, name, example.story_id, example.images, config, on_piece=hear)
+                told = answering.answer_to(url, name, example.story_id, example.images, config, on_piece=hear)
                 answers[example.story_id] = told.answer
                 if turn:
                     first.append(times[0] - start)
@@ -239,7 +239,8 @@ def compiling(folder: Path, examples: list[Any], answers: dict[str, str]) -> tup
     import xgrammar
     from transformers import AutoTokenizer
 
-    from storyreason import answer, dataset
+    from storyreason import dataset
+    from storyreason.format import answer
     from storyreason.generation import grammar
 
     info = xgrammar.TokenizerInfo.from_huggingface(AutoTokenizer.from_pretrained(folder))

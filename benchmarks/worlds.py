@@ -22,7 +22,8 @@ class Tiny(World):
     """The sample world's stories and an untrained model of the tiny base's shape."""
 
     def __init__(self, stories: int) -> None:
-        from storyreason import answer, chat, sample
+        from storyreason import chat, sample
+        from storyreason.format import answer
         from storyreason.sample.base import vocabulary_texts
         from storyreason.sample.tokenizer import make_processor
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from storyreason import cli
-from storyreason.generation.cli import RESOLVERS
+from storyreason.cli.tell import RESOLVERS
 
 if TYPE_CHECKING:
     from storyreason.config import RunConfig

@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 from prefect.artifacts import create_markdown_artifact
 
-from storyreason import answer, scoring
+from storyreason import scoring
 from storyreason.config import RunConfig
+from storyreason.format import answer
+from storyreason.format.story import without_tags
 from storyreason.generation.config import Decoding
-from storyreason.story import without_tags
 from storyreason.training import curves, progress
 from tasks import registry
 

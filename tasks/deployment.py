@@ -7,8 +7,9 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
-from storyreason import answer, dataset, generation, page, runs
+from storyreason import dataset, generation, page, runs
 from storyreason.config import RunConfig
+from storyreason.format import answer
 from storyreason.serving import client as gateway
 from tasks import accelerator, cards, registry
 from tasks.steps import from_outside, plainly
@@ -53,7 +54,7 @@ def tell(config: RunConfig, example: dataset.Example, served: registry.Version) 
     decoding = config.gate.primary.partition("/")[0]
     asked = config.generation.as_trained(served.folder).model_copy(update={"decoding": decoding})
     name = gateway.status(config.serving).model
-    told = generation.predictions.answer_to(
+    told = generation.answering.answer_to(
         gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()
     )
     path = runs.root() / "stories" / f"version-{served.number}.html"

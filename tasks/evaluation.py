@@ -10,8 +10,9 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
-from storyreason import answer, generation, page, runs, scoring
+from storyreason import generation, page, runs, scoring
 from storyreason.config import RunConfig
+from storyreason.format import answer
 from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
@@ -158,7 +159,7 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
 
                 asked = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
                 generation.predict(engine.url, engine.name, examples, asked, files[decoding], on_progress=report)
-    return {decoding: generation.predictions.read(file) for decoding, file in files.items()}
+    return {decoding: generation.answering.read(file) for decoding, file in files.items()}
 
 
 def _log(

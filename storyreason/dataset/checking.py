@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storyreason import answer, rules
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, load
 from storyreason.errors import DataError
-from storyreason.problems import Problem
+from storyreason.format import answer, rules
+from storyreason.format.problems import Problem
 
 MAX_BAD = 0.01
 """More bad examples than this share, and the data set is refused."""

@@ -11,8 +11,8 @@ What was cut short is ended under a grammar too, one that allows only what valid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from storyreason.analysis import HEADS, PHASES, SETTING_ELEMENTS, Analysis, Section
-from storyreason.rules import Sizes
+from storyreason.format.analysis import HEADS, PHASES, SETTING_ELEMENTS, Analysis, Section
+from storyreason.format.rules import Sizes
 
 MOST = {"char": 24, "obj": 40, "lm": 12, "bg": 12}
 """The highest ID of each kind."""

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from storyreason import analysis, answer, story
-from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
-from storyreason.boxes import Box
 from storyreason.chat import picture_size
 from storyreason.errors import EngineError
+from storyreason.format import analysis, answer, story
+from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.boxes import Box
+from storyreason.format.rules import Sizes
+from storyreason.format.story import Passage, Story
 from storyreason.generation import grammar
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.engine import Engine
 from storyreason.generation.openai import OnPiece, Piece, Stop
-from storyreason.rules import Sizes
-from storyreason.story import Passage, Story
 
 RESERVE = 2
 """Tokens kept for an ending, over those of the ending written plainly: a poor model spells out what has a token."""

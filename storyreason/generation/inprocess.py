@@ -17,7 +17,7 @@ class InProcess:
     """One model, one answer at a time; greedy answers are vLLM's, token for token.
 
     engine = InProcess("runs/register/0123456789abcdef/model")
-    predictions.answer_by(engine, "my-story", images, GenerationConfig(decoding="grounded"))
+    answering.answer_by(engine, "my-story", images, GenerationConfig(decoding="grounded"))
     """
 
     def __init__(self, folder: Path | str, adapter: Path | str | None = None, longest: int = 4096) -> None:

@@ -16,9 +16,8 @@ from typing import Self
 
 from storyreason import guard
 from storyreason.errors import EngineError
-from storyreason.generation.config import GenerationConfig
+from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
-from storyreason.serving.config import EngineConfig
 
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""

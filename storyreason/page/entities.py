@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from storyreason.analysis import Character, Kind, Object, Section
-from storyreason.answer import Answer
-from storyreason.story import Mention, Passage
+from storyreason.format.analysis import Character, Kind, Object, Section
+from storyreason.format.answer import Answer
+from storyreason.format.story import Mention, Passage
 
 Json = dict[str, Any]
 

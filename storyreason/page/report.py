@@ -1,12 +1,12 @@
-"""The statistics of a data set (`storyreason.stats`) as one page that reads well: numbers, charts, the tables below."""
+"""The statistics of a data set (`storyreason.dataset.stats`) as one page that reads well: numbers, charts, the tables below."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from storyreason.dataset.stats import DRIFT_STEP, KINDS
 from storyreason.page import charts
 from storyreason.page.html import fill
-from storyreason.stats import DRIFT_STEP, KINDS
 
 Json = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]

@@ -24,16 +24,16 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import TypeVar
 
-from storyreason import answer as answers
-from storyreason import rules
-from storyreason.analysis import Character, Object, Section
-from storyreason.answer import Answer
-from storyreason.boxes import clip
 from storyreason.errors import DataError
+from storyreason.format import answer as answers
+from storyreason.format import rules
+from storyreason.format.analysis import Character, Object, Section
+from storyreason.format.answer import Answer
+from storyreason.format.boxes import clip
+from storyreason.format.problems import Problem
+from storyreason.format.story import Mention, Passage
+from storyreason.format.words import offsets
 from storyreason.page.entities import Json, entities, pair_up, rows
-from storyreason.problems import Problem
-from storyreason.story import Mention, Passage
-from storyreason.words import offsets
 
 Told = TypeVar("Told", Section, Passage)
 CHARACTER_COLUMNS = ("ID", "Name", "Description", "Emotions", "Actions", "Narrative Function", "Bounding Box")

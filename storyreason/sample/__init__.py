@@ -17,7 +17,8 @@ SEED = 7
 
 def examples(part: "Part", seed: int = SEED, films: int | None = None) -> "Iterator[dataset.Example]":
     """The examples of a split, two per film; the same seed gives the same bytes. `films` makes fewer or more."""
-    from storyreason import analysis, dataset, story
+    from storyreason import dataset
+    from storyreason.format import analysis, story
     from storyreason.sample.drawing import draw, encode
     from storyreason.sample.plot import tales
     from storyreason.sample.telling import tell

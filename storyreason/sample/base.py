@@ -14,8 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storyreason import analysis, boxes, runs, story
+from storyreason import runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
+from storyreason.format import analysis, boxes, story
 from storyreason.sample import tower
 from storyreason.sample.drawing import draw, encode
 from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from storyreason.boxes import Box
+from storyreason.format.boxes import Box
 from storyreason.sample.world import (
     COLOURS,
     HAIR,

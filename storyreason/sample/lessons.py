@@ -8,7 +8,7 @@ import json
 import random
 from dataclasses import dataclass
 
-from storyreason.boxes import Box
+from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, Placed
 from storyreason.sample.staging import in_reading_order, stage
 from storyreason.sample.world import (

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from storyreason.analysis import PHASES
+from storyreason.format.analysis import PHASES
 from storyreason.sample.drawing import Frame
 from storyreason.sample.staging import in_reading_order, stage
 from storyreason.sample.world import (

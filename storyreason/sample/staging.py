@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from storyreason.boxes import Box
+from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, Placed
 from storyreason.sample.world import HEIGHT, WIDTH, Entity, Landmark, Light, Look, Place, Region, Thing
 

@@ -2,12 +2,12 @@
 
 import random
 
-from storyreason.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.story import Mention, Passage, Story
 from storyreason.sample.drawing import Placed
 from storyreason.sample.plot import Shot, Tale
 from storyreason.sample.staging import in_reading_order
 from storyreason.sample.world import Landmark, Look, Region, Thing
-from storyreason.story import Mention, Passage, Story
 
 _POSES = {"stand": ("Standing", ("stood", "waited", "paused")), "wave": ("Waving", ("waved", "beckoned")),
           "walk": ("Walking", ("walked", "strolled", "wandered"))}  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from storyreason.rules import RULES
+from storyreason.format.rules import RULES
 from storyreason.scoring.matching import KINDS
 from storyreason.scoring.mentions import FIRST_FORMS
 from storyreason.scoring.scorecard import Scorecard

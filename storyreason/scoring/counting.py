@@ -7,16 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from storyreason import analysis, answer, dataset, rules, story
-from storyreason.analysis import Analysis
-from storyreason.answer import Answer
+from storyreason import dataset
 from storyreason.dataset import Example
 from storyreason.errors import ScoringError
+from storyreason.format import analysis, answer, rules, story
+from storyreason.format.analysis import Analysis
+from storyreason.format.answer import Answer
+from storyreason.format.story import Story
 from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
 from storyreason.scoring.java import Meteor
 from storyreason.scoring.matching import pairs, place
 from storyreason.scoring.scorecard import Scorecard
-from storyreason.story import Story
 
 Protocol = Literal["strict", "paper"]
 _BLOCK = 1000

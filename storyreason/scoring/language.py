@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from storyreason.format.story import without_tags
 from storyreason.scoring.java import Meteor, tokenize
 from storyreason.scoring.metrics import Metric, divide, rate
-from storyreason.story import without_tags
 
 CIDER_MOST = 5000
 """With more stories there is no CIDEr: it wants the n-grams of all of them at once."""

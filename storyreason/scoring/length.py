@@ -3,8 +3,8 @@
 import re
 from itertools import pairwise
 
+from storyreason.format.story import Mention, Story
 from storyreason.scoring.metrics import Metric, rate
-from storyreason.story import Mention, Story
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 

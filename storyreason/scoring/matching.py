@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from storyreason import boxes
-from storyreason.analysis import Analysis, Kind
-from storyreason.boxes import Box
+from storyreason.format import boxes
+from storyreason.format.analysis import Analysis, Kind
+from storyreason.format.boxes import Box
 
 KINDS: tuple[Kind, ...] = ("char", "obj", "lm", "bg")
 THRESHOLD = 0.5

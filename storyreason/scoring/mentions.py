@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from storyreason.analysis import Analysis
+from storyreason.format.analysis import Analysis
+from storyreason.format.story import Mention, Story
+from storyreason.format.words import PRONOUNS, Names, untagged, words
 from storyreason.scoring.matching import Pair, Placed, kind_of
 from storyreason.scoring.metrics import Metric, rate
-from storyreason.story import Mention, Story
-from storyreason.words import PRONOUNS, Names, untagged, words
 
 HALLUCINATIONS = ("unknown", "absent", "phantom", "no_actor")
 FAULTS = (*HALLUCINATIONS, "wrong_tag", "untagged_pronoun", "untagged_name")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from storyreason import boxes
-from storyreason.analysis import Analysis
-from storyreason.boxes import Box
+from storyreason.format import boxes
+from storyreason.format.analysis import Analysis
+from storyreason.format.boxes import Box
 from storyreason.scoring.metrics import Metric, rate
 
 NAMES = (

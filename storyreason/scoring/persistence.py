@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from storyreason.analysis import Analysis, Kind
+from storyreason.format.analysis import Analysis, Kind
+from storyreason.format.story import Mention, Story
 from storyreason.scoring.matching import KINDS, kind_of
 from storyreason.scoring.metrics import Metric, rate
-from storyreason.story import Mention, Story
 
 LASTING = 5
 """So many images make an entity persistent (as the paper counts)."""

@@ -1,9 +1,9 @@
-"""Validity: does an answer keep the rules of the format? The rules themselves stand in `storyreason.rules`."""
+"""Validity: does an answer keep the rules of the format? The rules themselves stand in `storyreason.format.rules`."""
 
 from collections.abc import Sequence
 
-from storyreason.problems import Problem
-from storyreason.rules import RULES, is_valid
+from storyreason.format.problems import Problem
+from storyreason.format.rules import RULES, is_valid
 from storyreason.scoring.metrics import Metric, rate
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from storyreason import runs
 from storyreason.errors import GatewayError, StoryReasonError
-from storyreason.generation.config import GenerationConfig
+from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory
 from storyreason.serving import state
-from storyreason.serving.config import EngineConfig, ServingConfig
+from storyreason.serving.config import ServingConfig
 from storyreason.serving.probe import tell_and_check
 from storyreason.serving.rest import Rest
 from storyreason.serving.state import Served

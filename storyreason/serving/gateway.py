@@ -13,10 +13,10 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from storyreason import runs
 from storyreason.errors import GatewayError, RunError
-from storyreason.generation.config import GenerationConfig
+from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import NAME
 from storyreason.serving import state
-from storyreason.serving.config import EngineConfig, ServingConfig
+from storyreason.serving.config import ServingConfig
 from storyreason.serving.door import Door, cors
 from storyreason.serving.engines import BusyError, Engines
 from storyreason.serving.metrics import CONTENT_TYPE, Metrics

@@ -21,13 +21,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from storyreason import answer, page
-from storyreason.analysis import Section
-from storyreason.answer import Found
+from storyreason import page
+from storyreason.format import answer
+from storyreason.format.analysis import Section
+from storyreason.format.answer import Found
+from storyreason.format.story import Mention, Passage
 from storyreason.generation.openai import Piece
 from storyreason.serving.passthrough import until_disconnected
 from storyreason.serving.refusal import Message, Receive, Send
-from storyreason.story import Mention, Passage
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from storyreason import answer, rules
 from storyreason.chat import picture_size
 from storyreason.errors import EngineError
+from storyreason.format import answer, rules
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import tell
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from storyreason import answer as answers
 from storyreason.chat import picture_size
 from storyreason.errors import EngineAwayError, EngineError, GatewayError, StoryReasonError
-from storyreason.generation import predictions
+from storyreason.format import answer as answers
+from storyreason.generation import answering
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.generation.openai import Stop
 from storyreason.generation.vllm import NAME
@@ -176,11 +176,11 @@ class Stories:
 
     async def _ask(
         self, engine: Engine, images: list[bytes], config: GenerationConfig, live: Live | None
-    ) -> predictions.Prediction:
+    ) -> answering.Prediction:
         """In a thread of its own, which is ended, and waited for, when this is cancelled."""
         stop = Stop()
         ask = functools.partial(
-            predictions.answer_to, engine.server.url, engine.server.name, "story", images, config,
+            answering.answer_to, engine.server.url, engine.server.name, "story", images, config,
             on_piece=None if live is None else live.hear, stop=stop,
         )  # fmt: skip
         work = asyncio.get_running_loop().run_in_executor(self._threads, ask)
@@ -208,7 +208,8 @@ def _parsed(kind: type[Body], body: bytes) -> Body:
 
 def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
-    from storyreason import answer, page, rules
+    from storyreason import page
+    from storyreason.format import answer, rules
 
     sizes = [picture_size(image) for image in images] or None
     problems = rules.check(answer.read(text), sizes)

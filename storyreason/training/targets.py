@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from storyreason import analysis, answer, story
 from storyreason.dataset import Example
+from storyreason.format import analysis, answer, story
 from storyreason.training.config import TrainingConfig
 
 

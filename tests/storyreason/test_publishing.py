@@ -15,7 +15,7 @@ RUNNER = CliRunner()
 @pytest.fixture
 def scorecard(examples: list[dataset.Example], tmp_path: Path) -> Path:
     """An evaluation in which the model told the references themselves, but for one."""
-    from storyreason import answer
+    from storyreason.format import answer
 
     references = [
         scoring.Reference(one.story_id, tuple(dataset.sizes(one)), one.chain_of_thought, one.story) for one in examples

@@ -9,8 +9,9 @@ from unittest.mock import Mock
 import pytest
 from prefect.logging import disable_run_logger
 
-from storyreason import answer, dataset, runs, sample
+from storyreason import dataset, runs, sample
 from storyreason.config import RunConfig
+from storyreason.format import answer
 from tasks import evaluation, registry
 from tasks.evaluation import Subject
 

@@ -5,7 +5,8 @@ import random
 import pytest
 import xgrammar
 
-from storyreason import analysis, answer, dataset, rules
+from storyreason import dataset
+from storyreason.format import analysis, answer, rules
 from storyreason.generation import grammar, grounded
 
 SIZES = [(196, 112), (100, 99), (575, 240)]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from storyreason import answer, dataset, generation, rules
+from storyreason import dataset, generation
 from storyreason.cli import app
 from storyreason.errors import DataError, EngineError
+from storyreason.format import answer, rules
 from storyreason.generation import GenerationConfig, grounded
 from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer
@@ -29,7 +30,7 @@ def test_an_untrained_model_tells_valid_stories(
         assert rules.is_valid(found), (found[:3], one.answer)
         assert read.analysis is not None
         assert len(read.analysis.sections) == len(example.images)
-    assert generation.predictions.read(out) == told
+    assert generation.answering.read(out) == told
 
 
 def test_too_few_tokens_for_an_ending_are_refused_with_the_number_that_would_do(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import answer, rules
 from storyreason.errors import EngineAwayError, EngineError
-from storyreason.generation import GenerationConfig, Piece, Stop, grounded, predictions
+from storyreason.format import answer, rules
+from storyreason.generation import GenerationConfig, Piece, Stop, answering, grounded
 from storyreason.generation.inprocess import InProcess
 from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer
@@ -23,7 +23,7 @@ def engine(untrained: Path) -> InProcess:
 def test_a_grounded_story_is_valid_and_its_pieces_come_to_it(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     config = GenerationConfig(decoding="grounded", temperature=1.0, max_tokens=700)
     pieces: list[Piece] = []
-    told = predictions.answer_by(engine, "a story", frames[:1], config, on_piece=pieces.append)
+    told = answering.answer_by(engine, "a story", frames[:1], config, on_piece=pieces.append)
 
     assert rules.is_valid(rules.check(answer.read(told.answer), [(196, 112)])), told.answer
     text = ""

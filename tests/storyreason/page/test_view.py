@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storyreason import answer as answers
 from storyreason import page
 from storyreason.errors import DataError
+from storyreason.format import answer as answers
 
 
 def test_a_view_holds_frames_entities_tables_story_and_phases(told):

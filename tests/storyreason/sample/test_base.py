@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import answer, chat, sample
-from storyreason.boxes import Box
+from storyreason import chat, sample
+from storyreason.format import answer
+from storyreason.format.boxes import Box
 from storyreason.sample import tower
 from storyreason.sample.base import Progress, asked_about, batch_of, box_f1, train, vocabulary_texts
 from storyreason.sample.drawing import Frame, Placed

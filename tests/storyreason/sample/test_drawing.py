@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from storyreason.boxes import Box
+from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, Placed, draw, encode
 from storyreason.sample.staging import stage
 from storyreason.sample.world import (

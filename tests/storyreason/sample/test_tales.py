@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import answer, dataset, rules, sample
+from storyreason import dataset, sample
+from storyreason.format import answer, rules
+from storyreason.format.story import Mention
 from storyreason.sample.plot import Tale, tales
 from storyreason.sample.telling import tell
 from storyreason.sample.world import Look, backgrounds, looks
-from storyreason.story import Mention
 
 TEST_TALES = list(tales("test", sample.SEED))
 TRAIN_TALES = list(tales("train", sample.SEED))

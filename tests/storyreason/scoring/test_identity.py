@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storyreason.boxes import Box
+from storyreason.format.boxes import Box
 from storyreason.scoring import identity
 from storyreason.scoring.matching import Placed, pairs
 

@@ -1,6 +1,6 @@
 """References: every kind of fault of a tag, in stories short enough to count by eye."""
 
-from storyreason import analysis, story
+from storyreason.format import analysis, story
 from storyreason.scoring import mentions
 from storyreason.scoring.matching import pairs, place
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storyreason import analysis, answer, story
-from storyreason.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
-from storyreason.boxes import Box
 from storyreason.errors import ScoringError
+from storyreason.format import analysis, answer, story
+from storyreason.format.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.boxes import Box
+from storyreason.format.story import Mention, Passage, Story
 from storyreason.scoring import Reference, Scorecard, score
-from storyreason.story import Mention, Passage, Story
 
 SIZE = (120, 80)
 

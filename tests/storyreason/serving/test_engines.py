@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from storyreason import dataset
-from storyreason.answer import join
 from storyreason.errors import GatewayError
-from storyreason.generation.config import GenerationConfig
+from storyreason.format.answer import join
+from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.model import PROMPT
 from storyreason.serving import engines as serving_engines
 from storyreason.serving import pictures, state
-from storyreason.serving.config import EngineConfig, ServingConfig
+from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, Deployed, Engines
 from storyreason.serving.stories import Stories
 from tests.storyreason.generation.endpoint import answer, endpoint

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from storyreason import answer, dataset
-from storyreason.answer import join
-from storyreason.boxes import Box
+from storyreason import dataset
+from storyreason.format import answer
+from storyreason.format.answer import join
+from storyreason.format.boxes import Box
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import Piece, data_url
 from storyreason.serving import state

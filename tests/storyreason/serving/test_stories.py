@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from storyreason import dataset
-from storyreason.answer import join
+from storyreason.format.answer import join
 from storyreason.generation.openai import data_url
 from storyreason.generation.vllm import VllmServer
 from storyreason.serving.config import ServingConfig

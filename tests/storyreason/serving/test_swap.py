@@ -19,8 +19,9 @@ import openai
 import psutil
 import pytest
 
-from storyreason import answer, generation, rules
+from storyreason import generation
 from storyreason.errors import GatewayError
+from storyreason.format import answer, rules
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import Endpoint, data_url
 from storyreason.serving import client, state

@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from storyreason import page
-from storyreason.answer import join
 from storyreason.dataset import Example
 from storyreason.errors import DataError
+from storyreason.format.answer import join
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.gateway import application
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from storyreason import analysis, answer, dataset, rules, story
+from storyreason import dataset
+from storyreason.format import analysis, answer, rules, story
 from storyreason.training import TrainingConfig, targets
 
 

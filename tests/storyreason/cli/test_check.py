@@ -12,7 +12,7 @@ from storyreason import dataset
 from storyreason.cli import app
 from storyreason.serving import gateway
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_protocol.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 STORIES = json.loads(GOLDEN.read_text())["stories"][:8]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from storyreason.problems import Problem, Tally, quote
+from storyreason.format.problems import Problem, Tally, quote
 
 TagKind = Literal["gdo", "gda", "gdl"]
 

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from storyreason import dataset, stats
+from storyreason import dataset
+from storyreason.dataset import stats
 from storyreason.page.report import report
 
 THOUGHT = """## Image 1
@@ -140,8 +141,8 @@ def test_the_verb_writes_the_page_and_its_json(examples, tmp_path):
     import typer
     from typer.testing import CliRunner
 
+    from storyreason.cli import page as cli
     from storyreason.errors import DataError
-    from storyreason.page import cli
 
     dataset.write(examples[:1], tmp_path / "data", "train")
     app = typer.Typer()

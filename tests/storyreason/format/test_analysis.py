@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import analysis
-from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
-from storyreason.boxes import Box
+from storyreason.format import analysis
+from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.boxes import Box
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_protocol.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 TEXTS = [story["chain_of_thought"] for story in json.loads(GOLDEN.read_text())["stories"]]
 
 # Any line of text without spaces around it is a cell: pipes, backslashes, dashes, other scripts, nothing at all.

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from storyreason import boxes
-from storyreason.boxes import Box
-from storyreason.problems import Problem, Tally, quote
+from storyreason.format import boxes
+from storyreason.format.boxes import Box
+from storyreason.format.problems import Problem, Tally, quote
 
 SETTING_ELEMENTS = (
     "Location", "Environment", "Lighting", "Weather", "Time Period", "Architecture", "Interior Design", "Atmosphere",

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import story
-from storyreason.story import Mention, Passage, Story
+from storyreason.format import story
+from storyreason.format.story import Mention, Passage, Story
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_protocol.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 TEXTS = [story["story"] for story in json.loads(GOLDEN.read_text())["stories"]]
 
 # Text of any kind but for tags. A carriage return before a line end is that line end's (Windows).

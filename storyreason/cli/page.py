@@ -44,8 +44,8 @@ def stats(
 ) -> None:
     """Describe a data set: distributions, entities across images, grounded pronouns, tags, drift of boxes."""
     from storyreason import dataset, runs
+    from storyreason.dataset.stats import describe
     from storyreason.page.report import report
-    from storyreason.stats import describe
 
     if out.suffix != ".html":
         raise DataError(f"--out {out} is no page: name a file that ends in .html.")
@@ -66,7 +66,8 @@ def _counter(folder: Path) -> Callable[[str], int]:
 
 
 def _views(path: Path, data: Path | None, split: str, stories: list[str] | None) -> Iterator[dict[str, Any]]:
-    from storyreason import answer, dataset, predictions
+    from storyreason import dataset, predictions
+    from storyreason.format import answer
     from storyreason.page import view
 
     told: dict[str, str] | None = None

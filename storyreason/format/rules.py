@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from storyreason.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, column
-from storyreason.answer import Answer
-from storyreason.problems import Problem, Tally, quote
-from storyreason.story import Finding, Mention, Passage, Story, placed
-from storyreason.words import Names, offsets, untagged
+from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, column
+from storyreason.format.answer import Answer
+from storyreason.format.problems import Problem, Tally, quote
+from storyreason.format.story import Finding, Mention, Passage, Story, placed
+from storyreason.format.words import Names, offsets, untagged
 
 Sizes = Sequence[tuple[int, int]]
 """Width and height of each image in pixels, in order."""

@@ -50,7 +50,7 @@ def tell(
 ) -> None:
     """Tell a grounded story of some images: prints analysis and story, writes a page of it on request."""
     from storyreason import page, runs
-    from storyreason.generation import GenerationConfig, predictions
+    from storyreason.generation import GenerationConfig, answering
 
     pictures = [_read(image) for image in images]
     names = [Path(urlsplit(image).path if _is_address(image) else image).stem for image in images]
@@ -60,7 +60,7 @@ def tell(
     if request is not None:
         prompt["request"] = request
     wanted = GenerationConfig(**prompt, decoding=decoding, max_tokens=max_tokens)
-    told = predictions.answer_by(engine, names[0], pictures, wanted)
+    told = answering.answer_by(engine, names[0], pictures, wanted)
     typer.echo(told.answer)
     if told.cut:
         typer.echo("The answer was cut: raise --max-tokens.", err=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from storyreason.analysis import Analysis, Phase, Row, Section
-from storyreason.analysis import Parser as AnalysisParser
-from storyreason.analysis import render as render_analysis
-from storyreason.problems import Problem
-from storyreason.story import Mention, Passage, Story, placed
-from storyreason.story import Parser as StoryParser
-from storyreason.story import render as render_story
+from storyreason.format.analysis import Analysis, Phase, Row, Section
+from storyreason.format.analysis import Parser as AnalysisParser
+from storyreason.format.analysis import render as render_analysis
+from storyreason.format.problems import Problem
+from storyreason.format.story import Mention, Passage, Story, placed
+from storyreason.format.story import Parser as StoryParser
+from storyreason.format.story import render as render_story
 
 OPEN, CLOSE = "<think>", "</think>"
 

@@ -11,7 +11,7 @@ import pytest
 from storyreason import dataset, predictions
 from storyreason.errors import EngineError
 from storyreason.generation import GenerationConfig, predict
-from storyreason.generation.predictions import read
+from storyreason.generation.answering import read
 from storyreason.generation.vllm import VllmServer
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import boxes
-from storyreason.boxes import Box
+from storyreason.format import boxes
+from storyreason.format.boxes import Box
 
 corners = st.integers(-1000, 5000)
 any_box = st.builds(Box, corners, corners, corners, corners)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import answer, rules, words
-from storyreason.problems import Problem
+from storyreason.format import answer, rules, words
+from storyreason.format.problems import Problem
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIZES = [(575, 240)] * 2
 
 ANSWER = """\
@@ -124,7 +124,7 @@ def test_a_broken_rule_is_named_with_its_place(rule: str) -> None:
 def test_every_rule_has_a_case_and_every_name_in_the_code_is_a_rule() -> None:
     assert set(BREAKS) == set(rules.RULES)
     for name in ("analysis", "story", "answer", "rules"):
-        tree = ast.parse((ROOT / "storyreason" / f"{name}.py").read_text())
+        tree = ast.parse((ROOT / "storyreason" / "format" / f"{name}.py").read_text())
         told = {
             node.value
             for call in ast.walk(tree)

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from storyreason.cli import app
+from storyreason.cli import tell as cli
 from storyreason.errors import DataError, ModelError
-from storyreason.generation import cli, inprocess, predictions
+from storyreason.generation import answering, inprocess
 from storyreason.generation.config import GenerationConfig
 from storyreason.model import PROMPT
 
@@ -62,11 +63,11 @@ def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def answer_by(engine: object, name: str, images: object, wanted: GenerationConfig) -> predictions.Prediction:
+    def answer_by(engine: object, name: str, images: object, wanted: GenerationConfig) -> answering.Prediction:
         asked.append((wanted.request, wanted.images_first))
-        return predictions.Prediction(name, "", False, 0, 0)
+        return answering.Prediction(name, "", False, 0, 0)
 
-    monkeypatch.setattr(predictions, "answer_by", answer_by)
+    monkeypatch.setattr(answering, "answer_by", answer_by)
     monkeypatch.setattr(inprocess, "InProcess", lambda *_: None)
     (tmp_path / "1.jpg").write_bytes(frames[0])
     (tmp_path / "model").mkdir()

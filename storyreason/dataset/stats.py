@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from storyreason import analysis, boxes, story
-from storyreason.analysis import Analysis, Character, Object, Section
-from storyreason.boxes import Box
 from storyreason.dataset import Example, sizes
-from storyreason.story import Mention, Story
-from storyreason.words import PRONOUNS, Names, untagged, words
+from storyreason.format import analysis, boxes, story
+from storyreason.format.analysis import Analysis, Character, Object, Section
+from storyreason.format.boxes import Box
+from storyreason.format.story import Mention, Story
+from storyreason.format.words import PRONOUNS, Names, untagged, words
 
 Json = dict[str, Any]
 

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import story
-from storyreason.words import PRONOUNS, Names, offsets, untagged
+from storyreason.format import story
+from storyreason.format.words import PRONOUNS, Names, offsets, untagged
 
 
 def words(text: str, names: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:

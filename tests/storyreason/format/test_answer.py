@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storyreason import answer, rules
-from storyreason.analysis import Character, Section
-from storyreason.answer import Reader
-from storyreason.story import Passage
+from storyreason.format import answer, rules
+from storyreason.format.analysis import Character, Section
+from storyreason.format.answer import Reader
+from storyreason.format.story import Passage
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_protocol.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 EXAMPLES = json.loads(GOLDEN.read_text())["stories"]
 PREDICTIONS = {
     mode: next(e["prediction"] for e in EXAMPLES if e["mode"] == mode) for mode in {e["mode"] for e in EXAMPLES}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from storyreason import dataset
-from storyreason.sample.cli import app
+from storyreason.cli.sample import app
 
 
 def test_data_writes_both_splits_and_says_where(tmp_path: Path) -> None:

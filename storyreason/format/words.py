@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from storyreason.story import Mention, Passage
+from storyreason.format.story import Mention, Passage
 
 PRONOUNS = {
     word: forms.split()[0]

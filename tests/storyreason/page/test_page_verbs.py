@@ -7,8 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from storyreason import dataset
+from storyreason.cli import page as cli
 from storyreason.errors import DataError
-from storyreason.page import cli
 
 
 @pytest.fixture

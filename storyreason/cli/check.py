@@ -1,4 +1,4 @@
-"""The command line: the verbs that need the library alone. `flows/cli.py` adds those that start flows."""
+"""The verbs `storyreason check` and `storyreason read`."""
 
 import contextlib
 import json
@@ -12,42 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storyreason.errors import DataError, StoryReasonError
-from storyreason.generation.cli import tell
-from storyreason.page.cli import page, stats
-from storyreason.sample.cli import app as sample
-from storyreason.scoring.cli import score
-from storyreason.serving.cli import serve
-from storyreason.training.cli import merge, publish
+from storyreason.errors import DataError
 
 if TYPE_CHECKING:
-    from storyreason.problems import Problem
-
-app = typer.Typer(
-    help="Fine-tune, evaluate, register and serve vision-language models that tell grounded stories.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
-
-
-app.command()(score)
-app.command()(page)
-app.command()(stats)
-app.command()(serve)
-app.command()(tell)
-app.command()(merge)
-app.command()(publish)
-app.add_typer(sample, name="sample")
-
-
-def run(app: typer.Typer) -> None:
-    """Run a command line: a fault that a person can mend is one line on stderr and exit code 2, no stack trace."""
-    try:
-        app()
-    except StoryReasonError as error:
-        typer.secho(f"storyreason: {error}", fg="red", err=True)
-        sys.exit(2)
+    from storyreason.format.problems import Problem
 
 
 class Format(StrEnum):
@@ -64,7 +32,6 @@ class Part(StrEnum):
     test = "test"
 
 
-@app.command()
 def check(
     path: Annotated[
         Path, typer.Argument(help="A data set (folder of parquet shards), or answers: .txt files, jsonl, parquet.")
@@ -89,14 +56,14 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
 def read(
     file: Annotated[
         Path, typer.Argument(help="A text file with one answer, `<think>` to `</gdi>`; `-` for standard input.")
     ],
 ) -> None:
     """Read an answer: prints the JSON of what could be read, and of every problem with its place."""
-    from storyreason import answer, predictions, rules
+    from storyreason import predictions
+    from storyreason.format import answer, rules
 
     text = sys.stdin.read() if str(file) == "-" else predictions.read_text(file)
     told = answer.read(text)
@@ -121,7 +88,8 @@ Checked = tuple[str, str | None, Sequence[tuple[int, int]] | None]
 
 
 def _texts(path: Path, data: Path | None, split: Part | None) -> Iterator[Checked]:
-    from storyreason import answer, dataset, predictions
+    from storyreason import dataset, predictions
+    from storyreason.format import answer
 
     splits = _splits(path)
     if splits:
@@ -170,7 +138,7 @@ class _Report:
         self._all: list[dict[str, Any]] = []
 
     def add(self, story_id: str, text: str | None, sizes: Sequence[tuple[int, int]] | None) -> None:
-        from storyreason import answer, rules
+        from storyreason.format import answer, rules
 
         self.answers += 1
         if text is None:
@@ -187,7 +155,7 @@ class _Report:
             self._all += [{"story_id": story_id, **_problem(problem)} for problem in problems]
 
     def as_json(self) -> dict[str, Any]:
-        from storyreason.rules import RULES
+        from storyreason.format.rules import RULES
 
         found = {
             rule: {"severity": RULES[rule].severity, "answers": self._broken_in[rule], "problems": self._times[rule]}
@@ -202,7 +170,7 @@ class _Report:
         from rich.markup import escape
         from rich.table import Table
 
-        from storyreason.rules import RULES
+        from storyreason.format.rules import RULES
 
         # A pipe has no width: wide enough then to keep a row on one line.
         console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
@@ -225,6 +193,6 @@ class _Report:
 
 
 def _problem(problem: "Problem") -> dict[str, Any]:
-    from storyreason.rules import RULES
+    from storyreason.format.rules import RULES
 
     return {**asdict(problem), "severity": RULES[problem.rule].severity}
