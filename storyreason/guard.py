@@ -1,11 +1,14 @@
-"""Runs a command and sees to it that none of its processes outlives the owner, kill -9 of the owner included.
+"""Runs a command so that none of its processes outlives the owner, even when the owner or the guard is killed (-9).
 
     python storyreason/guard.py -- vllm serve ...
 
 The owner holds the other end of this process's standard input, a pipe that closes when the owner ends, however it ends.
-The command runs in a process group of its own. Then, on SIGTERM, and when the command ends by itself, the whole group
-goes: vLLM starts further processes, which stay in it. So does a folder for temporary files that is the command's own
-(`TMPDIR`): vLLM leaves its sockets lying there. Uses the standard library alone, so that it starts in no time.
+The command runs in a process group of its own. When that pipe closes, on SIGTERM, and when the command ends by itself,
+the whole group is ended: vLLM starts further processes, which stay in it. A folder for temporary files of the command's
+own (`TMPDIR`) is removed then too, because vLLM leaves its sockets there.
+
+The guard itself may be killed: a second process waits for that and ends the group, and the kernel ends the command when
+both are killed at once. Only the standard library is imported, so that the guard starts fast.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ from pathlib import Path
 
 GRACE = 5.0
 """Seconds that processes get to end by themselves: the command without its owner, the rest without the command."""
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -47,22 +51,48 @@ def start(command: list[str], log: Path, environment: Mapping[str, str] | None =
 def main() -> None:
     if os.getpid() != os.getpgrp():  # the owner's own group must not end with ours
         os.setsid()
-    # Linux alone has this: processes whose parent ends become children of this one, which waits for them.
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes whose parent ends become children of this one, which waits for them
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
     scratch = tempfile.mkdtemp(prefix="storyreason-")
+    second = start_second_guard(scratch)
     command = subprocess.Popen(
-        sys.argv[sys.argv.index("--") + 1 :], stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": scratch}
+        sys.argv[sys.argv.index("--") + 1 :],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": scratch},
+        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     if asked_to_end:  # before there was a command to end
         command.terminate()
     threading.Thread(target=follow_owner, args=(command, scratch), daemon=True).start()
     command.wait()
+    os.kill(second, signal.SIGKILL)
     wait_for_the_others()
     end(scratch)
+
+
+def prctl(option: int, value: int) -> None:
+    """Linux alone has it; elsewhere nothing happens."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(option, value)
+
+
+def start_second_guard(scratch: str) -> int:
+    """Fork a process that ends the group when this one is killed. It must come before any thread or the command."""
+    reader, writer = os.pipe()  # the command does not inherit the writer, so it closes with this process
+    if second := os.fork():
+        os.close(reader)
+        return second
+    os.close(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    os.close(sys.stdin.fileno())
+    os.read(reader, 1)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE)
+    end(scratch)
+    raise AssertionError("the group has ended, and this process with it")
 
 
 def end(scratch: str) -> None:
@@ -72,7 +102,7 @@ def end(scratch: str) -> None:
 
 
 def wait_for_the_others() -> None:
-    """vLLM's first process ends before those it started have given their shared memory back: let them."""
+    """vLLM's first process ends before those it started have released their shared memory: let them."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline:
         try:

@@ -66,6 +66,38 @@ def test_kill_9_of_the_owner_ends_the_command_and_all_it_started(guarded: tuple[
     wait_for(lambda: not any(map(running, processes)))
 
 
+def test_kill_9_of_the_guard_ends_the_command_and_all_it_started(guarded: tuple[list[str], Path]) -> None:
+    arguments, numbers = guarded
+    with subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE) as process:
+        wait_for(numbers.exists)
+        processes = [int(number) for number in numbers.read_text().split()]
+
+        process.kill()
+
+    wait_for(lambda: not any(map(running, processes)))
+
+
+def test_kill_9_of_the_guard_and_its_second_ends_the_command(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    command = [
+        "sh",
+        "-c",
+        'echo $$ > "$1.tmp"; mv "$1.tmp" "$1"; trap "" TERM; while :; do sleep 1; done',
+        "sh",
+        str(number),
+    ]
+    with subprocess.Popen([sys.executable, guard.__file__, "--", *command], stdin=subprocess.PIPE) as process:
+        wait_for(number.exists)
+        command_pid = int(number.read_text())
+        seconds = [one for one in psutil.Process(process.pid).children() if one.pid != command_pid]
+
+        for one in seconds:
+            one.kill()
+        process.kill()
+
+    wait_for(lambda: not running(command_pid))
+
+
 def test_sigterm_ends_the_command_and_all_it_started_but_not_the_owner(guarded: tuple[list[str], Path]) -> None:
     arguments, numbers = guarded
     with subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE) as process:
