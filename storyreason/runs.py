@@ -11,12 +11,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storyreason.errors import RunError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 MANIFEST = "manifest.json"
 
@@ -32,6 +35,19 @@ def fingerprint(**parts: Any) -> str:
     """16 hex digits that name a result by what determines it: the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def deciding(settings: "BaseModel", always: Collection[str], never: Collection[str] = ()) -> dict[str, Any]:
+    """The settings that take part in a fingerprint, as JSON values.
+
+    Keys in `always` take part at any value, keys in `never` at none. Every other key takes part only when it differs
+    from its default: a key that is added later leaves the fingerprint of every result made before it unchanged.
+    """
+    defaults = {
+        name: field.get_default(call_default_factory=True) for name, field in type(settings).model_fields.items()
+    }
+    added = {name for name, default in defaults.items() if name not in always and getattr(settings, name) == default}
+    return settings.model_dump(mode="json", exclude={*never, *added})
 
 
 def work_folder(step: str, print_: str) -> Path:

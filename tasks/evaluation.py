@@ -26,6 +26,8 @@ VERSION = 2
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Of the generation's settings, those that change no answer."""
+FINGERPRINTED = {"request", "images_first", "temperature", "top_p", "max_tokens", "seed"}
+"""Of the generation's settings, those in every fingerprint made so far. A new one does not belong here: see `runs.deciding`."""
 COMPARISON_VERSION = 1
 FILES = (".jsonl", "-scorecard.json", "-stories.html")
 """What an evaluation leaves for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
@@ -56,7 +58,9 @@ def fingerprint(config: RunConfig, subject: Subject, data: dict[str, Any]) -> st
         data=data["md5"],
         stories=config.data.test_stories,
         **({"left_out": left_out} if left_out else {}),
-        generation=config.generation.as_trained(subject.folder).model_dump(mode="json", exclude=PACE | {"decoding"}),
+        generation=runs.deciding(
+            config.generation.as_trained(subject.folder), always=FINGERPRINTED, never=PACE | {"decoding"}
+        ),
         decodings=config.evaluation.decodings,
         max_model_len=config.serving.max_model_len,
         dtype=config.serving.dtype,

@@ -79,7 +79,7 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
     if step is None:
         return None
     found = json.loads((path(work, step) / IDENTITY).read_text())
-    other = [key for key in identity if found.get(key) != identity[key]]
+    other = [key for key in {**identity, **found} if found.get(key) != identity.get(key)]
     if not other:
         return step
     if afresh:

@@ -17,6 +17,18 @@ MACHINE = {
 """Of the configuration of training, what says how a machine does it. A training may go on with another of these as long
 as a step takes as many stories."""
 
+FINGERPRINTED = {
+    "mode", "rank", "learning_rate", "epochs", "max_steps", "max_tokens", "warmup_ratio", "weight_decay", "max_grad_norm",
+    "scheduler", "dtype", "recompute", "liger", "loss", "images_first", "max_images", "drop_unmentioned_characters",
+    "drop_unmentioned_objects", "drop_unmentioned_backgrounds", "early_stopping", "seed",
+}  # fmt: skip
+"""Keys that are in every fingerprint and checkpoint made so far. A new key does not belong here: see `runs.deciding`."""
+
+
+def deciding(training: TrainingConfig) -> dict[str, Any]:
+    """The settings of a training that decide its weights."""
+    return runs.deciding(training, always=FINGERPRINTED, never=MACHINE)
+
 
 class Job(BaseModel):
     """What `python -m storyreason.training job.json` reads. Paths are absolute, so that it runs from anywhere."""
@@ -51,7 +63,7 @@ class Job(BaseModel):
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": self.data_md5 or str(self.data),
             "stories": self.stories,
-            **self.training.model_dump(mode="json", exclude=MACHINE),
+            **deciding(self.training),
         }
 
 

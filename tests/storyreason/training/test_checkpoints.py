@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
@@ -67,6 +68,24 @@ def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
 
 def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {key for key in one | other if one.get(key) != other.get(key)}
+
+
+def test_a_checkpoint_from_before_a_setting_was_added_is_resumed_at_the_settings_default_alone(tmp_path: Path) -> None:
+    later: Any = create_model("Later", __base__=TrainingConfig, novelty=(int, 1))
+
+    def identity(training: TrainingConfig) -> dict[str, Any]:
+        return Job(base="base", data=tmp_path, work=tmp_path, training=training).identity()
+
+    make(tmp_path, 3)
+    written = checkpoints.path(tmp_path, 3) / checkpoints.IDENTITY
+    written.write_text(json.dumps(identity(TrainingConfig())))
+    assert checkpoints.to_resume(tmp_path, identity(later())) == 3
+    with pytest.raises(TrainingError, match=r"\(other novelty\)"):
+        checkpoints.to_resume(tmp_path, identity(later(novelty=2)))
+    # and the other way round
+    written.write_text(json.dumps(identity(later(novelty=2))))
+    with pytest.raises(TrainingError, match=r"\(other novelty\)"):
+        checkpoints.to_resume(tmp_path, identity(later()))
 
 
 def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_over_on_request(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""What must not change without a word: fingerprints, and the names and formats that others read. Kept in `tests/golden/`.
+
+`python -m tests.frozen` writes today's values over the kept ones. Commit such a change only together with the step's
+`VERSION` and a line in the CHANGELOG.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storyreason.config import RunConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = "$ROOT"
+"""Stands for the folder of a checkout, where one is part of a value."""
+DATA_MD5, BASE = "0123456789abcdef0123456789abcdef", "fedcba9876543210"
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d494844520000003c0000002801000000008ac0a452000000104944415478da63f80f050ca30c5a32002d883e"
+    "d09672d3510000000049454e44ae426082"
+)
+"""A PNG of 60 x 40 pixels, kept as bytes because an encoder of another version may write others."""
+
+
+def read(name: str) -> Any:
+    """The kept values of one name."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def fingerprints(run: "RunConfig") -> dict[str, str]:
+    """The fingerprint of each step, for data and a base model that are invented."""
+    from tasks import data, evaluation, registry, training
+
+    version = data.DataVersion(run.data.target, run.data.rev, DATA_MD5, f"{ROOT}/runs/data/{DATA_MD5}", "")
+    pulled: dict[str, Any] = {"md5": DATA_MD5, "faulty_test_stories": {}}
+    train = training.fingerprint(run, DATA_MD5, BASE)
+    register = registry.fingerprint(train, run.model)
+    return {
+        "pull": version.fingerprint,
+        "train": train,
+        "register": register,
+        "evaluate base": evaluation.fingerprint(run, evaluation.Subject("base", f"{ROOT}/base", BASE), pulled),
+        "evaluate challenger": evaluation.fingerprint(
+            run, evaluation.Subject("challenger", f"{ROOT}/model", register), pulled
+        ),
+    }
+
+
+def all_fingerprints() -> dict[str, Any]:
+    """Those of each preset, and those that one other setting changes in the preset `sample`."""
+    from storyreason.config import load, presets
+
+    before = fingerprints(load("sample"))
+    changed = {}
+    for overrides in read("overrides"):
+        after = fingerprints(load("sample", overrides.split()))
+        changed[overrides] = {step: name for step, name in after.items() if name != before[step]}
+    return {"presets": {preset: fingerprints(load(preset)) for preset in presets()}, "changed": changed}
+
+
+def pages() -> dict[str, Any]:
+    """The page's JSON of stories: flawed, cut off, unreadable, and still being told. Sentences may be worded anew."""
+    from storyreason import page
+    from storyreason.format import answer
+    from storyreason.page.view import so_far
+
+    told, scores = read("story"), {"strict/grounding/f1": 0.5, "paper/mAP": float("nan")}
+    text, reference = told["prediction"], told["reference"]
+    shown = {
+        "flawed": page.view("beach-1", [PICTURE, PICTURE], text, reference, scores),
+        "cut off": page.view("beach-1", [PICTURE, PICTURE], text[:1500]),
+        "unreadable": page.view("beach-1", [PICTURE], "She waited.", reference),
+        "being told": so_far("beach-1", [(60, 40), (60, 40)], answer.read(text[:1500])),
+    }
+    for one in shown.values():
+        for problem in (problem for answer_ in one["answers"] for problem in answer_["problems"]):
+            problem |= {"message": type(problem["message"]).__name__, "wanted": type(problem["wanted"]).__name__}
+    return shown
+
+
+def verbs() -> dict[str, Any]:
+    """By verb, its arguments and options: how each is written, and its default."""
+    import typer
+    from typer.core import TyperGroup
+
+    from flows import cli
+
+    def walk(command: Any, name: str) -> dict[str, Any]:
+        if isinstance(command, TyperGroup):
+            found: dict[str, Any] = {}
+            for key, one in command.commands.items():
+                found |= walk(one, f"{name} {key}".strip())
+            return found
+        return {name: {one.name: _parameter(one) for one in command.params if one.name != "help"}}
+
+    return walk(typer.main.get_command(cli.app), "")
+
+
+def _parameter(one: Any) -> dict[str, Any]:
+    default = None if callable(one.default) else one.default
+    return {
+        "kind": one.param_type_name,
+        "written": sorted([*one.opts, *one.secondary_opts]),
+        "required": one.required,
+        "multiple": one.multiple or one.nargs != 1,
+        "default": default
+        if isinstance(default, (bool, int, float, type(None)))
+        else str(getattr(default, "value", default)),
+    }
+
+
+def keys() -> dict[str, Any]:
+    """Every `--set` key with its default."""
+    from storyreason.config import RunConfig
+
+    return RunConfig().flat()
+
+
+def rules() -> dict[str, str]:
+    """By rule, its severity."""
+    from storyreason.format.rules import RULES
+
+    return {name: rule.severity for name, rule in RULES.items()}
+
+
+def scorecard() -> dict[str, Any]:
+    """A scorecard's columns and the names of its scores, all but METEOR's: its dictionary takes 12 s to load."""
+    from storyreason import sample, scoring
+    from storyreason.format import answer
+
+    references = [scoring.Reference.of(one) for one in sample.examples("test", films=1)]
+    references.append(scoring.Reference("beach-1", ((60, 40), (60, 40)), **read("story")["every kind"]))
+    told = {one.story_id: answer.join(one.chain_of_thought, one.story) for one in references}
+    card = scoring.score(references, told, protocols=("strict", "paper"), meteor=False)
+    stored = json.loads(card.to_json())
+    return {
+        "format": stored["format"],
+        "keys": sorted(stored),
+        "columns": sorted(stored["columns"]),
+        "metrics": sorted(card.metrics()),
+    }
+
+
+def errors() -> dict[str, list[str]]:
+    """By error class, its bases."""
+    from storyreason import errors
+
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, Exception)]
+    return {one.__name__: [base.__name__ for base in one.__bases__] for one in classes}
+
+
+WHOLE: dict[str, Callable[[], Any]] = {"fingerprints": all_fingerprints, "page": pages}
+"""By file, what is equal to the kept values."""
+NAMES: dict[str, Callable[[], Any]] = {
+    "verbs": verbs,
+    "keys": keys,
+    "rules": rules,
+    "scorecard": scorecard,
+    "errors": errors,
+}
+"""By file, what holds the kept values; there may be more of them."""
+
+
+def write() -> None:
+    """Write today's values over the kept ones."""
+    for name, compute in (WHOLE | NAMES).items():
+        text = json.dumps(compute(), indent=1, ensure_ascii=False)
+        (GOLDEN / f"{name}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,52 @@
+"""What others rely on is as it was: fingerprints, names, formats. How to change a kept value on purpose: `tests/frozen.py`."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, create_model
+
+from storyreason.config import RunConfig, load
+from tests import frozen
+
+EVALUATIONS = {"evaluate base", "evaluate challenger"}
+
+
+@pytest.mark.parametrize("name", frozen.WHOLE)
+def test_a_value_is_as_it_was(name: str) -> None:
+    assert frozen.WHOLE[name]() == frozen.read(name)
+
+
+@pytest.mark.parametrize("name", frozen.NAMES)
+def test_a_name_is_there_as_it_was(name: str) -> None:
+    missing = list(_missing(frozen.read(name), frozen.NAMES[name]()))
+    assert not missing
+
+
+def _missing(kept: Any, found: Any, where: str = "") -> Any:
+    """What of the kept values is not found, or is another."""
+    if isinstance(kept, dict) and isinstance(found, dict):
+        for key in kept:
+            yield from _missing(kept[key], found.get(key, "nothing"), f"{where}/{key}")
+    elif isinstance(kept, list) and isinstance(found, list):
+        yield from (f"{where}: {one}" for one in kept if one not in found)
+    elif kept != found:
+        yield f"{where}: {kept!r} was kept, {found!r} is found"
+
+
+@pytest.mark.parametrize(
+    ("group", "steps"), [("training", {"train", "register", "evaluate challenger"}), ("generation", EVALUATIONS)]
+)
+def test_a_new_key_at_its_default_leaves_every_fingerprint_as_it_was(group: str, steps: set[str]) -> None:
+    run = load("smoke")
+    kept = frozen.read("fingerprints")["presets"]["smoke"]
+
+    assert frozen.fingerprints(_with_a_new_key(run, group)) == kept
+    # and at another value it decides what is made of it
+    changed = frozen.fingerprints(_with_a_new_key(run, group, novelty=2))
+    assert {step for step, name in changed.items() if name != kept[step]} == steps
+
+
+def _with_a_new_key(run: RunConfig, group: str, **given: int) -> RunConfig:
+    settings: BaseModel = getattr(run, group)
+    later: Any = create_model("Later", __base__=type(settings), novelty=(int, 1))
+    return run.model_copy(update={group: later(**settings.model_dump(), **given)})
