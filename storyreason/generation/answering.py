@@ -17,7 +17,7 @@ from storyreason.generation.engine import Engine
 from storyreason.generation.openai import Endpoint, OnPiece, Stop
 
 
-class Asked(Protocol):
+class Illustrated(Protocol):
     """What of an example is asked about: its encoded images, in order."""
 
     @property
@@ -45,7 +45,7 @@ class Prediction:
 def predict(
     base_url: str,
     model: str,
-    examples: Sequence[Asked],
+    examples: Sequence[Illustrated],
     config: GenerationConfig,
     out: Path,
     on_progress: Callable[[int, int], object] | None = None,
@@ -90,7 +90,9 @@ def read(path: Path) -> list[Prediction]:
     return []
 
 
-def _answers(base_url: str, model: str, examples: Iterator[Asked], config: GenerationConfig) -> Iterator[Prediction]:
+def _answers(
+    base_url: str, model: str, examples: Iterator[Illustrated], config: GenerationConfig
+) -> Iterator[Prediction]:
     """Predictions as they come in. Holds no more examples at a time than are being asked about."""
     import httpx  # noqa: F401  # here, before several threads import it at a time
 
@@ -115,7 +117,7 @@ def _answers(base_url: str, model: str, examples: Iterator[Asked], config: Gener
 
 
 def _answer(
-    base_url: str, model: str, example: Asked, config: GenerationConfig, given_up: threading.Event
+    base_url: str, model: str, example: Illustrated, config: GenerationConfig, given_up: threading.Event
 ) -> Prediction:
     pause = config.pause
     for left in range(config.retries, -1, -1):
@@ -160,7 +162,7 @@ def answer_by(
 ) -> Prediction:
     """As `answer_to`, of any engine."""
     if config.decoding == "free":
-        told = engine.tell(images, config, on_piece=on_piece, stop=stop)
+        told = engine.session(images, config).tell(on_piece=on_piece, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
     held = grounded.tell(engine, images, config, on_piece=on_piece, stop=stop)
     return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)

@@ -7,13 +7,11 @@ from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import OnPiece, Stop, Telling
 
 
-class Engine(Protocol):
-    """`openai.Endpoint` is one, `inprocess.InProcess` another. Both raise EngineError, or EngineAwayError for what passes."""
+class Session(Protocol):
+    """The requests for one story. They share its pictures, which are encoded once."""
 
     def tell(
         self,
-        images: Sequence[bytes],
-        config: GenerationConfig,
         *,
         written: str = "",
         grammar: str | None = None,
@@ -21,16 +19,25 @@ class Engine(Protocol):
         on_piece: OnPiece | None = None,
         stop: Stop | None = None,
     ) -> Telling:
-        """Answer once, going on after what is `written` of the answer already, and under a grammar (GBNF) if there is one.
+        """Answer once, continuing what is `written` of the answer already, under a grammar (GBNF) if there is one.
 
-        `images` are encoded pictures; `max_tokens` goes before the configured one.
+        `max_tokens` takes precedence over the configured limit. With `on_piece` the answer is streamed; `stop` ends the
+        request from another thread. Raises EngineAwayError for a failure that may pass, EngineError for any other.
         """
         ...
 
-    def count(self, text: str) -> int:
-        """Tokens of a text, or somewhat more."""
+    def room(self, stop: Stop | None = None) -> int | None:
+        """Tokens left for an answer after the prompt; None if the engine does not say. Raises as `tell` does."""
         ...
 
-    def room(self, images: Sequence[bytes], config: GenerationConfig, stop: Stop | None = None) -> int | None:
-        """Tokens that an answer may have, after its prompt; None: the engine does not say."""
+
+class Engine(Protocol):
+    """`openai.Endpoint` is one, `inprocess.InProcess` another."""
+
+    def session(self, images: Sequence[bytes], config: GenerationConfig) -> Session:
+        """The requests for a story of `images` (encoded pictures: PNG, JPEG, ...)."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Tokens of a text; an upper bound if the engine cannot say exactly."""
         ...

@@ -6,7 +6,7 @@ the pictures' work. What no grammar can hold, the order of a box's corners, is m
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from storyreason.format.rules import Sizes
 from storyreason.format.story import Passage, Story
 from storyreason.generation import grammar
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.engine import Engine
+from storyreason.generation.engine import Engine, Session
 from storyreason.generation.openai import OnPiece, Piece, Stop
 
 RESERVE = 2
@@ -60,7 +60,7 @@ def tell(
     grammars, or `config.max_tokens` too small for so many images.
     """
     sizes = [picture_size(image) for image in images]
-    asking = _Asking(engine, images, config, on_piece, stop or Stop())
+    asking = _Asking(engine.session(images, config), engine.count, config.max_tokens, on_piece, stop or Stop())
     read = asking.analysis(sizes)
     mended, count = _mend(read, sizes)
     thought = analysis.render(mended)
@@ -82,9 +82,9 @@ def tell(
 class _Asking:
     """One answer while it is made: its requests, and what they used up."""
 
-    engine: Engine
-    images: Sequence[bytes]
-    config: GenerationConfig
+    session: Session
+    count: Callable[[str], int]
+    max_tokens: int | None
     on_piece: OnPiece | None
     stop: Stop
     prompt_tokens: int = 0
@@ -104,7 +104,7 @@ class _Asking:
         self.on_piece(Piece(text[same:], back, self.tokens))
 
     def analysis(self, sizes: Sizes) -> Analysis:
-        least_analysis, least_story = (RESERVE * self._count(text) for text in _least(sizes))
+        least_analysis, least_story = (RESERVE * self.count(text) for text in _least(sizes))
         self._left = self._budget() - least_story
         most = self._left - least_analysis
         if most < least_analysis // RESERVE:
@@ -126,7 +126,7 @@ class _Asking:
         return analysis.read(text)[0]
 
     def story(self, of: Analysis, begin: str) -> str:
-        least = RESERVE * self._count(_least_story(len(of.sections)))
+        least = RESERVE * self.count(_least_story(len(of.sections)))
         text, whole = self._go_on(begin, grammar.of_story(of), max(1, self._left - least))
         if not whole:
             self.ended = True
@@ -138,9 +138,7 @@ class _Asking:
 
     def _go_on(self, written: str, rules: str, most: int) -> tuple[str, bool]:
         """What comes after `written` under a grammar, and whether it came to its end within `most` tokens."""
-        told = self.engine.tell(
-            self.images,
-            self.config,
+        told = self.session.tell(
             written=written,
             grammar=rules,
             max_tokens=most,
@@ -162,15 +160,12 @@ class _Asking:
 
     def _budget(self) -> int:
         """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
-        if self.config.max_tokens is not None:
-            return self.config.max_tokens
-        room = self.engine.room(self.images, self.config, self.stop)
+        if self.max_tokens is not None:
+            return self.max_tokens
+        room = self.session.room(self.stop)
         if room is None:
             raise EngineError("The engine does not say how long its answers may be: set generation.max_tokens.")
         return room
-
-    def _count(self, text: str) -> int:
-        return self.engine.count(text)
 
 
 def _same(one: str, other: str) -> int:

@@ -146,10 +146,23 @@ class Endpoint:
     model: str
     api_key: str | None = None
 
+    def session(self, images: Sequence[bytes], config: GenerationConfig) -> "EndpointSession":
+        return EndpointSession(self, request_body(self.model, images, config), config.timeout)
+
+    def count(self, text: str) -> int:
+        return count_tokens(self.base_url, self.model, text, self.api_key)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSession:
+    """An `engine.Session` of an endpoint: `body` is the request, with the pictures in it, that each `tell` extends."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    timeout: float
+
     def tell(
         self,
-        images: Sequence[bytes],
-        config: GenerationConfig,
         *,
         written: str = "",
         grammar: str | None = None,
@@ -157,7 +170,7 @@ class Endpoint:
         on_piece: OnPiece | None = None,
         stop: Stop | None = None,
     ) -> Telling:
-        body = request_body(self.model, images, config)
+        body = dict(self.body)
         if written:
             body["messages"] = [*body["messages"], {"role": "assistant", "content": written}]
             body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -165,16 +178,14 @@ class Endpoint:
             body["structured_outputs"] = {"grammar": grammar}
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
-        return ask(self.base_url, body, config.timeout, api_key=self.api_key, on_piece=on_piece, stop=stop)
+        base_url, api_key = self.endpoint.base_url, self.endpoint.api_key
+        return ask(base_url, body, self.timeout, api_key=api_key, on_piece=on_piece, stop=stop)
 
-    def count(self, text: str) -> int:
-        return count_tokens(self.base_url, self.model, text, self.api_key)
-
-    def room(self, images: Sequence[bytes], config: GenerationConfig, stop: Stop | None = None) -> int | None:
-        length = max_model_len(self.base_url, self.model, self.api_key)
+    def room(self, stop: Stop | None = None) -> int | None:
+        length = max_model_len(self.endpoint.base_url, self.endpoint.model, self.endpoint.api_key)
         if length is None:
             return None
-        return length - self.tell(images, config, max_tokens=1, stop=stop).prompt_tokens - 1
+        return length - self.tell(max_tokens=1, stop=stop).prompt_tokens - 1
 
 
 def root(base_url: str) -> str:

@@ -276,7 +276,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
     base = AutoModelForImageTextToText.from_pretrained(project.folder / "tiny-base", dtype="float32")
     plain = told_by(base)
     # When each tells four stories of five pictures, greedily, in float32, as long as it likes
-    served = [Endpoint(project.url, "storyteller").tell(images, config) for images in stories]
+    served = [Endpoint(project.url, "storyteller").session(images, config).tell() for images in stories]
     merged = told_by(AutoModelForImageTextToText.from_pretrained(folder, dtype="float32"))
     apart = told_by(PeftModel.from_pretrained(base, str(adapter)))
     # Then all of them have learnt, and every text is the same

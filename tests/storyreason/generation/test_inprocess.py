@@ -42,19 +42,17 @@ def test_it_can_be_ended_from_another_thread(engine: InProcess, frames: tuple[by
     stop, begun = Stop(), threading.Event()
     threading.Thread(target=lambda: (begun.wait(60), stop.set())).start()
     with pytest.raises(EngineAwayError, match="ended by the one who made it"):
-        engine.tell(
-            frames[:1], GenerationConfig(max_tokens=3000), grammar='root ::= [a-z ]{3000}', on_piece=lambda _: begun.set(),
-            stop=stop,
-        )  # fmt: skip
+        session = engine.session(frames[:1], GenerationConfig(max_tokens=3000))
+        session.tell(grammar="root ::= [a-z ]{3000}", on_piece=lambda _: begun.set(), stop=stop)
 
 
 def test_greedy_text_is_vllms_token_for_token(
     engine: InProcess, vllm_server: VllmServer, frames: tuple[bytes, ...]
 ) -> None:
-    served = Endpoint(vllm_server.url, vllm_server.name)
     config = GenerationConfig(max_tokens=40)
-    ours, theirs = engine.tell(frames, config), served.tell(frames, config)
-    assert ours == theirs
-    assert engine.room(frames, config) == served.room(frames, config)
+    ours = engine.session(frames, config)
+    theirs = Endpoint(vllm_server.url, vllm_server.name).session(frames, config)
+    assert ours.tell() == theirs.tell()
+    assert ours.room() == theirs.room()
     going_on = {"written": "<think>\n", "grammar": 'root ::= [a-z ]{30} "."'}
-    assert engine.tell(frames, config, **going_on) == served.tell(frames, config, **going_on)
+    assert ours.tell(**going_on) == theirs.tell(**going_on)
