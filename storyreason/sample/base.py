@@ -42,7 +42,7 @@ MOST_PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BaseProgress:
     """One line of the log: mean loss since the last one, and box F1 on frames with unseen people and backgrounds."""
 
     step: int
@@ -186,7 +186,7 @@ def train(
     report_every: int = 50,
     tower_steps: int = 800,
     evaluated: int = 256,
-) -> Iterator[Progress]:
+) -> Iterator[BaseProgress]:
     """Teach a new base for `steps` steps and leave it in `out`, after each 250 steps as it is so far.
 
     Its figures at the end come of `evaluated` frames, those before of an eighth of them.
@@ -237,7 +237,7 @@ def _train(
     tower_steps: int,
     out: Path | None,
     evaluated: int = 0,
-) -> Iterator[Progress]:
+) -> Iterator[BaseProgress]:
     """What each process does. The first one, which has `out`, evaluates, saves and reports."""
     import torch
     import torch.distributed as dist
@@ -255,7 +255,7 @@ def _train(
         lambda parameters: _average_gradients(parameters, processes),
     )
     if out is not None:
-        yield Progress(0, steps, 0.0, time.monotonic() - began, tower=right)
+        yield BaseProgress(0, steps, 0.0, time.monotonic() - began, tower=right)
     seeing = list(model.model.visual.parameters())
     rest = [parameter for name, parameter in model.named_parameters() if ".visual." not in name]
     pointer = torch.nn.Linear(model.lm_head.in_features, MOST_PICTURES)
@@ -281,7 +281,7 @@ def _train(
         losses.append(told.loss.item())
         if out is not None and (step % report_every == 0 or step == steps):
             f1 = None
-            progress = Progress(step, steps, sum(losses) / len(losses), time.monotonic() - began)
+            progress = BaseProgress(step, steps, sum(losses) / len(losses), time.monotonic() - began)
             if step % (5 * report_every) == 0 or step == steps:
                 frames = evaluated if step == steps else evaluated // 8
                 f1 = box_f1(model, processor, frames)

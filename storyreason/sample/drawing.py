@@ -34,7 +34,7 @@ DARK: Colour = (46, 40, 52)
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedEntity:
     """An entity in a frame: where it is, and what a person does there."""
 
     entity: Entity
@@ -50,7 +50,7 @@ class Frame:
     light: Light
     horizon: int
     grain: int
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedEntity, ...]
 
 
 class _Pen:
@@ -308,7 +308,7 @@ def _decorate(image: Image.Image, frame: Frame, luck: random.Random) -> None:
         draw.line((x, y, x + 6, y), fill=tuft, width=2)
 
 
-def _draw_entity(image: Image.Image, placed: Placed, dim: float, luck: random.Random) -> None:
+def _draw_entity(image: Image.Image, placed: PlacedEntity, dim: float, luck: random.Random) -> None:
     pen, entity = _Pen(image, placed.box), placed.entity
     if isinstance(entity, Look):
         _person(pen, entity, placed.pose)

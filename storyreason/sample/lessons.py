@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from storyreason.format.boxes import Box
-from storyreason.sample.drawing import Frame, Placed
+from storyreason.sample.drawing import Frame, PlacedEntity
 from storyreason.sample.staging import in_reading_order, stage
 from storyreason.sample.world import (
     LANDMARKS,
@@ -83,7 +83,7 @@ def _turn(frame: Frame, where: str, luck: random.Random) -> tuple[str, str]:
     return luck.choice(DESCRIBE).format(where=where), caption(frame, luck)
 
 
-def boxes_as_json(placed: list[Placed]) -> str:
+def boxes_as_json(placed: list[PlacedEntity]) -> str:
     """`[{"bbox_2d": [0,42,28,105], "label": "a man in a blue coat with grey hair"}]`"""
     items = [f'{{"bbox_2d": [{one.box}], "label": {json.dumps(str(one.entity))}}}' for one in placed]
     return f"[{', '.join(items)}]"
@@ -117,7 +117,7 @@ def caption(frame: Frame, luck: random.Random) -> str:
     return " ".join(sentences)
 
 
-def _them(row: Placed, people: list[Placed]) -> str:
+def _them(row: PlacedEntity, people: list[PlacedEntity]) -> str:
     nearest = min(people, key=lambda one: abs(one.box.x1 + one.box.x2 - row.box.x1 - row.box.x2))
     assert isinstance(nearest.entity, Look), nearest
     return "her" if nearest.entity.sex == "woman" else "him"

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from storyreason.format.boxes import Box
-from storyreason.sample.drawing import Frame, Placed
+from storyreason.sample.drawing import Frame, PlacedEntity
 from storyreason.sample.world import HEIGHT, WIDTH, Entity, Landmark, Light, Look, Place, Region, Thing
 
 GRID = 7
@@ -65,11 +65,11 @@ def stage(
     for entity, (width, height), cut in zip(order, sizes, cuts, strict=True):
         left, foot = used + cut * GRID, _foot(entity, height, horizon, luck)
         pose = luck.choice(_POSES) if isinstance(entity, Look) else "stand"
-        placed.append(Placed(entity, Box(left, foot - height, left + width, foot), pose))  # type: ignore[arg-type]
+        placed.append(PlacedEntity(entity, Box(left, foot - height, left + width, foot), pose))  # type: ignore[arg-type]
         used += width
     if with_region and place.region:
         top = horizon - _REGION_HEIGHT[place.region]
-        placed.append(Placed(Region(place.region), Box(0, top, WIDTH, horizon)))
+        placed.append(PlacedEntity(Region(place.region), Box(0, top, WIDTH, horizon)))
     return Frame(place, light, horizon, luck.getrandbits(32), tuple(placed))
 
 
@@ -78,7 +78,7 @@ def _smallest(entity: Entity) -> tuple[int, int]:
     return _SIZES[name][0]
 
 
-def in_reading_order(placed: Sequence[Placed]) -> list[Placed]:
+def in_reading_order(placed: Sequence[PlacedEntity]) -> list[PlacedEntity]:
     """From left to right, regions last: the order of tables and of the base model's lists."""
     return sorted(placed, key=lambda one: (isinstance(one.entity, Region), one.box))
 

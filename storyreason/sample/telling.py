@@ -4,7 +4,7 @@ import random
 
 from storyreason.format.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
 from storyreason.format.story import Mention, Passage, Story
-from storyreason.sample.drawing import Placed
+from storyreason.sample.drawing import PlacedEntity
 from storyreason.sample.plot import Shot, Tale
 from storyreason.sample.staging import in_reading_order
 from storyreason.sample.world import Landmark, Look, Region, Thing
@@ -97,7 +97,7 @@ def _order(identity: str) -> tuple[int, int]:
     return ("char", "obj", "lm", "bg").index(kind), int(identity[len(kind) :])
 
 
-def _character(tale: Tale, placed: Placed, shot: Shot, luck: random.Random) -> Character:
+def _character(tale: Tale, placed: PlacedEntity, shot: Shot, luck: random.Random) -> Character:
     look = placed.entity
     assert isinstance(look, Look), look
     function = "Protagonist" if look == tale.film.people[0] else "Friend"
@@ -106,7 +106,7 @@ def _character(tale: Tale, placed: Placed, shot: Shot, luck: random.Random) -> C
     return Character(tale.ids[look], tale.name_of(look), _capital(str(look)), emotion, action, function, placed.box)
 
 
-def _object(tale: Tale, placed: Placed, rows: list[Placed]) -> Object:
+def _object(tale: Tale, placed: PlacedEntity, rows: list[PlacedEntity]) -> Object:
     entity = placed.entity
     text = _capital(str(entity))
     if isinstance(entity, Thing):
@@ -118,7 +118,7 @@ def _object(tale: Tale, placed: Placed, rows: list[Placed]) -> Object:
     return Object(tale.ids[entity], text, purpose, "Far away", "Scenery", placed.box)
 
 
-def _nearest(tale: Tale, placed: Placed, rows: list[Placed]) -> tuple[str, str, str]:
+def _nearest(tale: Tale, placed: PlacedEntity, rows: list[PlacedEntity]) -> tuple[str, str, str]:
     """Name, ID and `her` or `him` of the person whose box is nearest in x."""
     middle = placed.box.x1 + placed.box.x2
     people = [row for row in rows if isinstance(row.entity, Look)]
@@ -157,7 +157,7 @@ def _passage(tale: Tale, shot: Shot, told: set[str], luck: random.Random) -> lis
     return [*parts, *_feeling(tale, shot, people, luck)]
 
 
-def _person(tale: Tale, row: Placed, told: set[str]) -> Mention:
+def _person(tale: Tale, row: PlacedEntity, told: set[str]) -> Mention:
     """`Mara, a woman in a red coat` at the first time, then `Mara`."""
     look = row.entity
     assert isinstance(look, Look), look
@@ -166,7 +166,7 @@ def _person(tale: Tale, row: Placed, told: set[str]) -> Mention:
     return Mention("gdo", (identity,), name if identity in told else introduction)
 
 
-def _surrounding(tale: Tale, row: Placed, rows: list[Placed], luck: random.Random) -> list[str | Mention]:
+def _surrounding(tale: Tale, row: PlacedEntity, rows: list[PlacedEntity], luck: random.Random) -> list[str | Mention]:
     entity, identity = row.entity, tale.ids[row.entity]
     name = _capital(_the(str(entity)))
     if isinstance(entity, Thing):
@@ -178,7 +178,7 @@ def _surrounding(tale: Tale, row: Placed, rows: list[Placed], luck: random.Rando
     return [Mention("gdl", (identity,), name), f" {verb} in the distance. "]
 
 
-def _feeling(tale: Tale, shot: Shot, people: list[Placed], luck: random.Random) -> list[str | Mention]:
+def _feeling(tale: Tale, shot: Shot, people: list[PlacedEntity], luck: random.Random) -> list[str | Mention]:
     """The closing sentence: `Something was missing, and she searched everywhere.`"""
     before, action, after = luck.choice(_FEELINGS[tale.plot, shot.phase])
     if len(people) > 1 and shot.phase == "Conclusion":

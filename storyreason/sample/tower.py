@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
-from storyreason.sample.drawing import Frame, Placed, draw
+from storyreason.sample.drawing import Frame, PlacedEntity, draw
 from storyreason.sample.lessons import a_frame
 from storyreason.sample.world import (
     COATS,
@@ -77,11 +77,11 @@ def _kind(entity: Entity) -> str:
     )
 
 
-def _foremost(frame: Frame, row: int, column: int) -> Placed | None:
+def _foremost(frame: Frame, row: int, column: int) -> PlacedEntity | None:
     """Who or what covers an eighth of the spot or more: people and things before landmarks before regions."""
     left, top = column * CELL, row * CELL
 
-    def covered(placed: Placed) -> int:
+    def covered(placed: PlacedEntity) -> int:
         box = placed.box
         width = min(box.x2, left + CELL) - max(box.x1, left)
         height = min(box.y2, top + CELL) - max(box.y1, top)

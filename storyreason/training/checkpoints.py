@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storyreason.errors import TrainingError
-from storyreason.training.examples import Stories
+from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
 
 PREFIX = "checkpoint-"
@@ -50,7 +50,7 @@ def rotate(work: Path, best: int | None) -> None:
             shutil.rmtree(path(work, step))
 
 
-def identity(job: Job, stories: Stories, base: Any, per_step: int, sharded: bool) -> dict[str, Any]:
+def identity(job: Job, stories: StoryDataset, base: Any, per_step: int, sharded: bool) -> dict[str, Any]:
     """What a checkpoint belongs to: the job, its stories, how many of them a step takes, and the weights it begins with.
 
     A step's stories may be spread over other processes after a resume; what it writes is `sharded` with FSDP or not.

@@ -10,7 +10,7 @@ from storyreason import chat, dataset
 from storyreason.errors import TrainingError
 from storyreason.training.config import TrainingConfig
 from storyreason.training.plan import Item, Pass
-from storyreason.training.prepared import Prepared, Story
+from storyreason.training.prepared import Prepared, PreparedStory
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ CACHE_BYTES = 2 * 2**30
 """Decoded frames are kept in memory up to so much; beyond it they are decoded again each time."""
 
 
-class Stories:
+class StoryDataset:
     """Stories by (epoch, index). A torch map-style data set whose items are `chat.Inputs`."""
 
     def __init__(
@@ -54,9 +54,9 @@ class Stories:
         self.dropped: list[int] = lengths[~fits].tolist()
         """Lengths of those that are left out: longer than `max_tokens`."""
 
-    def story(self, index: int) -> Story:
+    def story(self, index: int) -> PreparedStory:
         """What is prepared of a story."""
-        found: Story = self.prepared[int(self.rows[index])]
+        found: PreparedStory = self.prepared[int(self.rows[index])]
         return found
 
     def _lengths(self, rows: np.ndarray, request: str) -> np.ndarray:
@@ -121,7 +121,7 @@ class Stories:
         return self.encoder.pictures(chat.open_images(images, example.story_id))
 
 
-def refuse_long(parts: Sequence[Stories], max_tokens: int) -> None:
+def refuse_long(parts: Sequence[StoryDataset], max_tokens: int) -> None:
     """Raises TrainingError when too many stories of all parts together were left out as too long."""
     lengths = sorted(length for part in parts for length in (*part.lengths, *part.dropped))
     dropped, may = sum(len(part.dropped) for part in parts), int(DROPPED_AT_MOST * len(lengths))
@@ -133,10 +133,10 @@ def refuse_long(parts: Sequence[Stories], max_tokens: int) -> None:
 
 
 class Batches:
-    """What goes forward at once in one process, by the pass of a plan: a torch map-style data set over `Stories`."""
+    """What goes forward at once in one process, by the pass of a plan: a torch map-style data set over a `StoryDataset`."""
 
     def __init__(
-        self, stories: Stories, join: Callable[[Sequence[chat.Inputs]], dict[str, Any]], rank: int = 0
+        self, stories: StoryDataset, join: Callable[[Sequence[chat.Inputs]], dict[str, Any]], rank: int = 0
     ) -> None:
         self.stories = stories
         self.join = join

@@ -22,7 +22,7 @@ import torch
 
 if TYPE_CHECKING:
     from storyreason import chat
-    from storyreason.training.examples import Stories
+    from storyreason.training.examples import StoryDataset
 
 HEADER = 3 * 8
 """Bytes of the grid: time, height and width in patches, int64."""
@@ -125,7 +125,7 @@ class FeatureCache:
     def bytes_of(self, tokens: int) -> int:
         return HEADER + tokens * self.size * self.dtype.itemsize
 
-    def share(self, stories: "Stories", validation: "Stories", room: int) -> Share:
+    def share(self, stories: "StoryDataset", validation: "StoryDataset", room: int) -> Share:
         """What fits into `room` bytes: the validation stories first, each epoch wants them; then stories in order."""
         wanted = used = pictures = 0
         chosen: list[list[int]] = [[], []]
@@ -147,7 +147,11 @@ class FeatureCache:
         return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
 
     def compute(
-        self, stories: "Stories", indices: Sequence[int], tell: Callable[[int, int], None], stop: Callable[[], bool]
+        self,
+        stories: "StoryDataset",
+        indices: Sequence[int],
+        tell: Callable[[int, int], None],
+        stop: Callable[[], bool],
     ) -> int:
         """Compute what is not there yet, a story at a time, and give the number of pictures computed."""
         tower, told, computed = self.holder.visual, time.monotonic(), 0
@@ -187,7 +191,7 @@ class FeatureCache:
         temporary.write_bytes(grid.cpu().to(torch.int64).numpy().tobytes() + content)
         temporary.rename(path)
 
-    def load(self, stories: "Stories", index: int) -> Seen:
+    def load(self, stories: "StoryDataset", index: int) -> Seen:
         """The features of a story's pictures, one after the other, and their grids."""
         found = [self._one(picture) for picture, _ in _pictures(stories, index)]
         return torch.cat([features for features, _ in found]), torch.stack([grid for _, grid in found])
@@ -212,7 +216,7 @@ def _size(file: "os.DirEntry[str]") -> int:
         return 0
 
 
-def _pictures(stories: "Stories", index: int) -> Iterator[tuple[str, int]]:
+def _pictures(stories: "StoryDataset", index: int) -> Iterator[tuple[str, int]]:
     """Name and tokens of each picture of a story."""
     story = stories.story(index)
     return zip(story.pictures, story.image_tokens, strict=True)

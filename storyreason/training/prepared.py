@@ -37,7 +37,7 @@ TOLD_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class PreparedStory:
     """One story as a training wants it."""
 
     story_id: str
@@ -50,7 +50,7 @@ class Story:
     """The SHA-256 of its pictures."""
 
 
-class Prepared(Sequence[Story]):
+class Prepared(Sequence[PreparedStory]):
     """The stories of a data set that can be used, in its order."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Prepared(Sequence[Story]):
             raise IndexError(row)
         start = (self._answers[row - 1], self._images[row - 1]) if row else (0, 0)
         words, pictures = slice(start[0], self._answers[row]), slice(start[1], self._images[row])
-        return Story(
+        return PreparedStory(
             self.ids[row],
             int(self._places[row]),
             tuple(self._flat["image_tokens"][pictures].tolist()),

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
-from storyreason.training.examples import Stories, refuse_long
+from storyreason.training.examples import StoryDataset, refuse_long
 from storyreason.training.job import Job
 from storyreason.training.pace import EnoughError, HalfStepError
 from storyreason.training.trainer import StoryTrainer
@@ -110,7 +110,7 @@ def _cores() -> int:
 
 def scheduled(
     examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder, processes: int
-) -> tuple[Stories, Stories, plan.Plan]:
+) -> tuple[StoryDataset, StoryDataset, plan.Plan]:
     """Stories to train on, stories to validate on, and what each step takes. Raises StoryReasonError of some kind."""
     config = job.training
     stories, validation = _split(examples, job, encoder)
@@ -130,7 +130,7 @@ def scheduled(
     )  # fmt: skip
 
 
-def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[Stories, Stories]:
+def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[StoryDataset, StoryDataset]:
     """Training and validation stories: validation takes 5 % of the films. Bad examples are left out and named."""
     ready = prepared.prepare(
         job.prepared or job.work / "prepared",
@@ -146,7 +146,7 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     held_out = dataset.validation_ids(ready.ids)
     train = [row for row, story_id in enumerate(ready.ids) if story_id not in held_out]
     kept = [row for row, story_id in enumerate(ready.ids) if story_id in held_out]
-    stories, validation = (Stories(examples, rows, encoder, job.training, ready) for rows in (train, kept))
+    stories, validation = (StoryDataset(examples, rows, encoder, job.training, ready) for rows in (train, kept))
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
         raise TrainingError(f"{job.data} has no story to train on.")

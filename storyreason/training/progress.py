@@ -43,7 +43,7 @@ def holds(work: Path, attempt: str) -> bool:
         return False
 
 
-class Progress:
+class ProgressWriter:
     """Writes the lines of one attempt; a muted one (all processes but the first) writes nothing."""
 
     def __init__(self, work: Path, muted: bool = False) -> None:

@@ -24,12 +24,12 @@ from storyreason import chat, runs
 from storyreason.errors import TrainingError
 from storyreason.model import PROMPT
 from storyreason.training import checkpoints, features, packing, plan, precision, sharding
-from storyreason.training.examples import Batches, Stories, collate
+from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.job import Job
 from storyreason.training.loss import token_losses
 from storyreason.training.measure import Cost, Speed, peak_memory, peak_operations
 from storyreason.training.pace import HalfStepError, Pace
-from storyreason.training.progress import Progress
+from storyreason.training.progress import ProgressWriter
 from storyreason.training.watch import Watch
 
 RESULT = "result"
@@ -52,8 +52,8 @@ class StoryTrainer(Trainer):
         arguments: TrainingArguments,
         base: Any,
         schedule: plan.Plan,
-        stories: Stories,
-        validation: Stories,
+        stories: StoryDataset,
+        validation: StoryDataset,
         watch: Watch,
         processor: Any,
     ) -> None:
@@ -73,7 +73,7 @@ class StoryTrainer(Trainer):
         super().__init__(model=base, args=arguments, train_dataset=stories)
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
         self.add_callback(Pace(self))
-        self.progress = Progress(job.work, muted=not self.is_world_process_zero())
+        self.progress = ProgressWriter(job.work, muted=not self.is_world_process_zero())
         self._identity = checkpoints.identity(job, stories, base, len(schedule.step(0)), self.is_fsdp_enabled)
         self._tower: Any = None
         self._waited = 0.0

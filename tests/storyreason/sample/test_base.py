@@ -12,8 +12,8 @@ from storyreason import chat, sample
 from storyreason.format import answer
 from storyreason.format.boxes import Box
 from storyreason.sample import tower
-from storyreason.sample.base import Progress, asked_about, batch_of, box_f1, train, vocabulary_texts
-from storyreason.sample.drawing import Frame, Placed
+from storyreason.sample.base import BaseProgress, asked_about, batch_of, box_f1, train, vocabulary_texts
+from storyreason.sample.drawing import Frame, PlacedEntity
 from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
 from storyreason.sample.tokenizer import make_processor
 from storyreason.sample.world import COLOURS, Look, Region, Thing, backgrounds, looks
@@ -70,9 +70,9 @@ def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
 
 def test_the_tower_is_asked_what_stands_at_each_spot() -> None:
     man, drum = Look("man", "red", "grey", "top hat"), Thing("drum", "blue")
-    placed = (Placed(man, Box(28, 42, 56, 112), "wave"), Placed(drum, Box(154, 84, 182, 112)))
+    placed = (PlacedEntity(man, Box(28, 42, 56, 112), "wave"), PlacedEntity(drum, Box(154, 84, 182, 112)))
     place, light = backgrounds("train")[0]
-    frame = Frame(place, light, 49, 1, (*placed, Placed(Region("sea"), Box(0, 28, 196, 49))))
+    frame = Frame(place, light, 49, 1, (*placed, PlacedEntity(Region("sea"), Box(0, 28, 196, 49))))
 
     spots = [dict(zip(tower.QUESTIONS, spot, strict=True)) for spot in tower.answers(frame)]
 
@@ -126,7 +126,7 @@ def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) ->
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
-    told: list[Progress] = list(making)
+    told: list[BaseProgress] = list(making)
 
     assert [progress.step for progress in told] == [0, 2, 4]
     assert told[0].tower is not None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from storyreason.format.boxes import Box
-from storyreason.sample.drawing import Frame, Placed, draw, encode
+from storyreason.sample.drawing import Frame, PlacedEntity, draw, encode
 from storyreason.sample.staging import stage
 from storyreason.sample.world import (
     HATS,
@@ -48,7 +48,7 @@ def test_a_figure_touches_all_four_sides_of_its_box(entity: Entity, pose: Pose) 
     for seed in range(4):
         drawn = stage([entity], PLACES[3], LIGHTS[1], 56, random.Random(seed), with_region=False).placed[0]
 
-        changed = _changed(EMPTY, replace(EMPTY, placed=(Placed(entity, drawn.box, pose),)))
+        changed = _changed(EMPTY, replace(EMPTY, placed=(PlacedEntity(entity, drawn.box, pose),)))
 
         assert changed == drawn.box
 

@@ -9,7 +9,7 @@ from pydantic import create_model
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
 from storyreason.training import Job, TrainingConfig, checkpoints
-from storyreason.training.examples import Stories
+from storyreason.training.examples import StoryDataset
 
 
 def make(work: Path, *steps: int) -> None:
@@ -43,9 +43,11 @@ def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
     config = TrainingConfig(mode="full", dtype="float32")
     job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config)
     encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
-    base, stories = model.load(str(tiny_base)), Stories(tiny_examples, range(4), encoder, config)
+    base, stories = model.load(str(tiny_base)), StoryDataset(tiny_examples, range(4), encoder, config)
 
-    def identity(job: Job, stories: Stories, base: Any, per_step: int = 4, sharded: bool = False) -> dict[str, Any]:
+    def identity(
+        job: Job, stories: StoryDataset, base: Any, per_step: int = 4, sharded: bool = False
+    ) -> dict[str, Any]:
         return checkpoints.identity(job, stories, base, per_step, sharded)
 
     mine = identity(job, stories, base)
@@ -57,7 +59,7 @@ def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
     # The same stories in other pictures
     one = replace(tiny_examples[2], images=(tiny_examples[2].images[1], *tiny_examples[2].images[1:]))
     examples = [*tiny_examples[:2], one, *tiny_examples[3:]]
-    again = Stories(examples, range(4), encoder, config)
+    again = StoryDataset(examples, range(4), encoder, config)
     assert changed(mine, identity(job, again, model.load(str(tiny_base)))) == {"stories_hash"}
     # As many stories a step, in other processes; more of them; and in shards
     two = config.model_copy(update={"processes": 2, "accumulation": config.accumulation // 2})

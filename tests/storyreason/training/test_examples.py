@@ -7,7 +7,7 @@ import pytest
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
 from storyreason.training import Job, TrainingConfig, process
-from storyreason.training.examples import Stories, refuse_long
+from storyreason.training.examples import StoryDataset, refuse_long
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def encoder(tiny_base: Path) -> chat.Encoder:
     return chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
 
 
-def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> Stories:
-    return Stories(examples, range(len(examples)), encoder, TrainingConfig(**config))
+def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> StoryDataset:
+    return StoryDataset(examples, range(len(examples)), encoder, TrainingConfig(**config))
 
 
 def test_a_story_is_what_the_plan_says_it_is(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, features, packing, setup
-from storyreason.training.examples import Batches, Stories
+from storyreason.training.examples import Batches, StoryDataset
 from storyreason.training.loss import token_losses
 
 LIMITS = dict.fromkeys(("tell", "stop"), lambda *_: False)
@@ -25,8 +25,8 @@ def base(tiny_base: Path, tmp_path: Path) -> Any:
     return setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
 
 
-def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> Stories:
-    return Stories(examples, range(4), encoder, TrainingConfig(**{"mode": "language", **config}))
+def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: Any) -> StoryDataset:
+    return StoryDataset(examples, range(4), encoder, TrainingConfig(**{"mode": "language", **config}))
 
 
 def cache(folder: Path, base: Any, encoder: chat.Encoder) -> features.FeatureCache:
@@ -130,7 +130,10 @@ def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was
 def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
-    made, none = stories(tiny_examples, encoder), Stories(tiny_examples, [], encoder, TrainingConfig(mode="language"))
+    made, none = (
+        stories(tiny_examples, encoder),
+        StoryDataset(tiny_examples, [], encoder, TrainingConfig(mode="language")),
+    )
     kept = cache(tmp_path, base, encoder)
     sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in map(made.story, range(4))]
     share = kept.share(made, none, sizes[0] + sizes[1])

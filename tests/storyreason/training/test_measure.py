@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, setup
-from storyreason.training.examples import Stories, collate
+from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.loss import token_losses
 from storyreason.training.measure import Cost, peak_operations
 
@@ -23,7 +23,7 @@ def test_the_operations_of_a_story_are_those_that_torch_counts(
     config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute="none")
     net: Any = setup.load_model(Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config), cuda=False)
     encoder = chat.Encoder(model.load_processor(str(tiny_base)))
-    stories = Stories(tiny_examples, [0], encoder, config)
+    stories = StoryDataset(tiny_examples, [0], encoder, config)
     batch = collate([stories[0, 0]], pad=0)
     labels = batch.pop("labels")
     # When torch counts the products that are not attention's (those it does not count on a CPU)

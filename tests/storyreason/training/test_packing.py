@@ -10,7 +10,7 @@ import torch
 from storyreason import chat, dataset, model
 from storyreason.errors import ModelError
 from storyreason.training import Job, TrainingConfig, packing, setup
-from storyreason.training.examples import Stories, collate
+from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.loss import token_losses
 
 Mode = Literal["lora", "full", "language"]
@@ -20,7 +20,7 @@ Mode = Literal["lora", "full", "language"]
 def inputs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> list[chat.Inputs]:
     """Three stories of five frames each, of three lengths."""
     encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
-    stories = Stories(tiny_examples, range(3), encoder, TrainingConfig(loss="all"))
+    stories = StoryDataset(tiny_examples, range(3), encoder, TrainingConfig(loss="all"))
     chosen = [stories[epoch, index] for epoch, index in ((0, 0), (3, 1), (5, 2))]
     assert len({len(one.input_ids) for one in chosen}) == 3
     return chosen

@@ -10,7 +10,7 @@ import pytest
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import DataError
 from storyreason.training import Job, TrainingConfig, process
-from storyreason.training.examples import Stories
+from storyreason.training.examples import StoryDataset
 from storyreason.training.prepared import Prepared, prepare
 
 CONFIG = TrainingConfig()
@@ -93,7 +93,7 @@ def test_an_example_that_cannot_be_used_is_left_out_and_named(
     (bad,) = made.bad
     assert f"train story {broken}" in str(bad) and BROKEN[kind][1] in str(bad)
     # and the others are the stories that they were
-    stories = Stories(examples, range(len(made)), encoder, CONFIG, made)
+    stories = StoryDataset(examples, range(len(made)), encoder, CONFIG, made)
     assert [stories.story(index).story_id for index in range(len(stories))] == [
         one.story_id for one in examples if one.story_id != broken
     ]

@@ -2,19 +2,19 @@ import json
 from pathlib import Path
 
 from storyreason.training import progress
-from storyreason.training.progress import Progress
+from storyreason.training.progress import ProgressWriter
 
 
 def test_a_new_attempt_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
     # Given an attempt that logged three steps and died after a checkpoint at the second
-    first = Progress(tmp_path)
+    first = ProgressWriter(tmp_path)
     first.begin("a", step=0, steps=5)
     for step in (1, 2, 3):
         first.write("step", step=step, loss=1.0 / step)
         if step == 2:
             first.write("checkpoint", step=2, path="checkpoint-2")
     # When the next one goes on from there
-    second = Progress(tmp_path)
+    second = ProgressWriter(tmp_path)
     second.begin("b", step=2, steps=5)
     second.write("step", step=3, loss=0.3)
     # Then each step stands there once
@@ -31,7 +31,7 @@ def test_a_half_written_line_is_not_read(tmp_path: Path) -> None:
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    other = Progress(tmp_path, muted=True)
+    other = ProgressWriter(tmp_path, muted=True)
     other.begin("a", step=0)
     other.write("step", step=1)
     assert progress.read(tmp_path) == []

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, packing, setup
-from storyreason.training.examples import Stories
+from storyreason.training.examples import StoryDataset
 from storyreason.training.loss import token_losses
 from storyreason.training.recompute import Recompute
 
@@ -19,7 +19,7 @@ KINDS: tuple[Recompute, ...] = ("none", "selective", "all")
 @pytest.fixture(scope="module")
 def inputs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> list[chat.Inputs]:
     encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
-    stories = Stories(tiny_examples, range(2), encoder, TrainingConfig())
+    stories = StoryDataset(tiny_examples, range(2), encoder, TrainingConfig())
     return [stories[0, index] for index in range(2)]
 
 
