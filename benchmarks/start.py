@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from training import RESULTS, machine
+from training import RESULTS, hardware
 
 MADE = 100
 """Stories that are made; the rest are copies."""
@@ -32,7 +32,7 @@ def start(stories: Annotated[int, typer.Option(help="Prepared stories.")] = 100_
             (folder / "job.json").write_text(world(folder, stories, "language").model_dump_json())
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        found = {"stories": stories, **measured(folder), "machine": machine()}
+        found = {"stories": stories, **measured(folder), "machine": hardware()}
     finally:
         shutil.rmtree(folder)
     RESULTS.mkdir(exist_ok=True)

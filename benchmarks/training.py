@@ -88,12 +88,12 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
     from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
     from worlds import Seven, Tiny
 
-    from storyreason.training import features, packing, plan, precision
+    from storyreason.training import features, machine, packing, plan
     from storyreason.training.loss import token_losses
     from storyreason.training.measure import Cost, peak_memory, peak_operations
 
     recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
-    cuda, bf16, per_step = torch.cuda.is_available(), precision.is_fast(), PER_STEP[size]
+    cuda, bf16, per_step = torch.cuda.is_available(), machine.multiplies_bfloat16(), PER_STEP[size]
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     world: Any = Tiny(per_step * 3) if size == "tiny" else Seven(per_step * 3, longest)
     base = world.model().to(torch.bfloat16 if mode == "lora" and bf16 else torch.float32)
@@ -284,7 +284,7 @@ def together(
                 continue
             runs[-1].append(json.loads(done.stdout.splitlines()[-1]))
             sys.stderr.write(f"round {number + 1}: {name} {runs[-1][-1]['cpu_seconds_per_step']:.2f} CPU s a step\n")
-    about = {"size": size, "mode": mode, "steps": steps, "processes": processes, "machine": machine()}
+    about = {"size": size, "mode": mode, "steps": steps, "processes": processes, "machine": hardware()}
     return {**about, "rounds": runs, "summary": summary(runs)}
 
 
@@ -304,14 +304,14 @@ def summary(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, flo
     return found
 
 
-def machine() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
     import torch
 
-    from storyreason.training import precision
+    from storyreason.training import machine
 
     found: dict[str, Any] = {
         "torch": torch.__version__,
-        "dtype": "bfloat16" if precision.is_fast() else "float32",
+        "dtype": "bfloat16" if machine.multiplies_bfloat16() else "float32",
         "cores": len(os.sched_getaffinity(0)),
         "os": platform.platform(),
     }

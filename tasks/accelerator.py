@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from storyreason.config import RunConfig
 from storyreason.errors import GatewayError
 from storyreason.serving import client as gateway
-from storyreason.training import memory
+from storyreason.training import machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -139,9 +139,9 @@ def room(config: RunConfig, who: str) -> Iterator[None]:
     devices, wanted = config.training.devices, config.training.free_memory_gb
     served = _served_beside(config) if config.serving.give_way else None
     if served is None:
-        memory.check(devices, wanted)
+        machine.check_memory(devices, wanted)
         yield
-    elif wanted and memory.suffices(devices, wanted):
+    elif wanted and machine.has_memory(devices, wanted):
         get_run_logger().info("version %s serves on: there is room for both", served)
         yield
     else:
@@ -165,6 +165,6 @@ def _served_beside(config: RunConfig) -> str | None:
 def _wait_until_free(devices: str | None, wanted: float) -> None:
     """A device shows the memory of a process that has ended as free only after a moment."""
     deadline = time.monotonic() + FREED
-    while not memory.suffices(devices, wanted) and time.monotonic() < deadline:
+    while not machine.has_memory(devices, wanted) and time.monotonic() < deadline:
         time.sleep(AGAIN)
-    memory.check(devices, wanted)
+    machine.check_memory(devices, wanted)

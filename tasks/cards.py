@@ -15,7 +15,7 @@ from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.format.story import without_tags
 from storyreason.generation.config import Decoding
-from storyreason.training import curves, progress
+from storyreason.training import progress
 from tasks import registry
 
 
@@ -28,7 +28,7 @@ def training(config: RunConfig, trained: dict[str, Any]) -> None:
     """The losses of a complete training as a picture, its last step in numbers, and where its curves are."""
     lines = progress.read(Path(trained["result"]).parent)
     drawn = io.BytesIO()
-    curves.draw(lines).savefig(drawn, format="png", dpi=90)
+    progress.draw_losses(lines).savefig(drawn, format="png", dpi=90)
     picture = base64.b64encode(drawn.getvalue()).decode()
     last = [line for line in lines if line["event"] == "step"][-1]
     text = f"""# Training

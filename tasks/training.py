@@ -9,7 +9,7 @@ from prefect import get_run_logger, task
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
-from storyreason.training import launch, progress
+from storyreason.training import machine, progress
 from storyreason.training.job import MACHINE, deciding
 from tasks import accelerator, registry
 from tasks.progress import Progress
@@ -41,7 +41,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=deciding(config.training) | launch.deciding(config.training),
+        training=deciding(config.training) | machine.deciding(config.training),
     )
 
 

@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from storyreason import forms
-from storyreason.training.precision import Precision
+
+Precision = Literal["auto", "bfloat16", "float32"]
+Recompute = Literal["none", "selective", "all"]
 
 
 class TrainingConfig(BaseModel):
@@ -40,7 +42,7 @@ class TrainingConfig(BaseModel):
         "bfloat16",
         description="What to compute in. bfloat16 needs a GPU; auto takes it on a CPU that multiplies it fast too.",
     )
-    recompute: Literal["none", "selective", "all"] = Field(
+    recompute: Recompute = Field(
         "all",
         description="Activations computed again in the backward pass, to save memory: none; all; or all but those that cost "
         "most to compute for their size, which are kept (attention, and products that do not widen).",

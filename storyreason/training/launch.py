@@ -19,13 +19,13 @@ from storyreason.training import job as jobs
 from storyreason.training import progress, watch
 from storyreason.training.config import TrainingConfig
 from storyreason.training.job import Job
+from storyreason.training.machine import Machine
 
 log = logging.getLogger(__name__)
 
 ERROR_MARK = "storyreason error: "
 """What the training process writes before the one error that a person can mend."""
 LOG = "log.txt"
-CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "accelerate"
 ADDRESS = "STORYREASON_MAIN_ADDRESS"
 """Environment: where the machines of one training meet, `address:port` of the first."""
 PATIENCE = 15.0
@@ -46,16 +46,17 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     `env` is laid over this process' environment. Raises TrainingError, or what the training process refused with.
     """
     given = {**os.environ, **(env or {})}
-    command = _command(job.training, given)
+    machine = Machine.of(job.training)
+    command = _command(machine, given)
     attempt = uuid.uuid4().hex
     job_file = jobs.write(job)
     environment = {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // _processes(job.training))),
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // machine.local_processes)),
         **given,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
-        **_visible(job.training),
+        **machine.visible_devices(),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),
     }
@@ -82,46 +83,6 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     return job.work / "result"
 
 
-def _processes(training: TrainingConfig) -> int:
-    """Of this machine."""
-    if training.accelerate is None:
-        return training.processes
-    config = _read(_config_file(training.accelerate))
-    return int(config.get("num_processes", 1)) // int(config.get("num_machines", 1))
-
-
-def deciding(training: TrainingConfig) -> dict[str, Any]:
-    """What decides the weights of how many processes train, and how: the stories of a step, and the precision.
-
-    The rest may change between two attempts of a training: 2 processes with `accumulation` 8 go on as 4 with 4.
-    """
-    file = {} if training.accelerate is None else _read(_config_file(training.accelerate))
-    processes = training.processes if training.accelerate is None else int(file.get("num_processes", 1))
-    return {
-        "stories_per_step": training.batch_size * training.accumulation * processes,
-        "mixed_precision": file.get("mixed_precision"),
-    }
-
-
-def _visible(training: TrainingConfig) -> dict[str, str]:
-    """The GPUs that the training process sees: `devices`, and none where it trains on the CPU."""
-    # The process takes a GPU where it sees one, and accelerate's settings for a CPU do not go with that.
-    on_cpu = training.accelerate is None or _read(_config_file(training.accelerate)).get("use_cpu", False)
-    devices = "" if on_cpu else training.devices
-    return {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    read = yaml.safe_load(path.read_text())
-    if not isinstance(read, dict):
-        raise ConfigError(
-            f"training.accelerate: {path} holds no settings of accelerate; make one by `accelerate config`."
-        )
-    return read
-
-
 def others(command: Sequence[str], job_file: Path) -> str:
     """What to type on the other machines of a training, or nothing where it is one machine's."""
     if "--machine_rank" not in command:
@@ -141,95 +102,37 @@ def others(command: Sequence[str], job_file: Path) -> str:
 
 
 def check_machine(training: TrainingConfig) -> None:
-    """Raises TrainingError or ConfigError where this machine cannot train so; costs nothing."""
-    _command(training, os.environ)
+    """Raises TrainingError or ConfigError where this machine cannot train with these settings; costs nothing."""
+    _command(Machine.of(training), os.environ)
 
 
-def _command(training: TrainingConfig, environment: Mapping[str, str]) -> list[str]:
+def _command(machine: Machine, environment: Mapping[str, str]) -> list[str]:
     """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
-    if training.accelerate is None and training.processes > 1:
-        _need_gpu(training, None)
+    machine.check()
+    if machine.file is None:
         return [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
-            *["--nproc-per-node", str(training.processes)],
+            *["--nproc-per-node", str(machine.processes)],
         ]
-    path = _config_file(training.accelerate or "cpu")
-    _need_gpu(training, path)
-    config = _read(path)
-    if config.get("distributed_type") == "FSDP":
-        _check_fsdp(config.get("fsdp_config") or {}, path)
-    if int(config.get("num_machines", 1)) > 1:
-        meet = _meeting(config, environment, path)
+    if machine.machines > 1:
+        meet = _meeting(machine, environment)
     else:  # Port 0: accelerate looks for a free one, so that two trainings do not meet.
-        meet = ["--main_process_port", "0"] if config.get("distributed_type") == "FSDP" else []
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *meet]
+        meet = ["--main_process_port", "0"] if machine.fsdp is not None else []
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine.file), *meet]
 
 
-def _check_fsdp(given: Mapping[str, Any], path: Path) -> None:
-    """Raises ConfigError for what `accelerate config` may write, or leave to its default, and this training cannot do."""
-    for key, default, wanted, why in (
-        ("fsdp_version", 1, 2, "models are sharded by FSDP2 alone"),
-        ("fsdp_cpu_ram_efficient_loading", True, False, "processes that load no weights have zeros"),
-        ("fsdp_state_dict_type", "SHARDED_STATE_DICT", "SHARDED_STATE_DICT", "checkpoints are written in shards"),
-    ):
-        if (found := given.get(key, default)) != wanted:
-            said = f"says {key}: {json.dumps(found)}" if key in given else f"does not say {key}"
-            raise ConfigError(f"{path} {said}: write {key}: {json.dumps(wanted)} under fsdp_config, for {why}.")
-
-
-def _meeting(config: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> list[str]:
+def _meeting(machine: Machine, environment: Mapping[str, str]) -> list[str]:
     """Where the machines of a training meet; this one is the first."""
     host, _, port = environment.get(ADDRESS, "").rpartition(":")
-    if not host and not port and "main_process_ip" in config:
-        host, port = str(config["main_process_ip"]), str(config.get("main_process_port", 29500))
+    if not host and not port and machine.meeting:
+        host, port = machine.meeting
     if not host or not port.isdecimal():
+        assert machine.file is not None
         raise ConfigError(
-            f"training.accelerate = {path.stem} trains on {config['num_machines']} machines: set {ADDRESS} to the address "
-            "of this one and a free port, such as 10.0.0.1:29500."
+            f"training.accelerate = {machine.file.stem} trains on {machine.machines} machines: set {ADDRESS} to the "
+            "address of this one and a free port, such as 10.0.0.1:29500."
         )
     return ["--machine_rank", "0", "--main_process_ip", host, "--main_process_port", port]
-
-
-def _config_file(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise ConfigError(f"training.accelerate = {name!r} is no file; name one of {known}, or a path.")
-    return path
-
-
-def _need_gpu(training: TrainingConfig, config: Path | None) -> None:
-    """Raises TrainingError where there is no GPU, or fewer than processes, and such are wanted."""
-    on_cpu = config is None or "use_cpu: true" in config.read_text()
-    if on_cpu and training.dtype != "bfloat16":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        wants = f"training.dtype={training.dtype}" + (f" with training.accelerate={config.stem}" if config else "")
-        raise TrainingError(
-            f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, or "
-            "set training.dtype=auto and training.accelerate=cpu."
-        )
-    wanted = 0 if on_cpu else _processes(training)
-    there = len(training.devices.split(",")) if training.devices else torch.cuda.device_count()
-    if there < wanted:
-        shown = f"training.devices={training.devices} names" if training.devices else "this machine shows"
-        raise TrainingError(
-            f"training.accelerate={training.accelerate} wants {wanted} GPUs, one for each process on this machine, and "
-            f"{shown} {there}: set training.accelerate={_fitting(there)}."
-        )
-
-
-def _fitting(gpus: int) -> str:
-    """The file of `CONFIGS` that takes most of so many GPUs, and no more."""
-    read = {path.stem: _read(path) for path in CONFIGS.glob("*.yaml")}
-    taken = {
-        name: config["num_processes"]
-        for name, config in sorted(read.items())
-        if not config["use_cpu"] and config["num_machines"] == 1 and config["num_processes"] <= gpus
-    }
-    return max(taken, key=taken.__getitem__)
 
 
 def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:

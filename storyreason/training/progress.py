@@ -11,12 +11,18 @@
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storyreason import runs
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FILE = "progress.jsonl"
+CURVES = {"step": ("training", "#2f6f8f"), "validation": ("validation", "#d98032")}
+"""By event, the name and the colour of its loss curve."""
 
 
 def read(work: Path) -> list[dict[str, Any]]:
@@ -63,3 +69,26 @@ class ProgressWriter:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"event": event, **values, "time": time.time()}) + "\n")
+
+
+def draw_losses(lines: Iterable[dict[str, Any]]) -> "Figure":
+    """The training and validation losses by step, as one figure of 7 x 3 inches."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        if line["event"] in CURVES:
+            points.setdefault(line["event"], {})[line["step"]] = line["loss"]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    for event, (name, colour) in CURVES.items():
+        if of_event := points.get(event):
+            marker = "." if len(of_event) < 50 else ""
+            axes.plot([*of_event], [*of_event.values()], color=colour, marker=marker, label=name)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("Loss", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure

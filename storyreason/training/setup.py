@@ -1,16 +1,26 @@
 """What the Trainer is given: the base with what is trained marked so, and transformers' own settings."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import TrainingArguments
 
 from storyreason import model
 from storyreason.errors import ModelError
-from storyreason.training import packing, precision, recompute
-from storyreason.training.config import TrainingConfig
+from storyreason.training import machine, packing
+from storyreason.training.config import Recompute, TrainingConfig
 from storyreason.training.job import Job
+
+PRODUCTS = {
+    torch.ops.aten.mm.default: 0,
+    torch.ops.aten.bmm.default: 0,
+    torch.ops.aten.addmm.default: 1,
+    torch.ops.aten.baddbmm.default: 1,
+}
+"""Matrix products, each with the position of its left operand among the arguments."""
 
 
 def load_model(job: Job, cuda: bool) -> Any:
@@ -18,7 +28,7 @@ def load_model(job: Job, cuda: bool) -> Any:
     from transformers.utils import is_flash_attn_2_available
 
     config = job.training
-    dtype = precision.resolve(config.dtype)
+    dtype = machine.resolve_dtype(config.dtype)
     attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
     base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
     if config.pack_tokens:
@@ -55,7 +65,7 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
 def arguments(job: Job, cuda: bool) -> TrainingArguments:
     """Starts the process group too, if there are several processes."""
     config = job.training
-    bf16 = precision.resolve(config.dtype) == "bfloat16"
+    bf16 = machine.resolve_dtype(config.dtype) == "bfloat16"
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # the launcher's word would outweigh bf16=False
     made = TrainingArguments(
         output_dir=str(job.work),
@@ -71,7 +81,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
         # neither saved nor resumed, without a word.
         gradient_checkpointing=config.recompute != "none",
-        gradient_checkpointing_kwargs=recompute.how(config.recompute),
+        gradient_checkpointing_kwargs=checkpointing(config.recompute),
         use_liger_kernel=config.liger and cuda,
         use_cpu=not cuda,
         seed=config.seed,
@@ -88,3 +98,26 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
     # One process trains on one GPU, however many it sees: else the Trainer wraps the base in DataParallel.
     made._n_gpu = min(1, made.n_gpu)
     return made
+
+
+def checkpointing(recompute: Recompute) -> dict[str, Any]:
+    """The arguments of transformers' `gradient_checkpointing_enable` for the key `recompute`."""
+    if recompute == "selective":
+        return {"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, keep_costly)}
+    return {"use_reentrant": False}
+
+
+def keep_costly(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Whether selective activation checkpointing keeps the result of an operation.
+
+    It keeps what is expensive to compute for its size: attention, whose operations grow with the square of the tokens, and
+    products whose result is no wider than their input. In a decoder layer of Qwen2.5-VL 7B those are q, k, v, attention, o
+    and the MLP's down projection, 15,360 numbers a token. The MLP's gate and up projections (37,888 numbers a token, 58 %
+    of the layer's products), norms and activation functions are computed again.
+    """
+    if operation in PRODUCTS:
+        left, right = args[PRODUCTS[operation] :][:2]
+        keep = right.shape[-1] <= left.shape[-1]
+    else:  # torch's own kernels, and FlashAttention's
+        keep = any(name in str(operation) for name in ("scaled_dot_product", "flash_attn"))
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE

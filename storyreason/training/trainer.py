@@ -23,7 +23,7 @@ from transformers import Trainer, TrainingArguments
 from storyreason import chat, runs
 from storyreason.errors import TrainingError
 from storyreason.model import PROMPT
-from storyreason.training import checkpoints, features, packing, plan, precision, sharding
+from storyreason.training import checkpoints, features, machine, packing, plan, sharding
 from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.job import Job
 from storyreason.training.loss import token_losses
@@ -124,7 +124,7 @@ class StoryTrainer(Trainer):
             trainable=sum(count for count, trained in counts if trained),
             frozen=sum(count for count, trained in counts if not trained),
             mode=self.config.mode,
-            dtype=precision.resolve(self.config.dtype),
+            dtype=machine.resolve_dtype(self.config.dtype),
             processes=self.args.world_size,
             threads=torch.get_num_threads(),
             distributed_type=self.accelerator.distributed_type.value,

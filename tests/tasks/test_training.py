@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from storyreason import config
-from storyreason.training import launch
+from storyreason.training import machine
 from tasks import progress, registry, training
 
 
@@ -41,7 +41,7 @@ def test_stories_of_a_step_and_precision_decide_the_weights_and_not_what_process
     assert named("fsdp2-8gpu", 2) == named("fsdp2-2gpu-offload", 8) == two
     assert named("fsdp2-2gpu", 4, "training.batch_size=2", "training.pack_tokens=4096") == two
     assert named("fsdp2-2gpu", 4) != two
-    own, text = tmp_path / "own.yaml", (launch.CONFIGS / "fsdp2-2gpu.yaml").read_text()
+    own, text = tmp_path / "own.yaml", (machine.CONFIGS / "fsdp2-2gpu.yaml").read_text()
     own.write_text(f"{text}main_process_ip: 10.0.0.1\n")
     assert named(own, 8) == two
     for before, after in (("num_processes: 2", "num_processes: 4"), ('"bf16"', '"no"')):

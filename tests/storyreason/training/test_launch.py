@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from storyreason.errors import ConfigError, TrainingError
 from storyreason.training import Job, TrainingConfig, job, launch, watch
+from storyreason.training.machine import Machine
 
 CPU = {"dtype": "float32", "accelerate": "cpu"}
 
@@ -26,82 +26,6 @@ def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_starts(
     assert not wanted.work.exists()
 
 
-@pytest.mark.parametrize(
-    ("training", "gpus", "said"),
-    [
-        ({"accelerate": "fsdp2-2gpu"}, 1, r"wants 2 GPUs, .*this machine shows 1: set training\.accelerate=1gpu\."),
-        (
-            {"accelerate": "fsdp2-8gpu"},
-            6,
-            r"wants 8 GPUs, .*this machine shows 6: set training\.accelerate=fsdp2-2gpu\.",
-        ),
-        (
-            {"accelerate": "fsdp2-2gpu", "devices": "3"},
-            8,
-            r"wants 2 GPUs, .*training\.devices=3 names 1: set training\.accelerate=1gpu\.",
-        ),
-        ({"accelerate": "fsdp2-2gpu", "devices": "0,3"}, 8, None),
-        ({"accelerate": "fsdp2-8gpu"}, 8, None),
-        ({"accelerate": "1gpu"}, 4, None),
-        ({"accelerate": "fsdp2-cpu2", "dtype": "float32"}, 1, None),
-    ],
-)
-def test_fewer_gpus_than_processes_are_told_with_a_file_that_fits(
-    training: dict[str, Any], gpus: int, said: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    if said is None:
-        launch.check_machine(TrainingConfig(**training))
-        return
-    with pytest.raises(TrainingError, match=said):
-        launch.check_machine(TrainingConfig(**training))
-
-
-def test_an_unknown_accelerate_config_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'nope' is no file; name one of 1gpu, cpu, fsdp2-2gpu"):
-        launch.check_machine(TrainingConfig(dtype="float32", accelerate="nope"))
-
-
-@pytest.mark.parametrize("file", sorted(launch.CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_accelerate_config_is_one(file: Path) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config = load_config_from_file(str(file))
-    assert config.num_processes >= 1
-    if "fsdp" in file.stem:
-        assert config.fsdp_config["fsdp_version"] == 2
-        # Nothing is offloaded unasked
-        assert config.fsdp_config["fsdp_offload_params"] == ("offload" in file.stem)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("fsdp_cpu_ram_efficient_loading", True, r"says fsdp_cpu_ram_efficient_loading: true: write .*: false under"),
-        ("fsdp_cpu_ram_efficient_loading", None, r"does not say fsdp_cpu_ram_efficient_loading: write .*: false under"),
-        ("fsdp_version", 1, r"says fsdp_version: 1: write fsdp_version: 2 under"),
-        ("fsdp_version", None, r"does not say fsdp_version: write fsdp_version: 2 under"),
-        ("fsdp_state_dict_type", "FULL_STATE_DICT", r"says fsdp_state_dict_type: .*: write .*SHARDED_STATE_DICT"),
-        ("fsdp_state_dict_type", None, None),
-    ],
-)
-def test_a_file_of_ones_own_is_refused_where_it_shards_otherwise(
-    tmp_path: Path, key: str, value: Any, said: str | None
-) -> None:
-    config = launch._read(launch.CONFIGS / "fsdp2-cpu2.yaml")
-    given = config["fsdp_config"] | {key: value}
-    config["fsdp_config"] = {name: one for name, one in given.items() if one is not None}
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(yaml.safe_dump(config))
-    training = TrainingConfig(dtype="float32", accelerate=str(mine))
-    if said is None:
-        launch.check_machine(training)
-        return
-    with pytest.raises(ConfigError, match=rf"mine\.yaml {said}"):
-        launch.check_machine(training)
-
-
 def started_by_accelerate(command: list[str]) -> Any:
     """What accelerate makes of a command line, up to the processes that it would start."""
     from accelerate.commands import launch as accelerate
@@ -114,17 +38,16 @@ def started_by_accelerate(command: list[str]) -> Any:
 
 
 def test_two_machines_of_eight_gpus_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = launch.CONFIGS / "fsdp2-2nodes.yaml"
+    monkeypatch.setattr(Machine, "_check_gpus", lambda self: None)
+    two = Machine.of(TrainingConfig(accelerate="fsdp2-2nodes"))
     with pytest.raises(ConfigError, match=r"fsdp2-2nodes trains on 2 machines: set STORYREASON_MAIN_ADDRESS to"):
-        launch._meeting(launch._read(path), {launch.ADDRESS: "10.0.0.1"}, path)
-    monkeypatch.setattr(launch, "_need_gpu", lambda *_: None)
-    training = TrainingConfig(accelerate="fsdp2-2nodes")
-    command = launch._command(training, {launch.ADDRESS: "127.0.0.1:29517"})
+        launch._command(two, {launch.ADDRESS: "10.0.0.1"})
+    command = launch._command(two, {launch.ADDRESS: "127.0.0.1:29517"})
     first = started_by_accelerate(command)
     assert (first.nnodes, first.node_rank, first.nproc_per_node) == ("2", 0, "8")
     assert (first.rdzv_backend, first.rdzv_endpoint) == ("static", "127.0.0.1:29517")
     assert first.use_fsdp
-    assert launch._processes(training) == 8
+    assert two.local_processes == 8
     # The others are told what to type, and it is that
     told = launch.others(command, Path("/shared/job.json"))
     typed = shlex.split(told.partition("type  ")[2].replace(" N ", " 1 "))
@@ -132,7 +55,9 @@ def test_two_machines_of_eight_gpus_meet_at_the_first(monkeypatch: pytest.Monkey
     second = started_by_accelerate(["", *typed[:-3]])
     assert (second.nnodes, second.node_rank, second.nproc_per_node) == ("2", 1, "8")
     assert (second.rdzv_backend, second.rdzv_endpoint) == ("static", "127.0.0.1:29517")
-    assert launch.others(launch._command(TrainingConfig(accelerate="fsdp2-8gpu"), {}), Path("job.json")) == ""
+    assert (
+        launch.others(launch._command(Machine.of(TrainingConfig(accelerate="fsdp2-8gpu")), {}), Path("job.json")) == ""
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 
 from storyreason import model, training
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, launch, sharding
+from storyreason.training import checkpoints, launch, machine, sharding
 from tests.storyreason.training.whole import (
     FSDP,
     FULL,
@@ -86,7 +86,7 @@ def test_two_fsdp2_processes_save_the_tower_that_they_trained_without(make_job: 
 
 def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
     """Both are this one; they share the folder of the run, and meet at an address."""
-    config = (launch.CONFIGS / "fsdp2-2nodes.yaml").read_text()
+    config = (machine.CONFIGS / "fsdp2-2nodes.yaml").read_text()
     for gpus, here in (("use_cpu: false", "use_cpu: true"), ("num_processes: 16", "num_processes: 2"), ("bf16", "no")):
         assert gpus in config
         config = config.replace(gpus, here)
@@ -97,7 +97,9 @@ def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
     job, told = make_job("apart", **{**FSDP, "accelerate": str(tmp_path / "two.yaml")}, max_steps=3), Lines()
     env = {**PATCH, launch.ADDRESS: address}
     # Given the second machine, where a person has typed what the first one says
-    said = launch.others(launch._command(job.training, env), job.work / "job.json").partition("type  ")[2]
+    said = launch.others(launch._command(machine.Machine.of(job.training), env), job.work / "job.json").partition(
+        "type  "
+    )[2]
     words = shlex.split(said.replace(" N ", " 1 "))
     accelerate = Path(sys.executable).with_name("accelerate")
     with (tmp_path / "second.txt").open("w+") as log, subprocess.Popen(
