@@ -41,7 +41,7 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
         data=data_md5,
         stories=config.data.train_stories,
         base=base,
-        training=deciding(config.training) | machine.deciding(config.training),
+        training=deciding(config.training) | machine.step_settings(config.training),
     )
 
 

@@ -136,8 +136,8 @@ def _meeting(found: Mapping[str, Any]) -> tuple[str, str] | None:
     return str(found["main_process_ip"]), str(found.get("main_process_port", 29500))
 
 
-def deciding(training: TrainingConfig) -> dict[str, Any]:
-    """The part of the placement that decides the weights: the stories of a step, and the precision.
+def step_settings(training: TrainingConfig) -> dict[str, Any]:
+    """What decides the weights besides `job.deciding`: the stories of a step, over all processes, and the precision.
 
     The rest may change between two attempts of a training: 2 processes with `accumulation` 8 go on as 4 with 4.
     """

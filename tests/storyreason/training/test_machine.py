@@ -47,13 +47,13 @@ def test_a_run_reads_accelerates_file_once_and_again_when_it_has_changed(
     monkeypatch.setattr(yaml, "safe_load", counted)
     # When a flow checks it, names the training by it, and starts the training
     launch.check_machine(config)
-    assert machine.deciding(config) == {"stories_per_step": 32, "mixed_precision": "no"}
+    assert machine.step_settings(config) == {"stories_per_step": 32, "mixed_precision": "no"}
     monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, "-c", ""])
     launch.run(Job(base="b", data=tmp_path, work=tmp_path / "work", training=config), print)
     # Then it was read once
     assert len(reads) == 1
     file.write_text(file.read_text().replace('"no"', "bf16"))
-    assert machine.deciding(config)["mixed_precision"] == "bf16"
+    assert machine.step_settings(config)["mixed_precision"] == "bf16"
 
 
 @pytest.mark.parametrize(
