@@ -1,4 +1,4 @@
-"""The command line: the library's verbs, and those that start flows."""
+"""The verbs that start flows or change the platform. They join the library's command line as an entry point."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storyreason import cli
 from storyreason.cli.tell import RESOLVERS
 
 if TYPE_CHECKING:
     from storyreason.config import RunConfig
 
-app = cli.app
+app = typer.Typer()
 data = typer.Typer(
     help="Change the data: every change is checked, reported and a new DVC version.", no_args_is_help=True
 )
@@ -188,7 +187,7 @@ def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
     return config.load_here(preset, overrides or [])
 
 
-def _registered(name: str) -> str:
+def registered(name: str) -> str:
     """The folder of `models:/storyteller@champion` or `models:/storyteller/7`. Raises RegistryError."""
     from tasks import registry, settings
 
@@ -197,13 +196,11 @@ def _registered(name: str) -> str:
     return registry.version(model, which).folder
 
 
-RESOLVERS["models:/"] = _registered
-
-
-def main() -> None:
-    """The entry point: a fault that a person can mend is one sentence and exit code 2."""
+def join(main: typer.Typer) -> None:
+    """Add these verbs and the model registry to the library's command line, and read the checkout's `.env`."""
     if Path(".env").is_file():
         from tasks import settings
 
         settings.read_dotenv()
-    cli.run(app)
+    main.add_typer(app)
+    RESOLVERS["models:/"] = registered

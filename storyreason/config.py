@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from storyreason import forms
+from storyreason import forms, resources
 from storyreason.errors import ConfigError
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.scoring.config import GateConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import TrainingConfig
 
-PRESETS = Path(__file__).resolve().parents[1] / "deploy" / "presets"
+PRESETS = resources.folder("presets")
 
 
 class DataConfig(BaseModel):

@@ -85,7 +85,7 @@ def verbs() -> dict[str, Any]:
     import typer
     from typer.core import TyperGroup
 
-    from flows import cli
+    from storyreason import cli
 
     def walk(command: Any, name: str) -> dict[str, Any]:
         if isinstance(command, TyperGroup):
@@ -95,6 +95,7 @@ def verbs() -> dict[str, Any]:
             return found
         return {name: {one.name: _parameter(one) for one in command.params if one.name != "help"}}
 
+    cli.join(cli.app)
     return walk(typer.main.get_command(cli.app), "")
 
 

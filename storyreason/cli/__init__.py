@@ -1,18 +1,21 @@
-"""The command line: the verbs that need the library alone, one file per room. `flows/cli.py` adds those that start flows."""
+"""The command line: the library's verbs, one file per room. Other packages join theirs through an entry point."""
 
+import re
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from storyreason.cli import check, models, page, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
-app = typer.Typer(
-    help="Fine-tune, evaluate, register and serve vision-language models that tell grounded stories.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
+COMMANDS = "storyreason.commands"
+"""The entry-point group of functions that add verbs to the command line: `def join(app: typer.Typer) -> None`."""
+SERVING = frozenset({"aiohttp", "fastapi", "prometheus-client", "starlette", "uvicorn", "vllm"})
+"""Packages that only the checkout's lock installs."""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 for verb in (
     score.score,
     page.page,
@@ -28,10 +31,62 @@ for verb in (
 app.add_typer(sample.app, name="sample")
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line: a fault that a person can mend is one line on stderr and exit code 2, no stack trace."""
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"storyreason {metadata.version('storyreason')}")
+        raise typer.Exit
+
+
+@app.callback(help="Fine-tune, evaluate, register and serve vision-language models that tell grounded stories.")
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """The entry point. A fault the user can mend is one line on stderr and exit code 2, without a stack trace."""
     try:
+        join(app)
         app()
     except StoryReasonError as error:
-        typer.secho(f"storyreason: {error}", fg="red", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        advice = _advice(error.name or "")
+        if advice is None:
+            raise
+        _fail(advice)
+
+
+def join(app: typer.Typer) -> None:
+    """Let every installed package of the `storyreason.commands` group add its verbs.
+
+    The project's own wheel names `flows` there without holding it: what is not installed is skipped. An import that fails
+    inside a package that is installed is an error.
+    """
+    for entry in metadata.entry_points(group=COMMANDS):
+        try:
+            add = entry.load()
+        except ModuleNotFoundError as error:
+            if error.name in (entry.module, entry.module.partition(".")[0]):
+                continue
+            raise
+        add(app)
+
+
+def _advice(module: str) -> str | None:
+    """How to install a package that this installation lacks; None where the import itself is at fault."""
+    distribution = module.partition(".")[0].replace("_", "-")
+    for requirement in metadata.requires("storyreason") or ():
+        named = re.match(r"([\w-]+).*extra == \W(\w+)", requirement)
+        if named and named[1] == distribution:
+            return f"This needs {distribution}, which is not installed: pip install 'storyreason[{named[2]}]'."
+    if distribution in SERVING:
+        return f"This needs {distribution}, which is not installed: serving runs in a checkout, after `make install`."
+    return None
+
+
+def _fail(message: str) -> None:
+    typer.secho(f"storyreason: {message}", fg="red", err=True)
+    sys.exit(2)

@@ -6,30 +6,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from storyreason.cli.options import Format, Split
 from storyreason.errors import DataError
 
 if TYPE_CHECKING:
     from storyreason.format.problems import Problem
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    table = "table"
-    json = "json"
-
-
-class Part(StrEnum):
-    """A split of the data set."""
-
-    train = "train"
-    test = "test"
 
 
 def check(
@@ -40,15 +26,15 @@ def check(
         Path | None, typer.Option(help="For answers: the data set they tell, for its images' sizes.")
     ] = None,
     split: Annotated[
-        Part | None, typer.Option(help="One split of the data; if not given all, for answers test.")
+        Split | None, typer.Option(help="One split of the data; if not given all, for answers test.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
 ) -> None:
     """Check a data set or a model's answers against the rules of the format. Exit code 1 when an error is found."""
-    report = _Report(keep=format is Format.json)
+    report = _Report(keep=format == "json")
     for story_id, text, sizes in _progress(_texts(path, data, split)):
         report.add(story_id, text, sizes)
-    if format is Format.json:
+    if format == "json":
         typer.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
     else:
         report.print()
@@ -87,7 +73,7 @@ Checked = tuple[str, str | None, Sequence[tuple[int, int]] | None]
 """A story id, its answer (None: missing), and its images' sizes (None: not known)."""
 
 
-def _texts(path: Path, data: Path | None, split: Part | None) -> Iterator[Checked]:
+def _texts(path: Path, data: Path | None, split: Split | None) -> Iterator[Checked]:
     from storyreason import dataset, predictions
     from storyreason.format import answer
 
@@ -101,19 +87,20 @@ def _texts(path: Path, data: Path | None, split: Part | None) -> Iterator[Checke
     if data is None:
         yield from ((story_id, text, None) for story_id, text in told.items())
         return
-    for example in dataset.load(data, split or Part.test):
+    split = split or "test"
+    for example in dataset.load(data, split):
         yield example.story_id, told.pop(example.story_id, None), dataset.sizes(example)
     if told:
-        raise DataError(f"{path} tells {len(told)} stories that {data} does not have in its {split or Part.test} split, "
+        raise DataError(f"{path} tells {len(told)} stories that {data} does not have in its {split} split, "
                         f"{next(iter(told))!r} first: name the data and split that were told.")  # fmt: skip
 
 
-def _splits(path: Path) -> list[Part]:
+def _splits(path: Path) -> list[str]:
     """The splits of the data set that stands at a path; none where none does."""
     from storyreason import dataset
 
-    splits = []
-    for part in Part:
+    splits: list[str] = []
+    for part in dataset.SPLITS:
         with contextlib.suppress(DataError):
             splits += [part] if dataset.shards(path, part) else []
     return splits

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from storyreason.model import Dtype
+from storyreason.cli.options import Dtype
 
 
 def merge(

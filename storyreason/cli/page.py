@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from storyreason.cli.options import Split
 from storyreason.errors import DataError, ModelError
 
 
@@ -17,7 +18,7 @@ def page(
     ],
     out: Annotated[Path, typer.Option(help="The folder where the pages are written, one per story and an index.")],
     data: Annotated[Path | None, typer.Option(help="For answers: the data set they tell.")] = None,
-    split: Annotated[Literal["train", "test"], typer.Option(help="The split of the data.")] = "test",
+    split: Annotated[Split, typer.Option(help="The split of the data.")] = "test",
     story: Annotated[list[str] | None, typer.Option(help="Only this story; may be given several times.")] = None,
 ) -> None:
     """Show stories as pages: frames with boxes, tables, tagged text; answers beside their reference."""
@@ -37,7 +38,7 @@ def page(
 def stats(
     data: Annotated[Path, typer.Argument(help="A data set: a folder of parquet shards.")],
     out: Annotated[Path, typer.Option(help="The page to write; the same as JSON is written beside it.")],
-    split: Annotated[Literal["train", "test"], typer.Option(help="The split of the data.")] = "train",
+    split: Annotated[Split, typer.Option(help="The split of the data.")] = "train",
     tokenizer: Annotated[
         Path | None, typer.Option(help="A model folder, to count the texts' lengths in its tokens.")
     ] = None,
@@ -65,7 +66,7 @@ def _counter(folder: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _views(path: Path, data: Path | None, split: str, stories: list[str] | None) -> Iterator[dict[str, Any]]:
+def _views(path: Path, data: Path | None, split: Split, stories: list[str] | None) -> Iterator[dict[str, Any]]:
     from storyreason import dataset, predictions
     from storyreason.format import answer
     from storyreason.page import view
@@ -97,7 +98,7 @@ def _views(path: Path, data: Path | None, split: str, stories: list[str] | None)
         yield view(story_id, example.images, told[story_id] if told is not None else None, reference)
 
 
-def _is_data(path: Path, split: str) -> bool:
+def _is_data(path: Path, split: Split) -> bool:
     from storyreason import dataset
 
     try:

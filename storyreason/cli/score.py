@@ -3,9 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from storyreason.cli.options import Format, Protocol, Split
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,15 +20,15 @@ def score(
         Path, typer.Argument(help="A folder of {story_id}.txt, or a jsonl or parquet file with story_id, prediction.")
     ],
     data: Annotated[Path, typer.Option(help="The data set: a folder of parquet shards.")],
-    split: Annotated[Literal["train", "test"], typer.Option(help="The split that was told.")] = "test",
+    split: Annotated[Split, typer.Option(help="The split that was told.")] = "test",
     protocol: Annotated[
-        Literal["strict", "paper"],
+        Protocol,
         typer.Option(help="strict: validity, grounding, identity, references. paper: as published, with language."),
     ] = "strict",
     against: Annotated[
         Path | None, typer.Option(help="Another model's predictions, to compare story by story.")
     ] = None,
-    format: Annotated[Literal["table", "json"], typer.Option(help="How the result is printed.")] = "table",
+    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
     out: Annotated[
         Path | None, typer.Option(help="A file to write the result to as JSON, stories one by one too.")
     ] = None,
@@ -48,7 +50,7 @@ def score(
         _print(card, other, differences)
 
 
-def _card(path: Path, data: Path, split: str, protocol: Literal["strict", "paper"], meteor: bool) -> "Scorecard":
+def _card(path: Path, data: Path, split: Split, protocol: Protocol, meteor: bool) -> "Scorecard":
     from rich.console import Console
     from rich.progress import track
 

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from storyreason.cli.options import Decoding
 from storyreason.errors import DataError, EngineError, ModelError
-from storyreason.generation.config import Decoding
 
 if TYPE_CHECKING:
     from storyreason.generation.engine import Engine

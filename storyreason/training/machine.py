@@ -15,10 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+from storyreason import resources
 from storyreason.errors import ConfigError, TrainingError
 from storyreason.training.config import Precision, TrainingConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "accelerate"
+CONFIGS = resources.folder("accelerate")
 GIB = 2**30
 FSDP_SETTINGS = (
     ("fsdp_version", 1, 2, "models are sharded by FSDP2 alone"),

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from prefect.states import Failed
 
-from flows.cli import RESOLVERS
+from flows.cli import registered
 from storyreason.errors import RegistryError
 from tasks import cleaning, registry
 from tasks.steps import from_outside
@@ -29,7 +29,7 @@ def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monk
     [
         registry.alias,
         registry.version,
-        lambda name, which: RESOLVERS["models:/"](f"{name}/{which}"),
+        lambda name, which: registered(f"{name}/{which}"),
         lambda name, which: cleaning.plan(keep=1),
     ],
 )
@@ -74,9 +74,9 @@ def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, mo
     tags = {f"{registry.TAG}folder": "/models/7", f"{registry.TAG}register": "0123456789abcdef"}
     made = client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     client.set_registered_model_alias("storyteller", "champion", made.version)
-    assert RESOLVERS["models:/"](name) == "/models/7"
+    assert registered(name) == "/models/7"
     with pytest.raises(RegistryError, match="no storyteller with version or alias 'nobody'"):
-        RESOLVERS["models:/"]("models:/storyteller@nobody")
+        registered("models:/storyteller@nobody")
 
 
 def test_what_a_person_took_down_stays_marked_until_a_person_serves_it_again(

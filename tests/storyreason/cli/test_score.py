@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from storyreason import dataset
-from storyreason.cli import app, run
+from storyreason.cli import main
 from storyreason.dataset import Example
 
 STORIES = json.loads((Path(__file__).parents[2] / "golden" / "paper_protocol.json").read_text())["stories"][:6]
@@ -46,7 +46,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     """Exit code, standard output and standard error of `storyreason score` with these words."""
     monkeypatch.setattr(sys, "argv", ["storyreason", "score", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
-        run(app)
+        main()
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
 

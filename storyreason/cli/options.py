@@ -1,0 +1,15 @@
+"""The choices that verbs offer. They repeat the library's own types, whose modules `--help` must not import; a test compares
+them."""
+
+from typing import Literal
+
+Format = Literal["table", "json"]
+"""How a result is printed."""
+Split = Literal["train", "test"]
+"""As `dataset.SPLITS`."""
+Protocol = Literal["strict", "paper"]
+"""As `scoring.counting.Protocol`."""
+Decoding = Literal["free", "grounded"]
+"""As `generation.config.Decoding`."""
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""As `model.Dtype`."""
