@@ -94,8 +94,6 @@ def tell(
 
     `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError when the same request may succeed later, and
     EngineError when it will not.
-
-    >>> tell("http://127.0.0.1:8400", "storyteller", images, GenerationConfig(), on_piece=print)  # doctest: +SKIP
     """
     body = request_body(model, images, config)
     return ask(base_url, body, config.timeout, api_key=api_key, on_piece=on_piece, stop=stop)

@@ -1,12 +1,15 @@
 """Scores: validity, grounding, identity, references and language of a model's answers; the comparison of two models.
 
->>> card = score(references, {"film-1": "<think>…</think>…"})
+>>> from storyreason import dataset, scoring
+>>> from storyreason.format import answer
+>>> stories = dataset.load("data", "test")
+>>> references = [scoring.Reference.of(story) for story in stories]
+>>> told = {story.story_id: answer.join(story.chain_of_thought, story.story) for story in stories}
+>>> card, silent = scoring.score(references, told), scoring.score(references, {})
 >>> card.metrics()["strict/grounding/f1"]
-0.61
->>> compare(card, other)["strict/grounding/f1"].real
+1.0
+>>> scoring.compare(card, silent)["strict/grounding/f1"].real
 True
->>> decide(card, other, GateConfig()).reason
-'strict/grounding/f1: +0.225 (0.500 to 0.725; 95% interval +0.212 to +0.240), wanted an interval above +0.000; …'
 """
 
 from importlib import import_module

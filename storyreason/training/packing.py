@@ -99,6 +99,7 @@ def attend(
 def lengths_of(position_ids: "torch.Tensor | None") -> list[int]:
     """The tokens of each example of a row, from its text positions [1, tokens].
 
+    >>> import torch
     >>> lengths_of(torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]]))
     [4, 3, 2]
     """

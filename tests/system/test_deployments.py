@@ -1,9 +1,13 @@
 """The Prefect deployments on a real server: what is known of them, what a person has set, and runs whose process is gone."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +22,8 @@ from prefect.states import Pending, Running
 from flows import automations, deployments
 from tasks import evaluation, registry
 from tasks.settings import Settings
-from tests.system.conftest import prefect_api, wait_for
+from tests.docs import commands
+from tests.system.conftest import REPOSITORY, prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -147,3 +152,30 @@ def test_somebody_is_told_of_a_failed_run_one_that_waits_for_them_and_a_version_
     assert "approve-storyteller-7" in told["storyreason: waiting for a person's word"]
     assert told["storyreason: not promoted"] == "storyteller version 7: box F1 fell by 0.1"
     automations.apply(Settings())
+
+
+def test_a_work_pool_gets_the_same_deployments_and_a_worker(
+    server: httpx.Client, prefect_server: dict[str, str], tmp_path: Path
+) -> None:
+    """The commands of docs/operations.md, in their order."""
+    environment = {**prefect_server, "STORYREASON_HOME": str(REPOSITORY), "STORYREASON_RUNS": str(tmp_path)}
+    pool, deploy, work = (
+        [str(Path(sys.executable).parent / command.words[0]), *command.words[1:]]
+        for command in commands.run_by(commands.DEPLOYMENTS)
+    )
+
+    for command in (pool, deploy):
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    worker = subprocess.Popen(work, cwd=tmp_path, env=environment)
+    try:
+        wait_for(lambda: server.post("/work_pools/storyreason/workers/filter", json={}).json(), "the worker")
+    finally:
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(60) is not None
+
+    assert known(server)["work_pool_name"] == "storyreason"
+    for flow in ("retrain", "evaluate", "deploy"):
+        identity = server.get(f"/deployments/name/{flow}/storyteller").json()["id"]
+        server.delete(f"/deployments/{identity}").raise_for_status()
+    server.delete("/work_pools/storyreason").raise_for_status()

@@ -5,7 +5,6 @@ The tests stand in the order of the story that they tell; each goes on where the
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from mlflow.entities import Run
 from storyreason import chat, dataset
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import Endpoint
+from tests.docs import commands
+from tests.docs.commands import Command
 from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
@@ -199,25 +200,25 @@ def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(
     assert len(trained(project)) == 3
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)
-    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]:
+    """A command's words, but with the preset that takes a minute, on this project's port, and writing nowhere but here."""
+    text = " ".join(command.words).replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
+    program, *words = text.replace(":8400", f":{project.port}").split()
+    if program != "storyreason":
+        return [program, *words]
+    if words == ["retrain", "sample"]:  # the whole of it is what the tests before this one tell
+        words = ["retrain", "smoke", "--until", "register"]
+    words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
+    if words[0] in ("retrain", "evaluate", "deploy"):
+        words += ["--set", "data.rev=HEAD"]
+    return [STORYREASON, *words]
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_runs(project: Project, tmp_path: Path, command: str) -> None:
-    if command.startswith("make "):  # what they run is tested here; that they are there, by make itself
-        done = subprocess.run(["make", "-n", *command.split()[1:]], cwd=project.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return
-    # as written, but with the preset that takes a minute, on this project's port, and writing nowhere but here
-    words = command.replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
-    words = words.replace(":8400", f":{project.port}").replace("/tmp", str(tmp_path)).replace(".venv/bin/", "")
-    arguments = [word.replace("pages", str(tmp_path / "pages")) for word in words.split()]
-    if arguments[1] in ("retrain", "evaluate", "deploy") and "--help" not in arguments:
-        arguments += ["--set", f"serving.port={project.port}", "--set", "data.rev=HEAD"]
-    arguments[0] = STORYREASON if arguments[0] == "storyreason" else arguments[0]
-    done = subprocess.run(arguments, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+@pytest.mark.parametrize("command", commands.run_by(commands.LINE), ids=str)
+def test_a_command_of_the_docs_runs(project: Project, tmp_path: Path, command: Command) -> None:
+    arguments = _as_written(command, project, tmp_path)
+    environment = {**project.environment, "STORYREASON_GATEWAY_PORT": str(project.port)}
+    done = subprocess.run(arguments, cwd=project.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,0 +1,93 @@
+"""The commands of README and docs, and which test runs each of them.
+
+A command is a line of a fenced `bash` block. Where it is run follows from `RUNS`, in order; a command that nothing there
+matches fails `test_commands.py`. `test_commands.py` runs what is cheap, `tests/system` what needs the pipeline.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAPERS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+NOT_RUN = "not run by our tests: "
+"""How a command that no test runs is marked in the docs, followed by the reason."""
+
+HERE, LINE, NOWHERE = "tests/docs/test_commands.py", "tests/system/test_line.py", "nowhere"
+UP = "tests/system/test_up.py"
+DEPLOYMENTS = "tests/system/test_deployments.py"
+RUNS = {
+    r"make .*": HERE,
+    r".*--help": HERE,
+    r"python make_data\.py .*": HERE,
+    r"python docs/reference\.py.*": HERE,
+    r"storyreason (check|page|stats|score|read|sample data) .*": HERE,
+    r"storyreason data (add|import) [A-Za-z/-]*": HERE,
+    r"git commit .* data\.dvc": HERE,
+    r"storyreason (retrain sample|evaluate|deploy|tell|clean).*": LINE,
+    r"curl .*": LINE,
+    r"storyreason (up|down|data announce)": UP,
+    r"prefect .*--type process": DEPLOYMENTS,
+    r"prefect --no-prompt deploy .*": DEPLOYMENTS,
+    r"prefect worker start .*": DEPLOYMENTS,
+}
+"""Which test runs a command, by a pattern of its words."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as it is written, and where. `why_not` is the reason when no test can run it."""
+
+    text: str
+    paper: str
+    line: int
+    why_not: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """What a shell makes of it, without the folder of the environment."""
+        return shlex.split(self.text.replace(".venv/bin/", ""))
+
+    @property
+    def run_by(self) -> str:
+        """The file of the test that runs it, or `nowhere`. Raises LookupError when there is none."""
+        if self.why_not:
+            return NOWHERE
+        for pattern, where in RUNS.items():
+            if re.fullmatch(pattern, " ".join(self.words)):
+                return where
+        raise LookupError(f"{self.paper}:{self.line}: no test runs `{self.text}`: add it to RUNS, or say why not")
+
+    def __str__(self) -> str:
+        return f"{self.paper}:{self.line}: {self.text}"
+
+
+def commands() -> list[Command]:
+    """Every command, each once, where it first occurs."""
+    found: dict[str, Command] = {}
+    for paper in PAPERS:
+        language = ""
+        for number, line in enumerate(paper.read_text().splitlines(), 1):
+            if fence := re.match(r"\s*```(\w*)", line):
+                language = "" if language else fence[1] or "text"
+            elif language == "bash" and line.strip():
+                text, _, comment = line.strip().partition(" #")
+                why_not = comment.strip().removeprefix(NOT_RUN) if NOT_RUN in comment else ""
+                found.setdefault(text.strip(), Command(text.strip(), _name(paper), number, why_not))
+    return list(found.values())
+
+
+def run_by(where: str) -> list[Command]:
+    """The commands that one test file runs."""
+    return [command for command in commands() if command.run_by == where]
+
+
+def scripts(paper: Path) -> dict[str, str]:
+    """The Python files that a document tells its reader to save, by their names: blocks that begin with `# name.py`."""
+    blocks = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", paper.read_text(), re.S)
+    return {name: code for code, name in blocks}
+
+
+def _name(paper: Path) -> str:
+    return str(paper.relative_to(REPOSITORY))

@@ -1,0 +1,85 @@
+"""Every command of README and docs is run by a test, or says why not; the cheap ones are run here, in a clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storyreason import dataset, sample
+from tests.docs import commands
+from tests.docs.commands import Command
+
+BIN = Path(sys.executable).parent
+WRITER = {f"GIT_{role}_{what}": "docs@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+ANSWER = "<think>\n## Image 1\n</think>\n<gdi image1>\nNothing.\n</gdi>"
+
+
+@pytest.mark.parametrize("command", commands.commands(), ids=str)
+def test_every_command_is_run_by_a_test_or_says_why_not(command: Command) -> None:
+    assert command.run_by
+
+
+def test_a_command_that_no_test_knows_is_refused() -> None:
+    with pytest.raises(LookupError, match=r"README.md:1: no test runs `storyreason dance`"):
+        _ = Command("storyreason dance", "README.md", 1).run_by
+
+
+@pytest.mark.parametrize("where", [commands.UP])
+def test_a_test_that_is_named_calls_the_command(where: str) -> None:
+    text = (commands.REPOSITORY / where).read_text()
+    for command in commands.run_by(where):
+        assert ", ".join(f'"{word}"' for word in command.words[1:]) in text, command
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clone with today's docs, a data set of four stories as its data, answers to score, and what the tutorial saves."""
+    folder = tmp_path_factory.mktemp("docs") / "clone"
+    subprocess.run(["git", "clone", "-q", str(commands.REPOSITORY), str(folder)], check=True)
+    shutil.copytree(commands.REPOSITORY / "docs", folder / "docs", dirs_exist_ok=True)
+    test = list(sample.examples("test", films=1))
+    dataset.write(test, folder / "data", "test")
+    dataset.write(sample.examples("train", films=1), folder / "data", "train")
+    subprocess.run([BIN / "dvc", "-q", "add", "data"], cwd=folder, check=True)
+    for name in ("answers", "other-answers"):
+        (folder / "runs" / name).mkdir(parents=True)
+        for example in test:
+            (folder / "runs" / name / f"{example.story_id}.txt").write_text(ANSWER)
+    for name, code in commands.scripts(folder / "docs" / "tutorial.md").items():
+        (folder / name).write_text(code)
+    yield folder
+
+
+def test_the_cheap_commands_run(clone: Path, subtests: pytest.Subtests) -> None:
+    """In the order of the docs: a page's commands build on one another."""
+    for command in commands.run_by(commands.HERE):
+        with subtests.test(str(command)):
+            _run(command, clone)
+
+
+def _run(command: Command, clone: Path) -> None:
+    program, *arguments = command.words
+    if program == "make":  # what its targets run is tested elsewhere: here, that there are such targets
+        arguments = ["-n", *arguments]
+    elif (BIN / program).exists():
+        program = str(BIN / program)
+    # Words in capitals stand for something of the reader's.
+    own = {"FOLDER": _stories(clone / "runs" / "own"), "SOURCE": clone / "data"}
+    words = [str(own.get(word, word)) for word in arguments]
+    done = subprocess.run([program, *words], cwd=clone, env={**os.environ, **WRITER}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _stories(folder: Path) -> Path:
+    if not folder.exists():
+        joining = [dataset.Example("joining-1", *_parts(example)) for example in sample.examples("train", 5, 1)][:1]
+        dataset.write(joining, folder, "train")
+    return folder
+
+
+def _parts(example: dataset.Example) -> tuple[tuple[bytes, ...], str, str]:
+    return example.images, example.chain_of_thought, example.story
