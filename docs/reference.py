@@ -105,10 +105,16 @@ def rules() -> str:
 
 def command_line() -> str:
     """Every verb with its arguments and options."""
+    import typer
     import typer.main
 
-    from flows.cli import app
+    from flows import cli as flows
+    from storyreason import cli as library
 
+    app = typer.Typer()
+    for part in (library.app, flows.app):
+        app.registered_commands += part.registered_commands
+        app.registered_groups += part.registered_groups
     said = (
         "`storyreason VERB --help` says the same. Exit code 2 is a fault that you can fix, explained in one sentence."
     )
