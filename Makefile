@@ -9,6 +9,8 @@ STAMP := $(VENV)/installed-$(ACCELERATOR)
 # Two files of tests at a time: while one waits for a server to start, the other computes.
 TWO := -n 2 --dist loadfile
 ALIAS := $(wildcard deploy/vllm-cpu-alias/*)
+# The scripts of an environment that was copied or moved with its folder run the code of the folder it was made in.
+MOVED := $(shell test -f $(BIN)/storyreason && ! grep -qF '$(abspath $(BIN))/python' $(BIN)/storyreason && echo yes)
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -18,11 +20,15 @@ help:  ## list the commands
 .PHONY: install
 install: $(STAMP)  ## make the environment in .venv from the lock (about 3 minutes)
 
+ifeq ($(MOVED),yes)
+.PHONY: $(STAMP)
+endif
+
 # One lock, installed without a resolver: a resolver's choice breaks at run time (fastapi, SQLAlchemy, torch).
-$(STAMP): $(LOCK) $(ALIAS) pyproject.toml
+$(STAMP): $(LOCK) $(ALIAS) pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python %d.%d found, 3.11 or newer wanted: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@echo "making the environment in $(VENV) from $(LOCK) ..."
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(MOVED),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
 ifeq ($(ACCELERATOR),cpu)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./deploy/vllm-cpu-alias
