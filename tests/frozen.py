@@ -6,7 +6,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,26 @@ NAMES: dict[str, Callable[[], Any]] = {
     "errors": errors,
 }
 """By file, what holds the kept values; there may be more of them."""
+
+
+def missing(kept: Any, found: Any, where: str = "") -> Iterator[str]:
+    """What of the kept values is not found, or is another."""
+    if isinstance(kept, dict) and isinstance(found, dict):
+        for key in kept:
+            yield from missing(kept[key], found.get(key, "nothing"), f"{where}/{key}")
+    elif isinstance(kept, list) and isinstance(found, list):
+        yield from (f"{where}: {one}" for one in kept if one not in found)
+    elif kept != found:
+        yield f"{where}: {kept!r} was kept, {found!r} is found"
+
+
+def shape(value: Any) -> Any:
+    """Of a JSON value the keys and the types, and of a list those of its items."""
+    if isinstance(value, dict):
+        return {key: shape(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [json.loads(one) for one in sorted({json.dumps(shape(item)) for item in value})]
+    return type(value).__name__
 
 
 def write() -> None:

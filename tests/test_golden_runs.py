@@ -1,0 +1,198 @@
+"""A `runs/` folder that was made before is complete: the one in `tests/golden/runs-before`, of `retrain smoke --until evaluate`.
+
+Left out of it is what is large (weights, data, pages): such files are empty here, for that they are there is all that counts.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from flows import up
+from storyreason import dataset, model, runs, sample, scoring
+from storyreason.config import load
+from storyreason.errors import TrainingError
+from storyreason.generation import answering
+from storyreason.serving import state
+from storyreason.training import checkpoints, job
+from tasks import data, evaluation, registry, settings, training
+from tests import frozen
+
+BEFORE = frozen.GOLDEN / "runs-before"
+DATA, BASE = "67962fc4cfa5b92a11851808682aadc1", "4102ef11e8bc61ab708fe2df20725952"
+BASE_IDENTITY = "bf4b4e2008d25bf0"
+TRAIN, REGISTER = "a41a5a9769ee8ec0", "e1d5548c279b9d7e"
+EVALUATE = {"base": "db46f63704295afc", "challenger": "3608d0071aeee39e"}
+SMOKE = load("smoke")
+
+
+@dataclass(frozen=True)
+class Before:
+    """A checkout with that folder, and an MLflow store that has its runs and its version."""
+
+    root: Path
+    run: str
+    base_run: str
+
+    def folder(self, *parts: str) -> Path:
+        return self.root.joinpath("runs", *parts)
+
+    def filled(self, text: str) -> str:
+        """A kept text as it is in this folder."""
+        for kept, here in ((frozen.ROOT, str(self.root)), ("$RUN", self.run), ("$BASE_RUN", self.base_run)):
+            text = text.replace(kept, here)
+        return text
+
+    def kept(self, value: Any) -> Any:
+        """A value of the folder as it is kept."""
+        text = json.dumps(value).replace(str(self.root), frozen.ROOT)
+        return json.loads(text.replace(self.base_run, "$BASE_RUN").replace(self.run, "$RUN"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """MLflow's store as it was: the runs of the training and of the base model's evaluation, and the one version."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow, name = MlflowClient(f"sqlite:///{file}"), "storyteller-smoke"
+    experiment = mlflow.create_experiment("storyteller", artifact_location=file.parent.as_uri())
+    run, base_run = (
+        str(mlflow.create_run(experiment, tags={f"storyreason.{step}": fingerprint}).info.run_id)
+        for step, fingerprint in (("train", TRAIN), ("evaluate", EVALUATE["base"]))
+    )
+    tags = {"register": REGISTER, "train": TRAIN, "folder": "model", "data_md5": DATA, "base": "tiny-base"}
+    mlflow.create_registered_model(name)
+    mlflow.create_model_version(name, "model", run, {f"storyreason.{key}": value for key, value in tags.items()})
+    mlflow.set_registered_model_alias(name, "challenger", "1")
+    return file, run, base_run
+
+
+@pytest.fixture
+def before(store: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Before:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(store[0], tmp_path)}")
+    monkeypatch.chdir(tmp_path)
+    made = Before(tmp_path, *store[1:])
+    for file in BEFORE.rglob("*.json*"):
+        target = made.folder(*file.relative_to(BEFORE).parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(made.filled(file.read_text()))
+    # The fingerprint of `pull` is made of the folder's own place.
+    for name, md5 in (("data", DATA), ("base", BASE)):
+        made.folder("pull", name).rename(made.folder("pull", _named(md5, tmp_path / FOLDERS[name])))
+    for manifest in made.folder().rglob("manifest.json"):
+        for name in json.loads(manifest.read_text())["files"]:
+            file = manifest.parent / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    return made
+
+
+FOLDERS = {"data": "data", "base": "tiny-base"}
+"""By the name of a manifest of `pull`, which folder of the checkout it pulled."""
+
+
+def _named(md5: str, folder: Path) -> str:
+    parts = {"folder": str(folder), "md5": md5, "step": "pull", "version": 3}
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def test_every_step_is_complete_under_the_fingerprint_of_today(before: Before) -> None:
+    for name, md5 in (("data", DATA), ("base", BASE)):
+        version = data.DataVersion(f"{FOLDERS[name]}.dvc", None, md5, str(before.root / FOLDERS[name]), "")
+        assert runs.read_manifest(runs.work_folder("pull", version.fingerprint))
+    assert training.fingerprint(SMOKE, DATA, BASE_IDENTITY) == TRAIN
+    assert registry.fingerprint(TRAIN, SMOKE.model) == REGISTER
+    for role, identity in (("base", BASE_IDENTITY), ("challenger", REGISTER)):
+        subject = evaluation.Subject(role, f"{before.root}/nowhere", identity)
+        pulled = {"md5": DATA, "faulty_test_stories": {}}
+        assert evaluation.fingerprint(SMOKE, subject, pulled) == EVALUATE[role]
+    for step, name in (("train", TRAIN), ("register", REGISTER), *(("evaluate", one) for one in EVALUATE.values())):
+        assert registry.recall(runs.work_folder(step, name)), step
+
+
+def test_the_rooms_are_where_they_were(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"STORYREASON_RUNS": str(before.folder()), "HOME": str(before.root)})
+    settings.prepare()
+
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{before.folder('mlflow', 'mlflow.db')}"
+    assert os.environ["PREFECT_HOME"] == str(before.folder("prefect"))
+    assert os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] == str(before.folder("prefect", "storage"))
+    assert (state.folder(), up.folder()) == (before.folder("gateway"), before.folder("up"))
+
+
+def test_steps_that_mlflow_has_lost_write_their_manifests_as_they_were(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.client().delete_registered_model(SMOKE.model)
+    registry.client().delete_run(before.run)
+
+    trained = train(before, monkeypatch)
+    with disable_run_logger():
+        registry.register.fn(SMOKE, f"{before.root}/tiny-base", trained, TRAIN)
+
+    for step, name in (("train", TRAIN), ("register", REGISTER)):
+        kept, now = (json.loads((top / step / name / "manifest.json").read_text()) for top in (BEFORE, before.folder()))
+        assert now["run_id"] != before.run
+        assert before.kept(now | {"run_id": before.run}) == kept
+
+
+def test_a_training_writes_its_job_as_it_was(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a training without a manifest, whose process ends at once
+    folder = before.folder("train", TRAIN)
+    for name in ("manifest.json", "job.json"):
+        (folder / name).unlink()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    with pytest.raises(TrainingError):
+        train(before, monkeypatch)
+
+    kept = json.loads((BEFORE / "train" / TRAIN / "job.json").read_text())
+    assert not list(frozen.missing(kept, before.kept(json.loads((folder / "job.json").read_text()))))
+
+
+def train(before: Before, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The step `train`, on the first stories of the data."""
+    monkeypatch.setattr(training, "Progress", Mock())  # which needs a flow
+    folder = before.folder("data", DATA)
+    folder.unlink()
+    dataset.write(sample.examples("train", films=6), folder, "train")
+    pulled = {"md5": DATA, "rev": None, "files": [str(folder)], "faulty_test_stories": {}}
+    with disable_run_logger():
+        return training.train.fn(SMOKE, pulled, f"{before.root}/tiny-base", TRAIN)
+
+
+def test_a_checkpoint_from_before_is_gone_on_from(before: Before) -> None:
+    folder = before.folder("train", TRAIN)
+    kept = json.loads((folder / "checkpoint-20" / "identity.json").read_text())
+    # These four are made of weights and stories.
+    made = ("stories_per_step", "sharded", "stories_hash", "weights_hash")
+
+    identity = job.read(folder / "job.json").identity() | {key: kept[key] for key in made}
+
+    assert checkpoints.to_resume(folder, identity) == 20
+
+
+@pytest.mark.parametrize("name", EVALUATE.values())
+def test_a_scorecard_from_before_has_the_scores_of_its_manifest(name: str) -> None:
+    folder = BEFORE / "evaluate" / name
+    card = scoring.Scorecard.from_json((folder / "free-scorecard.json").read_text())
+    metrics = {"stories": 4.0, **{f"free/{score}": value for score, value in card.metrics().items()}}
+    assert metrics == json.loads((folder / "manifest.json").read_text())["metrics"]
+    assert [one.story_id for one in answering.read(folder / "free.jsonl")] == list(card.story_ids)
+
+
+def test_a_base_model_is_named_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "README.md").write_text("which does not count")
+    assert model.load_identity(str(tmp_path)) == "5959a9405683809b"
