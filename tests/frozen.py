@@ -96,7 +96,7 @@ def verbs() -> dict[str, Any]:
         return {name: {one.name: _parameter(one) for one in command.params if one.name != "help"}}
 
     cli.join(cli.app)
-    return walk(typer.main.get_command(cli.app), "")
+    return {name: one for app in (cli.app, flows.app) for name, one in walk(typer.main.get_command(app), "").items()}
 
 
 def _parameter(one: Any) -> dict[str, Any]:
