@@ -52,16 +52,16 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:
     """The headline scores, a column for each model."""
-    from storyreason.scoring import HEADLINES
+    from storyreason.scoring.catalogue import HEADLINES
 
     table = Table(box=None)
     table.add_column("")
     for role in scores:
         table.add_column(role, justify="right")
-    for title, score in HEADLINES.items():
+    for score in HEADLINES:
         for decoding in get_args(Decoding):
-            name = f"{decoding}/strict/{score}"
+            name = f"{decoding}/{score.name}"
             if any(name in metrics for metrics in scores.values()):
-                values = (f"{metrics[name]:.3f}" if name in metrics else "-" for metrics in scores.values())
-                table.add_row(f"{title}, {decoding}", *values)
+                values = (score.text(metrics[name]) if name in metrics else "-" for metrics in scores.values())
+                table.add_row(f"{score.title}, {decoding}", *values)
     console.print(table)

@@ -7,12 +7,8 @@ from pathlib import Path
 from storyreason.errors import ModelError, ScoringError
 from storyreason.model import CONTENT
 from storyreason.scoring import Scorecard
+from storyreason.scoring.catalogue import MAIN, SCORES
 
-SHOWN = (
-    "strict/grounding/f1", "strict/identity/idf1", "strict/validity/valid", "paper/F1", "paper/METEOR", "paper/ROUGE_L",
-    "paper/BLEU-4",
-)  # fmt: skip
-"""Scores that come first on the card, where they are; the others follow by name."""
 HEAD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -91,14 +87,17 @@ def _scores(scorecards: Mapping[str, Path]) -> str:
 
 
 def _in_order(scores: set[str]) -> Sequence[str]:
-    return [score for score in SHOWN if score in scores] + sorted(scores - set(SHOWN))
+    """The main scores first, the others by name."""
+    main = [score.name for score in MAIN if score.name in scores]
+    return main + sorted(scores.difference(main))
 
 
 def _cell(score: str, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
     if score not in metrics:
         return ""
     low, high = intervals[score]
-    return f"{metrics[score]:.3f} ({low:.3f} to {high:.3f})"
+    text = SCORES[score].text
+    return f"{text(metrics[score])} ({text(low)} to {text(high)})"
 
 
 def publish(made: Publication, private: bool = False) -> str:

@@ -15,6 +15,8 @@ from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.format.story import without_tags
 from storyreason.generation.config import Decoding
+from storyreason.scoring.catalogue import HEADLINES
+from storyreason.scoring.metrics import Score
 from storyreason.training import progress
 from tasks import registry
 
@@ -55,20 +57,20 @@ def scorecard(scores: dict[str, dict[str, Any]]) -> None:
     }
     lines = ["# Scores on the test split", "", "Each with its 95 % interval over the stories.", ""]
     lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
-    for title, score in scoring.HEADLINES.items():
+    for score in HEADLINES:
         for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
-            cells = [_cell(cards.get((role, decoding)), f"strict/{score}") for role in scores]
-            lines.append(f"| {title}, {decoding} | {' | '.join(cells)} |")
+            cells = [_cell(cards.get((role, decoding)), score) for role in scores]
+            lines.append(f"| {score.title}, {decoding} | {' | '.join(cells)} |")
     lines += ["", *(f"- {role}: {_run(one['run_id'])}" for role, one in scores.items())]
     description = "scores of " + " and ".join(scores)
     create_markdown_artifact("\n".join(lines) + "\n", key="scorecard", description=description)
 
 
-def _cell(card: scoring.Scorecard | None, score: str) -> str:
-    if card is None or score not in card.metrics():
+def _cell(card: scoring.Scorecard | None, score: Score) -> str:
+    if card is None or score.name not in card.metrics():
         return "-"
-    low, high = card.intervals()[score]
-    return f"{card.metrics()[score]:.3f} ({low:.3f} to {high:.3f})"
+    low, high = card.intervals()[score.name]
+    return f"{score.text(card.metrics()[score.name])} ({score.text(low)} to {score.text(high)})"
 
 
 def story(told: str, version: registry.Version, page: Path, artifact: str) -> None:

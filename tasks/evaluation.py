@@ -16,6 +16,8 @@ from storyreason.format import answer
 from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
+from storyreason.scoring import gate_report
+from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
 from tasks import accelerator, registry
 from tasks.data import stories_to_tell
@@ -126,7 +128,7 @@ def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> d
     """What mending changed: how many boxes, and the two scores that it can move, without it."""
     before = {one.story_id: one.unmended or one.answer for one in answers}
     without = scoring.score(references, before).metrics()
-    names = ("strict/validity/valid", "strict/grounding/f1")
+    names = (VALID, BOX_F1)
     return {
         "grounded/mended_boxes": float(sum(one.mended for one in answers)),
         **{f"grounded/unmended/{name}": without[name] for name in names},
@@ -138,12 +140,14 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def headline(metrics: dict[str, float]) -> str:
-    """The scores that a person looks at first, in one line."""
-    decodings = [name for name in DECODINGS if f"{name}/strict/validity/valid" in metrics]
-    return "; ".join(
-        f"{name}: valid {metrics[f'{name}/strict/validity/valid']:.1%}, box F1 {metrics[f'{name}/strict/grounding/f1']:.3f}"
-        for name in decodings
-    )
+    """The headline scores of each decoding, in one line."""
+    lines = []
+    for decoding in DECODINGS:
+        found = {score: metrics[name] for score in HEADLINES if (name := f"{decoding}/{score.name}") in metrics}
+        if found:
+            scores = ", ".join(f"{score.title} {score.text(value)}" for score, value in found.items())
+            lines.append(f"{decoding}: {scores}")
+    return "; ".join(lines)
 
 
 def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[str, list[Prediction]]:
@@ -257,12 +261,13 @@ def gate(
         incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
         trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},
     )
-    create_markdown_artifact(decision.report, key="gate-report", description=decision.reason)
+    report = gate_report.report(decision)
+    create_markdown_artifact(report, key="gate-report", description=decision.reason)
     mlflow = registry.client()
-    mlflow.log_text(challenger.run_id, decision.report, "gate/report.md")
+    mlflow.log_text(challenger.run_id, report, "gate/report.md")
     registry.tag_version(challenger, gate="promote" if decision.promote else "hold", gate_reason=decision.reason[:400])
     get_run_logger().info("gate: %s. %s", "promote" if decision.promote else "hold", decision.reason)
-    return {"promote": decision.promote, "reason": decision.reason, "report": decision.report}
+    return {"promote": decision.promote, "reason": decision.reason, "report": report}
 
 
 def announce_held(version: registry.Version, reason: str) -> None:

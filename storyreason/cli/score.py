@@ -106,20 +106,22 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
 
 def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]") -> int:
     """A row for each main score, and for each rule that some answer breaks. Gives how many scores are left out."""
-    from storyreason.scoring.gate import HEADLINES
+    from storyreason.scoring.catalogue import SCORES
 
     intervals = card.intervals()
     left_out = 0
     for name, value in card.metrics().items():
         change = differences.get(name)
         broken = "/rules/" in name and (value < 1 or (change is not None and change.b < 1))
-        if not (broken or name in HEADLINES or name.startswith("paper/")):
+        score = SCORES[name]
+        if not (broken or score.level != "detail" or name.startswith("paper/")):
             left_out += 1
             continue
         low, high = intervals[name]
-        cells = [name, f"{value:.3f}", f"{low:.3f} to {high:.3f}"]
+        cells = [name, score.text(value), f"{score.text(low)} to {score.text(high)}"]
         if change:
-            cells += [f"{change.b:.3f}", f"{change.gain:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"]
+            gain, least, most = (score.text(one, signed=True) for one in (change.gain, change.low, change.high))
+            cells += [score.text(change.b), gain, f"{least} to {most}"]
             cells.append("yes" if change.real else "no")
         table.add_row(*cells)
     return left_out

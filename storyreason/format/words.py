@@ -19,6 +19,8 @@ PRONOUNS = {
     for word in forms.lower().split()
 }
 """Every personal pronoun of a person, in lower case, and the one it is a form of: `him` is `he`."""
+FIRST_FORMS = tuple(dict.fromkeys(PRONOUNS.values()))
+"""I, you, he, she, we, they: each stands for all its forms."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NO_NAME = {"unknown", "unnamed", "none", "anonymous"}

@@ -73,11 +73,11 @@ def pair_up(
 
     Pairs are those of the identity score: one to one, as many same-image boxes with IoU >= 0.5 as possible.
     """
-    from storyreason.scoring.matching import assign_names, pairs, place
+    from storyreason.scoring.matching import assign_names, entity_boxes, pairs
 
     if prediction.analysis is None or reference.analysis is None:
         return
-    there, here = place(reference.analysis, sizes), place(prediction.analysis, sizes)
+    there, here = entity_boxes(reference.analysis, sizes), entity_boxes(prediction.analysis, sizes)
     overlaps = {
         (there[p.reference].id, here[p.predicted].id, here[p.predicted].image): p.iou for p in pairs(there, here)
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from storyreason.errors import DataError
 from storyreason.page.html import thumbnail
+from storyreason.scoring.catalogue import BOX_F1
 
 Json = dict[str, Any]
 
@@ -92,12 +93,11 @@ def _entry(view: Json) -> Json:
     """What the shelf shows of a story, and of its first answer."""
     answer = view["answers"][0]
     scores = answer["scores"]
-    f1 = next((value for name, value in scores.items() if name.endswith("grounding/f1")), None)
     return {
         "id": view["id"],
         "images": len(view["images"]),
         "entities": len(answer["entities"]),
         "errors": sum(problem["severity"] == "error" for problem in answer["problems"]),
-        "f1": f1,
+        "f1": scores.get(BOX_F1),
         "thumbnail": thumbnail(view["images"][0]["src"]) if view["images"] else None,
     }

@@ -11,6 +11,8 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from storyreason.scoring.catalogue import HEADLINES, VALID
+
 Json = dict[str, Any]
 
 STYLES = ("base.css", "story.css")
@@ -22,7 +24,7 @@ POLICY = "default-src 'none'; img-src data:"
 
 def render(views: Sequence[Json], title: str = "Stories") -> str:
     """One self-contained HTML page of `view`s; with several, a picker chooses among them."""
-    script = "\n".join(read(name) for name in SCRIPTS)
+    script = scripts(SCRIPTS)
     content = {"title": title, "views": list(views)}
     data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     body = (
@@ -97,6 +99,13 @@ def inert(data: str) -> str:
 def read(name: str) -> str:
     """A file that lies beside this module."""
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def scripts(names: Sequence[str]) -> str:
+    """The scripts of a page in one, after what they take from Python: HEADLINES, the scores that are shown first."""
+    # Whether an answer is valid is said in words.
+    shown = [score.name for score in HEADLINES if score.name != VALID]
+    return "\n".join([f"const HEADLINES = {json.dumps(shown)};", *(read(name) for name in names)])
 
 
 def _digest(text: str) -> str:

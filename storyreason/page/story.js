@@ -17,7 +17,7 @@ function verdict(answer, root, view) {
   const [state, words] = !answer.readable ? ["error", "cannot be read"]
     : errors ? ["error", `breaks the rules: ${plural(errors, "error")}`] : ["good", "valid"];
   const scores = Object.entries(answer.scores);
-  const first = scores.filter(([name]) => HEADLINES.some((end) => name === end || name.endsWith(`/${end}`)));
+  const first = scores.filter(([name]) => HEADLINES.includes(name));
   const line = [
     h(`span.state.${state}`, {}, words),
     warnings > 0 && h("span.state.warning", {}, plural(warnings, "warning")),
@@ -28,7 +28,6 @@ function verdict(answer, root, view) {
     answer.problems.length > 0 && problems(answer, root),
     scores.length > 0 && list(scores));
 }
-const HEADLINES = ["grounding/f1", "grounding/precision", "grounding/recall", "identity/idf1"];
 const list = (scores) => h("dl.scores", {}, scores.map(([name, value]) =>
   h("div", {}, h("dt", {}, name), h("dd", {}, Number(value.toFixed(3))))));
 

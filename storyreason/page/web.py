@@ -2,7 +2,7 @@
 
 import json
 
-from storyreason.page.html import fill, inert, policy, read, render
+from storyreason.page.html import fill, inert, policy, render, scripts
 
 STYLES = ("base.css", "story.css", "app/app.css")
 SCRIPTS = (
@@ -36,7 +36,7 @@ def headers() -> dict[str, str]:
 
 
 def _script() -> str:
-    return "\n".join(read(name) for name in SCRIPTS)
+    return scripts(SCRIPTS)
 
 
 def _json(value: object) -> str:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from storyreason.scoring.counting import Reference, score
     from storyreason.scoring.gate import Decision, decide
-    from storyreason.scoring.scorecard import HEADLINES, Difference, Scorecard, compare
+    from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
-__all__ = ["HEADLINES", "Decision", "Difference", "Reference", "Scorecard", "compare", "decide", "score"]
+__all__ = ["Decision", "Difference", "Reference", "Scorecard", "compare", "decide", "score"]
 
 _ROOMS = {
     "Reference": "counting", "score": "counting",
     "Decision": "gate", "decide": "gate",
-    "HEADLINES": "scorecard", "Difference": "scorecard", "Scorecard": "scorecard", "compare": "scorecard",
+    "Difference": "scorecard", "Scorecard": "scorecard", "compare": "scorecard",
 }  # fmt: skip
 
 

@@ -3,40 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from storyreason.format.rules import RULES
-from storyreason.scoring.matching import KINDS
-from storyreason.scoring.mentions import FIRST_FORMS
+from storyreason.scoring.catalogue import SCORES
 from storyreason.scoring.scorecard import Scorecard
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KIND_NAMES = dict(zip(KINDS, ("people", "things", "landmarks", "background"), strict=True))
 _COLOURS = ("#2f6f8f", "#d98032", "#7a9e4d", "#8a5fa8")
 
-CHARTS: dict[str, tuple[str, dict[str, str]]] = {
-    "grounding_by_kind": (
-        "Boxes: F1 at IoU 0.5",
-        {"all": "strict/grounding/f1", **{_KIND_NAMES[kind]: f"strict/grounding/{kind}/f1" for kind in KINDS}},
-    ),
-    "pronouns_grounded": (
-        "Share of pronouns that stand in a tag",
-        {
-            "all": "strict/references/pronouns_grounded",
-            **{word: f"strict/references/pronouns_grounded/{word}" for word in FIRST_FORMS},
-        },
-    ),
-    "persistence": (
-        "Share of entities in five images or more",
-        {
-            f"{name}, {of}": f"strict/persistence/{side}{kind}"
-            for of, side in (("story", "story"), ("reference's story", "reference_story"))
-            for name, kind in (("all", ""), *((_KIND_NAMES[kind], f"/{kind}") for kind in KINDS))
-        },
-    ),
-    "rules": ("Share of answers that keep each rule", {rule: f"strict/validity/rules/{rule}" for rule in RULES}),
+CHARTS = {
+    "grounding_by_kind": "Boxes: F1 at IoU 0.5",
+    "pronouns_grounded": "Share of pronouns that stand in a tag",
+    "persistence": "Share of entities in five images or more",
+    "rules": "Share of answers that keep each rule",
 }
-"""Each chart's title, and its bars: what stands beside a bar, and the score it shows."""
+"""Each chart's title; which scores it shows is in the catalogue (`Score.bar`)."""
 
 
 def charts(cards: Mapping[str, Scorecard]) -> dict[str, "Figure"]:
@@ -46,7 +27,12 @@ def charts(cards: Mapping[str, Scorecard]) -> dict[str, "Figure"]:
     """
     metrics = {name: card.metrics() for name, card in cards.items()}
     intervals = {name: card.intervals() for name, card in cards.items()}
-    return {chart: _draw(title, bars, metrics, intervals) for chart, (title, bars) in CHARTS.items()}
+    return {chart: _draw(title, _bars(chart), metrics, intervals) for chart, title in CHARTS.items()}
+
+
+def _bars(chart: str) -> dict[str, str]:
+    """What stands beside each bar, and the score that it shows."""
+    return {score.bar[1]: name for name, score in SCORES.items() if score.bar and score.bar[0] == chart}
 
 
 def _draw(

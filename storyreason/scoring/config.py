@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from storyreason import forms
 
@@ -48,3 +48,17 @@ class GateConfig(BaseModel):
         default=86_400.0, gt=0, le=2_592_000, description="Seconds to wait for that word; without one it is held."
     )
     seed: int = Field(default=0, ge=0, description="The seed of those draws: the same answers, the same verdict.")
+
+    @field_validator("primary")
+    @classmethod
+    def _is_a_score(cls, primary: str) -> str:
+        """Refused when the configuration is loaded, not after training and two evaluations."""
+        from storyreason.scoring import catalogue
+
+        decoding, _, name = primary.partition("/")
+        if not catalogue.known(name):
+            near = catalogue.nearest(name)
+            raise ValueError(f"there is no score {name!r}" + (f": did you mean '{decoding}/{near}'?" if near else ""))
+        if catalogue.SCORES[name].better != "higher":
+            raise ValueError(f"{name} cannot decide: the primary score must be one of which more is better")
+        return primary

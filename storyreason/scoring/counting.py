@@ -16,7 +16,7 @@ from storyreason.format.answer import Answer
 from storyreason.format.story import Story
 from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
 from storyreason.scoring.java import Meteor
-from storyreason.scoring.matching import pairs, place
+from storyreason.scoring.matching import entity_boxes, pairs
 from storyreason.scoring.scorecard import Scorecard
 
 Protocol = Literal["strict", "paper"]
@@ -99,8 +99,8 @@ def _strict(pair: _Read) -> dict[str, float]:
     claimed, claimed_story = claimed or Analysis(), claimed_story or Story()
     problems = rules.check(read, reference.sizes) if read.readable else None
 
-    real = place(told, reference.sizes, drop_unusable=True)
-    said = place(claimed, reference.sizes)
+    real = entity_boxes(told, reference.sizes, drop_unusable=True)
+    said = entity_boxes(claimed, reference.sizes)
     candidates = pairs(real, said)
     idtp, matched = identity.match(real, said, candidates)
     return {

@@ -3,17 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
-from storyreason.scoring.matching import KINDS, Pair, Placed, best
-from storyreason.scoring.metrics import Metric, divide, precision_recall_f1, rate
+from storyreason.scoring.matching import KINDS, EntityBox, Pair, best
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55, … 0.95, over which COCO averages (Lin et al. 2014)."""
 
 
 def count(
-    reference: Sequence[Placed], predicted: Sequence[Placed], candidates: Sequence[Pair], frames: int
+    reference: Sequence[EntityBox], predicted: Sequence[EntityBox], candidates: Sequence[Pair], frames: int
 ) -> dict[str, float]:
     """One story's sums: boxes on both sides and how many match, in all and by kind.
 
@@ -40,21 +37,3 @@ def count(
         counts[f"grounding/{name}"] = sum(counts[f"grounding/{kind}/{name}"] for kind in KINDS)
     counts["grounding/frames"] = frames
     return counts
-
-
-def _scores(kind: str = "") -> list[Metric]:
-    """All scores of one kind, or of all boxes. Averaging P, R or F1 over thresholds is averaging their numerators: the
-    denominators do not depend on the threshold."""
-    at = f"grounding/{kind}" if kind else "grounding"
-    predicted, reference = f"{at}/predicted", f"{at}/reference"
-    mean_iou = Metric(f"strict/{at}/mean_iou", (f"{at}/iou", f"{at}/matched"), lambda s, n: divide(s, n, np.nan))
-    return [
-        *precision_recall_f1(f"strict/{at}", f"{at}/matched", predicted, reference),
-        *precision_recall_f1(f"strict/{at}", f"{at}/matched_50_95", predicted, reference, ending="_50_95"),
-        mean_iou,
-        rate(f"strict/{at}/entities_per_frame", predicted, "grounding/frames"),
-        rate(f"strict/{at}/reference_entities_per_frame", reference, "grounding/frames"),
-    ]
-
-
-METRICS: tuple[Metric, ...] = tuple(metric for kind in ("", *KINDS) for metric in _scores(kind))

@@ -10,14 +10,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import comb
 
-import numpy as np
-
-from storyreason.scoring.matching import Pair, Placed, assign_names, best
-from storyreason.scoring.metrics import Metric, divide, f1, precision_recall_f1, rate, share
+from storyreason.scoring.matching import EntityBox, Pair, assign_names, best
 
 
 def match(
-    reference: Sequence[Placed], predicted: Sequence[Placed], candidates: Sequence[Pair]
+    reference: Sequence[EntityBox], predicted: Sequence[EntityBox], candidates: Sequence[Pair]
 ) -> tuple[int, list[Pair]]:
     """IDTP, and which boxes are matched, whatever their kind.
 
@@ -33,7 +30,7 @@ def match(
 
 
 def count(
-    reference: Sequence[Placed], predicted: Sequence[Placed], idtp: int, matched: Sequence[Pair]
+    reference: Sequence[EntityBox], predicted: Sequence[EntityBox], idtp: int, matched: Sequence[Pair]
 ) -> dict[str, float]:
     """One story's sums over all boxes, from what `match` gives; IDs count by who bears them, never by their name.
 
@@ -65,7 +62,7 @@ def count(
 
 
 def _by_names_and_image(
-    reference: Sequence[Placed], predicted: Sequence[Placed], candidates: Sequence[Pair]
+    reference: Sequence[EntityBox], predicted: Sequence[EntityBox], candidates: Sequence[Pair]
 ) -> dict[tuple[str, str, int], list[Pair]]:
     groups: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
     for pair in candidates:
@@ -74,7 +71,7 @@ def _by_names_and_image(
     return groups
 
 
-def _images_by_id(rows: Sequence[Placed]) -> Iterable[list[int]]:
+def _images_by_id(rows: Sequence[EntityBox]) -> Iterable[list[int]]:
     images: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         images[row.id].append(row.image)
@@ -90,29 +87,3 @@ def _switches(found: list[tuple[int, str]]) -> int:
     """`[(1, "a"), (2, "b"), (4, "b")]` has one. Images in order, a double in one image in the order of the text."""
     ids = [name for _, name in sorted(found, key=lambda entry: entry[0])]
     return sum(a != b for a, b in pairwise(ids))
-
-
-def _harmonic(p: np.ndarray, a: np.ndarray, r: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """F1 of two means that share no numerator: `p / a` and `r / b`; 1 where both sides are empty."""
-    precision, recall = divide(p, a, 0.0), divide(r, b, 0.0)
-    both_empty = (np.asarray(a) == 0) & (np.asarray(b) == 0)
-    return np.where(both_empty, 1.0, divide(2 * precision * recall, precision + recall, 0.0))
-
-
-_PREDICTED, _REFERENCE = "identity/predicted", "identity/reference"
-METRICS: tuple[Metric, ...] = (
-    f1("strict/identity/idf1", "identity/idtp", _PREDICTED, _REFERENCE),
-    share("strict/identity/idp", "identity/idtp", _PREDICTED, _REFERENCE),
-    share("strict/identity/idr", "identity/idtp", _REFERENCE, _PREDICTED),
-    share("strict/identity/bcubed/precision", "identity/bcubed_precision", _PREDICTED, _REFERENCE),
-    share("strict/identity/bcubed/recall", "identity/bcubed_recall", _REFERENCE, _PREDICTED),
-    Metric(
-        "strict/identity/bcubed/f1",
-        ("identity/bcubed_precision", _PREDICTED, "identity/bcubed_recall", _REFERENCE),
-        _harmonic,
-    ),
-    *precision_recall_f1(
-        "strict/identity/links", "identity/links/right", "identity/links/predicted", "identity/links/reference"
-    ),
-    rate("strict/identity/switches_per_story", "identity/switches", "stories"),
-)

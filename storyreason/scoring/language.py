@@ -6,18 +6,17 @@ for all of them. The formulas are the toolkit's (pycocoevalcap 1.2), their sourc
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from storyreason.format.story import without_tags
 from storyreason.scoring.java import Meteor, tokenize
-from storyreason.scoring.metrics import Metric, divide, rate
+from storyreason.scoring.metrics import divide
 
 CIDER_MOST = 5000
 """With more stories there is no CIDEr: it wants the n-grams of all of them at once."""
-_TINY, _SMALL = 1e-15, 1e-9  # the toolkit's, against 0/0
 _BETA = 1.2
 _SIGMA = 6.0
 
@@ -55,17 +54,6 @@ def _rouge(reference: list[str], text: list[str]) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if common else 0.0
 
 
-def _bleu(n: int) -> Callable[..., np.ndarray]:
-    def formula(words: np.ndarray, reference_words: np.ndarray, *counts: np.ndarray) -> np.ndarray:
-        product: np.ndarray | float = 1.0
-        for right, runs in zip(counts[:n], counts[n:], strict=True):
-            product = product * (right + _TINY) / (runs + _SMALL)
-        length = (words + _TINY) / (reference_words + _SMALL)
-        return np.asarray(product) ** (1 / n) * np.where(length < 1, np.exp(1 - 1 / np.minimum(length, 1)), 1.0)
-
-    return formula
-
-
 def meteor(statistics: Sequence[float]) -> dict[str, float]:
     """One story's sums for METEOR 1.5 (Denkowski and Lavie 2014), from the 23 counts that its program gives: lengths
     and function words of both sides; content and function matches of both sides for exact, stem, synonym and paraphrase;
@@ -84,20 +72,6 @@ def meteor(statistics: Sequence[float]) -> dict[str, float]:
         "paper/meteor/chunks": 0.0 if whole else chunks,  # its program, too, adds no chunk for a perfect match
         "paper/meteor/matches": (matched + reference_matched) / 2,
     }
-
-
-def _meteor(
-    right: np.ndarray,
-    words: np.ndarray,
-    found: np.ndarray,
-    reference: np.ndarray,
-    chunks: np.ndarray,
-    matches: np.ndarray,
-) -> np.ndarray:
-    alpha, beta, gamma = 0.85, 0.2, 0.6
-    precision, recall = divide(right, words, 0.0), divide(found, reference, 0.0)
-    mean = divide(precision * recall, alpha * precision + (1 - alpha) * recall, 0.0)
-    return mean * (1 - gamma * divide(chunks, matches, 0.0) ** beta)
 
 
 class Cider:
@@ -187,27 +161,3 @@ class Counting:
             rows = [meteor(statistics) for statistics in self._meteor.close()]
             late |= {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
         return late
-
-
-METRICS: tuple[Metric, ...] = (
-    *(
-        Metric(
-            f"paper/BLEU-{n}",
-            (
-                "paper/bleu/words",
-                "paper/bleu/reference_words",
-                *(f"paper/bleu/right_{k}" for k in range(1, n + 1)),
-                *(f"paper/bleu/ngrams_{k}" for k in range(1, n + 1)),
-            ),
-            _bleu(n),
-        )
-        for n in range(1, 5)
-    ),
-    rate("paper/ROUGE-L", "paper/ROUGE-L", "stories"),
-    Metric(
-        "paper/METEOR",
-        tuple(f"paper/meteor/{what}" for what in ("right", "words", "found", "reference_words", "chunks", "matches")),
-        _meteor,
-    ),
-    rate("paper/CIDEr", "paper/CIDEr", "stories"),
-)

@@ -4,7 +4,6 @@ import re
 from itertools import pairwise
 
 from storyreason.format.story import Mention, Story
-from storyreason.scoring.metrics import Metric, rate
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
@@ -28,11 +27,3 @@ def count(told: Story, claimed: Story) -> dict[str, float]:
         "length/bigrams": max(0, len(words) - 1),
         "length/distinct_2": len(set(pairwise(words))),
     }
-
-
-METRICS: tuple[Metric, ...] = (
-    rate("strict/language/words", "length/words", "stories"),
-    rate("strict/language/reference_words", "length/reference_words", "stories"),
-    rate("strict/language/distinct_1", "length/distinct_1", "length/words"),
-    rate("strict/language/distinct_2", "length/distinct_2", "length/bigrams"),
-)

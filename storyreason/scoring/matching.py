@@ -23,7 +23,7 @@ _NOWHERE = Box(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class EntityBox:
     """One row of an image's tables: an entity, said to be somewhere. An unusable box is `_NOWHERE`."""
 
     id: str
@@ -34,14 +34,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two boxes of one image that overlap by `iou` >= THRESHOLD: their places in the two lists of `Placed`."""
+    """Two boxes of one image that overlap by `iou` >= THRESHOLD: their places in the two lists of `EntityBox`."""
 
     reference: int
     predicted: int
     iou: float
 
 
-def place(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unusable: bool = False) -> list[Placed]:
+def entity_boxes(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unusable: bool = False) -> list[EntityBox]:
     """Every row of the tables in the order of the text, boxes clipped to their frame; `sizes` are (width, height).
 
     A box that does not parse, is inverted, or lies outside its frame or in an image that the story does not have is
@@ -55,7 +55,7 @@ def place(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unusable: b
             for row in table:
                 box = _usable(row.box, size)
                 if box is not _NOWHERE or not drop_unusable:
-                    rows.append(Placed(row.id, kind_of(row.id, people), section.image, box))
+                    rows.append(EntityBox(row.id, kind_of(row.id, people), section.image, box))
     return rows
 
 
@@ -69,7 +69,7 @@ def kind_of(id: str, people: bool) -> Kind:
     return "char" if people else "obj"
 
 
-def pairs(reference: Sequence[Placed], predicted: Sequence[Placed]) -> list[Pair]:
+def pairs(reference: Sequence[EntityBox], predicted: Sequence[EntityBox]) -> list[Pair]:
     """All pairs of boxes in the same image with an IoU of THRESHOLD or more, of whatever kind."""
     if not reference or not predicted:
         return []

@@ -5,17 +5,12 @@ from collections.abc import Collection, Sequence
 
 from storyreason.format.analysis import Analysis
 from storyreason.format.story import Mention, Story
-from storyreason.format.words import PRONOUNS, Names, untagged, words
-from storyreason.scoring.matching import Pair, Placed, kind_of
-from storyreason.scoring.metrics import Metric, rate
-
-HALLUCINATIONS = ("unknown", "absent", "phantom", "no_actor")
-FAULTS = (*HALLUCINATIONS, "wrong_tag", "untagged_pronoun", "untagged_name")
-FIRST_FORMS = tuple(dict.fromkeys(PRONOUNS.values()))
-"""I, you, he, she, we, they: each stands for all its forms."""
+from storyreason.format.words import FIRST_FORMS, PRONOUNS, Names, untagged, words
+from storyreason.scoring.catalogue import FAULTS, HALLUCINATIONS
+from storyreason.scoring.matching import EntityBox, Pair, kind_of
 
 
-def count(claimed: Analysis, story: Story, rows: Sequence[Placed], matched: Sequence[Pair]) -> dict[str, float]:
+def count(claimed: Analysis, story: Story, rows: Sequence[EntityBox], matched: Sequence[Pair]) -> dict[str, float]:
     """One story's sums. `rows` are the boxes of the `claimed` analysis, `matched` which of them are reference boxes.
 
     Each ID of each mention is at most one of: `unknown` (nowhere in the analysis), `absent` (not in this image's
@@ -74,25 +69,3 @@ def _faults(
     if (mention.kind == "gdo" and kinds & {"lm", "bg"}) or (mention.kind == "gdl" and kinds & {"char", "obj"}):
         faults.append("wrong_tag")
     return faults
-
-
-METRICS: tuple[Metric, ...] = (
-    *(
-        metric
-        for fault in ("hallucinations", *FAULTS)
-        for metric in (
-            rate(f"strict/references/{fault}_per_story", f"references/{fault}", "stories"),
-            rate(f"strict/references/{fault}_per_100_mentions", f"references/{fault}", "references/mentions", 100),
-        )
-    ),
-    rate("strict/references/mentions_per_story", "references/mentions", "stories"),
-    rate("strict/references/pronouns_grounded", "references/pronouns/grounded", "references/pronouns"),
-    *(
-        rate(
-            f"strict/references/pronouns_grounded/{pronoun}",
-            f"references/pronouns/{pronoun}/grounded",
-            f"references/pronouns/{pronoun}",
-        )
-        for pronoun in FIRST_FORMS
-    ),
-)

@@ -11,14 +11,7 @@ import numpy as np
 from storyreason.format import boxes
 from storyreason.format.analysis import Analysis
 from storyreason.format.boxes import Box
-from storyreason.scoring.metrics import Metric, rate
 
-NAMES = (
-    "Precision", "Recall", "F1",
-    "Char. Precision", "Char. Recall", "Char. F1",
-    "Obj. Precision", "Obj. Recall", "Obj. F1",
-    "mAP",
-)  # fmt: skip
 _THRESHOLD = 0.5
 _LEVELS = np.linspace(0, 1, 11)
 
@@ -78,6 +71,3 @@ def _average_precision(hits: Sequence[bool], truths: int) -> float:
     right = np.cumsum(hits)
     recalls, precisions = right / truths, right / np.arange(1, len(hits) + 1)
     return float(sum(precisions[recalls >= level].max(initial=0.0) for level in _LEVELS) / len(_LEVELS))
-
-
-METRICS: tuple[Metric, ...] = tuple(rate(f"paper/{name}", f"paper/{name}", "stories") for name in NAMES)

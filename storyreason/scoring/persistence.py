@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from storyreason.format.analysis import Analysis, Kind
 from storyreason.format.story import Mention, Story
 from storyreason.scoring.matching import KINDS, kind_of
-from storyreason.scoring.metrics import Metric, rate
 
 LASTING = 5
 """So many images make an entity persistent (as the paper counts)."""
@@ -49,10 +48,3 @@ def _mentions(story: Story) -> Iterable[tuple[Kind, str, int]]:
             if isinstance(part, Mention):
                 for name in part.ids:
                     yield kind_of(name, False), name, passage.image
-
-
-METRICS: tuple[Metric, ...] = tuple(
-    rate(f"strict/persistence/{side}{kind}", f"persistence/{side}{kind}/lasting", f"persistence/{side}{kind}/entities")
-    for side in ("analysis", "story", "reference_analysis", "reference_story")
-    for kind in ("", *(f"/{kind}" for kind in KINDS))
-)

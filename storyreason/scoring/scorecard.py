@@ -11,18 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from storyreason.errors import ScoringError
-from storyreason.scoring.metrics import Metric
+from storyreason.scoring.catalogue import SCORES
 
 FORMAT = 1
 """Version of the stored form."""
-HEADLINES = {
-    "valid answers": "validity/valid",
-    "box F1": "grounding/f1",
-    "box precision": "grounding/precision",
-    "box recall": "grounding/recall",
-    "identity IDF1": "identity/idf1",
-}
-"""By what a person calls them, the scores that are looked at first (of either protocol)."""
 _CELLS = 8_000_000
 """Draws held at once while resampling: bounds the memory, whatever the number of stories."""
 
@@ -157,15 +149,9 @@ def _draws(stories: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def _values(card: Scorecard, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     present = set(card.columns)
-    return {metric.name: metric.value(sums) for metric in _metrics() if present.issuperset(metric.columns)}
-
-
-def _metrics() -> tuple[Metric, ...]:
-    """Every score of the project, in the order of a report."""
-    from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
-
-    rooms = (validity, grounding, identity, mentions, persistence, length, paper, language)
-    return tuple(metric for room in rooms for metric in room.METRICS)
+    return {
+        name: score.formula.value(sums) for name, score in SCORES.items() if present.issuperset(score.formula.columns)
+    }
 
 
 def _defined(values: Mapping[str, np.ndarray]) -> dict[str, float]:

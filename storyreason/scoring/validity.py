@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from storyreason.format.problems import Problem
 from storyreason.format.rules import RULES, is_valid
-from storyreason.scoring.metrics import Metric, rate
 
 
 def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]:
@@ -16,11 +15,3 @@ def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]
         "validity/valid": problems is not None and is_valid(problems),
         **{f"validity/rules/{rule}": rule not in broken for rule in RULES},
     }
-
-
-METRICS: tuple[Metric, ...] = (
-    rate("strict/validity/valid", "validity/valid", "stories"),
-    rate("strict/validity/missing", "validity/missing", "stories"),
-    rate("strict/validity/readable", "validity/readable", "stories"),
-    *(rate(f"strict/validity/rules/{rule}", f"validity/rules/{rule}", "stories") for rule in RULES),
-)

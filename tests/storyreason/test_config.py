@@ -41,6 +41,13 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("training.learning_rate", "takes key=value"),
         ("name.x=1", "is a value, not a group"),
         ("data.target=[", "cannot be read"),
+        (
+            "gate.primary=free/strict/grounding/f2",
+            "gate.primary = 'free/strict/grounding/f2': there is no score 'strict/grounding/f2': "
+            "did you mean 'free/strict/grounding/f1'?",
+        ),
+        ("gate.primary=free/paper/ROUGE_L", "did you mean 'free/paper/ROUGE-L'?"),
+        ("gate.primary=free/strict/language/words", "must be one of which more is better"),
         ("training.images_first=false", "training.images_first and generation.images_first differ: set both alike"),
         (
             "evaluation.decodings=[free]",

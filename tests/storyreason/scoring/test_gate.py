@@ -6,6 +6,7 @@ import pytest
 from storyreason.errors import ScoringError
 from storyreason.scoring import Scorecard, decide
 from storyreason.scoring.config import GateConfig
+from storyreason.scoring.gate_report import report
 
 
 def card(matched: list[int], valid: list[int] | None = None, **more: list[float]) -> Scorecard:
@@ -31,9 +32,9 @@ def test_a_challenger_that_is_better_beyond_doubt_is_promoted() -> None:
 
     assert decision.promote
     assert decision.verdict == "promote"
-    assert "strict/grounding/f1: +0.225 (0.500 to 0.725;" in decision.reason
-    assert decision.report.startswith("# Promote version 2\n")
-    assert "| strict/grounding/f1 | 0.725 [" in decision.report
+    assert "grounded/strict/grounding/f1: +0.225 (0.500 to 0.725;" in decision.reason
+    assert report(decision).startswith("# Promote version 2\n")
+    assert "| grounded/strict/grounding/f1 | 0.725 [" in report(decision)
 
 
 def test_a_gain_that_may_be_chance_keeps_the_champion() -> None:
@@ -43,8 +44,8 @@ def test_a_gain_that_may_be_chance_keeps_the_champion() -> None:
     decision = decide(card(lucky), card(WEAK), GateConfig(), challenger="version 2", incumbent="version 1")
 
     assert decision.verdict == "keep"
-    assert "may be chance" in decision.report
-    assert decision.report.startswith("# Keep version 1\n")
+    assert "may be chance" in report(decision)
+    assert report(decision).startswith("# Keep version 1\n")
 
 
 def test_a_negative_min_gain_accepts_as_good_and_fresher() -> None:
@@ -60,8 +61,8 @@ def test_validity_may_fall_by_a_hundredth_and_not_by_more(invalid: int, promoted
 
     assert decision.promote is promoted
     if not promoted:
-        assert "strict/validity/valid: -0.020" in decision.reason
-        assert "`gate.validity_tolerance`" in decision.report
+        assert "grounded/strict/validity/valid: -0.020" in decision.reason
+        assert "`gate.validity_tolerance`" in report(decision)
 
 
 @pytest.mark.parametrize(("valid", "promoted"), [(19, False), (20, True)])
@@ -71,7 +72,7 @@ def test_what_mostly_breaks_the_rules_is_not_promoted_however_bad_the_incumbent(
 
     assert decision.promote is promoted
     if not promoted:
-        assert "share of valid answers: 0.475, wanted at least 0.500" in decision.reason
+        assert "share of valid answers (grounded decoding): 0.475, wanted at least 0.500" in decision.reason
         assert "`gate.min_validity`" in decision.reason
 
 
@@ -81,7 +82,11 @@ def test_the_validity_of_free_decoding_is_what_is_guarded_where_it_is_known() ->
     decision = decide(card(STRONG), card(WEAK), GateConfig(), free=free)
 
     assert not decision.promote
-    assert "strict/validity/valid: -0.100 (1.000 to 0.900" in decision.reason
+    assert "free/strict/validity/valid: -0.100 (1.000 to 0.900" in decision.reason
+    # then: the row of what was checked and the row of the scores say which decoding they are of
+    rows = [line for line in report(decision).splitlines() if "strict/validity/valid" in line and line.startswith("|")]
+    assert rows[0].startswith("| **failed** | free/strict/validity/valid | -0.100")
+    assert rows[1].startswith("| grounded/strict/validity/valid | 1.000")
 
 
 def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() -> None:
@@ -108,7 +113,7 @@ def test_a_challenger_that_mentions_nothing_any_more_is_not_promoted() -> None:
     decision = decide(silent, champion, GateConfig())
 
     assert not decision.promote
-    assert "not one mention" in decision.reason
+    assert "mentions: undefined, for its stories have no mentions, wanted stories with mentions" in decision.reason
     assert decide(champion, silent, GateConfig(min_gain=-1, validity_tolerance=1)).promote
 
 
@@ -150,9 +155,9 @@ def test_scorecards_that_do_not_fit_are_refused_with_one_sentence() -> None:
         ScoringError, match=r"different stories: 2 only in the first, 0 only in the second.*same test split"
     ):
         decide(card([9] * 40), card([1] * 38), GateConfig(min_stories=2))
-    with pytest.raises(ScoringError, match="'free/strict/no-such/score' is not on both scorecards"):
+    with pytest.raises(ScoringError, match="'free/paper/F1' is not on both scorecards"):
         decide(
             card(STRONG),
             card(WEAK),
-            GateConfig(primary="free/strict/no-such/score"),
+            GateConfig(primary="free/paper/F1"),
         )

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from storyreason.format.boxes import Box
 from storyreason.scoring import identity
-from storyreason.scoring.matching import Placed, pairs
+from storyreason.scoring.matching import EntityBox, pairs
 
 
-def chain(id: str, *images: int, at: int = 0) -> list[Placed]:
+def chain(id: str, *images: int, at: int = 0) -> list[EntityBox]:
     """An entity with the same box, 10 pixels to a side, in each of the images."""
-    return [Placed(id, "char", image, Box(at, 0, at + 10, 10)) for image in images]
+    return [EntityBox(id, "char", image, Box(at, 0, at + 10, 10)) for image in images]
 
 
-def count(reference: list[Placed], predicted: list[Placed]) -> dict[str, float]:
+def count(reference: list[EntityBox], predicted: list[EntityBox]) -> dict[str, float]:
     idtp, matched = identity.match(reference, predicted, pairs(reference, predicted))
     return identity.count(reference, predicted, idtp, matched)
 
@@ -47,8 +47,8 @@ def test_one_id_for_everybody() -> None:
 def test_the_example_of_bagga_and_baldwin() -> None:
     # given: the truth 1-5, 6-7, 8-12 and the first response of their figure, which puts 8-12 to 6-7
     truth, response = [*"AAAAA", *"BB", *"CCCCC"], [*"aaaaa", *"bbbbbbb"]
-    reference = [Placed(id, "char", 1, Box(at * 20, 0, at * 20 + 10, 10)) for at, id in enumerate(truth)]
-    predicted = [Placed(id, "char", 1, Box(at * 20, 0, at * 20 + 10, 10)) for at, id in enumerate(response)]
+    reference = [EntityBox(id, "char", 1, Box(at * 20, 0, at * 20 + 10, 10)) for at, id in enumerate(truth)]
+    predicted = [EntityBox(id, "char", 1, Box(at * 20, 0, at * 20 + 10, 10)) for at, id in enumerate(response)]
     counts = count(reference, predicted)
 
     # then: their precision is 16/21 = 76 %, their recall 100 %
@@ -82,20 +82,20 @@ def test_a_switch_is_counted_across_a_gap_and_once() -> None:
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> list[Placed]:
+def scenes(draw: st.DrawFn) -> list[EntityBox]:
     """Up to four entities in up to five images, on a coarse grid so that boxes often overlap; one box an image each."""
     rows = []
     for entity in range(draw(st.integers(0, 4))):
         for image in draw(st.sets(st.integers(1, 5))):
             x, y = draw(st.integers(0, 4)) * 3, draw(st.integers(0, 2)) * 3
-            rows.append(Placed(f"char{entity + 1}", "char", image, Box(x, y, x + 10, y + 10)))
+            rows.append(EntityBox(f"char{entity + 1}", "char", image, Box(x, y, x + 10, y + 10)))
     return rows
 
 
 @settings(max_examples=60, deadline=None)
 @given(scenes(), scenes())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
-def test_idf1_agrees_with_motmetrics(reference: list[Placed], predicted: list[Placed]) -> None:
+def test_idf1_agrees_with_motmetrics(reference: list[EntityBox], predicted: list[EntityBox]) -> None:
     import motmetrics
 
     if not reference or not predicted:  # motmetrics knows no empty side

@@ -2,7 +2,7 @@
 
 from storyreason.format import analysis, story
 from storyreason.scoring import mentions
-from storyreason.scoring.matching import pairs, place
+from storyreason.scoring.matching import entity_boxes, pairs
 
 TABLES = """\
 ## Image 1
@@ -31,8 +31,8 @@ def count(text: str, truth: str = TABLES) -> dict[str, float]:
     """The faults of a story whose analysis is TABLES, where `truth` says what is really there."""
     sizes = ((100, 80), (100, 80))
     claimed, _ = analysis.read(TABLES)
-    rows = place(claimed, sizes)
-    matched = pairs(place(analysis.read(truth)[0], sizes), rows)
+    rows = entity_boxes(claimed, sizes)
+    matched = pairs(entity_boxes(analysis.read(truth)[0], sizes), rows)
     counts = mentions.count(claimed, story.read(text)[0], rows, matched)
     return {name.removeprefix("references/"): value for name, value in counts.items()}
 

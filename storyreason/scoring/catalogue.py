@@ -1,0 +1,309 @@
+"""The catalogue of scores: name, title, formula, meaning, direction and source of each, written down once.
+
+The rooms beside this module count the sums of each story (`grounding.count` gives `grounding/matched`, …); a score is a
+formula over them. Scorecards, the gate, charts, reports, model cards and the page all read this list. A new score is an
+entry here, plus the column it needs in the room that counts it. Importing it brings no numpy: a configuration is checked
+against it when it is loaded.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import get_args
+
+from storyreason.errors import ScoringError
+from storyreason.format.analysis import Kind
+from storyreason.format.rules import RULES
+from storyreason.format.words import FIRST_FORMS
+from storyreason.scoring.metrics import Score, bleu, f1, harmonic, mean, meteor, precision_recall_f1, rate, share
+
+PAPER = "StoryReasoning (arXiv 2505.10292)"
+
+VALID = "strict/validity/valid"
+BOX_F1 = "strict/grounding/f1"
+
+KINDS: Mapping[str, str] = dict(zip(get_args(Kind), ("people", "things", "landmarks", "background"), strict=True))
+"""What the kinds of entities are called in titles and charts."""
+
+HALLUCINATIONS = {
+    "unknown": "An ID that is nowhere in the analysis.",
+    "absent": "An ID that is in the analysis, but not in the tables of this image.",
+    "phantom": "An ID whose box in this image matches no reference box.",
+    "no_actor": "A `<gda>` that names neither a person nor a thing.",
+}
+"""Ways in which a mention refers to something that is not there. Each ID of a mention is at most one of the first three."""
+FAULTS = {
+    **HALLUCINATIONS,
+    "wrong_tag": "A `<gdo>` around a landmark or background, or a `<gdl>` around a person or thing.",
+    "untagged_pronoun": "A personal pronoun outside of every tag.",
+    "untagged_name": "A character's name outside of every tag.",
+}
+"""Everything that a story's references can get wrong."""
+
+
+def _validity() -> Iterator[Score]:
+    """Counted by `validity.count`."""
+    yield Score(
+        VALID, "valid answers", rate("validity/valid", "stories"),
+        "Share of answers that break no rule of severity error.", level="headline", guard="validity_tolerance",
+    )  # fmt: skip
+    yield Score(
+        "strict/validity/missing", "missing answers", rate("validity/missing", "stories"),
+        "Share of stories without an answer; it counts as an empty one.", better="lower",
+    )  # fmt: skip
+    yield Score(
+        "strict/validity/readable", "readable answers", rate("validity/readable", "stories"),
+        "Share of answers in which an analysis can be found at all.", level="main",
+    )  # fmt: skip
+    for rule, (severity, sentence) in RULES.items():
+        yield Score(
+            f"strict/validity/rules/{rule}", f"answers that keep {rule}", rate(f"validity/rules/{rule}", "stories"),
+            f"Share of answers that keep the rule ({severity}): {sentence}", bar=("rules", rule),
+        )  # fmt: skip
+
+
+def _grounding() -> Iterator[Score]:
+    """Counted by `grounding.count`, for all boxes and for each kind of entity."""
+    voc = "ours; IoU criterion of Everingham et al. 2010, section 4.2"
+    coco = "ours; thresholds of COCO (Lin et al. 2014)"
+    meanings = {
+        "f1": "Harmonic mean of box precision and box recall",
+        "precision": "Share of the answer's boxes that match a reference box",
+        "recall": "Share of the reference's boxes that the answer finds",
+    }
+    for kind, of in (("", ""), *((kind, f", {name}") for kind, name in KINDS.items())):
+        at = f"grounding/{kind}" if kind else "grounding"
+        predicted, reference = f"{at}/predicted", f"{at}/reference"
+        for part, formula in precision_recall_f1(f"{at}/matched", predicted, reference).items():
+            yield Score(
+                f"strict/{at}/{part}", f"box {_short(part)}{of}", formula,
+                f"{meanings[part]} at IoU 0.5, in the same image and of the same kind{of}.", voc,
+                level="headline" if not kind else "main" if part == "f1" else "detail",
+                bar=("grounding_by_kind", KINDS.get(kind, "all")) if part == "f1" else None,
+            )  # fmt: skip
+        for part, formula in precision_recall_f1(f"{at}/matched_50_95", predicted, reference).items():
+            yield Score(
+                f"strict/{at}/{part}_50_95", f"box {_short(part)} over IoU 0.5 to 0.95{of}", formula,
+                f"{meanings[part]}, averaged over the IoU thresholds 0.50, 0.55, … 0.95{of}.", coco,
+                level="main" if part == "f1" and not kind else "detail",
+            )  # fmt: skip
+        yield Score(
+            f"strict/{at}/mean_iou", f"mean IoU{of}", rate(f"{at}/iou", f"{at}/matched"),
+            f"Mean IoU of the boxes that match at IoU 0.5{of}.", level="detail" if kind else "main",
+        )  # fmt: skip
+        yield Score(
+            f"strict/{at}/entities_per_frame", f"entities per frame{of}", rate(predicted, "grounding/frames"),
+            f"Boxes that the answer gives, per frame{of}.",
+            better=None, decimals=2, level="detail" if kind else "main",
+        )  # fmt: skip
+        yield Score(
+            f"strict/{at}/reference_entities_per_frame", f"entities per frame of the reference{of}",
+            rate(reference, "grounding/frames"), f"Boxes that the reference gives, per frame{of}.",
+            better=None, decimals=2,
+        )  # fmt: skip
+
+
+def _identity() -> Iterator[Score]:
+    """Counted by `identity.count`, over boxes that match at IoU 0.5 whatever their kind."""
+    at, predicted, reference = "strict/identity", "identity/predicted", "identity/reference"
+    ristani = "Ristani et al. 2016, section 3"
+    yield Score(
+        f"{at}/idf1", "identity IDF1", f1("identity/idtp", predicted, reference),
+        "Harmonic mean of identity precision and recall.", ristani, level="headline", guard="idf1_tolerance",
+    )  # fmt: skip
+    yield Score(
+        f"{at}/idp", "identity precision", share("identity/idtp", predicted, reference),
+        "Share of the answer's boxes with the right ID, under the best one-to-one map of IDs.", ristani,
+    )  # fmt: skip
+    yield Score(
+        f"{at}/idr", "identity recall", share("identity/idtp", reference, predicted),
+        "Share of the reference's boxes found with the right ID, under the best one-to-one map of IDs.", ristani,
+    )  # fmt: skip
+    bagga = "B-cubed, Bagga and Baldwin 1998"
+    right, found = "identity/bcubed_precision", "identity/bcubed_recall"
+    yield Score(
+        f"{at}/bcubed/f1", "B-cubed F1", harmonic(right, predicted, found, reference),
+        "Harmonic mean of B-cubed precision and recall.", bagga, level="main",
+    )  # fmt: skip
+    yield Score(
+        f"{at}/bcubed/precision", "B-cubed precision", share(right, predicted, reference),
+        "Mean over the answer's boxes: share of the boxes with the same ID that belong to the same entity.", bagga,
+    )  # fmt: skip
+    yield Score(
+        f"{at}/bcubed/recall", "B-cubed recall", share(found, reference, predicted),
+        "Mean over the reference's boxes: share of the entity's boxes that have the same ID in the answer.", bagga,
+    )  # fmt: skip
+    links = precision_recall_f1("identity/links/right", "identity/links/predicted", "identity/links/reference")
+    for part, formula in links.items():
+        yield Score(
+            f"{at}/links/{part}", f"identity links {_short(part)}", formula,
+            f"{_short(part).capitalize()} of the pairs of boxes in different images that have the same ID.",
+            level="main" if part == "f1" else "detail",
+        )  # fmt: skip
+    yield Score(
+        f"{at}/switches_per_story", "identity switches per story", rate("identity/switches", "stories"),
+        "How often an entity is found again under another ID than the last time.",
+        "CLEAR MOT, Bernardin and Stiefelhagen 2008", better="lower", decimals=2,
+    )  # fmt: skip
+
+
+def _references() -> Iterator[Score]:
+    """Counted by `mentions.count`."""
+    hallucinations = {"hallucinations": f"The sum of {', '.join(HALLUCINATIONS)}."}
+    for fault, meaning in (hallucinations | FAULTS).items():
+        title = fault.replace("_", " ")
+        yield Score(
+            f"strict/references/{fault}_per_story", f"{title} per story", rate(f"references/{fault}", "stories"),
+            meaning, better="lower", decimals=2,
+        )  # fmt: skip
+        counted = fault in hallucinations
+        yield Score(
+            f"strict/references/{fault}_per_100_mentions", f"{title} per 100 mentions",
+            rate(f"references/{fault}", "references/mentions", 100), meaning, better="lower", decimals=2,
+            level="main" if counted else "detail", guard="hallucinations_tolerance" if counted else None,
+        )  # fmt: skip
+    yield Score(
+        "strict/references/mentions_per_story", "mentions per story", rate("references/mentions", "stories"),
+        "Tagged mentions of entities.", better=None, decimals=2,
+    )  # fmt: skip
+    for pronoun in ("", *FIRST_FORMS):
+        at = f"references/pronouns/{pronoun}" if pronoun else "references/pronouns"
+        yield Score(
+            f"strict/references/pronouns_grounded{f'/{pronoun}' if pronoun else ''}",
+            f"pronouns grounded{f', {pronoun}' if pronoun else ''}", rate(f"{at}/grounded", at),
+            f"Share of the personal pronouns{f' ({pronoun} in all its forms)' if pronoun else ''} that stand in a tag.",
+            PAPER, level="detail" if pronoun else "main", bar=("pronouns_grounded", pronoun or "all"),
+        )  # fmt: skip
+
+
+def _persistence() -> Iterator[Score]:
+    """Counted by `persistence.count`."""
+    sides = {
+        "analysis": "the answer's analysis", "story": "the answer's story",
+        "reference_analysis": "the reference's analysis", "reference_story": "the reference's story",
+    }  # fmt: skip
+    drawn = {"story": "story", "reference_story": "reference's story"}
+    for side, where in sides.items():
+        for kind, of in (("", ""), *((f"/{kind}", f", {name}") for kind, name in KINDS.items())):
+            at = f"persistence/{side}{kind}"
+            yield Score(
+                f"strict/{at}", f"lasting entities in {where}{of}", rate(f"{at}/lasting", f"{at}/entities"),
+                f"Share of the entities of {where} that stand in five images or more{of}.", PAPER, better=None,
+                bar=("persistence", f"{of[2:] or 'all'}, {drawn[side]}") if side in drawn else None,
+            )  # fmt: skip
+
+
+def _language() -> Iterator[Score]:
+    """Counted by `length.count`: the strict protocol's view of the text, without a reference to compare with."""
+    yield Score(
+        "strict/language/words", "words per story", rate("length/words", "stories"),
+        "Length of the answer's story in words, tags removed.", better=None, decimals=2, level="main",
+    )  # fmt: skip
+    yield Score(
+        "strict/language/reference_words", "words per story of the reference", rate("length/reference_words", "stories"),
+        "Length of the reference's story in words, tags removed.", better=None, decimals=2,
+    )  # fmt: skip
+    for n, of, unit in ((1, "words", "length/words"), (2, "bigrams", "length/bigrams")):
+        yield Score(
+            f"strict/language/distinct_{n}", f"distinct {of}", rate(f"length/distinct_{n}", unit),
+            f"Distinct {of} as a share of all, counted within each story.", "distinct-n, Li et al. 2016",
+        )  # fmt: skip
+
+
+def _paper() -> Iterator[Score]:
+    """Counted by `paper.count` (boxes) and `language.Counting` (text)."""
+    meanings = {
+        "Precision": "Share of the answer's boxes that match a reference box at IoU 0.5, in whatever image; 1 without boxes.",
+        "Recall": "Share of the reference's boxes that are matched at IoU 0.5, in whatever image.",
+        "F1": "Mean of each story's F1 of box precision and recall.",
+    }
+    for label, of in (("", "all boxes"), ("Char. ", "characters"), ("Obj. ", "objects")):
+        for part, meaning in meanings.items():
+            name = f"paper/{label}{part}"
+            yield Score(
+                name, f"paper's {label}{part}", mean(name), f"{meaning} Over {of}.", PAPER,
+                level="main" if name == "paper/F1" else "detail",
+            )  # fmt: skip
+    yield Score(
+        "paper/mAP", "paper's mAP", mean("paper/mAP"),
+        "11-point interpolated average precision at IoU 0.5, boxes in table order.",
+        f"{PAPER}; Everingham et al. 2010, section 4.2", level="main",
+    )  # fmt: skip
+    for n in range(1, 5):
+        yield Score(
+            f"paper/BLEU-{n}", f"BLEU-{n}", bleu(n), f"Precision of n-grams up to {n} words, with a brevity penalty.",
+            "Papineni et al. 2002", level="main" if n == 4 else "detail",
+        )  # fmt: skip
+    yield Score(
+        "paper/ROUGE-L", "ROUGE-L", mean("paper/ROUGE-L"),
+        "F-measure (beta 1.2) of the longest common subsequence of words.", "Lin 2004", level="main",
+    )  # fmt: skip
+    yield Score(
+        "paper/METEOR", "METEOR", meteor(), "Alignment by exact words, stems, synonyms and paraphrases (METEOR 1.5).",
+        "Denkowski and Lavie 2014", level="main",
+    )  # fmt: skip
+    yield Score(
+        "paper/CIDEr", "CIDEr-D", mean("paper/CIDEr"),
+        "Similarity of n-grams weighted by how rare they are, times ten; only with at most 5,000 stories.",
+        "Vedantam et al. 2015",
+    )  # fmt: skip
+
+
+def _short(part: str) -> str:
+    return part.replace("f1", "F1")
+
+
+GROUPS: Mapping[str, tuple[str, tuple[Score, ...]]] = {
+    "Validity": ("Does an answer keep the rules of the format?", tuple(_validity())),
+    "Grounding": ("Are the boxes where the entities are, in the right image, as the right kind?", tuple(_grounding())),
+    "Identity": ("Does an ID stay on one entity from image to image?", tuple(_identity())),
+    "References": ("Do the story's tags name what exists, and is everyone who is named tagged?", tuple(_references())),
+    "Persistence": ("Which entities stay for five images or more?", tuple(_persistence())),
+    "Language": ("How long and how varied are the stories?", tuple(_language())),
+    "The paper's protocol": ("What was published, for comparison (boxes of all images pooled).", tuple(_paper())),
+}
+"""All scores in the order of a report, by what they are about."""
+
+SCORES: Mapping[str, Score] = MappingProxyType({s.name: s for _, group in GROUPS.values() for s in group})
+"""Every score by its name, in the order of a report."""
+HEADLINES = tuple(score for score in SCORES.values() if score.level == "headline")
+"""The scores that are looked at first."""
+MAIN = tuple(score for score in SCORES.values() if score.level != "detail")
+"""The scores of the gate's report and the terminal, headlines included."""
+GUARDED = tuple(score for score in SCORES.values() if score.guard)
+"""The scores that may not get worse by more than the gate's tolerance."""
+
+
+def known(name: str) -> bool:
+    """Whether there is a score of this name (`strict/grounding/f1`, without the decoding)."""
+    return name in SCORES
+
+
+def nearest(name: str) -> str | None:
+    """The name of a score that looks most like `name`, None where none does."""
+    ends = [one for one in SCORES if one.endswith(f"/{name}")]
+    near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.6)
+    return ends[0] if ends else near[0] if near else None
+
+
+def find(name: str) -> Score:
+    """The score of this name. Raises ScoringError that names the nearest one."""
+    if name in SCORES:
+        return SCORES[name]
+    near = nearest(name)
+    raise ScoringError(f"There is no score {name!r}" + (f": did you mean {near!r}?" if near else "."))
+
+
+def markdown() -> str:
+    """All scores as Markdown for the reference: a section and a table for each group, in the order of a report."""
+    return "\n\n".join(
+        f"### {title}\n\n{question}\n\n" + "\n".join(_rows(scores)) for title, (question, scores) in GROUPS.items()
+    )
+
+
+def _rows(scores: Iterable[Score]) -> Iterator[str]:
+    yield "| Score | Title | Better | Meaning | Computed as | Source |"
+    yield "|---|---|---|---|---|---|"
+    for score in scores:
+        cells = (f"`{score.name}`", score.title, score.better or "-", score.meaning, score.formula.text, score.source)
+        yield f"| {' | '.join(cells)} |"
