@@ -85,6 +85,7 @@ def verbs() -> dict[str, Any]:
     import typer
     from typer.core import TyperGroup
 
+    from flows import cli as flows
     from storyreason import cli
 
     def walk(command: Any, name: str) -> dict[str, Any]:
@@ -95,7 +96,6 @@ def verbs() -> dict[str, Any]:
             return found
         return {name: {one.name: _parameter(one) for one in command.params if one.name != "help"}}
 
-    cli.join(cli.app)
     return {name: one for app in (cli.app, flows.app) for name, one in walk(typer.main.get_command(app), "").items()}
 
 
