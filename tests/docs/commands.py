@@ -19,6 +19,7 @@ UP = "tests/system/test_up.py"
 DEPLOYMENTS = "tests/system/test_deployments.py"
 RUNS = {
     r"make .*": HERE,
+    r"python -m pytest .*": HERE,
     r".*--help": HERE,
     r"python make_data\.py .*": HERE,
     r"python docs/reference\.py.*": HERE,
