@@ -175,13 +175,14 @@ def missing(kept: Any, found: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {kept!r} was kept, {found!r} is found"
 
 
-def shape(value: Any) -> Any:
-    """Of a JSON value the keys and the types, and of a list those of its items."""
-    if isinstance(value, dict):
-        return {key: shape(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [json.loads(one) for one in sorted({json.dumps(shape(item)) for item in value})]
-    return type(value).__name__
+def manifest(step: str) -> dict[str, str]:
+    """The keys of a step's manifest and their types, of the runs folder that was made before."""
+    file = next((GOLDEN / "runs-before" / step).glob("*/manifest.json"))
+    return types(json.loads(file.read_text()))
+
+
+def types(value: dict[str, Any]) -> dict[str, str]:
+    return {key: type(one).__name__ for key, one in value.items()}
 
 
 def write() -> None:

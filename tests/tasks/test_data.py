@@ -1,6 +1,7 @@
 """Data under DVC: every version is pulled whole or refused with a sentence, and nobody's work is lost."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from storyreason import dataset, sample
 from storyreason.config import DataConfig
 from storyreason.errors import DataError
 from tasks import data
+from tests import frozen
 
 
 def run(folder: Path, *command: str) -> None:
@@ -70,6 +72,8 @@ def pull(config: DataConfig) -> list[str]:
 
 def test_a_fresh_clone_pulls_from_the_store_inside_it(clone: Path) -> None:
     assert pull(DataConfig()) == ["train-v1.parquet", "train-v2.parquet"]
+    (written,) = clone.parent.glob("runs/pull/*/manifest.json")
+    assert frozen.types(json.loads(written.read_text())) == frozen.manifest("pull")
 
 
 def test_any_git_revision_of_the_data_can_be_used_and_the_work_tree_stays(clone: Path) -> None:

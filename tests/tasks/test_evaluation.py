@@ -14,6 +14,7 @@ from storyreason.config import RunConfig
 from storyreason.format import answer
 from tasks import evaluation, registry
 from tasks.evaluation import Subject
+from tests import frozen
 
 FREE = RunConfig.model_validate(
     {"evaluation": {"decodings": ["free"]}, "gate": {"primary": "free/strict/grounding/f1"}}
@@ -58,6 +59,8 @@ def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
     assert registry.client().get_run(scored["run_id"]).data.metrics["stories"] == 3
     card = json.loads(Path(scored["scorecards"]["free"]).read_text())
     assert first.story_id not in json.dumps(card)
+    (written,) = tmp_path.glob("evaluate/*/manifest.json")
+    assert frozen.types(json.loads(written.read_text())) == frozen.manifest("evaluate")
 
 
 def test_what_is_left_out_decides_the_scores() -> None:
