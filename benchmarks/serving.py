@@ -87,7 +87,7 @@ def only_gateway(url: str, name: str, port: int) -> None:
     import uvicorn
 
     from storyreason.serving.config import ServingConfig
-    from storyreason.serving.engines import Engine
+    from storyreason.serving.engines import RunningEngine
     from storyreason.serving.gateway import application
 
     class Running:
@@ -98,7 +98,7 @@ def only_gateway(url: str, name: str, port: int) -> None:
             return True
 
     gateway, _ = application(ServingConfig(max_requests=1024))
-    gateway.state.engines._engine = Engine(Running())  # type: ignore[arg-type]
+    gateway.state.engines._engine = RunningEngine(Running())  # type: ignore[arg-type]
     uvicorn.run(gateway, port=port, log_config=None, access_log=False, lifespan="on")
 
 

@@ -10,12 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from storyreason import guard
+from storyreason.chat import picture_size
 from storyreason.errors import EngineError
+from storyreason.format import answer, rules
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
 
@@ -157,6 +160,31 @@ class VllmServer:
         return said if said.endswith(".") else said + "."
 
 
+def tell_and_check(
+    url: str,
+    model: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    wanted: Literal["none", "readable", "valid"],
+) -> str:
+    """Let the engine at `url` tell one story and give it back; raises EngineError when it is not what is wanted."""
+    text = tell(url, model, images, config).text
+    read = answer.read(text)
+    if wanted != "none" and not read.readable:
+        raise EngineError(
+            f"It answers, but its story of {len(images)} images has no analysis that can be read: {_beginning(text)!r}. "
+            "Deploy a model that was trained on stories, or set serving.probe to none."
+        )
+    if wanted == "valid" and not rules.is_valid(
+        problems := rules.check(read, [picture_size(image) for image in images])
+    ):
+        raise EngineError(
+            f"It answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "
+            "model, or set serving.probe to readable."
+        )
+    return text
+
+
 def on_cpu() -> bool:
     """Whether the installed vLLM is a build for CPUs."""
     try:
@@ -187,6 +215,10 @@ def check_memory(model: Path | str, config: EngineConfig) -> None:
             f"An engine for {model} needs about {needed / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: "
             "end other programs, lower serving.kv_cache_gb, or stop the gateway first."
         )
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _check_model(model: Path | str) -> None:

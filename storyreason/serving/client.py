@@ -91,7 +91,7 @@ def ensure_running(config: ServingConfig) -> None:
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "storyreason.serving", config.model_dump_json()],
+            [sys.executable, "-m", "storyreason.serving.gateway", config.model_dump_json()],
             cwd=Path(__file__).parents[2],  # so that it is this storyreason, installed or not
             env=os.environ | {"STORYREASON_RUNS": str(runs.root())},
             stdin=subprocess.DEVNULL,

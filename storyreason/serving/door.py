@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from storyreason.serving.config import ServingConfig
+from storyreason.serving.errors import RefusedError, refuse, response
 from storyreason.serving.metrics import Metrics, Visit
-from storyreason.serving.refusal import Message, Receive, RefusedError, Send, refuse
+from storyreason.serving.routing import Access, Message, Receive, Route, RouteTable, Send
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -25,10 +26,16 @@ SECURITY = [
 
 
 class Door:
-    """An ASGI middleware. Whoever has the token or a key is known by comparing all of them in constant time."""
+    """An ASGI middleware. It lets through what a declared route matches, with what that route asks for, and nothing else.
 
-    def __init__(self, app: App, config: ServingConfig, token: str, keys: tuple[str, ...], metrics: Metrics) -> None:
+    Whoever has the token or a key is known by comparing all of them in constant time.
+    """
+
+    def __init__(
+        self, app: App, config: ServingConfig, table: RouteTable, token: str, keys: tuple[str, ...], metrics: Metrics
+    ) -> None:
         self._app = app
+        self._table = table
         self._config = config
         self._token = token.encode()
         self._keys = tuple(key.encode() for key in keys)
@@ -37,17 +44,19 @@ class Door:
         self._hosts = {*LOOPBACK, config.host, *(urlsplit(one).hostname for one in config.allowed_origins)}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close"})
         with self._metrics.visit(scope["path"]) as visit:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             body = _Body(receive, headers, self._config)
             answering = _answering(send, visit, body)
-            working = False
+            route, working = self._table.find(scope), False
             try:
-                working = self._admit(scope["method"], scope["path"], headers)
+                working = self._admit(scope["method"], _access(scope["path"], route), headers)
                 self._at_work += working
-                await self._app(scope, body, answering)
+                await (self._app if route else response(404, "Not Found"))(scope, body, answering)
             except RefusedError as refusal:
                 if visit.status is not None:  # it has begun to answer, so that there is nothing left to say
                     raise
@@ -55,17 +64,13 @@ class Door:
             finally:
                 self._at_work -= working
 
-    def _admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+    def _admit(self, method: str, access: Access, headers: dict[str, str]) -> bool:
         """Whether it is work, of which there is only so much at a time. Raises RefusedError."""
         self._check_browser(headers)
         known = self._known(headers.get("authorization", ""))
-        if path.startswith("/admin"):
-            if known != "administrator":
-                raise RefusedError(
-                    401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`."
-                )
-            return False
-        if not (path.startswith("/v1/") or path == "/tokenize"):
+        if access is Access.TOKEN and known != "administrator":
+            raise RefusedError(401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`.")
+        if access is not Access.KEY:
             return False
         if self._keys and known is None:
             raise RefusedError(
@@ -112,6 +117,13 @@ class Door:
         for key in self._keys:
             found = "user" if hmac.compare_digest(shown, key) else found
         return "administrator" if hmac.compare_digest(shown, self._token) else found
+
+
+def _access(path: str, route: Route | None) -> Access:
+    """What is asked for before an answer. Where nothing is, that is said to anyone; under `/admin` with the token alone."""
+    if route is not None:
+        return route.access
+    return Access.TOKEN if path.startswith("/admin") else Access.NOTHING
 
 
 class _Body:

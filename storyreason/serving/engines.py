@@ -13,12 +13,10 @@ from pathlib import Path
 from storyreason import runs
 from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation.config import EngineConfig, GenerationConfig
-from storyreason.generation.vllm import VllmServer, check_memory
+from storyreason.generation.vllm import VllmServer, check_memory, tell_and_check
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.probe import tell_and_check
-from storyreason.serving.rest import Rest
-from storyreason.serving.state import Served
+from storyreason.serving.state import Leases, Served
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class Deployed:
     story: str | None
 
 
-class Engine:
+class RunningEngine:
     """A running vLLM and the requests it is answering."""
 
     def __init__(self, server: VllmServer) -> None:
@@ -59,7 +57,7 @@ class Engine:
             self.idle.set()
 
 
-class Engines:
+class EnginePool:
     """Keeps one model served. All methods run in one event loop; what blocks (starting, stopping) runs in threads."""
 
     def __init__(self, config: ServingConfig) -> None:
@@ -72,10 +70,10 @@ class Engines:
         self.deploying: str | None = None
         self.problem: str | None = None
         self.restarts = self.swaps = 0
-        self._engine: Engine | None = None
+        self._engine: RunningEngine | None = None
         self._up = asyncio.Event()
         self._servers: set[VllmServer] = set()
-        self._rest = Rest()
+        self._leases = Leases()
         self._resting = asyncio.Lock()
 
     @property
@@ -96,7 +94,7 @@ class Engines:
         return self._engine is not None and self._engine.server.alive()
 
     @contextlib.asynccontextmanager
-    async def engine(self) -> AsyncIterator[Engine]:
+    async def engine(self) -> AsyncIterator[RunningEngine]:
         """The engine for one request, which it will see through even if another one takes over meanwhile.
 
         Waits for an engine that is being started again. Raises GatewayError when there is none.
@@ -178,7 +176,7 @@ class Engines:
 
     def gives_way(self) -> str | None:
         """The sentence that says for whom nothing is served now, or None when nobody has asked for it."""
-        holders = self._rest.holders()
+        holders = self._leases.holders()
         if not holders:
             return None
         what = f"Version {self.served.version}" if self.served else "Serving"
@@ -191,7 +189,7 @@ class Engines:
         being asked again. Returns when no engine runs. Raises BusyError while a deployment is under way.
         """
         self._refuse_while_deploying()
-        self._rest.take(who, seconds, extra=self.config.drain_timeout)
+        self._leases.take(who, seconds, extra=self.config.drain_timeout)
         async with self._resting:
             self._up.clear()
             engine, self._engine = self._engine, None
@@ -201,11 +199,11 @@ class Engines:
             while self._servers:  # one that is just being started
                 await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
                 await asyncio.sleep(0.05)
-        self._rest.take(who, seconds)
+        self._leases.take(who, seconds)
 
     def wake(self, who: str) -> None:
         """Serve again, as far as `who` is concerned: `keep` starts what is to be served."""
-        self._rest.end(who)
+        self._leases.end(who)
 
     def _refuse_while_deploying(self) -> None:
         if self.deploying is not None:
@@ -240,7 +238,7 @@ class Engines:
             await self._retire(old)
         return Deployed(served, changed=True, story=story)
 
-    async def _retire(self, old: Engine) -> None:
+    async def _retire(self, old: RunningEngine) -> None:
         try:
             await asyncio.wait_for(old.idle.wait(), self.config.drain_timeout)
         except TimeoutError:
@@ -259,7 +257,7 @@ class Engines:
         self._up.set()
         log.info("version %s serves", served.version)
 
-    async def _start(self, served: Served) -> Engine:
+    async def _start(self, served: Served) -> RunningEngine:
         name = re.sub(r"[^\w.-]", "_", served.version)
         server = VllmServer(served.folder, self._settings_of(served), log=state.folder() / f"vllm-{name}.log")
         self._servers.add(server)
@@ -269,9 +267,9 @@ class Engines:
             await asyncio.to_thread(server.stop)
             self._servers.discard(server)
             raise
-        return Engine(server)
+        return RunningEngine(server)
 
-    async def _stop(self, engine: Engine) -> None:
+    async def _stop(self, engine: RunningEngine) -> None:
         await asyncio.to_thread(engine.server.stop)
         self._servers.discard(engine.server)
 

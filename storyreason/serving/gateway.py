@@ -5,29 +5,32 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import JSONResponse, Response
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import Request
+from starlette.routing import Route
 
 from storyreason import runs
-from storyreason.errors import GatewayError, RunError
+from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import NAME
-from storyreason.serving import state
+from storyreason.serving import errors, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.door import Door, cors
-from storyreason.serving.engines import BusyError, Engines
+from storyreason.serving.engines import BusyError, EnginePool
 from storyreason.serving.metrics import CONTENT_TYPE, Metrics
 from storyreason.serving.passthrough import PassThrough
-from storyreason.serving.stories import Stories, fault
-from storyreason.serving.web import Web
+from storyreason.serving.routing import Access, RouteTable, declared, route
+from storyreason.serving.stories import PageRoutes, StoryRoutes
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-log = logging.getLogger(__name__)
+log = logging.getLogger("storyreason.serving.gateway")  # also as a process of its own, where it is `__main__`
 
 UNREAD_TIMEOUT_MS = 120_000
 
@@ -56,6 +59,129 @@ class Lease(BaseModel):
     )
 
 
+class AdminRoutes:
+    """How the gateway is, and what administers it."""
+
+    def __init__(self, engines: EnginePool, metrics: Metrics, stopping: list[Callable[[], object]]) -> None:
+        """`stopping` is called, one after the other, to end the gateway."""
+        self.engines = engines
+        self.metrics = metrics
+        self.stopping = stopping
+
+    @route("GET", "/healthz", Access.NOTHING, "Whether a model is served, and which.")
+    async def healthz(self) -> JSONResponse:
+        healthy = self.engines.healthy()
+        return JSONResponse({"healthy": healthy} | _served(self.engines), 200 if healthy else 503)
+
+    @route("GET", "/metrics", Access.NOTHING, "Counters for Prometheus.")
+    async def counted(self) -> Response:
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+    @route("GET", "/admin/status", Access.TOKEN, "What `/healthz` says, the engine's settings and what is going on.")
+    async def status(self) -> dict[str, Any]:
+        return {
+            "healthy": self.engines.healthy(),
+            **_served(self.engines),
+            "requests": self.engines.requests,
+            "deploying": self.engines.deploying,
+            "engine": self.engines.settings.engine(),
+        }
+
+    @route("POST", "/admin/deploy", Access.TOKEN, "Serve another model, once it has told a story.", body=Deployment)
+    async def deploy(self, request: Request) -> dict[str, Any]:
+        raw = await request.body()
+        try:
+            body = Deployment.model_validate_json(raw)
+            deployed = await self.engines.deploy(
+                body.folder, body.version, body.run_id, body.images, body.generation, body.engine
+            )
+        except ValidationError as error:
+            raise HTTPException(400, errors.fault(error)) from None
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        except GatewayError as error:
+            raise HTTPException(502, str(error)) from None
+        return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
+
+    @route("POST", "/admin/rest", Access.TOKEN, "Stop the engine for as long as the lease is renewed.", body=Lease)
+    async def rest(self, lease: Lease) -> dict[str, Any]:
+        try:
+            await self.engines.rest(lease.who, lease.seconds)
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        return {"resting": self.engines.gives_way() is not None}
+
+    @route("POST", "/admin/wake", Access.TOKEN, "Give a lease back.", body=Lease)
+    async def wake(self, lease: Lease) -> dict[str, Any]:
+        self.engines.wake(lease.who)
+        return {"resting": self.engines.gives_way() is not None}
+
+    @route("POST", "/admin/stop", Access.TOKEN, "End the gateway and its engines.")
+    async def stop(self) -> dict[str, Any]:
+        for call in self.stopping:
+            call()
+        return {"stopping": True}
+
+
+HANDLERS = (AdminRoutes, StoryRoutes, PageRoutes, PassThrough)
+"""The classes whose methods are routes, in the order in which a request is matched; `PassThrough` takes what is left."""
+ROUTES = tuple(one for kind in HANDLERS for one, _ in declared(kind))
+
+
+def application(config: ServingConfig) -> tuple[FastAPI, list[Any]]:
+    """The FastAPI application, and the list of what `/admin/stop` calls."""
+    engines = EnginePool(config)
+    pass_through = PassThrough(engines)
+    stories = StoryRoutes(engines, config)
+    metrics = Metrics(engines, [one.path for one in ROUTES if one.counted])
+    stopping: list[Any] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(engines.keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await engines.stop()
+            stories.close()
+            await pass_through.close()
+
+    app = FastAPI(
+        title="storyreason gateway",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.engines = engines
+    table = _register(app, AdminRoutes(engines, metrics, stopping), stories, PageRoutes(config), pass_through)
+    app.add_middleware(Door, config=config, table=table, token=state.token(), keys=state.api_keys(), metrics=metrics)
+    cors(app, config.allowed_origins)
+
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
+        return errors.response(error.status_code, error.detail)
+
+    return app, stopping
+
+
+def _register(app: FastAPI, admin: AdminRoutes, *others: object) -> RouteTable:
+    """Give the application the routes of `HANDLERS`: FastAPI reads the arguments of `admin`'s, the others their requests."""
+    table = RouteTable()
+    for one, name in declared(AdminRoutes):
+        app.add_api_route(one.path, getattr(admin, name), methods=[one.method])
+        table.add(app.router.routes[-1], one)
+    for handlers in others:
+        for one, name in declared(type(handlers)):
+            handler: Any = handlers if name == "__call__" else getattr(handlers, name)
+            served = Route(one.path, handler, methods=None if one.method == "*" else [one.method])
+            app.router.routes.append(served)
+            table.add(served, one)
+    return table
+
+
 def run(config: ServingConfig, first: state.Served | None = None) -> None:
     """Serve until stopped; `first` is served instead of what the state file names.
 
@@ -79,113 +205,7 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
         server.run(sockets=[listening])
 
 
-def application(config: ServingConfig) -> "tuple[FastAPI, list[Any]]":
-    """The FastAPI application, and the list of what `/admin/stop` calls."""
-    from fastapi import FastAPI, HTTPException
-    from fastapi.responses import JSONResponse, Response
-    from starlette.exceptions import HTTPException as AnyHTTPException
-    from starlette.requests import Request
-    from starlette.routing import Route
-
-    engines = Engines(config)
-    pass_through = PassThrough(engines)
-    stories = Stories(engines, config)
-    metrics = Metrics(engines)
-    stopping: list[Any] = []
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        keeper = asyncio.create_task(engines.keep())
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            await engines.stop()
-            stories.close()
-            await pass_through.close()
-
-    app = FastAPI(
-        title="storyreason gateway",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    app.state.engines = engines
-    app.add_middleware(Door, config=config, token=state.token(), keys=state.api_keys(), metrics=metrics)
-    cors(app, config.allowed_origins)
-
-    @app.exception_handler(AnyHTTPException)
-    async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
-        return JSONResponse({"error": {"message": error.detail, "code": error.status_code}}, error.status_code)
-
-    @app.get("/healthz")
-    async def healthz() -> JSONResponse:
-        healthy = engines.healthy()
-        return JSONResponse({"healthy": healthy} | _served(engines), 200 if healthy else 503)
-
-    @app.get("/metrics")
-    async def counted() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
-
-    @app.get("/admin/status")
-    async def status() -> dict[str, Any]:
-        return {
-            "healthy": engines.healthy(),
-            **_served(engines),
-            "requests": engines.requests,
-            "deploying": engines.deploying,
-            "engine": engines.settings.engine(),
-        }
-
-    @app.post("/admin/deploy")
-    async def deploy(request: Request) -> dict[str, Any]:
-        raw = await request.body()
-        try:
-            body = Deployment.model_validate_json(raw)
-            deployed = await engines.deploy(
-                body.folder, body.version, body.run_id, body.images, body.generation, body.engine
-            )
-        except ValidationError as error:
-            raise HTTPException(400, fault(error)) from None
-        except BusyError as error:
-            raise HTTPException(409, str(error)) from None
-        except GatewayError as error:
-            raise HTTPException(502, str(error)) from None
-        return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
-
-    @app.post("/admin/rest")
-    async def rest(lease: Lease) -> dict[str, Any]:
-        try:
-            await engines.rest(lease.who, lease.seconds)
-        except BusyError as error:
-            raise HTTPException(409, str(error)) from None
-        return {"resting": engines.gives_way() is not None}
-
-    @app.post("/admin/wake")
-    async def wake(lease: Lease) -> dict[str, Any]:
-        engines.wake(lease.who)
-        return {"resting": engines.gives_way() is not None}
-
-    @app.post("/admin/stop")
-    async def stop() -> dict[str, Any]:
-        for call in stopping:
-            call()
-        return {"stopping": True}
-
-    app.router.routes.append(Route("/v1/stories", stories.tell, methods=["POST"]))
-    app.router.routes.append(Route("/v1/stories/read", stories.read, methods=["POST"]))
-    pages = Web(config)
-    app.router.routes.append(Route("/", pages.page))
-    app.router.routes.append(Route("/v1/stories/gallery", pages.index))
-    app.router.routes.append(Route("/v1/stories/gallery/{place:path}", pages.story))
-    app.router.routes.append(Route("/tokenize", pass_through, methods=["POST"]))  # grounded decoding counts with it
-    app.router.routes.append(Route("/v1/{path:path}", pass_through, methods=None))
-    return app, stopping
-
-
-def _served(engines: Engines) -> dict[str, Any]:
+def _served(engines: EnginePool) -> dict[str, Any]:
     served = asdict(engines.served) if engines.served else dict.fromkeys(one.name for one in fields(state.Served))
     return {**served, "model": NAME, "problem": engines.gives_way() or engines.problem}
 
@@ -223,3 +243,10 @@ def _listen(config: ServingConfig) -> socket.socket:
             f"{config.port}, or choose another port with `--set serving.port=N`."
         ) from None
     return listening
+
+
+if __name__ == "__main__":  # `python -m storyreason.serving.gateway '{"port": 8400}'`
+    try:
+        run(ServingConfig.model_validate_json(sys.argv[1]))
+    except StoryReasonError as error:
+        sys.exit(str(error))

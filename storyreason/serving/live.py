@@ -27,8 +27,7 @@ from storyreason.format.analysis import Section
 from storyreason.format.answer import Found
 from storyreason.format.story import Mention, Passage
 from storyreason.generation.openai import Piece
-from storyreason.serving.passthrough import until_disconnected
-from storyreason.serving.refusal import Message, Receive, Send
+from storyreason.serving.routing import Message, Receive, Send, until_disconnected
 
 log = logging.getLogger(__name__)
 

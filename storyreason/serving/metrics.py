@@ -1,18 +1,13 @@
 """What the gateway counts, as Prometheus reads it from `/metrics`."""
 
 import contextlib
-import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from storyreason.serving.engines import Engines
+from storyreason.serving.engines import EnginePool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_ROUTES = re.compile(
-    r"/(healthz|metrics|tokenize|admin/(status|deploy|rest|wake|stop)|"
-    r"v1/(models|completions|chat/completions|responses|messages|stories|stories/read))?"
-)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
 
@@ -43,9 +38,11 @@ class Visit:
 class Metrics:
     """Counters of this gateway alone, and of the engines what they are when it is asked."""
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: EnginePool, paths: Collection[str]) -> None:
+        """`paths` are those with a label of their own; a label for each path that may be asked for has no end."""
         import prometheus_client as prometheus
 
+        self._paths = frozenset(paths)
         self._engines = engines
         self._registry = prometheus.CollectorRegistry()
         self.requests = prometheus.Counter(
@@ -64,7 +61,7 @@ class Metrics:
     @contextlib.contextmanager
     def visit(self, path: str) -> Iterator[Visit]:
         """Count a request, while it is answered and when it has been."""
-        route = path if _ROUTES.fullmatch(path) else "other"  # a label for each path there may be would be without end
+        route = path if path in self._paths else "other"
         visit = Visit(self, route)
         in_flight = self.in_flight.labels(route)
         in_flight.inc()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from storyreason.errors import GatewayError
 from storyreason.serving import pictures
-from storyreason.serving.engines import Engine, Engines
-from storyreason.serving.refusal import Message, Receive, RefusedError, Send, error_body
-from storyreason.serving.threads import in_thread
+from storyreason.serving.engines import EnginePool, RunningEngine
+from storyreason.serving.errors import RefusedError, openai_event
+from storyreason.serving.routing import Access, Message, Receive, Send, in_thread, route, until_disconnected
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,13 +28,13 @@ QUICK = 2**16
 TRIES = 3
 """How often a request is sent to engines that live and yet do not answer."""
 MOST_ENDED = 2
-"""Engines that may end at one request: one that ends them all is not for a third."""
+"""EnginePool that may end at one request: one that ends them all is not for a third."""
 
 
 class PassThrough:
     """An ASGI application. A client that goes away ends its request at the engine too."""
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: EnginePool) -> None:
         self.engines = engines
         self._opened: aiohttp.ClientSession | None = None
 
@@ -59,6 +59,13 @@ class PassThrough:
         if self._opened is not None:
             await self._opened.close()
 
+    @route("POST", "/tokenize", Access.KEY, "Count the tokens of a text.")  # grounded decoding counts with it
+    @route("GET", "/v1/models", Access.KEY, "List the model that is served.")
+    @route("POST", "/v1/chat/completions", Access.KEY, "OpenAI's chat completions.")
+    @route("POST", "/v1/completions", Access.KEY, "OpenAI's completions.")
+    @route("POST", "/v1/responses", Access.KEY, "OpenAI's responses.")
+    @route("POST", "/v1/messages", Access.KEY, "Anthropic's messages.")
+    @route("*", "/v1/{path:path}", Access.KEY, "Whatever else the engine has under this path.")
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if scope["method"] == "POST":
@@ -97,7 +104,7 @@ class PassThrough:
                 raise ended_engines()
             await asyncio.sleep(0.2)
 
-    async def _answer(self, engine: Engine, scope: Message, body: bytes, send: Send) -> bool:
+    async def _answer(self, engine: RunningEngine, scope: Message, body: bytes, send: Send) -> bool:
         """Whether the engine answered. False: not a byte came, so that the request can be sent again."""
         import aiohttp
         from yarl import URL
@@ -143,8 +150,7 @@ class PassThrough:
         log.error("%s (%r)", sentence, error)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise GatewayError(sentence) from error
-        event = b"data: " + error_body(503, sentence) + b"\n\n"
-        await send({"type": "http.response.body", "body": event})
+        await send({"type": "http.response.body", "body": openai_event(503, sentence)})
 
 
 async def _body(receive: Receive) -> bytes:
@@ -159,19 +165,13 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def until_disconnected(receive: Receive) -> None:
-    """Returns when the client has gone away; the request's body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def ended_engines() -> RefusedError:
     return RefusedError(
         502, f"{MOST_ENDED} engines ended at this request, and no other is asked: change it, or try again later."
     )
 
 
-async def lives_on(engine: Engine) -> bool:
+async def lives_on(engine: RunningEngine) -> bool:
     """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
     for _ in range(20):
         if not engine.server.alive():

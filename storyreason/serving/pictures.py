@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.refusal import RefusedError
+from storyreason.serving.errors import RefusedError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MOST_PIXELS = 40_000_000

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,8 @@ from storyreason import runs
 from storyreason.errors import GatewayError
 
 Kind = TypeVar("Kind")
+
+log = logging.getLogger(__name__)
 
 SHORTEST_KEY = 16
 """Characters of the token or of an API key."""
@@ -79,6 +83,41 @@ def resting() -> dict[str, float]:
 
 def write_resting(leases: dict[str, float]) -> None:
     runs.write_text(folder() / "resting.json", json.dumps(leases, indent=2, ensure_ascii=False) + "\n")
+
+
+class Leases:
+    """Leases by their holders' names. They are kept in `runs/gateway/resting.json` too: a gateway that is started again
+    in the middle rests on, each lease counted anew. Time is the monotonic clock's, which does not jump.
+    """
+
+    def __init__(self) -> None:
+        self._leases = resting()
+        self._until = {who: time.monotonic() + seconds for who, seconds in self._leases.items()}
+
+    def take(self, who: str, seconds: float, extra: float = 0) -> None:
+        """Begin or renew a lease of so many seconds; `extra` ones are added this time alone."""
+        self._until[who] = time.monotonic() + seconds + extra
+        self._write({**self._leases, who: seconds})
+
+    def end(self, who: str) -> None:
+        """Give a lease back. One that is not there, or no longer, changes nothing."""
+        self._until.pop(who, None)
+        self._write({name: seconds for name, seconds in self._leases.items() if name != who})
+
+    def holders(self) -> list[str]:
+        """Whose lease runs. One that has run out is forgotten here, and said."""
+        for who in [who for who, until in self._until.items() if until < time.monotonic()]:
+            log.warning("%s has not renewed its lease of %.0f s: it no longer holds serving up", who, self._leases[who])
+            self.end(who)
+        return list(self._until)
+
+    def _write(self, leases: dict[str, float]) -> None:
+        if leases != self._leases:
+            self._leases = leases
+            try:
+                write_resting(leases)
+            except OSError as error:  # the leases hold all the same, but for a gateway that is started again
+                log.error("the leases were not written down: %s", error)
 
 
 def write_deployment(**record: object) -> None:

@@ -4,32 +4,36 @@ import asyncio
 import contextlib
 import functools
 import logging
+import re
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from storyreason.chat import picture_size
-from storyreason.errors import EngineAwayError, EngineError, GatewayError, StoryReasonError
+from storyreason.errors import EngineError, StoryReasonError
 from storyreason.format import answer as answers
 from storyreason.generation import answering
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.generation.openai import Stop
 from storyreason.generation.vllm import NAME
+from storyreason.page.gallery import Gallery
+from storyreason.page.web import headers, web
 from storyreason.serving import pictures
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine, Engines
+from storyreason.serving.engines import EnginePool, RunningEngine
+from storyreason.serving.errors import RefusedError, body_of, response, response_of
 from storyreason.serving.live import Emit, Events, Json, Live
-from storyreason.serving.passthrough import MOST_ENDED, ended_engines, lives_on, until_disconnected
-from storyreason.serving.refusal import RefusedError
-from storyreason.serving.threads import in_thread
+from storyreason.serving.passthrough import MOST_ENDED, ended_engines, lives_on
+from storyreason.serving.routing import Access, in_thread, route, until_disconnected
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, Response
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
 """What is wrong is told of the first one alone: there may be millions."""
 
 
-class Asked(BaseModel):
+class StoryRequest(BaseModel):
     """The body of `POST /v1/stories`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +64,7 @@ class Asked(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1, description="An answer's greatest length in tokens.")
 
 
-class Text(BaseModel):
+class ReadRequest(BaseModel):
     """The body of `POST /v1/stories/read`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,7 +79,7 @@ class Text(BaseModel):
     images: Images = Field(default=(), description="Its frames, to check the boxes and to show them.")
 
     @model_validator(mode="after")
-    def _one_or_both(self) -> "Text":
+    def _one_or_both(self) -> "ReadRequest":
         if (self.answer is None) == (self.analysis is None or self.story is None):
             raise ValueError("send `answer`, or both `analysis` and `story`")
         return self
@@ -88,60 +92,62 @@ class Text(BaseModel):
         return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
 
 
-Body = TypeVar("Body", Asked, Text)
+Body = TypeVar("Body", StoryRequest, ReadRequest)
 
 
-class Stories:
+class StoryRoutes:
     """The two handlers. Nothing of a request is fetched from the network or touches the disk."""
 
-    def __init__(self, engines: Engines, config: ServingConfig) -> None:
+    def __init__(self, engines: EnginePool, config: ServingConfig) -> None:
         self.engines = engines
         self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
+    @route("POST", "/v1/stories", Access.KEY, "Tell a grounded story of images.", body=StoryRequest)
     async def tell(self, request: "Request") -> "JSONResponse | Events":
         """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
         try:
-            asked = await in_thread(_parsed, Asked, await request.body())
+            asked = await in_thread(_parsed, StoryRequest, await request.body())
             if asked.model not in (None, NAME):
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
             if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
                 raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
             images = await in_thread(pictures.decoded, asked.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
-            return _refusal(error)
+            return response_of(error)
         if "text/event-stream" in request.headers.get("accept", ""):
             return Events(functools.partial(self._tell_live, asked, images))
         return await _unless_gone(request, self._tell_whole(asked, images))
 
+    @route("POST", "/v1/stories/read", Access.KEY, "Read and check an answer that exists.", body=ReadRequest)
     async def read(self, request: "Request") -> "JSONResponse":
         from starlette.responses import JSONResponse
 
         try:
-            text = await in_thread(_parsed, Text, await request.body())
+            text = await in_thread(_parsed, ReadRequest, await request.body())
             images = await in_thread(pictures.decoded, text.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
-            return _refusal(error)
+            return response_of(error)
         read = await in_thread(_reading, text.whole, images)
         return JSONResponse({"answer": text.whole, **read})
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _tell_whole(self, asked: Asked, images: list[bytes]) -> "JSONResponse":
+    async def _tell_whole(self, asked: StoryRequest, images: list[bytes]) -> "JSONResponse":
         from starlette.responses import JSONResponse
 
         try:
             return JSONResponse(await self._story(asked, images, None))
         except StoryReasonError as error:
-            return _refusal(error)
+            return response_of(error)
 
-    async def _tell_live(self, asked: Asked, images: list[bytes], emit: Emit) -> tuple[str, Json]:
+    async def _tell_live(self, asked: StoryRequest, images: list[bytes], emit: Emit) -> tuple[str, Json]:
         try:
             return "done", await self._story(asked, images, emit)
         except StoryReasonError as error:
-            return "error", _error(error)
+            return "error", body_of(error)
 
-    async def _story(self, asked: Asked, images: list[bytes], emit: Emit | None) -> Json:
+    async def _story(self, asked: StoryRequest, images: list[bytes], emit: Emit | None) -> Json:
         """The answer to a request, asked of one engine in all its stages, whatever takes over meanwhile.
 
         An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
@@ -175,7 +181,7 @@ class Stories:
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
     async def _ask(
-        self, engine: Engine, images: list[bytes], config: GenerationConfig, live: Live | None
+        self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, live: Live | None
     ) -> answering.Prediction:
         """In a thread of its own, which is ended, and waited for, when this is cancelled."""
         stop = Stop()
@@ -191,6 +197,47 @@ class Stories:
             with contextlib.suppress(StoryReasonError):
                 await work
             raise
+
+
+class PageRoutes:
+    """The page at `/`, and the gallery that it shows. No path from a request touches the disk.
+
+    The page is made once; the gallery's index too, from the folder that `serving.gallery` names.
+    """
+
+    def __init__(self, config: ServingConfig) -> None:
+        """Raises DataError when the gallery's folder is not there."""
+        self._page, self._headers = web(), headers()
+        self._gallery = Gallery(Path(config.gallery)) if config.gallery else None
+        if self._gallery is not None:
+            collections = self._gallery.index["collections"]
+            log.info("gallery: %d stories", sum(len(one["stories"]) for one in collections))
+
+    @route("GET", "/", Access.NOTHING, "The web page.")
+    async def page(self, _: "Request") -> "Response":
+        from starlette.responses import HTMLResponse
+
+        return HTMLResponse(self._page, headers=self._headers)
+
+    @route("GET", "/v1/stories/gallery", Access.KEY, "List the gallery's stories.", counted=False)
+    async def index(self, _: "Request") -> "Response":
+        from starlette.responses import JSONResponse
+
+        return JSONResponse(self._gallery.index if self._gallery else {"collections": []})
+
+    @route("GET", "/v1/stories/gallery/{place:path}", Access.KEY, "One of the gallery's stories, such as `0/3`.")
+    async def story(self, request: "Request") -> "Response":
+        """One view, by the numbers of its collection and its place there: `0/3`."""
+        from starlette.responses import JSONResponse
+
+        place = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", request.path_params["place"])
+        view = None
+        if place and self._gallery is not None:
+            view = await in_thread(self._gallery.story, int(place[1]), int(place[2]))
+        if view is None:
+            sentence = "The gallery has no such story: take one of GET /v1/stories/gallery, as /v1/stories/gallery/0/0."
+            return response(404, sentence)
+        return JSONResponse(view)
 
 
 def _parsed(kind: type[Body], body: bytes) -> Body:
@@ -220,30 +267,6 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     }
 
 
-def fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a body, as a sentence."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))[:200] or 'the body'}: {first['msg']}."
-
-
-def _error(error: StoryReasonError | ValidationError) -> Json:
-    status, sentence = 422, str(error)
-    if isinstance(error, RefusedError):
-        status = error.status
-    elif isinstance(error, ValidationError):
-        status, sentence = 400, fault(error)
-    elif isinstance(error, (EngineAwayError, GatewayError)):
-        status = 503
-    return {"error": {"message": sentence, "code": status}}
-
-
-def _refusal(error: StoryReasonError | ValidationError) -> "JSONResponse":
-    from starlette.responses import JSONResponse
-
-    content = _error(error)
-    return JSONResponse(content, content["error"]["code"])
-
-
 async def _unless_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
     """What `telling` gives; it is cancelled, and waited for, when the client goes away."""
     task = asyncio.create_task(telling)
@@ -255,4 +278,4 @@ async def _unless_gone(request: "Request", telling: "Coroutine[Any, Any, JSONRes
         if not task.done():
             task.cancel()
         await asyncio.wait((task, gone))
-    return _refusal(RefusedError(499, "The client went away.")) if task.cancelled() else task.result()
+    return response(499, "The client went away.") if task.cancelled() else task.result()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine
+from storyreason.serving.engines import RunningEngine
 from tests.storyreason.generation.endpoint import Reply, endpoint, stream
 from tests.storyreason.page.conftest import add, gateway
 from tests.storyreason.serving.test_live import Scripted
@@ -44,7 +44,7 @@ class Script:
 def scripted(runs, told) -> Iterator[tuple[str, Any, Script]]:
     """A gateway's address and server, and the engine behind it that follows a script."""
     script = Script(told.prediction)
-    with endpoint(script.reply) as engine, gateway(ServingConfig(), Engine(Scripted(engine))) as (url, server):
+    with endpoint(script.reply) as engine, gateway(ServingConfig(), RunningEngine(Scripted(engine))) as (url, server):
         yield url, server, script
         script.go.set()
 
@@ -118,7 +118,7 @@ def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
 
 @pytest.mark.server
 def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
-    with gateway(ServingConfig(), Engine(vllm_server)) as (url, _):
+    with gateway(ServingConfig(), RunningEngine(vllm_server)) as (url, _):
         shown = open_(url)
         add(shown, files)
         shown.wait_for_selector(".health.good")

@@ -12,7 +12,7 @@ import uvicorn
 from storyreason.serving import client, protocol, state
 from storyreason.serving import engines as serving_engines
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine
+from storyreason.serving.engines import RunningEngine
 from storyreason.serving.gateway import application
 from tests.storyreason.serving.test_gateway import free_port
 from tests.storyreason.test_guard import wait_for
@@ -37,7 +37,7 @@ def gateway(url: str, folder: Path, head_timeout: float = 20, **settings: Any) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORYREASON_RUNS", str(folder))
         app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
-    app.state.engines._engine = Engine(Scripted(url))  # type: ignore[arg-type]
+    app.state.engines._engine = RunningEngine(Scripted(url))  # type: ignore[arg-type]
     port = free_port()
     server = uvicorn.Server(protocol.settings(app, head_timeout, port=port))
     thread = threading.Thread(target=server.run)

@@ -19,8 +19,8 @@ from storyreason.model import PROMPT
 from storyreason.serving import engines as serving_engines
 from storyreason.serving import pictures, state
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import BusyError, Deployed, Engines
-from storyreason.serving.stories import Stories
+from storyreason.serving.engines import BusyError, Deployed, EnginePool
+from storyreason.serving.stories import StoryRoutes
 from tests.storyreason.generation.endpoint import answer, endpoint
 
 
@@ -75,7 +75,7 @@ def folders(
 Deploy = Callable[[str], Coroutine[Any, Any, Deployed]]
 
 
-def deploying(engines: Engines, folders: Callable[[str], str], images: tuple[bytes, ...]) -> Deploy:
+def deploying(engines: EnginePool, folders: Callable[[str], str], images: tuple[bytes, ...]) -> Deploy:
     return lambda name: engines.deploy(folders(name), name, None, images, GenerationConfig(timeout=60))
 
 
@@ -91,7 +91,7 @@ def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
     folders: Callable[[str], str], examples: list[dataset.Example], probe: str, name: str, sentence: str
 ) -> None:
     async def story() -> None:
-        engines = Engines(ServingConfig(probe=probe))  # type: ignore[arg-type]
+        engines = EnginePool(ServingConfig(probe=probe))  # type: ignore[arg-type]
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")
         with pytest.raises(
@@ -116,7 +116,7 @@ def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engin
 
     async def story() -> None:
         # Given a gateway that was started with other settings
-        engines = Engines(ServingConfig(restart_pause=0.1))
+        engines = EnginePool(ServingConfig(restart_pause=0.1))
 
         def deploy(engine: EngineConfig) -> Coroutine[Any, Any, Deployed]:
             return engines.deploy(folders("good"), "1", None, (), GenerationConfig(), engine)
@@ -135,19 +135,19 @@ def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engin
     assert [process.config.max_model_len for process in Process.started] == [2048, 8192, 8192]
     assert [process.runs for process in Process.started] == [False, False, True]
     # And the gateway
-    assert Engines(ServingConfig()).settings.engine() == long.engine()
+    assert EnginePool(ServingConfig()).settings.engine() == long.engine()
 
 
 def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folders: Callable[[str], str]) -> None:
     scored = GenerationConfig(images_first=False)
 
     async def story() -> None:
-        engines = Engines(ServingConfig())
+        engines = EnginePool(ServingConfig())
         for generation, changed in ((GenerationConfig(), True), (scored, True), (scored, False)):
             assert (await engines.deploy(folders("good"), "1", None, (), generation)).changed is changed
 
     asyncio.run(story())
-    served = Engines(ServingConfig()).served
+    served = EnginePool(ServingConfig()).served
     assert served is not None and served.prompt == scored.prompt()
 
     # Its folder knows better than the preset of another training
@@ -155,14 +155,14 @@ def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folde
     (Path(folders("better")) / PROMPT).write_text('{"images_first": false}')
 
     async def another() -> None:
-        engines = Engines(ServingConfig())
+        engines = EnginePool(ServingConfig())
         deployed = [await engines.deploy(folders("better"), "2", None, (), GenerationConfig()) for _ in range(2)]
         assert [one.changed for one in deployed] == [True, False]
         assert deployed[0].served.prompt == scored.prompt()
 
     asyncio.run(another())
     state.write_served(state.Served(folders("better"), "2", None, ""))  # as `storyreason serve --model` does
-    served = Engines(ServingConfig()).served
+    served = EnginePool(ServingConfig()).served
     assert served is not None and served.prompt == scored.prompt()
 
 
@@ -171,7 +171,7 @@ def test_what_a_gateway_before_wrote_down_is_served_with_this_ones_settings(fold
     (state.folder() / "state.json").write_text(json.dumps(old))
 
     async def story() -> None:
-        engines = Engines(ServingConfig(max_model_len=2048))
+        engines = EnginePool(ServingConfig(max_model_len=2048))
         keeper = asyncio.create_task(engines.keep())
         same = await engines.deploy(folders("good"), "1", None, (), GenerationConfig())
         keeper.cancel()
@@ -185,7 +185,7 @@ def test_what_a_refusal_advises_can_be_done_without_a_new_gateway(
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
-        engines = Engines(ServingConfig(probe="readable"))
+        engines = EnginePool(ServingConfig(probe="readable"))
         with pytest.raises(GatewayError, match=r"set serving\.probe to none"):
             await deploying(engines, folders, examples[0].images)("nonsense")
         config, lenient = GenerationConfig(timeout=60), EngineConfig(probe="none")
@@ -199,7 +199,7 @@ def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_go
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
-        engines = Engines(ServingConfig())
+        engines = EnginePool(ServingConfig())
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")
         async with engines.engine() as before:
@@ -226,7 +226,7 @@ def test_what_does_not_fit_beside_what_serves_is_not_started(
     monkeypatch.setattr(serving_engines, "check_memory", vllm.check_memory)
 
     async def story() -> None:
-        engines = Engines(ServingConfig(kv_cache_gb=1_000_000))
+        engines = EnginePool(ServingConfig(kv_cache_gb=1_000_000))
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")  # alone: what there is to lose is nothing
         with pytest.raises(GatewayError, match=r"needs about .* GiB of memory.*stop the gateway first.*good serves on"):
@@ -240,7 +240,7 @@ def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
-        engines = Engines(ServingConfig(restart_pause=0.3))
+        engines = EnginePool(ServingConfig(restart_pause=0.3))
         await deploying(engines, folders, examples[0].images)("good")
         keeper = asyncio.create_task(engines.keep())
         Process.started[0].runs = False
@@ -269,7 +269,7 @@ def test_what_was_not_foreseen_does_not_end_the_keeping(
         start(process)
 
     async def story() -> None:
-        engines = Engines(ServingConfig(restart_pause=0.1))
+        engines = EnginePool(ServingConfig(restart_pause=0.1))
         await deploying(engines, folders, examples[0].images)("good")
         monkeypatch.setattr(Process, "start", starts_at_last)
         Process.started[0].runs = False
@@ -293,7 +293,7 @@ def test_a_lease_that_cannot_be_written_down_holds(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(state, "write_resting", full)
-    engines = Engines(ServingConfig())
+    engines = EnginePool(ServingConfig())
     asyncio.run(engines.rest("training a1", 60))
     assert "gives way to training a1" in str(engines.gives_way())
     engines.wake("training a1")
@@ -311,8 +311,8 @@ def test_clients_at_work_do_not_hold_up_an_engine(
             return b'{"answer": ""}'
 
     async def story() -> None:
-        engines = Engines(ServingConfig())
-        stories = Stories(engines, engines.config)
+        engines = EnginePool(ServingConfig())
+        stories = StoryRoutes(engines, engines.config)
         asking = [asyncio.create_task(stories.read(Asking())) for _ in range(50)]  # type: ignore[arg-type]
         asyncio.get_running_loop().call_later(20, free.set)
         await deploying(engines, folders, examples[0].images)("good")

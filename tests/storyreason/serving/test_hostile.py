@@ -15,8 +15,8 @@ from storyreason import dataset
 from storyreason.errors import GatewayError
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine
-from storyreason.serving.stories import Asked, _parsed
+from storyreason.serving.engines import RunningEngine
+from storyreason.serving.stories import StoryRequest, _parsed
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
 from tests.storyreason.serving.asked import (
     CHAT,
@@ -200,7 +200,7 @@ def test_a_long_answer_to_read_takes_no_longer_than_its_length(url: str, example
 
 def test_of_a_million_wrong_images_one_is_told() -> None:
     with pytest.raises(ValidationError) as caught:
-        _parsed(Asked, b'{"images": [' + b"1, " * 100_000 + b"1]}")
+        _parsed(StoryRequest, b'{"images": [' + b"1, " * 100_000 + b"1]}")
     assert caught.value.error_count() < 3
 
 
@@ -210,7 +210,7 @@ def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None
     def reply(body: dict[str, Any]) -> Reply:
         asked.append(body)
         engines._engine.server.lives = len(asked) > 4
-        engines._engine = Engine(Scripted(engine))  # type: ignore[arg-type]
+        engines._engine = RunningEngine(Scripted(engine))  # type: ignore[arg-type]
         return answer("once") if len(asked) > 4 else refusal(500, "The engine's core has died.")
 
     with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):

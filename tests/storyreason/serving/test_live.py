@@ -19,7 +19,7 @@ from storyreason.format.boxes import Box
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import Piece, data_url
 from storyreason.serving import state
-from storyreason.serving.engines import Engine
+from storyreason.serving.engines import RunningEngine
 from storyreason.serving.live import Live
 from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
 from tests.storyreason.generation.endpoint import answer as complete
@@ -268,9 +268,9 @@ def test_an_engine_that_dies_before_its_first_word_costs_the_client_nothing(
         class Dying(Scripted):
             def alive(self) -> bool:
                 if engines.requests:  # it was asked: now it is dead, and its successor is there
-                    self.lives, engines._engine = False, Engine(Scripted(engine))  # type: ignore[arg-type]
+                    self.lives, engines._engine = False, RunningEngine(Scripted(engine))  # type: ignore[arg-type]
                 return self.lives
 
-        engines._engine = Engine(Dying(nobody))  # type: ignore[arg-type]
+        engines._engine = RunningEngine(Dying(nobody))  # type: ignore[arg-type]
         events = tell(url, body)
     assert events[-1][0] == "done"

@@ -16,7 +16,7 @@ from storyreason.format.answer import join
 from storyreason.generation.openai import data_url
 from storyreason.generation.vllm import VllmServer
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Engine
+from storyreason.serving.engines import RunningEngine
 from storyreason.serving.gateway import application
 
 pytestmark = pytest.mark.server
@@ -38,7 +38,7 @@ def message(response: Any) -> str:
 
 def test_images_in_a_valid_story_out(client: TestClient, vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
     engines = client.app.state.engines  # type: ignore[attr-defined]
-    engines._engine = engine = Engine(vllm_server)
+    engines._engine = engine = RunningEngine(vllm_server)
     told = client.post("/v1/stories", json={"images": [data_url(frame) for frame in frames[:3]]})
 
     assert told.status_code == 200, told.text
