@@ -43,8 +43,9 @@ class Tiny(World):
 
     def inputs(self, index: int, loss: Literal["answer", "all"]) -> Any:
         from storyreason import chat
+        from storyreason.pictures import open_frames
 
-        pictures = chat.open_images(self.examples[index].images, "")
+        pictures = open_frames(self.examples[index].images, "")
         return self.encoder.join(
             self.encoder.pictures(pictures), chat.REQUESTS[1], self.encoder.answer(self.texts[index]), loss
         )

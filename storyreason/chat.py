@@ -4,14 +4,13 @@ Training and inference share all of it: the system prompt, the requests, the mes
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from storyreason.errors import DataError, ModelError
+from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,27 +51,6 @@ def messages(images: int | Sequence[Any], request: str, images_first: bool = Tru
     text = [{"type": "text", "text": request}] if request else []
     content = pictures + text if images_first else text + pictures
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content}]
-
-
-def picture_size(image: bytes) -> tuple[int, int]:
-    """Width and height of an encoded picture in pixels, from its header alone. Raises what Pillow raises for no picture."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size
-
-
-def open_images(images: Sequence[bytes], story_id: str) -> "list[Image]":
-    """The frames of a story as RGB pictures. Raises DataError that names story and image (from 1)."""
-    from PIL import Image
-
-    pictures = []
-    for number, encoded in enumerate(images, start=1):
-        try:
-            pictures.append(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        except Exception as error:  # Pillow raises a dozen kinds: the picture is bad in all of them
-            raise DataError(f"Story {story_id}, image {number} does not decode as a picture ({error}).") from error
-    return pictures
 
 
 @dataclass(frozen=True, slots=True)

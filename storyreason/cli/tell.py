@@ -1,6 +1,5 @@
 """The verb `storyreason tell`."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -111,14 +110,13 @@ def _is_address(image: str) -> bool:
 
 
 def _read(image: str) -> bytes:
-    from PIL import Image, UnidentifiedImageError
+    from storyreason import pictures
 
     try:
         encoded = _fetched(image) if _is_address(image) else Path(image).read_bytes()
-        with Image.open(io.BytesIO(encoded)) as picture:
-            picture.load()
+        pictures.decoded_size(encoded)
         return encoded
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, pictures.PictureError) as error:
         raise DataError(f"{image} is no picture that can be read ({error}): name image files, in order.") from None
 
 

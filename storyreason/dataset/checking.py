@@ -1,15 +1,16 @@
 """Looks at every example before anything is trained or scored on it: pictures, counts, analyses, rules."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from storyreason import pictures
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, load
 from storyreason.errors import DataError
 from storyreason.format import answer, rules
+from storyreason.format.kinds import KINDS, OTHER, kind_of
 from storyreason.format.problems import Problem
 
 MAX_BAD = 0.01
@@ -46,7 +47,7 @@ class Report:
     stories: Mapping[str, int]
     frames: Mapping[str, int]
     entities: Mapping[str, Mapping[str, int]]
-    """Table rows by split and kind (`char`, `obj`, `lm`, `bg`)."""
+    """Table rows by split and kind (`char`, `obj`, `lm`, `bg`; `other` where an ID says none)."""
     sizes: Mapping[tuple[int, int], int]
     """Frames by width and height in pixels."""
     bad: tuple[Bad, ...]
@@ -70,12 +71,12 @@ class Report:
         lines.append("|---|" + "---:|" * len(self.stories))
         lines.append(_row("stories", self.stories.values()))
         lines.append(_row("frames", self.frames.values()))
-        for kind, name in (("char", "people"), ("obj", "objects"), ("lm", "landmarks"), ("bg", "backgrounds")):
+        for kind, names in KINDS.items():
             shares = [
                 self.entities[split].get(kind, 0) / self.frames[split] if self.frames[split] else 0.0
                 for split in self.stories
             ]
-            lines.append(_row(f"{name} per frame", [f"{share:.2f}" for share in shares]))
+            lines.append(_row(f"{names.plural} per frame", [f"{share:.2f}" for share in shares]))
         common = sorted(self.sizes.items(), key=lambda item: -item[1])[:5]
         lines += ["", "Sizes in pixels: " + ", ".join(f"{w}x{h} ({count})" for (w, h), count in common) + "."]
         if self.shared_films:
@@ -156,8 +157,7 @@ class _Tally:
         self.broken.update({problem.rule for problem in problems})
         if read.analysis:
             for section in read.analysis.sections:
-                ids = [row.id for row in section.characters] + [row.id for row in section.objects]
-                self.entities[split].update(name.rstrip("0123456789") for name in ids)
+                self.entities[split].update(kind_of(row.id) or OTHER for row in section.entities)
         if faults:
             image, reason = faults[0]
             self.bad.append(Bad(split, example.story_id, image, reason))
@@ -190,17 +190,12 @@ def _look(example: Example) -> tuple[list[tuple[int, int]], list[Fault], answer.
 
 def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
     """The sizes of the pictures that decode whole, and the faults of the others and of their number."""
-    from PIL import Image
-
     sizes: list[tuple[int, int]] = []
     faults: list[Fault] = []
     for number, encoded in enumerate(example.images, 1):
         try:
-            with Image.open(io.BytesIO(encoded)) as picture:
-                picture.load()
-                sizes.append(picture.size)
-        # Pillow's decoders raise all of these on damaged bytes.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            sizes.append(pictures.decoded_size(encoded))
+        except pictures.PictureError as error:
             faults.append((number, f"the picture does not decode ({error})"))
     if example.frame_count is not None and example.frame_count != len(example.images):
         faults.append((None, f"frame_count says {example.frame_count}, there are {len(example.images)} images"))

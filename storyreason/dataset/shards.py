@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storyreason.chat import picture_size
+from storyreason import pictures
 from storyreason.errors import DataError
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
 
 
 def _extension(image: bytes) -> str:
-    return "png" if image.startswith(b"\x89PNG") else "jpg"
+    return "png" if pictures.sniff(image) == "png" else "jpg"
 
 
 def sizes(example: Example) -> list[tuple[int, int]]:
@@ -216,8 +216,8 @@ def sizes(example: Example) -> list[tuple[int, int]]:
 
 def _size(story_id: str, number: int, image: bytes) -> tuple[int, int]:
     try:
-        return picture_size(image)
-    except (OSError, SyntaxError, ValueError) as error:
+        return pictures.size(image)
+    except pictures.PictureError as error:
         raise DataError(
             f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); "
             "wanted JPEG or PNG: make or pull the data again."

@@ -18,14 +18,15 @@ from typing import Any
 
 from storyreason.dataset import Example, sizes
 from storyreason.format import analysis, boxes, story
-from storyreason.format.analysis import Analysis, Character, Object, Section
+from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
+from storyreason.format.kinds import KINDS, OTHER, kind_of
 from storyreason.format.story import Mention, Story
+from storyreason.format.tables import PHASES
 from storyreason.format.words import PRONOUNS, Names, untagged, words
 
 Json = dict[str, Any]
 
-KINDS = {"char": "characters", "obj": "things", "lm": "landmarks", "bg": "backgrounds"}
 DRIFT_STEP = 5
 """Width of a bin of an entity's movement, in percent of the frame's diagonal."""
 
@@ -70,7 +71,7 @@ class _Tally:
         self.tagged: Counter[str] = Counter()
         self.untagged: Counter[str] = Counter()
         self.names: Counter[str] = Counter(tagged=0, untagged=0)
-        self.phases: dict[str, Counter[str]] = {phase: Counter() for phase in analysis.PHASES}
+        self.phases: dict[str, Counter[str]] = {phase: Counter() for phase in PHASES}
         self.transitions: dict[int, Counter[str]] = defaultdict(Counter)
         self.moved: dict[str, Counter[int]] = defaultdict(Counter)
         self.overlap: Counter[str] = Counter()
@@ -119,13 +120,13 @@ class _Tally:
         for image, mention in _mentions(told):
             for id_ in mention.ids:
                 mentioned[id_].add(image)
-        kinds = Counter(_kind(id_) for id_ in images)
-        for kind, plural in KINDS.items():
-            self.values[f"{plural} per story"][kinds[kind]] += 1
-            self.totals[plural] += kinds[kind]
+        kinds = Counter(kind_of(id_) for id_ in images)
+        for kind, names in KINDS.items():
+            self.values[f"{names.plural} per story"][kinds[kind]] += 1
+            self.totals[names.plural] += kinds[kind]
         for where, of_id in (("analysis", images), ("story", mentioned)):
             for id_, seen in of_id.items():
-                self.across[where][_kind(id_)][len(seen)] += 1
+                self.across[where][kind_of(id_) or OTHER][len(seen)] += 1
         self._transitions(sections)
 
     def _transitions(self, sections: Sequence[Section]) -> None:
@@ -170,7 +171,7 @@ class _Tally:
                 # Both as if in the first of the two frames, so that frames of two sizes compare.
                 a, b = _centre(there[id_], frames[last.image - 1]), _centre(here[id_], frames[now.image - 1])
                 way = math.hypot((a[0] - b[0]) * width, (a[1] - b[1]) * height) / math.hypot(width, height)
-                kind = _kind(id_)
+                kind = kind_of(id_) or OTHER
                 self.moved[kind][int(100 * way) // DRIFT_STEP * DRIFT_STEP] += 1
                 if frames[last.image - 1] == frames[now.image - 1]:
                     self.overlap[f"{kind} pairs"] += 1
@@ -220,26 +221,17 @@ def _mentions(told: Story) -> Iterable[tuple[int, Mention]]:
     return ((passage.image, part) for passage in told.passages for part in passage.parts if isinstance(part, Mention))
 
 
-def _rows(section: Section) -> tuple[Character | Object, ...]:
-    return (*section.characters, *section.objects)
-
-
 def _ids(section: Section) -> set[str]:
-    return {row.id for row in _rows(section)}
+    return {row.id for row in section.entities}
 
 
 def _boxes(section: Section) -> dict[str, Box]:
-    return {row.id: row.box for row in _rows(section) if row.box}
+    return {row.id: row.box for row in section.entities if row.box}
 
 
 def _centre(box: Box, size: tuple[int, int]) -> tuple[float, float]:
     """Of a box, in 0..1 of its frame."""
     return (box.x1 + box.x2) / 2 / size[0], (box.y1 + box.y2) / 2 / size[1]
-
-
-def _kind(id_: str) -> str:
-    kind = id_.rstrip("0123456789")
-    return kind if kind in KINDS else "other"
 
 
 def _sorted(counts: Counter[int]) -> dict[str, int]:

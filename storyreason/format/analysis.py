@@ -1,84 +1,27 @@
 """The analysis (chain of thought): what stands in each image, as Markdown tables, to objects and back."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from storyreason.format import boxes
-from storyreason.format.boxes import Box
 from storyreason.format.problems import Problem, Tally, quote
-
-SETTING_ELEMENTS = (
-    "Location", "Environment", "Lighting", "Weather", "Time Period", "Architecture", "Interior Design", "Atmosphere",
-    "Background",
-)  # fmt: skip
-PHASES = ("Introduction", "Development", "Conflict", "Turning Point", "Conclusion")
-
-Kind = Literal["char", "obj", "lm", "bg"]
-"""What an entity is, as its ID says: people, things, landmarks, background."""
-
-
-@dataclass(frozen=True, slots=True)
-class Character:
-    """One row of an image's Characters table.
-
-    `box` is None where the cell does not parse, and then `box_text` keeps it. `line` is the row's place in the text
-    that was read (0 if made by hand); two rows are equal wherever they stand.
-    """
-
-    id: str
-    name: str
-    description: str
-    emotions: str
-    actions: str
-    function: str
-    box: Box | None
-    box_text: str = ""
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """One row of an image's Objects table: an `obj`, `lm` or `bg` entity."""
-
-    id: str
-    description: str
-    purpose: str
-    interaction: str
-    function: str
-    box: Box | None
-    box_text: str = ""
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of an image's Setting table."""
-
-    element: str
-    description: str
-    mood: str
-    time: str
-    function: str
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One row of the Narrative Structure table.
-
-    `images` are numbers from 1: `2-4` reads as 2, 3, 4, and `images_text` keeps a cell that is written otherwise than
-    `2, 3, 4`.
-    """
-
-    name: str
-    description: str
-    events: str
-    images: tuple[int, ...]
-    images_text: str = ""
-    line: int = field(default=0, compare=False)
+from storyreason.format.tables import (
+    CHARACTERS,
+    IMAGE_TABLES,
+    NARRATIVE,
+    OBJECTS,
+    SETTINGS,
+    TABLES,
+    Character,
+    Object,
+    Phase,
+    Row,
+    RowT,
+    Setting,
+    Table,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +39,10 @@ class Section:
         """All that has an ID and a box here, people first."""
         return self.characters + self.objects
 
+    def rows(self, table: Table[RowT]) -> tuple[RowT, ...]:
+        """The rows of one of the image's tables."""
+        return getattr(self, table.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
@@ -103,99 +50,6 @@ class Analysis:
 
     sections: tuple[Section, ...] = ()
     phases: tuple[Phase, ...] = ()
-
-
-Row = Character | Object | Setting | Phase
-
-
-def _character(cells: list[str], line: int) -> Character:
-    id_, name, description, emotions, actions, function, box_text = cells
-    box = boxes.parse(box_text)
-    return Character(id_, name, description, emotions, actions, function, box, "" if box else box_text, line)
-
-
-def _object(cells: list[str], line: int) -> Object:
-    id_, description, purpose, interaction, function, box_text = cells
-    box = boxes.parse(box_text)
-    return Object(id_, description, purpose, interaction, function, box, "" if box else box_text, line)
-
-
-def _setting(cells: list[str], line: int) -> Setting:
-    element, description, mood, time, function = cells
-    return Setting(_ENUM.get(element.lower(), element), description, mood, time, function, line)
-
-
-def _phase(cells: list[str], line: int) -> Phase:
-    name, description, events, text = cells
-    images = tuple(dict.fromkeys(islice(_numbers(text), 50)))  # more than any story has is a runaway answer
-    written = "" if text == _join(images) else text
-    return Phase(_ENUM.get(name.lower(), name), description, events, images, written, line)
-
-
-_ENUM = {name.lower(): name for name in SETTING_ELEMENTS + PHASES}
-_NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,3})(?![0-9])(?:\s?[-\u2013]\s?([0-9]{1,3})(?![0-9]))?")
-
-
-def _numbers(text: str) -> Iterator[int]:
-    for match in _NUMBERS.finditer(text):
-        first, last = int(match[1]), int(match[2] or match[1])
-        yield from range(first, last + 1) if last - first < 30 else (first, last)
-
-
-def _join(images: tuple[int, ...]) -> str:
-    return ", ".join(map(str, images))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """One of the four kinds of tables: its published heading, columns and separator, and what a row becomes."""
-
-    heading: str
-    columns: tuple[str, ...]
-    head: str
-    boxed: bool
-    build: Callable[[list[str], int], Row]
-
-    @property
-    def top(self) -> str:
-        """What stands above the rows. The table of phases comes after a blank line, those of an image do not."""
-        return self.heading + ("\n" if self.heading.startswith("### ") else "\n\n") + self.head
-
-
-def _table(heading: str, head: str, build: Callable[[list[str], int], Row]) -> _Table:
-    columns = tuple(cell.strip() for cell in head.split("\n")[0].split("|")[1:-1])
-    return _Table(heading, columns, head, columns[-1] == "Bounding Box", build)
-
-
-_CHARACTERS = _table(
-    "### Characters",
-    "| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |\n"
-    "|--------------|------|-------------|----------|---------|-------------------|--------------|",
-    _character,
-)
-_OBJECTS = _table(
-    "### Objects",
-    "| Object ID | Description | Function | Interaction | Narrative Function | Bounding Box |\n"
-    "|-----------|-------------|----------|------------|-------------------|--------------|",
-    _object,
-)
-_SETTING = _table(
-    "### Setting",
-    "| Setting Element | Description | Mood | Time | Narrative Function |\n"
-    "|-----------------|-------------|------|------|-------------------|",
-    _setting,
-)
-_PHASES = _table(
-    "## Narrative Structure",
-    "| Narrative Phase | Description | Key Events | Images |\n|-----------------|-------------|-----------|--------|",
-    _phase,
-)
-_TABLES = (_CHARACTERS, _OBJECTS, _SETTING, _PHASES)
-HEADS = dict(zip(("characters", "objects", "settings", "phases"), (table.top for table in _TABLES), strict=True))
-"""What `render` writes above the rows of each table: heading, columns, separator."""
-_BY_TITLE = {table.heading.lstrip("# ").lower(): table for table in _TABLES}
-_BY_TITLE |= {"character": _CHARACTERS, "object": _OBJECTS, "settings": _SETTING}
-_BY_COLUMN = {table.columns[0].lower(): table for table in _TABLES}
 
 
 def render(analysis: Analysis) -> str:
@@ -206,40 +60,34 @@ def render(analysis: Analysis) -> str:
     blocks = []
     for section in analysis.sections:
         blocks.append(f"## Image {section.image}")
-        if section.characters:
-            blocks.append(_render_table(_CHARACTERS, [
-                (c.id, c.name, c.description, c.emotions, c.actions, c.function, str(c.box or c.box_text))
-                for c in section.characters
-            ]))  # fmt: skip
-        if section.objects:
-            blocks.append(_render_table(_OBJECTS, [
-                (o.id, o.description, o.purpose, o.interaction, o.function, str(o.box or o.box_text))
-                for o in section.objects
-            ]))  # fmt: skip
-        if section.settings:
-            blocks.append(_render_table(_SETTING, [
-                (s.element, s.description, s.mood, s.time, s.function) for s in section.settings
-            ]))  # fmt: skip
+        blocks += [_render_table(table, rows) for table in IMAGE_TABLES if (rows := section.rows(table))]
     if analysis.phases:
-        rows = [(p.name, p.description, p.events, p.images_text or _join(p.images)) for p in analysis.phases]
-        blocks.append(_render_table(_PHASES, rows))
+        blocks.append(_render_table(NARRATIVE, analysis.phases))
     return "\n\n".join(blocks)
 
 
-def _render_table(table: _Table, rows: Sequence[tuple[str, ...]]) -> str:
+def _render_table(table: Table[Row], rows: Sequence[Row]) -> str:
     # A cell is one line, and a pipe inside it is escaped as Markdown does: a|b is written a\|b.
-    lines = ["| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in table.cells(row)) + " |"
+        for row in rows
+    ]
     return "\n".join([table.top, *lines])
 
 
 def read(text: str) -> tuple[Analysis, list[Problem]]:
     """What can be read of an analysis, and what cannot, with places. Never raises; linear in the text's length."""
-    parser = Parser()
+    parser = AnalysisParser()
     for line in text.split("\n"):
         parser.line(line)
     return parser.analysis(), parser.problems
 
 
+_BY_TITLE: dict[str, Table[Row]] = {
+    **{table.title.lower(): table for table in TABLES},
+    "character": CHARACTERS, "object": OBJECTS, "settings": SETTINGS,
+}  # fmt: skip
+_BY_COLUMN = {table.columns[0].lower(): table for table in TABLES}
 _IMAGE = re.compile(r"image\s*([0-9]{1,6})(?![0-9])")
 _PIPE = re.compile(r"(?<!\\)\|")
 
@@ -252,7 +100,7 @@ class _Rows(NamedTuple):
     tables: tuple[list[Any], list[Any], list[Any]]  # characters, objects, settings
 
 
-class Parser:
+class AnalysisParser:
     """Reads an analysis line by line, so that it can be read while it is being written.
 
     `problems` grows as lines come. `first_line` is the number of the first line, for their places.
@@ -264,7 +112,7 @@ class Parser:
         self._line = first_line - 1
         self._sections: list[_Rows] = []
         self._phases: list[Any] = []
-        self._table: _Table | None = None
+        self._table: Table[Row] | None = None
         self._rows: list[Any] | None = None  # where rows of the open table go
         self._above = 2  # what may still stand above the rows: 2 header and separator, 1 the separator, 0 neither
 
@@ -312,12 +160,12 @@ class Parser:
             self._problem("analysis-text", f"No analysis has a heading that reads {quote(stripped)}.", text)
         return None
 
-    def _open(self, table: _Table | None) -> None:
+    def _open(self, table: Table[Row] | None) -> None:
         self._table, self._rows = table, None
-        if table is _PHASES:
+        if table is NARRATIVE:
             self._rows = self._phases
         elif table and self._sections:
-            self._rows = self._sections[-1].tables[_TABLES.index(table)]
+            self._rows = self._sections[-1].tables[IMAGE_TABLES.index(table)]
 
     def _row(self, text: str) -> Row | None:
         cells = _cells(text)
@@ -353,7 +201,7 @@ class Parser:
         return not any(cell.strip("-: ") for cell in cells)
 
     def _problem(self, rule: str, message: str, text: str, cell: int = 0) -> None:
-        image = self._sections[-1].image if self._sections and self._table is not _PHASES else None
+        image = self._sections[-1].image if self._sections and self._table is not NARRATIVE else None
         if self._tally.allows(rule):
             self.problems.append(Problem(rule, message, self._line, column(text, cell), image))
 

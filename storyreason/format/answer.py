@@ -3,13 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from storyreason.format.analysis import Analysis, Phase, Row, Section
-from storyreason.format.analysis import Parser as AnalysisParser
+from storyreason.format.analysis import Analysis, AnalysisParser, Section
 from storyreason.format.analysis import render as render_analysis
 from storyreason.format.problems import Problem
-from storyreason.format.story import Mention, Passage, Story, placed
-from storyreason.format.story import Parser as StoryParser
+from storyreason.format.story import Mention, Passage, Story, StoryParser, placed
 from storyreason.format.story import render as render_story
+from storyreason.format.tables import Phase, Row
 
 OPEN, CLOSE = "<think>", "</think>"
 

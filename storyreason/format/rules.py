@@ -2,12 +2,23 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
-from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, column
+from storyreason.format.analysis import Analysis, Section, column
 from storyreason.format.answer import Answer
+from storyreason.format.kinds import ID, KINDS, Kind, kinds_in
 from storyreason.format.problems import Problem, Tally, quote
 from storyreason.format.story import Finding, Mention, Passage, Story, placed
+from storyreason.format.tables import (
+    ENTITY_TABLES,
+    NARRATIVE,
+    PHASES,
+    SETTING_ELEMENTS,
+    Character,
+    Object,
+    Phase,
+    Table,
+)
 from storyreason.format.words import Names, offsets, untagged
 
 Sizes = Sequence[tuple[int, int]]
@@ -80,7 +91,7 @@ def is_valid(problems: Iterable[Problem]) -> bool:
     return all(RULES[problem.rule].severity == "warning" for problem in problems)
 
 
-_ID = re.compile(r"(char|obj|lm|bg)[0-9]{1,9}")
+_ID = re.compile(ID)
 
 
 class _Checker:
@@ -111,16 +122,18 @@ class _Checker:
             self._phase(phase)
 
     def _section(self, section: Section) -> None:
-        seen = set()
-        for row in section.entities:
-            match = _ID.fullmatch(row.id)
-            if not match or (match[1] == "char") != isinstance(row, Character):
-                wanted = "char1" if isinstance(row, Character) else "obj1, lm1 or bg1"
-                self._row("id-malformed", f"{quote(row.id)} is no ID of this table: write {wanted}.", row.line, section)
-            if row.id in seen:
-                self._row("id-repeated", f"{row.id} stands twice in image {section.image}.", row.line, section)
-            seen.add(row.id)
-            self._box(row, section)
+        seen: set[str] = set()
+        for table in ENTITY_TABLES:
+            kinds = kinds_in(table.name)
+            for row in section.rows(table):
+                match = _ID.fullmatch(row.id)
+                if not match or match[1] not in kinds:
+                    message = f"{quote(row.id)} is no ID of this table: write {_ids(kinds)}."
+                    self._row("id-malformed", message, row.line, section)
+                if row.id in seen:
+                    self._row("id-repeated", f"{row.id} stands twice in image {section.image}.", row.line, section)
+                seen.add(row.id)
+                self._box(row, section, table)
         if not section.settings:
             self._row("setting-missing", f"Image {section.image} has no Setting.", section.line, section)
         for setting in section.settings:
@@ -128,32 +141,33 @@ class _Checker:
                 message = f"{quote(setting.element)} is none of {', '.join(SETTING_ELEMENTS)}."
                 self._row("setting-element", message, setting.line, section)
 
-    def _box(self, row: Character | Object, section: Section) -> None:
-        box, cell = row.box, 6 if isinstance(row, Character) else 5
+    def _box(self, row: Character | Object, section: Section, table: Table[Character | Object]) -> None:
+        box = row.box
         if box is None:
             return  # the reader has told
+        rule = ""
         if box.x1 >= box.x2 or box.y1 >= box.y2:
-            self._row("box-inverted", f"The box {box} has no area: write x1 < x2 and y1 < y2.", row.line, section, cell)
-            return
-        if not 1 <= section.image <= len(self._sizes):
-            return
-        width, height = self._sizes[section.image - 1]
-        if box.x1 < 0 or box.y1 < 0 or 10 * box.x2 > 11 * width or 10 * box.y2 > 11 * height:
-            message = f"The box {box} lies outside of image {section.image}, {width} x {height} pixels."
-            self._row("box-outside", message, row.line, section, cell)
-        elif box.x2 > width or box.y2 > height:
-            message = f"The box {box} reaches over the edge of image {section.image}, {width} x {height} pixels."
-            self._row("box-over-edge", message, row.line, section, cell)
+            rule, message = "box-inverted", f"The box {box} has no area: write x1 < x2 and y1 < y2."
+        elif 1 <= section.image <= len(self._sizes):
+            width, height = self._sizes[section.image - 1]
+            image = f"image {section.image}, {width} x {height} pixels"
+            if box.x1 < 0 or box.y1 < 0 or 10 * box.x2 > 11 * width or 10 * box.y2 > 11 * height:
+                rule, message = "box-outside", f"The box {box} lies outside of {image}."
+            elif box.x2 > width or box.y2 > height:
+                rule, message = "box-over-edge", f"The box {box} reaches over the edge of {image}."
+        if rule:
+            self._row(rule, message, row.line, section, table.place("box"))
 
     def _phase(self, phase: Phase) -> None:
         if phase.name not in PHASES:
             self._row("phase-name", f"{quote(phase.name)} is none of {', '.join(PHASES)}.", phase.line)
+        cell = NARRATIVE.place("images")
         outside = [image for image in phase.images if not 1 <= image <= self._count]
         if outside:
             message = f"{phase.name} names images {_list(outside)}, there are {self._count} images."
-            self._row("phase-images", message, phase.line, cell=3)
+            self._row("phase-images", message, phase.line, cell=cell)
         elif not phase.images:
-            self._row("phase-images", f"{quote(phase.images_text)} names no image.", phase.line, cell=3)
+            self._row("phase-images", f"{quote(phase.images_text)} names no image.", phase.line, cell=cell)
 
     def story(self, story: Story, analysis: Analysis) -> None:
         found = [passage.image for passage in story.passages]
@@ -183,10 +197,7 @@ class _Checker:
                 self._span("id-unknown", f"{id_} stands nowhere in the analysis.", mention.offset, image)
             elif id_ not in present:
                 self._span("id-absent", f"{id_} does not stand in the tables of image {image}.", mention.offset, image)
-            if match and (
-                (mention.kind == "gdo" and match[1] in ("lm", "bg"))
-                or (mention.kind == "gdl" and match[1] in ("char", "obj"))
-            ):
+            if match and mention.kind not in ("gda", KINDS[cast(Kind, match[1])].tag):
                 self._span("tag-kind", f"{id_} stands in <{mention.kind}>.", mention.offset, image)
 
     def _untagged(self, passage: Passage, names: Names) -> None:
@@ -211,6 +222,12 @@ class _Checker:
 
 def _list(numbers: Sequence[int]) -> str:
     return (", ".join(map(str, numbers[:30])) + (", …" if len(numbers) > 30 else "")) or "none"
+
+
+def _ids(kinds: Sequence[Kind]) -> str:
+    """`obj1, lm1 or bg1`."""
+    *others, last = (f"{kind}1" for kind in kinds)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _first_wrong(found: Sequence[int]) -> int:

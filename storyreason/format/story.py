@@ -53,7 +53,7 @@ def _render_part(part: str | Mention) -> str:
 
 def read(text: str) -> tuple[Story, list[Problem]]:
     """What can be read of a story, and what cannot, with places. Never raises; linear in the text's length."""
-    parser = Parser()
+    parser = StoryParser()
     parser.feed(text)
     parser.close()
     return parser.story(), placed(parser.findings, text)
@@ -97,7 +97,7 @@ def placed(findings: Iterable[Finding], text: str, start: int = 0) -> list[Probl
     return problems
 
 
-class Parser:
+class StoryParser:
     """Reads a story piece by piece, so that it can be read while it is being written.
 
     `findings` grows as pieces come. A tag may be cut anywhere between two pieces.

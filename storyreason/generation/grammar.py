@@ -11,10 +11,21 @@ What was cut short is ended under a grammar too, one that allows only what valid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from storyreason.format.analysis import HEADS, PHASES, SETTING_ELEMENTS, Analysis, Section
+from storyreason.format.analysis import Analysis, Section
+from storyreason.format.kinds import KINDS, Kind, kind_of, kinds_in
 from storyreason.format.rules import Sizes
+from storyreason.format.tables import (
+    ENTITY_TABLES,
+    NARRATIVE,
+    PHASES,
+    SETTING_ELEMENTS,
+    SETTINGS,
+    Character,
+    Object,
+    Table,
+)
 
-MOST = {"char": 24, "obj": 40, "lm": 12, "bg": 12}
+MOST: dict[Kind, int] = {"char": 24, "obj": 40, "lm": 12, "bg": 12}
 """The highest ID of each kind."""
 CELL = 200
 """Characters in a cell, at most."""
@@ -48,7 +59,7 @@ def of_analysis(sizes: Sizes) -> str:
     cell = grammar.rule(f"[^|<\\n\\r ] [^|<\\n\\r]{{0,{CELL - 1}}}")
     blocks = []
     for number, size in enumerate(sizes, 1):
-        tables = [_entities(grammar, cell, kind, size) for kind in ("characters", "objects")]
+        tables = [_entities(grammar, cell, table, size) for table in ENTITY_TABLES]
         blocks += [f'"## Image {number}"', f"{' '.join(tables)} {_setting(grammar, cell, len(SETTING_ELEMENTS))}"]
     return grammar.text(_joined([*blocks, _phases(grammar, cell, len(sizes))]))
 
@@ -72,34 +83,36 @@ def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
     return grammar.text(f'"\\n\\n" {rest}' if sections else rest)
 
 
-def _entities(grammar: _Grammar, cell: str, table: str, size: tuple[int, int]) -> str:
+def _entities(grammar: _Grammar, cell: str, table: Table[Character | Object], size: tuple[int, int]) -> str:
     """A table that may be left out, with the blank line after it."""
-    kinds, cells = (("char",), 5) if table == "characters" else (("obj", "lm", "bg"), 4)
+    plain = len(table.columns) - 2  # all but the ID and the box
     across, down = (grammar.rule(_up_to(edge)) for edge in size)
     box = grammar.rule(f'{across} "," {down} "," {across} "," {down}')
-    rest = grammar.rule(f'{f""" " | " {cell}""" * cells} " | " {box} " |\\n"'.strip())
+    rest = grammar.rule(f'{f""" " | " {cell}""" * plain} " | " {box} " |\\n"'.strip())
     rows = ""  # one or more: each ID is used or passed over once
-    for kind in reversed(kinds):
+    for kind in reversed(kinds_in(table.name)):
         for number in range(MOST[kind], 0, -1):
             row = f'"| {kind}{number}" {rest}'
             rows = grammar.rule(f"{row} ({rows})? | {rows}" if rows else row)
-    return grammar.rule(f'({_literal(HEADS[table])} "\\n" {rows} "\\n")?')
+    return grammar.rule(f'({_literal(table.top)} "\\n" {rows} "\\n")?')
 
 
 def _setting(grammar: _Grammar, cell: str, most: int) -> str:
+    plain = len(SETTINGS.columns) - 1
     elements = grammar.rule(" | ".join(_literal(name) for name in SETTING_ELEMENTS))
-    row = grammar.rule(f'"| " {elements}{f""" " | " {cell}""" * 4} " |"')
-    return grammar.rule(f'{_literal(HEADS["settings"])} ("\\n" {row}){{1,{most}}}')
+    row = grammar.rule(f'"| " {elements}{f""" " | " {cell}""" * plain} " |"')
+    return grammar.rule(f'{_literal(SETTINGS.top)} ("\\n" {row}){{1,{most}}}')
 
 
 def _phases(grammar: _Grammar, cell: str, images: int) -> str:
-    return f"{_literal(HEADS['phases'])} " + " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
+    return f"{_literal(NARRATIVE.top)} " + " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
 
 
 def _phase_rows(grammar: _Grammar, cell: str, images: int) -> list[str]:
     number = grammar.rule(" | ".join(f'"{image}"' for image in range(1, images + 1)))
     numbers = grammar.rule(f'{number} (", " {number}){{0,{images - 1}}}')
-    return [f'"| {name} | " {cell} " | " {cell} " | " {numbers} " |"' for name in PHASES]
+    plain = f'{cell} " | " ' * (len(NARRATIVE.columns) - 2)  # all but the name and the images
+    return [f'"| {name} | " {plain}{numbers} " |"' for name in PHASES]
 
 
 def _up_to(most: int) -> str:
@@ -142,10 +155,9 @@ def _passage(image: int, told: str) -> str:
 def _told(grammar: _Grammar, section: Section) -> str:
     """Text and mentions in turn."""
     plain = grammar.rule(f"[^<] [^<]{{0,{PLAIN - 1}}}")
-    beings = [row.id for row in section.entities if row.id.startswith(("char", "obj"))]
-    places = [row.id for row in section.entities if row.id.startswith(("lm", "bg"))]
     mentions = []
-    for tags, ids in ((("gdo", "gda"), beings), (("gdl",), places)):
+    for tags in (("gdo", "gda"), ("gdl",)):
+        ids = [row.id for row in section.entities if (kind := kind_of(row.id)) and KINDS[kind].tag in tags]
         if ids:
             one = grammar.rule(" | ".join(_literal(identity) for identity in ids))
             who = grammar.rule(f'{one} (" " {one}){{0,{len(ids) - 1}}}')

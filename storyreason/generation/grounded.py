@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from storyreason.chat import picture_size
+from storyreason import pictures
 from storyreason.errors import EngineError
 from storyreason.format import analysis, answer, story
-from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
 from storyreason.format.rules import Sizes
 from storyreason.format.story import Passage, Story
+from storyreason.format.tables import NARRATIVE, PHASES, SETTING_ELEMENTS, SETTINGS, Character, Object
 from storyreason.generation import grammar
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.engine import Engine, Session
@@ -59,7 +60,7 @@ def tell(
     Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
     grammars, or `config.max_tokens` too small for so many images.
     """
-    sizes = [picture_size(image) for image in images]
+    sizes = [pictures.size(image) for image in images]
     asking = _Asking(engine.session(images, config), engine.count, config.max_tokens, on_piece, stop or Stop())
     read = asking.analysis(sizes)
     mended, count = _mend(read, sizes)
@@ -178,8 +179,9 @@ def _same(one: str, other: str) -> int:
 def _least(sizes: Sizes) -> tuple[str, str]:
     """The longest texts that the grammars of endings allow."""
     few = "abc " * (grammar.FEW // 4)
-    setting = Setting(max(SETTING_ELEMENTS, key=len), few, few, few, few)
-    phases = tuple(Phase(name, few, few, tuple(range(1, len(sizes) + 1))) for name in PHASES)
+    images = ", ".join(str(number) for number in range(1, len(sizes) + 1))
+    setting = SETTINGS.build([max(SETTING_ELEMENTS, key=len), *[few] * (len(SETTINGS.columns) - 1)], 0)
+    phases = tuple(NARRATIVE.build([name, *[few] * (len(NARRATIVE.columns) - 2), images], 0) for name in PHASES)
     sections = tuple(Section(number, settings=(setting,)) for number in range(1, len(sizes) + 1))
     return analysis.render(Analysis(sections, phases)), _least_story(len(sizes))
 

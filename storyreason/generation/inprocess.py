@@ -13,6 +13,7 @@ from storyreason import model as models
 from storyreason.errors import EngineAwayError
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import OnPiece, Piece, Stop, Telling
+from storyreason.pictures import open_frames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +48,7 @@ class InProcess:
 
     def session(self, images: Sequence[bytes], config: GenerationConfig) -> "InProcessSession":
         """Raises DataError for a picture that does not decode."""
-        return InProcessSession(self, chat.open_images(images, "story"), config)
+        return InProcessSession(self, open_frames(images, "story"), config)
 
     def count(self, text: str) -> int:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])

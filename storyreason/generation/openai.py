@@ -1,6 +1,5 @@
 """Ask any OpenAI-compatible endpoint for a story."""
 
-import base64
 import contextlib
 import json
 import socket
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from storyreason import chat
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation.config import GenerationConfig
+from storyreason.pictures import data_url
 
 if TYPE_CHECKING:
     import httpx
@@ -218,18 +218,6 @@ def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
     if part["type"] != "image":
         return part
     return {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
-
-
-def data_url(image: bytes) -> str:
-    """An encoded picture as `data:image/png;base64,...`; its kind is read from its first bytes."""
-    kind = "png"
-    if image.startswith(b"\xff\xd8"):
-        kind = "jpeg"
-    elif image[8:12] == b"WEBP":
-        kind = "webp"
-    elif image.startswith(b"GIF8"):
-        kind = "gif"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _whole(answer: dict[str, Any]) -> Telling:

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from storyreason import guard
-from storyreason.chat import picture_size
+from storyreason import guard, pictures
 from storyreason.errors import EngineError
 from storyreason.format import answer, rules
 from storyreason.generation.config import EngineConfig, GenerationConfig
@@ -176,7 +175,7 @@ def tell_and_check(
             "Deploy a model that was trained on stories, or set serving.probe to none."
         )
     if wanted == "valid" and not rules.is_valid(
-        problems := rules.check(read, [picture_size(image) for image in images])
+        problems := rules.check(read, [pictures.size(image) for image in images])
     ):
         raise EngineError(
             f"It answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "

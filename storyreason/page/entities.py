@@ -3,24 +3,24 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
-from storyreason.format.analysis import Character, Kind, Object, Section
+from storyreason.format.analysis import Section
 from storyreason.format.answer import Answer
+from storyreason.format.kinds import kind_of, sort_key
 from storyreason.format.story import Mention, Passage
+from storyreason.format.tables import Character, Object
 
 Json = dict[str, Any]
 
 
 def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: Sequence[Json]) -> list[Json]:
     """Everything that stands in a table or is told of: people, then things, landmarks, backgrounds, each by number."""
-    from storyreason.scoring.matching import kind_of  # brings numpy, which `storyreason --help` does without
-
     people = {row.id for section in sections for row in section.characters}
     first: dict[str, Character | Object] = {}
     seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 where only its tables have it
     for section in sections:
-        for row in rows(section):
+        for row in section.entities:
             first.setdefault(row.id, row)
             seen[row.id][section.image] += 0
     for passage in passages:
@@ -31,7 +31,7 @@ def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: S
     return [
         {
             "id": id_,
-            "kind": kind_of(id_, id_ in people),
+            "kind": kind_of(id_) or ("char" if id_ in people else "obj"),
             "name": _name(first.get(id_)) or id_,
             "colour": colour,
             "twin": None,
@@ -42,20 +42,8 @@ def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: S
                 for image, mentions in sorted(seen[id_].items())
             ],
         }
-        for colour, id_ in enumerate(sorted(seen, key=_order))
+        for colour, id_ in enumerate(sorted(seen, key=sort_key))
     ]
-
-
-def rows(section: Section) -> tuple[Character | Object, ...]:
-    """All entities of one image in the order of its tables."""
-    return (*section.characters, *section.objects)
-
-
-def _order(id_: str) -> tuple[int, str, int, str]:
-    """char2 before char10 before obj1 before lm1 before bg1 before anything else."""
-    kind, number = re.fullmatch(r"(.*?)(\d{0,9})", id_, re.DOTALL).groups()  # type: ignore[union-attr]
-    kinds = get_args(Kind)
-    return kinds.index(kind) if kind in kinds else len(kinds), kind, int(number or 0), id_
 
 
 def _name(row: Character | Object | None) -> str:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,6 +10,9 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from storyreason import pictures
+from storyreason.format.kinds import KINDS
+from storyreason.format.tables import BOX_COLUMN
 from storyreason.scoring.catalogue import HEADLINES, VALID
 
 Json = dict[str, Any]
@@ -60,16 +62,9 @@ def card(view: Json, link: str) -> str:
 
 def thumbnail(src: str) -> str:
     """The picture of a data URL, 320 pixels wide where it is large, so that an index of a film data set stays small."""
-    from PIL import Image
-
     if len(src) < 20_000:
         return src
-    out = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((320, 320))
-        small.save(out, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return pictures.data_url(pictures.thumbnail(pictures.from_data_url(src), 320))
 
 
 def fill(title: str, body: str, styles: Sequence[str], script: str = "", sources: str = POLICY) -> str:
@@ -102,10 +97,15 @@ def read(name: str) -> str:
 
 
 def scripts(names: Sequence[str]) -> str:
-    """The scripts of a page in one, after what they take from Python: HEADLINES, the scores that are shown first."""
-    # Whether an answer is valid is said in words.
-    shown = [score.name for score in HEADLINES if score.name != VALID]
-    return "\n".join([f"const HEADLINES = {json.dumps(shown)};", *(read(name) for name in names)])
+    """The scripts of a page in one, after the vocabulary that they take from Python: scores, kinds, a column."""
+    constants = {
+        "KINDS": {name: kind.singular for name, kind in KINDS.items()},
+        "BOX_COLUMN": BOX_COLUMN,
+        # The scores that are shown first. Whether an answer is valid is said in words.
+        "HEADLINES": [score.name for score in HEADLINES if score.name != VALID],
+    }
+    known = [f"const {name} = {json.dumps(value)};" for name, value in constants.items()]
+    return "\n".join([*known, *(read(name) for name in names)])
 
 
 def _digest(text: str) -> str:

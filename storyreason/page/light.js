@@ -1,7 +1,5 @@
 // Pointing at, focusing or tapping a mention, a box, a row or a person lights up all its occurrences and shows a card.
 
-const KINDS = { char: "person", obj: "thing", lm: "landmark", bg: "background", other: "unknown kind" };
-
 /** What an entity is called in the reference, by which two answers' entities are the same; null where it stands alone. */
 const shared = (answer, id) => {
   const twin = answer.entities.find((e) => e.id === id)?.twin ?? null;
@@ -120,7 +118,7 @@ function cardOf(view, answer, ids, element) {
     const [table, row] = (scene?.tables ?? []).flatMap((t) => t.rows.map((r) => [t, r])).find(([, r]) => r.id === id) ?? [];
     // The row's own words, for one entity; for several their pictures must do.
     const facts = row && ids.length === 1 ? row.cells.map((cell, i) => [table.columns[i], cell])
-      .filter(([name, cell], i) => i > 0 && cell && cell !== entity.name && name !== "Bounding Box") : [];
+      .filter(([name, cell], i) => i > 0 && cell && cell !== entity.name && name !== BOX_COLUMN) : [];
     const twin = view.answers.length > 1 && entity.twin;
     return paint(h("div.entity", {},
       h("div.title", {}, entity.name, h("code", {}, id), h("span.soft.id", {}, KINDS[entity.kind])),

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from storyreason.dataset.stats import DRIFT_STEP, KINDS
+from storyreason.dataset.stats import DRIFT_STEP
+from storyreason.format.kinds import KINDS
 from storyreason.page import charts
 from storyreason.page.html import fill
 
@@ -21,7 +22,7 @@ def report(statistics: Json, title: str) -> str:
     """One self-contained HTML page of what `stats.describe` found."""
     totals = statistics["totals"]
     tiles = {"stories": statistics["stories"], "images": totals.get("images", 0)}
-    tiles |= {name: totals.get(name, 0) for name in (*KINDS.values(), "mentions", "words")}
+    tiles |= {name: totals.get(name, 0) for name in (*(kind.plural for kind in KINDS.values()), "mentions", "words")}
     unreadable = statistics["unreadable"]
     left_out = f" {unreadable} of them cannot be read and are left out." if unreadable else ""
     body = (
@@ -59,7 +60,7 @@ def _distribution(name: str, found: Json) -> str:
 
 def _across(where: str, by_kind: Json, title: str) -> str:
     kinds = [kind for kind in KINDS if by_kind.get(kind)]
-    series = {KINDS[kind]: _numbers(by_kind[kind]) for kind in kinds}
+    series = {KINDS[kind].plural: _numbers(by_kind[kind]) for kind in kinds}
     total = sum(sum(counts.values()) for counts in series.values())
     long = sum(count for counts in series.values() for images, count in counts.items() if images >= LONG)
     said = f"{long / max(1, total):.1%} of all entities are in {LONG} images or more"
@@ -94,9 +95,9 @@ def _transitions(found: Json) -> str:
 
 def _drift(found: Json) -> str:
     kinds = [kind for kind in KINDS if kind in found]
-    series = {KINDS[kind]: _numbers(found[kind]["moved"]) for kind in kinds}
+    series = {KINDS[kind].plural: _numbers(found[kind]["moved"]) for kind in kinds}
     said = "Way of a box's centre to the next image, in percent of the frame's diagonal. IoU of the two boxes: "
-    said += ", ".join(f"{found[kind]['mean_iou']:.2f} for {KINDS[kind]}" for kind in kinds) + "."
+    said += ", ".join(f"{found[kind]['mean_iou']:.2f} for {KINDS[kind].plural}" for kind in kinds) + "."
     rows = [
         (f"{moved} to {moved + DRIFT_STEP} %", *(counts.get(moved, 0) for counts in series.values()))
         for moved in sorted({moved for counts in series.values() for moved in counts})

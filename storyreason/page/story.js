@@ -111,7 +111,7 @@ function table(answer, { columns, rows }, image) {
     h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, name)))),
     rove(h("tbody", {}, rows.map(({ id, cells, problems: found }) => paint(
       h("tr", { "data-ids": id, "data-image": image, "data-problems": pluck(found) }, cells.map((cell, i) =>
-        h(`td${columns[i] === "Bounding Box" ? ".box-text" : ""}`, {}, i === 0 && found?.length > 0 &&
+        h(`td${columns[i] === BOX_COLUMN ? ".box-text" : ""}`, {}, i === 0 && found?.length > 0 &&
           h(`span.mark${severity(answer, found).replace(".wrong", "")}`, { role: "img", "aria-label": "breaks a rule",
             title: found.map((p) => answer.problems[p].message).join("\n") }, "!"), cell))),
       id ? coloursOf(answer, [id]) : []))))));

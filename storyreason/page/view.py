@@ -15,8 +15,6 @@ The page's JavaScript reads no tags and no tables, so everything it shows is wor
 Whatever breaks a rule carries `"problems": [2]`, places in its answer's list.
 """
 
-import base64
-import io
 import math
 import re
 from bisect import bisect_left, bisect_right
@@ -24,22 +22,20 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import TypeVar
 
+from storyreason import pictures
 from storyreason.errors import DataError
 from storyreason.format import answer as answers
 from storyreason.format import rules
-from storyreason.format.analysis import Character, Object, Section
+from storyreason.format.analysis import Section
 from storyreason.format.answer import Answer
 from storyreason.format.boxes import clip
 from storyreason.format.problems import Problem
 from storyreason.format.story import Mention, Passage
+from storyreason.format.tables import IMAGE_TABLES, Character, Object, Row, Table
 from storyreason.format.words import offsets
-from storyreason.page.entities import Json, entities, pair_up, rows
+from storyreason.page.entities import Json, entities, pair_up
 
 Told = TypeVar("Told", Section, Passage)
-CHARACTER_COLUMNS = ("ID", "Name", "Description", "Emotions", "Actions", "Narrative Function", "Bounding Box")
-OBJECT_COLUMNS = ("ID", "Description", "Function", "Interaction", "Narrative Function", "Bounding Box")
-SETTING_COLUMNS = ("Element", "Description", "Mood", "Time", "Narrative Function")
-BROWSER_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 def view(
@@ -85,22 +81,15 @@ def so_far(story_id: str, sizes: Sequence[tuple[int, int]], read: Answer) -> Jso
 
 
 def _frame(story_id: str, number: int, image: bytes) -> Json:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            width, height = picture.size
-            mime = BROWSER_FORMATS.get(picture.format or "")
-            if mime is None:
-                converted = io.BytesIO()
-                picture.convert("RGB").save(converted, "PNG")
-                image, mime = converted.getvalue(), "image/png"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        header = pictures.header(image)
+        shown = image if header.media_type else pictures.png(image)
+    except pictures.PictureError as error:
         raise DataError(
             f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); wanted JPEG or PNG."
         ) from error
-    src = f"data:{mime};base64,{base64.b64encode(image).decode()}"
-    return {"number": number, "src": src, "width": width, "height": height}
+    src = pictures.data_url(shown, header.media_type or "image/png")
+    return {"number": number, "src": src, "width": header.width, "height": header.height}
 
 
 def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Container[str] = ()) -> Json:
@@ -202,7 +191,7 @@ def _scene(
     places: _Places,
 ) -> Json:
     boxes = []
-    for row in (row for one in sections for row in rows(one)):
+    for row in (row for one in sections for row in one.entities):
         box = clip(row.box, *size) if row.box and size else None
         if box and box.x1 < box.x2 and box.y1 < box.y2:
             boxes.append({"id": row.id, "box": list(box), "problems": places.of_row(row.line)})
@@ -224,37 +213,23 @@ def _said(*cells: str) -> list[str]:
 
 
 def _tables(sections: Sequence[Section], places: _Places) -> list[Json]:
-    tables = []
-    for one in sections:
-        people = [
-            _row(row, places, row.id, row.name, row.description, row.emotions, row.actions, row.function)
-            for row in one.characters
-        ]
-        things = [
-            _row(row, places, row.id, row.description, row.purpose, row.interaction, row.function)
-            for row in one.objects
-        ]
-        setting = [
-            {
-                "cells": [row.element, row.description, row.mood, row.time, row.function],
-                "problems": places.of_row(row.line),
-            }
-            for row in one.settings
-        ]
-        tables += [
-            {"title": title, "columns": list(columns), "rows": shown}
-            for title, columns, shown in (
-                ("Characters", CHARACTER_COLUMNS, people),
-                ("Objects", OBJECT_COLUMNS, things),
-                ("Setting", SETTING_COLUMNS, setting),
-            )
-            if shown
-        ]
-    return tables
+    return [
+        {"title": table.title, "columns": _columns(table), "rows": [_row(table, row, places) for row in rows]}
+        for one in sections
+        for table in IMAGE_TABLES
+        if (rows := one.rows(table))
+    ]
 
 
-def _row(row: Character | Object, places: _Places, *cells: str) -> Json:
-    return {"id": row.id, "cells": [*cells, str(row.box or row.box_text)], "problems": places.of_row(row.line)}
+def _columns(table: Table[Row]) -> list[str]:
+    """`Character ID` stands under Characters: ID says it."""
+    first, *others = table.columns
+    return [first.rpartition(" ")[2], *others]
+
+
+def _row(table: Table[Row], row: Row, places: _Places) -> Json:
+    entity = {"id": row.id} if isinstance(row, (Character, Object)) else {}
+    return {**entity, "cells": table.cells(row), "problems": places.of_row(row.line)}
 
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from storyreason.format.analysis import PHASES
+from storyreason.format.kinds import Kind
+from storyreason.format.tables import PHASES
 from storyreason.sample.drawing import Frame
 from storyreason.sample.staging import in_reading_order, stage
 from storyreason.sample.world import (
@@ -172,6 +173,7 @@ def _number(shots: Sequence[Shot]) -> dict[Entity, str]:
     return ids
 
 
-def kind_of(entity: Entity) -> str:
-    """`char`, `obj`, `lm` or `bg`."""
-    return {Look: "char", Thing: "obj", Landmark: "lm", Region: "bg"}[type(entity)]
+def kind_of(entity: Entity) -> Kind:
+    """The kind that the entity's ID says."""
+    kinds: dict[type, Kind] = {Look: "char", Thing: "obj", Landmark: "lm", Region: "bg"}
+    return kinds[type(entity)]

@@ -2,8 +2,10 @@
 
 import random
 
-from storyreason.format.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.analysis import Analysis, Section
+from storyreason.format.kinds import sort_key
 from storyreason.format.story import Mention, Passage, Story
+from storyreason.format.tables import PHASES, Character, Object, Phase, Setting
 from storyreason.sample.drawing import PlacedEntity
 from storyreason.sample.plot import Shot, Tale
 from storyreason.sample.staging import in_reading_order
@@ -80,7 +82,8 @@ def tell(tale: Tale) -> tuple[Analysis, Story]:
 
 def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Section:
     rows = in_reading_order(shot.frame.placed)
-    by_id = sorted(rows, key=lambda row: _order(tale.ids[row.entity]))
+    # Grammars ask for ascending IDs: char1, char2; obj1, obj2, lm1, bg1.
+    by_id = sorted(rows, key=lambda row: sort_key(tale.ids[row.entity]))
     people = tuple(_character(tale, placed, shot, luck) for placed in by_id if isinstance(placed.entity, Look))
     objects = tuple(_object(tale, placed, rows) for placed in by_id if not isinstance(placed.entity, Look))
     film = tale.film
@@ -89,12 +92,6 @@ def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Sectio
     if number == 1:
         settings.append(Setting("Lighting", _LIGHTINGS[film.light.name], mood, time, "Sets the mood"))
     return Section(number, people, objects, tuple(settings))
-
-
-def _order(identity: str) -> tuple[int, int]:
-    """Tables list their IDs in ascending order: char1, char2; obj1, obj2, lm1, bg1. Grammars of an analysis ask for it."""
-    kind = identity.rstrip("0123456789")
-    return ("char", "obj", "lm", "bg").index(kind), int(identity[len(kind) :])
 
 
 def _character(tale: Tale, placed: PlacedEntity, shot: Shot, luck: random.Random) -> Character:

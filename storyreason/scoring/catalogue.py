@@ -9,10 +9,9 @@ against it when it is loaded.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import get_args
 
 from storyreason.errors import ScoringError
-from storyreason.format.analysis import Kind
+from storyreason.format import kinds
 from storyreason.format.rules import RULES
 from storyreason.format.words import FIRST_FORMS
 from storyreason.scoring.metrics import Score, bleu, f1, harmonic, mean, meteor, precision_recall_f1, rate, share
@@ -22,7 +21,7 @@ PAPER = "StoryReasoning (arXiv 2505.10292)"
 VALID = "strict/validity/valid"
 BOX_F1 = "strict/grounding/f1"
 
-KINDS: Mapping[str, str] = dict(zip(get_args(Kind), ("people", "things", "landmarks", "background"), strict=True))
+KINDS: Mapping[str, str] = {name: kind.plural for name, kind in kinds.KINDS.items()}
 """What the kinds of entities are called in titles and charts."""
 
 HALLUCINATIONS = {

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from storyreason.scoring.matching import KINDS, EntityBox, Pair, best
+from storyreason.format.kinds import KINDS
+from storyreason.scoring.matching import EntityBox, Pair, best
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55, … 0.95, over which COCO averages (Lin et al. 2014)."""

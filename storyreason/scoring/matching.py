@@ -7,15 +7,15 @@ handful of numpy calls; most boxes have a single partner, and only real conflict
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from storyreason.format import boxes
-from storyreason.format.analysis import Analysis, Kind
+from storyreason.format.analysis import Analysis
 from storyreason.format.boxes import Box
+from storyreason.format.kinds import Kind, kind_of, kinds_in
+from storyreason.format.tables import ENTITY_TABLES
 
-KINDS: tuple[Kind, ...] = ("char", "obj", "lm", "bg")
 THRESHOLD = 0.5
 """From this IoU on, two boxes are the same."""
 _NOWHERE = Box(0, 0, 0, 0)
@@ -51,22 +51,12 @@ def entity_boxes(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unus
     rows = []
     for section in analysis.sections:
         size = sizes[section.image - 1] if 1 <= section.image <= len(sizes) else None
-        for people, table in ((True, section.characters), (False, section.objects)):
-            for row in table:
+        for table in ENTITY_TABLES:
+            for row in section.rows(table):
                 box = _usable(row.box, size)
                 if box is not _NOWHERE or not drop_unusable:
-                    rows.append(EntityBox(row.id, kind_of(row.id, people), section.image, box))
+                    rows.append(EntityBox(row.id, kind_of(row.id) or kinds_in(table.name)[0], section.image, box))
     return rows
-
-
-@lru_cache(maxsize=10_000)
-def kind_of(id: str, people: bool) -> Kind:
-    """What an ID says it is: `lm2` a landmark; where it says nothing, what its table holds: people, or things."""
-    prefix = id.rstrip("0123456789")
-    for kind in KINDS:
-        if prefix == kind:
-            return kind
-    return "char" if people else "obj"
 
 
 def pairs(reference: Sequence[EntityBox], predicted: Sequence[EntityBox]) -> list[Pair]:

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from storyreason.format.analysis import Analysis
+from storyreason.format.kinds import KINDS, kind_of
 from storyreason.format.story import Mention, Story
 from storyreason.format.words import FIRST_FORMS, PRONOUNS, Names, untagged, words
 from storyreason.scoring.catalogue import FAULTS, HALLUCINATIONS
-from storyreason.scoring.matching import EntityBox, Pair, kind_of
+from storyreason.scoring.matching import EntityBox, Pair
 
 
 def count(claimed: Analysis, story: Story, rows: Sequence[EntityBox], matched: Sequence[Pair]) -> dict[str, float]:
@@ -56,7 +57,7 @@ def _faults(
     seen: Collection[tuple[int, str]],
 ) -> list[str]:
     faults = []
-    kinds = {kind_of(id, people=False) for id in mention.ids}
+    tags = {KINDS[kind_of(id) or "obj"].tag for id in mention.ids}
     for id in mention.ids:
         if id not in known:
             faults.append("unknown")
@@ -64,8 +65,8 @@ def _faults(
             faults.append("absent")
         elif (image, id) not in seen:
             faults.append("phantom")
-    if mention.kind == "gda" and not kinds & {"char", "obj"}:
+    if mention.kind == "gda" and "gdo" not in tags:
         faults.append("no_actor")
-    if (mention.kind == "gdo" and kinds & {"lm", "bg"}) or (mention.kind == "gdl" and kinds & {"char", "obj"}):
+    if mention.kind != "gda" and tags - {mention.kind}:
         faults.append("wrong_tag")
     return faults

@@ -3,9 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from storyreason.format.analysis import Analysis, Kind
+from storyreason.format.analysis import Analysis
+from storyreason.format.kinds import KINDS, Kind, kind_of, kinds_in
 from storyreason.format.story import Mention, Story
-from storyreason.scoring.matching import KINDS, kind_of
+from storyreason.format.tables import ENTITY_TABLES
 
 LASTING = 5
 """So many images make an entity persistent (as the paper counts)."""
@@ -36,10 +37,9 @@ def count(told: Analysis, told_story: Story, claimed: Analysis, claimed_story: S
 
 def _rows(analysis: Analysis) -> Iterable[tuple[Kind, str, int]]:
     for section in analysis.sections:
-        for row in section.characters:
-            yield kind_of(row.id, True), row.id, section.image
-        for thing in section.objects:
-            yield kind_of(thing.id, False), thing.id, section.image
+        for table in ENTITY_TABLES:
+            for row in section.rows(table):
+                yield kind_of(row.id) or kinds_in(table.name)[0], row.id, section.image
 
 
 def _mentions(story: Story) -> Iterable[tuple[Kind, str, int]]:
@@ -47,4 +47,4 @@ def _mentions(story: Story) -> Iterable[tuple[Kind, str, int]]:
         for part in passage.parts:
             if isinstance(part, Mention):
                 for name in part.ids:
-                    yield kind_of(name, False), name, passage.image
+                    yield kind_of(name) or "obj", name, passage.image

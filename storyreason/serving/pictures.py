@@ -1,16 +1,15 @@
 """The pictures of a request: none is fetched, and none is decoded before its format and its size are known."""
 
 import base64
-import binascii
-import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from storyreason.pictures import BROWSER_FORMATS, PictureError, header
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS = tuple(BROWSER_FORMATS)
 MOST_PIXELS = 40_000_000
 """Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
 MOST_PIXELS_TOGETHER = 200_000_000
@@ -37,15 +36,10 @@ def decoded(images: Sequence[str], config: ServingConfig) -> list[bytes]:
 
 
 def _decoded(number: int, text: str) -> tuple[bytes, int]:
-    from PIL import Image
-
     try:
         encoded = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            width, height = picture.size
-    except (
-        binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning
-    ):  # fmt: skip
+        _, width, height = header(encoded, FORMATS)
+    except (ValueError, PictureError):
         raise RefusedError(
             400, f"Image {number} is no picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain."
         ) from None

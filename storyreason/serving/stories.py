@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from storyreason.chat import picture_size
 from storyreason.errors import EngineError, StoryReasonError
 from storyreason.format import answer as answers
 from storyreason.generation import answering
@@ -23,6 +22,7 @@ from storyreason.generation.openai import Stop
 from storyreason.generation.vllm import NAME
 from storyreason.page.gallery import Gallery
 from storyreason.page.web import headers, web
+from storyreason.pictures import size as picture_size
 from storyreason.serving import pictures
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import EnginePool, RunningEngine

@@ -8,6 +8,7 @@ import numpy as np
 
 from storyreason import chat, dataset
 from storyreason.errors import TrainingError
+from storyreason.pictures import open_frames
 from storyreason.training.config import TrainingConfig
 from storyreason.training.plan import Item, Pass
 from storyreason.training.prepared import Prepared, PreparedStory
@@ -118,7 +119,7 @@ class StoryDataset:
         """The same from the encoded pictures."""
         example = self.examples[self.story(index).place]
         images = example.images[: self.config.max_images]
-        return self.encoder.pictures(chat.open_images(images, example.story_id))
+        return self.encoder.pictures(open_frames(images, example.story_id))
 
 
 def refuse_long(parts: Sequence[StoryDataset], max_tokens: int) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 
-from storyreason import chat, dataset, model, runs
+from storyreason import chat, dataset, model, pictures, runs
 from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
 from storyreason.training.examples import StoryDataset, refuse_long
@@ -44,7 +44,7 @@ def _train(job: Job, watch: Watch) -> None:
     examples = dataset.load(job.data, "train")
     stories, validation, schedule = scheduled(examples, job, encoder, settings.world_size)
     first = examples[stories.story(0).place]
-    encoder.check(chat.open_images(first.images, first.story_id), "<think>\n</think>\n")
+    encoder.check(pictures.open_frames(first.images, first.story_id), "<think>\n</think>\n")
     settings.max_steps = schedule.steps
     trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()

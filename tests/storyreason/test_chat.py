@@ -6,6 +6,7 @@ import pytest
 
 from storyreason import chat, dataset, model
 from storyreason.errors import DataError, ModelError
+from storyreason.pictures import open_frames
 from storyreason.training.examples import collate
 
 
@@ -15,7 +16,7 @@ def processor(tiny_base: Path) -> Any:
 
 
 def frames(example: dataset.Example) -> Sequence[Any]:
-    return chat.open_images(example.images, example.story_id)
+    return open_frames(example.images, example.story_id)
 
 
 def test_there_are_the_ten_published_requests() -> None:
@@ -115,4 +116,4 @@ def test_another_chat_template_is_refused(tiny_base: Path, template: str, found:
 
 def test_a_picture_that_does_not_decode_is_named() -> None:
     with pytest.raises(DataError, match="Story red-car-1, image 1 does not decode"):
-        chat.open_images([b"no picture"], "red-car-1")
+        open_frames([b"no picture"], "red-car-1")

@@ -8,11 +8,12 @@ from typer.testing import CliRunner
 from storyreason import chat, dataset, model
 from storyreason.cli import app
 from storyreason.errors import ModelError
+from storyreason.pictures import open_frames
 
 
 def tell(net: Any, processor: Any, example: dataset.Example, tokens: int = 40) -> str:
     """Greedy text for an example's frames, the published way."""
-    images = chat.open_images(example.images, example.story_id)
+    images = open_frames(example.images, example.story_id)
     text = processor.apply_chat_template(
         chat.messages(images, chat.REQUESTS[1]), tokenize=False, add_generation_prompt=True
     )

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from storyreason import chat, dataset
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import Endpoint
+from storyreason.pictures import open_frames
 from tests.docs import commands
 from tests.docs.commands import Command
 from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
@@ -153,7 +154,7 @@ def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlf
 def test_the_openai_client_streams_a_story_of_five_images(project: Project) -> None:
     from openai import OpenAI
 
-    from storyreason.generation.openai import data_url
+    from storyreason.pictures import data_url
 
     images = dataset.load(project.folder / "data", "test")[0].images[:5]
     content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
@@ -269,7 +270,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
         for images in stories:
             turns = chat.messages(len(images), config.request, config.images_first)
             prompt = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            inputs = processor(text=[prompt], images=chat.open_images(images, "a story"), return_tensors="pt")
+            inputs = processor(text=[prompt], images=open_frames(images, "a story"), return_tensors="pt")
             written = net.eval().generate(**inputs, max_new_tokens=config.max_tokens, do_sample=False)
             told.append(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return told

@@ -36,7 +36,7 @@ def test_the_sample_data_has_no_fault(tmp_path: Path) -> None:
     assert report.sizes == {(196, 112): sum(report.frames.values())}
     card = report.markdown()
     assert "8 + 2 stories (train + test)" in card
-    assert "| people per frame |" in card
+    assert "| characters per frame |" in card
 
 
 BROKEN = {

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storyreason.format import analysis
-from storyreason.format.analysis import PHASES, SETTING_ELEMENTS, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
+from storyreason.format.tables import PHASES, SETTING_ELEMENTS, Character, Object, Phase, Setting
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 TEXTS = [story["chain_of_thought"] for story in json.loads(GOLDEN.read_text())["stories"]]

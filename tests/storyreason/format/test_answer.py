@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storyreason.format import answer, rules
-from storyreason.format.analysis import Character, Section
+from storyreason.format.analysis import Section
 from storyreason.format.answer import Reader
 from storyreason.format.story import Passage
+from storyreason.format.tables import Character
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 EXAMPLES = json.loads(GOLDEN.read_text())["stories"]

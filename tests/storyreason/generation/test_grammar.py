@@ -7,6 +7,8 @@ import xgrammar
 
 from storyreason import dataset
 from storyreason.format import analysis, answer, rules
+from storyreason.format.boxes import Box
+from storyreason.format.tables import Character, Object
 from storyreason.generation import grammar, grounded
 
 SIZES = [(196, 112), (100, 99), (575, 240)]
@@ -109,9 +111,9 @@ def test_an_entity_of_another_image_or_in_the_wrong_tag_is_refused(
     compiler: xgrammar.GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    box = analysis.boxes.Box(0, 0, 9, 9)
-    person = analysis.Character("char1", "Mara", "A woman", "Calm", "Standing", "Protagonist", box)
-    beach = analysis.Object("bg1", "The beach", "Background", "Far away", "Scenery", box)
+    box = Box(0, 0, 9, 9)
+    person = Character("char1", "Mara", "A woman", "Calm", "Standing", "Protagonist", box)
+    beach = Object("bg1", "The beach", "Background", "Far away", "Scenery", box)
     of = grammar.of_story(analysis.Analysis((analysis.Section(1, (person,)), analysis.Section(2, (), (beach,)))))
 
     def told(first: str, second: str) -> str:

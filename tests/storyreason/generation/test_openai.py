@@ -9,8 +9,8 @@ import pytest
 from storyreason import chat, dataset
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import GenerationConfig, Piece, tell
-from storyreason.generation.openai import data_url
 from storyreason.generation.vllm import VllmServer
+from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import answer, endpoint, refusal
 
 CONFIG = GenerationConfig(request="Tell a story that connects these images.", max_tokens=9)

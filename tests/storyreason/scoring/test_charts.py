@@ -24,7 +24,7 @@ def test_every_bar_is_as_long_as_its_score(cards: dict[str, Scorecard]) -> None:
     labels = [label.get_text() for label in axes.get_yticklabels()]
     tuned, base = [container for container in axes.containers if container.get_label() in cards]
 
-    assert labels == ["all", "people", "things", "landmarks", "background"]
+    assert labels == ["all", "characters", "things", "landmarks", "backgrounds"]
     assert tuned[0].get_width() == cards["tuned"].metrics()["strict/grounding/f1"] > 0
     assert tuned[1].get_width() == cards["tuned"].metrics()["strict/grounding/char/f1"]
     assert base[0].get_width() == 0

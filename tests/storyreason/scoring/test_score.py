@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from storyreason.errors import ScoringError
 from storyreason.format import analysis, answer, story
-from storyreason.format.analysis import PHASES, Analysis, Character, Object, Phase, Section, Setting
+from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
 from storyreason.format.story import Mention, Passage, Story
+from storyreason.format.tables import PHASES, Character, Object, Phase, Setting
 from storyreason.scoring import Reference, Scorecard, score
 
 SIZE = (120, 80)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from storyreason.generation.openai import data_url
+from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint
 from tests.storyreason.serving.asked import CHAT, DEPLOY, KEY, READ, STORIES, asking, post, says
 from tests.storyreason.serving.scripted import gateway

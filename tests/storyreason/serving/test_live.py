@@ -17,7 +17,8 @@ from storyreason.format import answer
 from storyreason.format.answer import join
 from storyreason.format.boxes import Box
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import Piece, data_url
+from storyreason.generation.openai import Piece
+from storyreason.pictures import data_url
 from storyreason.serving import state
 from storyreason.serving.engines import RunningEngine
 from storyreason.serving.live import Live

@@ -13,8 +13,8 @@ from PIL import Image
 
 from storyreason import dataset
 from storyreason.format.answer import join
-from storyreason.generation.openai import data_url
 from storyreason.generation.vllm import VllmServer
+from storyreason.pictures import data_url
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import RunningEngine
 from storyreason.serving.gateway import application

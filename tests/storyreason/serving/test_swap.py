@@ -23,7 +23,8 @@ from storyreason import generation
 from storyreason.errors import GatewayError
 from storyreason.format import answer, rules
 from storyreason.generation import GenerationConfig
-from storyreason.generation.openai import Endpoint, data_url
+from storyreason.generation.openai import Endpoint
+from storyreason.pictures import data_url
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from tests.conftest import write_untrained

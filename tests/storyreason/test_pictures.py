@@ -1,0 +1,101 @@
+"""Whatever the bytes are, a picture is read or refused by one error."""
+
+import base64
+import io
+import random
+import zlib
+
+import pytest
+from PIL import Image
+
+from storyreason import dataset, pictures
+from storyreason.errors import DataError
+from storyreason.pictures import PictureError
+
+
+def encoded(format: str, size: tuple[int, int] = (40, 30)) -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(out, format)
+    return out.getvalue()
+
+
+PICTURES = {format: encoded(format) for format in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "MPO", "DDS", "AVIF")}
+
+
+@pytest.mark.parametrize(
+    ("format", "kind", "media_type"),
+    [
+        ("PNG", "png", "image/png"),
+        ("JPEG", "jpeg", "image/jpeg"),
+        ("WEBP", "webp", "image/webp"),
+        ("GIF", "gif", "image/gif"),
+        ("TIFF", None, None),
+    ],
+)
+def test_type_size_and_pixels_are_read(format: str, kind: str | None, media_type: str | None) -> None:
+    picture = PICTURES[format]
+    assert pictures.sniff(picture) == kind
+    assert pictures.header(picture) == (format, 40, 30)
+    assert pictures.header(picture).media_type == media_type
+    assert pictures.size(picture) == pictures.decoded_size(picture) == (40, 30)
+    assert (pictures.rgb(picture).mode, pictures.rgb(picture).size) == ("RGB", (40, 30))
+    assert pictures.header(pictures.png(picture)) == ("PNG", 40, 30)
+
+
+def test_only_the_formats_asked_for_are_opened() -> None:
+    assert pictures.header(PICTURES["PNG"], ("PNG",)).format == "PNG"
+    with pytest.raises(PictureError, match="unknown picture format"):
+        pictures.header(PICTURES["TIFF"], ("PNG", "JPEG"))
+
+
+def test_a_data_url_names_the_type_and_gives_the_picture_back() -> None:
+    assert pictures.data_url(PICTURES["JPEG"]).startswith("data:image/jpeg;base64,")
+    assert pictures.data_url(b"?").startswith("data:image/png;base64,")
+    assert pictures.from_data_url(pictures.data_url(PICTURES["GIF"])) == PICTURES["GIF"]
+    with pytest.raises(PictureError):
+        pictures.from_data_url("data:image/png;base64,abc")
+
+
+def test_a_thumbnail_keeps_the_shape() -> None:
+    assert pictures.header(pictures.thumbnail(encoded("PNG", (400, 100)), 200)) == ("JPEG", 200, 50)
+
+
+def bomb() -> bytes:
+    """A header of more pixels than Pillow opens."""
+    out = io.BytesIO()
+    Image.new("1", (1, 1)).save(out, "PNG")
+    head = bytearray(out.getvalue())
+    head[16:24] = (50_000).to_bytes(4, "big") * 2
+    return bytes(head[:29]) + base64.b16decode(f"{zlib.crc32(bytes(head[12:29])):08X}") + bytes(head[33:])
+
+
+def test_too_many_pixels_are_a_fault_of_the_data_by_story_and_image() -> None:
+    with pytest.raises(PictureError, match="pixels"):
+        pictures.size(bomb())
+    with pytest.raises(DataError, match=r"Story red-car-1, image 2: .*pixels"):
+        dataset.sizes(dataset.Example("red-car-1", (PICTURES["PNG"], bomb()), "", ""))
+    with pytest.raises(DataError, match=r"Story red-car-1, image 1 does not decode .*pixels"):
+        pictures.open_frames([bomb()], "red-car-1")
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_damaged_pictures_raise_one_error() -> None:
+    """Pillow's decoders raise a dozen different ones."""
+    luck = random.Random(1)
+    read = refused = 0
+    for _ in range(1500):
+        damaged = bytearray(luck.choice(list(PICTURES.values())))
+        for _ in range(luck.randint(1, 4)):
+            at = luck.randrange(min(len(damaged), luck.choice((100, 10_000))))
+            if luck.random() < 0.7:
+                damaged[at] = luck.randrange(256)
+            else:
+                del damaged[at + 1 :]
+        for look in (pictures.header, pictures.decoded_size, pictures.rgb):
+            try:
+                look(bytes(damaged))
+                read += 1
+            except PictureError:
+                refused += 1
+    assert read > 500
+    assert refused > 500
