@@ -47,7 +47,12 @@ def configuration() -> str:
 
 def _keys(group: dict[str, Any], schema: dict[str, Any], prefix: str) -> Iterable[str]:
     rows = [
-        (f"`{prefix}{name}`", _type(field), _value(field.get("default")), _cell(_without_default(field["description"])))
+        (
+            f"`{prefix}{name}`",
+            _type(field, schema),
+            _value(field.get("default")),
+            _cell(_without_default(field["description"])),
+        )
         for name, field in group["properties"].items()
         if not _referenced(field, schema)
     ]
@@ -66,19 +71,23 @@ def _settings(schema: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _referenced(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
     name = field.get("$ref", "").rpartition("/")[2]
-    found: dict[str, Any] | None = schema["$defs"].get(name)
+    found: dict[str, Any] | None = schema.get("$defs", {}).get(name)
     return found
 
 
-def _type(field: dict[str, Any]) -> str:
+def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
     """`one of lora, full, language`; `integer, or empty`; `list of text`."""
+    if referenced := _referenced(field, schema):
+        return _type(referenced, schema)
     if "enum" in field:
         return f"one of {', '.join(f'`{value}`' for value in field['enum'])}"
     if "anyOf" in field:
-        return ", or ".join(_type(one) for one in field["anyOf"])
+        return ", or ".join(_type(one, schema) for one in field["anyOf"])
     if field["type"] == "array":
-        return f"list of {_type(field['items'])}"
-    return {"string": "text", "null": "empty", "boolean": "true or false"}.get(field["type"], field["type"])
+        return f"list of {_type(field['items'], schema)}"
+    return {"string": "text", "null": "empty", "boolean": "true or false", "object": "settings"}.get(
+        field["type"], field["type"]
+    )
 
 
 def _value(default: Any) -> str:
@@ -100,6 +109,55 @@ def rules() -> str:
         "`storyreason check` applies them.", "",
         *_table(("rule", "severity", "what it says"), rows),
     ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def scores() -> str:
+    """Every score of the catalogue, by group."""
+    from storyreason.scoring import catalogue
+
+    count = f"{len(catalogue.SCORES)} scores. "
+    lines = [
+        "# Scores",
+        "",
+        count
+        + "Their names in MLflow begin with the decoding: `free/` or `grounded/`. Beside each are the ends of its",
+        "95 % interval, `…/low` and `…/high`. A score is left out where it is not defined, such as a rate per mention of a",
+        "model that mentions nothing. [What the protocols are](../scores.md#names).",
+        "",
+        _escaped(catalogue.markdown()).replace("\n### ", "\n## ").removeprefix("#"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def http() -> str:
+    """Every route of the gateway, what it asks for, and the bodies it reads."""
+    from storyreason.serving import routes
+
+    needs = {"nothing": "", "key": "a key, if there are any", "token": "the administrator's token"}
+    rows = [(f"`{one.method} {one.path}`", needs[one.access], _cell(one.summary)) for one in routes()]
+    lines = [
+        "# HTTP",
+        "",
+        "The routes of the gateway. A key or token is sent as `Authorization: Bearer …`; the token is accepted wherever a",
+        "key is. What is not listed here is not served.",
+        "",
+        *_table(("route", "needs", "what it does"), rows),
+    ]
+    for one in routes():
+        if one.body:
+            schema = one.body.model_json_schema()
+            fields = [
+                (f"`{name}`", _type(field, schema), _value(field.get("default")), _cell(_without_default(said)))
+                for name, field in schema["properties"].items()
+                if (said := field.get("description", "")) is not None
+            ]
+            lines += [
+                "",
+                f"## {one.method} {one.path}",
+                "",
+                *_table(("field", "type", "default", "description"), fields),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -159,10 +217,21 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 def _cell(text: str) -> str:
     """Text for a cell of a Markdown table: one line, no bars, tags as code."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return _escaped(" ".join(text.split()).replace("|", "\\|"))
 
 
-PAGES: dict[str, Callable[[], str]] = {"configuration": configuration, "rules": rules, "cli": command_line}
+def _escaped(text: str) -> str:
+    """Text whose tags show as they are, also outside of code."""
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in re.split(r"(`[^`]*`)", text))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration": configuration,
+    "scores": scores,
+    "rules": rules,
+    "http": http,
+    "cli": command_line,
+}
 """The files by name, and what writes each."""
 
 

@@ -15,16 +15,19 @@ NOT_RUN = "not run by our tests: "
 """How a command that no test runs is marked in the docs, followed by the reason."""
 
 HERE, LINE, NOWHERE = "tests/docs/test_commands.py", "tests/system/test_line.py", "nowhere"
+HERE_SLOWLY = f"{HERE}, not in `make check`"
 UP = "tests/system/test_up.py"
 DEPLOYMENTS = "tests/system/test_deployments.py"
 RUNS = {
     r"make .*": HERE,
-    r"python -m pytest .*": HERE,
+    r"python -m pytest .*": HERE_SLOWLY,
     r".*--help": HERE,
     r"python make_data\.py .*": HERE,
     r"python docs/reference\.py.*": HERE,
+    r"storyreason score .* --protocol paper": HERE_SLOWLY,
     r"storyreason (check|page|stats|score|read|sample data) .*": HERE,
-    r"storyreason data (add|import) [A-Za-z/-]*": HERE,
+    r"storyreason data (add|import) [A-Za-z/-]*": HERE_SLOWLY,
+    r"git apply -C1 tests/docs/recipes/.*": HERE,
     r"git commit .* data\.dvc": HERE,
     r"storyreason (retrain sample|evaluate|deploy|tell|clean).*": LINE,
     r"curl .*": LINE,

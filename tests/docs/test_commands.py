@@ -37,10 +37,16 @@ def test_a_test_that_is_named_calls_the_command(where: str) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clone with today's docs, a data set of four stories as its data, answers to score, and what the tutorial saves."""
+    """A clone as the working tree is, a data set of four stories as its data, answers to score, what the tutorial saves."""
     folder = tmp_path_factory.mktemp("docs") / "clone"
     subprocess.run(["git", "clone", "-q", str(commands.REPOSITORY), str(folder)], check=True)
-    shutil.copytree(commands.REPOSITORY / "docs", folder / "docs", dirs_exist_ok=True)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(
+        listed, cwd=commands.REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout.split():
+        if (commands.REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(commands.REPOSITORY / name, folder / name)
     test = list(sample.examples("test", films=1))
     dataset.write(test, folder / "data", "test")
     dataset.write(sample.examples("train", films=1), folder / "data", "train")
@@ -54,9 +60,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def test_the_cheap_commands_run(clone: Path, subtests: pytest.Subtests) -> None:
+@pytest.mark.parametrize(
+    "where", [commands.HERE, pytest.param(commands.HERE_SLOWLY, marks=pytest.mark.server)], ids=["quickly", "slowly"]
+)
+def test_the_commands_run(clone: Path, subtests: pytest.Subtests, where: str) -> None:
     """In the order of the docs: a page's commands build on one another."""
-    for command in commands.run_by(commands.HERE):
+    for command in commands.run_by(where):
         with subtests.test(str(command)):
             _run(command, clone)
 
