@@ -192,7 +192,7 @@ def decoding(
 ) -> None:
     """Milliseconds per token, free and grounded, one story at a time; compiling the grammars is reported apart."""
     from storyreason import sample
-    from storyreason.generation import GenerationConfig, Piece, answering
+    from storyreason.generation import Chunk, GenerationConfig, answering
 
     chosen = list(sample.examples("test", films=stories))[:stories]
     table = Table("decoding", "tokens per story", "ms per token", "over free", "s to the first token")
@@ -207,10 +207,10 @@ def decoding(
                 times.clear()
                 start = time.perf_counter()
 
-                def hear(piece: Piece) -> None:
+                def hear(piece: Chunk) -> None:
                     times.append(time.perf_counter())  # noqa: B023  # called before the next story begins
 
-                told = answering.answer_to(url, name, example.story_id, example.images, config, on_piece=hear)
+                told = answering.answer_to(url, name, example.story_id, example.images, config, on_chunk=hear)
                 answers[example.story_id] = told.answer
                 if turn:
                     first.append(times[0] - start)

@@ -146,7 +146,7 @@ def room(config: RunConfig, who: str) -> Iterator[None]:
         yield
     else:
         get_run_logger().info("version %s gives way until the training ends", served)
-        with gateway.resting(config.serving, who):
+        with gateway.suspended(config.serving, who):
             _wait_until_free(devices, wanted)
             yield
 

@@ -2,6 +2,6 @@
 
 from storyreason.generation.answering import Prediction, predict
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import Piece, Stop, Telling, tell
+from storyreason.generation.openai import Chunk, Completion, Stop, tell
 
-__all__ = ["GenerationConfig", "Piece", "Prediction", "Stop", "Telling", "predict", "tell"]
+__all__ = ["Chunk", "Completion", "GenerationConfig", "Prediction", "Stop", "predict", "tell"]

@@ -14,7 +14,7 @@ from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.engine import Engine
-from storyreason.generation.openai import Endpoint, OnPiece, Stop
+from storyreason.generation.openai import Endpoint, OnChunk, Stop
 
 
 class Illustrated(Protocol):
@@ -68,7 +68,7 @@ def predict(
     report()
     if not all(story_id in done for story_id in order):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _mend(partial)
+        _drop_partial_line(partial)
         with partial.open("a", encoding="utf-8") as file:
             for prediction in _answers(base_url, model, missing, config):
                 file.write(_line(prediction))
@@ -96,13 +96,13 @@ def _answers(
     """Predictions as they come in. Holds no more examples at a time than are being asked about."""
     import httpx  # noqa: F401  # here, before several threads import it at a time
 
-    given_up = threading.Event()
+    abandoned = threading.Event()
     pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="predict")
     pending: set[Future[Prediction]] = set()
     try:
         while True:
             for example in examples:
-                pending.add(pool.submit(_answer, base_url, model, example, config, given_up))
+                pending.add(pool.submit(_answer, base_url, model, example, config, abandoned))
                 if len(pending) == config.concurrency:
                     break
             if not pending:
@@ -112,19 +112,19 @@ def _answers(
             for future in finished:
                 yield future.result()
     finally:
-        given_up.set()
+        abandoned.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _answer(
-    base_url: str, model: str, example: Illustrated, config: GenerationConfig, given_up: threading.Event
+    base_url: str, model: str, example: Illustrated, config: GenerationConfig, abandoned: threading.Event
 ) -> Prediction:
     pause = config.pause
     for left in range(config.retries, -1, -1):
         try:
             return answer_to(base_url, model, example.story_id, example.images, config)
         except EngineAwayError as error:
-            if left == 0 or given_up.wait(pause):
+            if left == 0 or abandoned.wait(pause):
                 raise EngineError(
                     f"Story {example.story_id}: no answer after {config.retries + 1} tries. {error}"
                 ) from error
@@ -141,15 +141,15 @@ def answer_to(
     images: Sequence[bytes],
     config: GenerationConfig,
     api_key: str | None = None,
-    on_piece: OnPiece | None = None,
+    on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Prediction:
-    """Ask once, with the decoding that `config` names; with `on_piece` it streams, and `stop` ends it.
+    """Ask once, with the decoding that `config` names; with `on_chunk` it streams, and `stop` ends it.
 
     Raises EngineAwayError or EngineError.
     """
     engine = Endpoint(base_url, model, api_key)
-    return answer_by(engine, story_id, images, config, on_piece=on_piece, stop=stop)
+    return answer_by(engine, story_id, images, config, on_chunk=on_chunk, stop=stop)
 
 
 def answer_by(
@@ -157,18 +157,26 @@ def answer_by(
     story_id: str,
     images: Sequence[bytes],
     config: GenerationConfig,
-    on_piece: OnPiece | None = None,
+    on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Prediction:
     """As `answer_to`, of any engine."""
     if config.decoding == "free":
-        told = engine.session(images, config).tell(on_piece=on_piece, stop=stop)
+        told = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
-    held = grounded.tell(engine, images, config, on_piece=on_piece, stop=stop)
-    return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
+    told = grounded.tell(engine, images, config, on_chunk=on_chunk, stop=stop)
+    return Prediction(
+        story_id,
+        told.text,
+        told.cut,
+        told.prompt_tokens,
+        told.tokens,
+        told.mended,
+        told.unmended,
+    )
 
 
-def _mend(partial: Path) -> None:
+def _drop_partial_line(partial: Path) -> None:
     """Cut off what a killed run left after the last whole line, so that the next line starts a new one."""
     if partial.exists():
         content = partial.read_bytes()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import OnPiece, Stop, Telling
+from storyreason.generation.openai import Completion, OnChunk, Stop
 
 
 class Session(Protocol):
@@ -16,12 +16,12 @@ class Session(Protocol):
         written: str = "",
         grammar: str | None = None,
         max_tokens: int | None = None,
-        on_piece: OnPiece | None = None,
+        on_chunk: OnChunk | None = None,
         stop: Stop | None = None,
-    ) -> Telling:
+    ) -> Completion:
         """Answer once, continuing what is `written` of the answer already, under a grammar (GBNF) if there is one.
 
-        `max_tokens` takes precedence over the configured limit. With `on_piece` the answer is streamed; `stop` ends the
+        `max_tokens` takes precedence over the configured limit. With `on_chunk` the answer is streamed; `stop` ends the
         request from another thread. Raises EngineAwayError for a failure that may pass, EngineError for any other.
         """
         ...

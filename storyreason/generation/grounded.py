@@ -21,9 +21,9 @@ from storyreason.format.tables import NARRATIVE, PHASES, SETTING_ELEMENTS, SETTI
 from storyreason.generation import grammar
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.engine import Engine, Session
-from storyreason.generation.openai import OnPiece, Piece, Stop
+from storyreason.generation.openai import Chunk, OnChunk, Stop
 
-RESERVE = 2
+SAFETY = 2
 """Tokens kept for an ending, over those of the ending written plainly: a poor model spells out what has a token."""
 
 
@@ -49,44 +49,44 @@ def tell(
     images: Sequence[bytes],
     config: GenerationConfig,
     *,
-    on_piece: OnPiece | None = None,
+    on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Grounded:
     """Ask an engine that knows grammars twice, once for the analysis and once for the story.
 
-    With `on_piece` it streams. Pieces take characters back where a stage was cut in the middle of a row or a mention,
+    With `on_chunk` it streams. Pieces take characters back where a stage was cut in the middle of a row or a mention,
     and where boxes were mended; in the end they have come to the text that this gives.
 
     Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
     grammars, or `config.max_tokens` too small for so many images.
     """
     sizes = [pictures.size(image) for image in images]
-    asking = _Asking(engine.session(images, config), engine.count, config.max_tokens, on_piece, stop or Stop())
-    read = asking.analysis(sizes)
+    run = _GroundedAnswer(engine.session(images, config), engine.count, config.max_tokens, on_chunk, stop or Stop())
+    read = run.analysis(sizes)
     mended, count = _mend(read, sizes)
     thought = analysis.render(mended)
-    asking.show(answer.join(thought, ""))
-    told = asking.story(mended, answer.join(thought, ""))
-    asking.show(answer.join(thought, told))
+    run.show(answer.join(thought, ""))
+    told = run.story(mended, answer.join(thought, ""))
+    run.show(answer.join(thought, told))
     return Grounded(
         answer.join(thought, told),
         answer.join(analysis.render(read), told) if count else answer.join(thought, told),
         count,
-        asking.ended,
-        asking.cut,
-        asking.prompt_tokens,
-        asking.tokens,
+        run.ended,
+        run.cut,
+        run.prompt_tokens,
+        run.tokens,
     )
 
 
 @dataclass
-class _Asking:
+class _GroundedAnswer:
     """One answer while it is made: its requests, and what they used up."""
 
     session: Session
     count: Callable[[str], int]
     max_tokens: int | None
-    on_piece: OnPiece | None
+    on_chunk: OnChunk | None
     stop: Stop
     prompt_tokens: int = 0
     tokens: int = 0
@@ -98,18 +98,18 @@ class _Asking:
 
     def show(self, text: str) -> None:
         """Let the pieces come to `text`, whatever they came to before."""
-        if self.on_piece is None or text == self._shown:
+        if self.on_chunk is None or text == self._shown:
             return
-        same = _same(self._shown, text)
+        same = _common_prefix(self._shown, text)
         back, self._shown = len(self._shown) - same, text
-        self.on_piece(Piece(text[same:], back, self.tokens))
+        self.on_chunk(Chunk(text[same:], back, self.tokens))
 
     def analysis(self, sizes: Sizes) -> Analysis:
-        least_analysis, least_story = (RESERVE * self.count(text) for text in _least(sizes))
+        least_analysis, least_story = (SAFETY * self.count(text) for text in _shortest_endings(sizes))
         self._left = self._budget() - least_story
         most = self._left - least_analysis
-        if most < least_analysis // RESERVE:
-            needed = least_analysis + least_analysis // RESERVE + least_story
+        if most < least_analysis // SAFETY:
+            needed = least_analysis + least_analysis // SAFETY + least_story
             raise EngineError(
                 f"A grounded answer about {len(sizes)} images needs {needed} tokens or more, "
                 f"and has {self._left + least_story}: raise generation.max_tokens, or serving.max_model_len."
@@ -127,11 +127,11 @@ class _Asking:
         return analysis.read(text)[0]
 
     def story(self, of: Analysis, begin: str) -> str:
-        least = RESERVE * self.count(_least_story(len(of.sections)))
+        least = SAFETY * self.count(_shortest_story(len(of.sections)))
         text, whole = self._go_on(begin, grammar.of_story(of), max(1, self._left - least))
         if not whole:
             self.ended = True
-            text = _settled(text)
+            text = _without_open_tag(text)
             if rest := grammar.end_of_story(of, text):
                 more, whole = self._go_on(begin + text, rest, max(1, self._left))
                 text, self.cut = text + more, self.cut or not whole
@@ -143,7 +143,7 @@ class _Asking:
             written=written,
             grammar=rules,
             max_tokens=most,
-            on_piece=None if self.on_piece is None else functools.partial(self._hear, written),
+            on_chunk=None if self.on_chunk is None else functools.partial(self._forward, written),
             stop=self.stop,
         )
         self.prompt_tokens = self.prompt_tokens or told.prompt_tokens
@@ -151,13 +151,13 @@ class _Asking:
         self._left -= told.tokens
         return told.text, not told.cut
 
-    def _hear(self, written: str, piece: Piece) -> None:
-        assert self.on_piece is not None
+    def _forward(self, written: str, piece: Chunk) -> None:
+        assert self.on_chunk is not None
         if self._going_on_from is not written:  # nothing is shown before the engine has answered
             self.show(written)
             self._going_on_from = written
         self._shown += piece.text
-        self.on_piece(piece._replace(tokens=self.tokens + piece.tokens))
+        self.on_chunk(piece._replace(tokens=self.tokens + piece.tokens))
 
     def _budget(self) -> int:
         """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
@@ -169,24 +169,24 @@ class _Asking:
         return room
 
 
-def _same(one: str, other: str) -> int:
+def _common_prefix(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     if other.startswith(one):
         return len(one)
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
-def _least(sizes: Sizes) -> tuple[str, str]:
+def _shortest_endings(sizes: Sizes) -> tuple[str, str]:
     """The longest texts that the grammars of endings allow."""
     few = "abc " * (grammar.FEW // 4)
     images = ", ".join(str(number) for number in range(1, len(sizes) + 1))
     setting = SETTINGS.build([max(SETTING_ELEMENTS, key=len), *[few] * (len(SETTINGS.columns) - 1)], 0)
     phases = tuple(NARRATIVE.build([name, *[few] * (len(NARRATIVE.columns) - 2), images], 0) for name in PHASES)
     sections = tuple(Section(number, settings=(setting,)) for number in range(1, len(sizes) + 1))
-    return analysis.render(Analysis(sections, phases)), _least_story(len(sizes))
+    return analysis.render(Analysis(sections, phases)), _shortest_story(len(sizes))
 
 
-def _least_story(images: int) -> str:
+def _shortest_story(images: int) -> str:
     return story.render(Story(tuple(Passage(image, ("abc " * (grammar.FEW // 2),)) for image in range(1, images + 1))))
 
 
@@ -205,10 +205,10 @@ def _mend(read: Analysis, sizes: Sizes) -> tuple[Analysis, int]:
 
 
 def _mended(rows: tuple[_Row, ...], size: tuple[int, int]) -> tuple[_Row, ...]:
-    return tuple(replace(row, box=row.box and _ordered(row.box, size)) for row in rows)
+    return tuple(replace(row, box=row.box and _corners_in_order(row.box, size)) for row in rows)
 
 
-def _ordered(box: Box, size: tuple[int, int]) -> Box:
+def _corners_in_order(box: Box, size: tuple[int, int]) -> Box:
     """`10,5,3,5` becomes `3,5,10,6`."""
     (x1, x2), (y1, y2) = sorted((box.x1, box.x2)), sorted((box.y1, box.y2))
     x1, x2 = (x1, x2) if x1 < x2 else (min(x1, size[0] - 1), min(x1, size[0] - 1) + 1)
@@ -219,7 +219,7 @@ def _ordered(box: Box, size: tuple[int, int]) -> Box:
 _OPEN_MENTION = re.compile(r"<gd[oal] [^<]*\Z|<[^>]*\Z|<gd[oal] [^<>]*>[^<]*<[^>]*\Z")
 
 
-def _settled(text: str) -> str:
+def _without_open_tag(text: str) -> str:
     """A story that was cut, without the tag or mention that it ends in the middle of."""
     if cut := _OPEN_MENTION.search(text):
         text = text[: cut.start()]

@@ -12,7 +12,7 @@ from storyreason import chat
 from storyreason import model as models
 from storyreason.errors import EngineAwayError
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import OnPiece, Piece, Stop, Telling
+from storyreason.generation.openai import Chunk, Completion, OnChunk, Stop
 from storyreason.pictures import open_frames
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class InProcessSession:
         written: str = "",
         grammar: str | None = None,
         max_tokens: int | None = None,
-        on_piece: OnPiece | None = None,
+        on_chunk: OnChunk | None = None,
         stop: Stop | None = None,
-    ) -> Telling:
+    ) -> Completion:
         import torch
 
         engine, config = self.engine, self.config
@@ -107,14 +107,14 @@ class InProcessSession:
                 max_new_tokens=most,
                 logits_processor=engine.held_to(grammar),
                 stopping_criteria=[lambda ids, _: torch.full(ids.shape[:1], stop is not None and stop.stopped)],
-                streamer=None if on_piece is None else _streamer(engine.processor.tokenizer, on_piece),
+                streamer=None if on_chunk is None else _streamer(engine.processor.tokenizer, on_chunk),
             )
         if stop is not None and stop.stopped:
             raise EngineAwayError("This request was ended by the one who made it.")
         told = output[0, prompt:].tolist()
         ended = bool(told) and told[-1] in engine.ends()
         text = engine.processor.tokenizer.decode(told, skip_special_tokens=True)
-        return Telling(text, not ended, prompt, len(told))
+        return Completion(text, not ended, prompt, len(told))
 
     def room(self, stop: Stop | None = None) -> int:
         return int(self.engine.longest - self._inputs("")["input_ids"].shape[1] - 1)
@@ -127,7 +127,7 @@ class InProcessSession:
         return inputs.to(self.engine.model.device)
 
 
-def _streamer(tokenizer: Any, on_piece: OnPiece) -> Any:
+def _streamer(tokenizer: Any, on_chunk: OnChunk) -> Any:
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):
@@ -139,6 +139,6 @@ def _streamer(tokenizer: Any, on_piece: OnPiece) -> Any:
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             if text or stream_end:
-                on_piece(Piece(text, tokens=self.tokens))
+                on_chunk(Chunk(text, tokens=self.tokens))
 
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

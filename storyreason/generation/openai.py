@@ -18,12 +18,12 @@ from storyreason.pictures import data_url
 if TYPE_CHECKING:
     import httpx
 
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 """Statuses that may be another one when the same request is sent again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class Completion:
     """What the model wrote, analysis and story together. `cut`: it was stopped by the limit of tokens."""
 
     text: str
@@ -32,7 +32,7 @@ class Telling:
     tokens: int
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """What a stream brings: take back `back` characters of what it brought before (free decoding never does), then add
     `text`. `tokens`: made so far, by the number of pieces until the engine has said it at the end.
     """
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
     tokens: int = 0
 
 
-OnPiece = Callable[[Piece], object]
+OnChunk = Callable[[Chunk], object]
 
 
 class Stop:
@@ -87,16 +87,16 @@ def tell(
     config: GenerationConfig,
     *,
     api_key: str | None = None,
-    on_piece: OnPiece | None = None,
+    on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
-) -> Telling:
-    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_piece` it streams, piece by piece.
+) -> Completion:
+    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_chunk` it streams, piece by piece.
 
     `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError when the same request may succeed later, and
     EngineError when it will not.
     """
     body = request_body(model, images, config)
-    return ask(base_url, body, config.timeout, api_key=api_key, on_piece=on_piece, stop=stop)
+    return ask(base_url, body, config.timeout, api_key=api_key, on_chunk=on_chunk, stop=stop)
 
 
 def ask(
@@ -105,9 +105,9 @@ def ask(
     timeout: float,
     *,
     api_key: str | None = None,
-    on_piece: OnPiece | None = None,
+    on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
-) -> Telling:
+) -> Completion:
     """Send one chat completion, `body` as OpenAI's interface has it. Raises as `tell` does."""
     import httpx
 
@@ -117,8 +117,8 @@ def ask(
     try:
         # Without `verify`, httpx reads every certificate of the system for each client, which takes 20 ms.
         secure = url.startswith("https:")
-        with httpx.Client(timeout=timeout, headers=headers, trust_env=_outside(url), verify=secure) as client:
-            if on_piece is None:
+        with httpx.Client(timeout=timeout, headers=headers, trust_env=_uses_proxy(url), verify=secure) as client:
+            if on_chunk is None:
                 response = client.post(url, json=body, extensions=watched)
                 _raise_for_status(response)
                 return _whole(response.json())
@@ -127,7 +127,7 @@ def ask(
                 if response.is_error:
                     response.read()
                 _raise_for_status(response)
-                return _streamed(response, on_piece)
+                return _streamed(response, on_chunk)
     except httpx.TransportError as error:
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
     except (httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
@@ -165,9 +165,9 @@ class EndpointSession:
         written: str = "",
         grammar: str | None = None,
         max_tokens: int | None = None,
-        on_piece: OnPiece | None = None,
+        on_chunk: OnChunk | None = None,
         stop: Stop | None = None,
-    ) -> Telling:
+    ) -> Completion:
         body = dict(self.body)
         if written:
             body["messages"] = [*body["messages"], {"role": "assistant", "content": written}]
@@ -177,7 +177,7 @@ class EndpointSession:
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
         base_url, api_key = self.endpoint.base_url, self.endpoint.api_key
-        return ask(base_url, body, self.timeout, api_key=api_key, on_piece=on_piece, stop=stop)
+        return ask(base_url, body, self.timeout, api_key=api_key, on_chunk=on_chunk, stop=stop)
 
     def room(self, stop: Stop | None = None) -> int | None:
         length = max_model_len(self.endpoint.base_url, self.endpoint.model, self.endpoint.api_key)
@@ -191,7 +191,7 @@ def root(base_url: str) -> str:
     return base_url.rstrip("/").removesuffix("/v1")
 
 
-def _outside(url: str) -> bool:
+def _uses_proxy(url: str) -> bool:
     """Whether the environment's proxy may be used: it is for the world outside, not for this machine."""
     return urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
 
@@ -220,9 +220,9 @@ def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
 
 
-def _whole(answer: dict[str, Any]) -> Telling:
+def _whole(answer: dict[str, Any]) -> Completion:
     choice, usage = answer["choices"][0], answer["usage"]
-    return Telling(
+    return Completion(
         choice["message"]["content"] or "",
         choice["finish_reason"] == "length",
         usage["prompt_tokens"],
@@ -230,7 +230,7 @@ def _whole(answer: dict[str, Any]) -> Telling:
     )
 
 
-def _streamed(response: "httpx.Response", on_piece: OnPiece) -> Telling:
+def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
     pieces: list[str] = []
     finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
     for line in response.iter_lines():
@@ -244,11 +244,11 @@ def _streamed(response: "httpx.Response", on_piece: OnPiece) -> Telling:
             finish = choice["finish_reason"] or finish
             if piece := choice["delta"].get("content"):
                 pieces.append(piece)
-                on_piece(Piece(piece, tokens=len(pieces)))
+                on_chunk(Chunk(piece, tokens=len(pieces)))
     if finish is None:
         raise EngineAwayError("The engine broke off in the middle of its answer.")
-    on_piece(Piece("", tokens=usage["completion_tokens"]))
-    return Telling("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
+    on_chunk(Chunk("", tokens=usage["completion_tokens"]))
+    return Completion("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
 
 
 def _raise_for_status(response: "httpx.Response") -> None:
@@ -258,7 +258,7 @@ def _raise_for_status(response: "httpx.Response") -> None:
         sentence = _sentence(response.json())
     except (ValueError, KeyError, TypeError):
         sentence = response.text[:300] or response.reason_phrase
-    kind = EngineAwayError if response.status_code in PASSING else EngineError
+    kind = EngineAwayError if response.status_code in RETRYABLE else EngineError
     raise kind(f"{response.url} refused the request with {response.status_code}: {sentence}")
 
 
@@ -269,12 +269,12 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 def models(base_url: str, api_key: str | None = None) -> list[str]:
     """The names of the models that an endpoint serves."""
-    return [str(one.get("id")) for one in _extra("GET", base_url, "/v1/models", api_key).get("data", [])]
+    return [str(one.get("id")) for one in _call("GET", base_url, "/v1/models", api_key).get("data", [])]
 
 
 def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
     """Tokens of the longest prompt and answer together; None where the endpoint does not say so (vLLM does)."""
-    listed = _extra("GET", base_url, "/v1/models", api_key)
+    listed = _call("GET", base_url, "/v1/models", api_key)
     lengths = [one.get("max_model_len") for one in listed.get("data", []) if one.get("id") == model]
     return int(lengths[0]) if lengths and lengths[0] else None
 
@@ -282,25 +282,25 @@ def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int 
 def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
     """How the served model is to be asked, where the endpoint is a gateway of ours; any other one says nothing of it."""
     with contextlib.suppress(EngineError):
-        return dict(_extra("GET", base_url, "/healthz", api_key).get("prompt") or {})
+        return dict(_call("GET", base_url, "/healthz", api_key).get("prompt") or {})
     return {}
 
 
 @lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its bytes, which are never fewer, where the endpoint cannot say."""
-    counted = _extra("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
+    counted = _call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
     return int(counted.get("count", len(text.encode())))
 
 
-def _extra(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
+def _call(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
     """What an endpoint says beyond completions; nothing where it has no such interface."""
     import httpx
 
     url = root(base_url) + path
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=_outside(url))
+        response = httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=_uses_proxy(url))
         if response.status_code in (404, 405, 501):
             return {}
         _raise_for_status(response)

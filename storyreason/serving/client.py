@@ -62,7 +62,7 @@ def token() -> str:
 def status(config: ServingConfig) -> Status:
     """Raises GatewayError when no gateway of this checkout answers."""
     try:
-        return Status(**_ask(config, "GET", "/admin/status"))
+        return Status(**_request(config, "GET", "/admin/status"))
     except TypeError:
         raise GatewayError(
             f"The gateway at {url(config)} runs code of another version: end it with `storyreason down`, then run the same again."
@@ -77,7 +77,7 @@ def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> 
 
 def check(config: ServingConfig) -> None:
     """Raises GatewayError when the gateway's port is used by something else; costs nothing."""
-    _answers(config)
+    _is_running(config)
 
 
 def ensure_running(config: ServingConfig) -> None:
@@ -85,7 +85,7 @@ def ensure_running(config: ServingConfig) -> None:
 
     Raises GatewayError when it does not answer, with what it said last.
     """
-    if _answers(config):
+    if _is_running(config):
         return
     log = state.folder() / "gateway.log"
     with log.open("ab") as output:
@@ -101,7 +101,7 @@ def ensure_running(config: ServingConfig) -> None:
         )
     _started.append(process)
     deadline = time.monotonic() + STARTUP
-    while not _answers(config):
+    while not _is_running(config):
         if process.poll() is not None:
             with log.open("rb") as file:
                 file.seek(start)
@@ -139,13 +139,13 @@ def deploy(
     }
     longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
     _wait_for_deployments(config, 2 * longest)
-    answer = _ask(config, "POST", "/admin/deploy", body, timeout=longest)
+    answer = _request(config, "POST", "/admin/deploy", body, timeout=longest)
     story: str | None = answer["story"]
     return story
 
 
 @contextmanager
-def resting(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[None]:
+def suspended(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[None]:
     """For the time of the block the gateway serves nothing: its engine's memory is free. `who` is whom it names meanwhile.
 
     It is a lease of so many seconds that a thread renews: when this process is gone, the gateway serves again by itself.
@@ -153,13 +153,13 @@ def resting(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[N
     """
     longest = config.startup_timeout + config.drain_timeout + config.stop_timeout + 60
     _wait_for_deployments(config, longest)
-    _ask(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
+    _request(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
     ending = threading.Event()
 
     def renew() -> None:
         while not ending.wait(lease / 4):
             try:
-                _ask(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
+                _request(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
             except GatewayError as error:  # it may be about to be started again
                 log.warning("the gateway did not renew the lease of %s: %s", who, error)
 
@@ -171,7 +171,7 @@ def resting(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[N
         ending.set()
         renewing.join()
         try:
-            _ask(config, "POST", "/admin/wake", {"who": who})
+            _request(config, "POST", "/admin/wake", {"who": who})
         except GatewayError as error:
             log.warning("%s What was served comes back by itself within %.0f s of the gateway's start.", error, lease)
 
@@ -187,17 +187,17 @@ def stop() -> bool:
     import httpx
 
     address = state.address()
-    if address is None or not _runs():
+    if address is None or not _is_locked():
         _reap()
         return False
     config = ServingConfig(host=address.host, port=address.port)
     try:
-        _ask(config, "POST", "/admin/stop", timeout=5)
+        _request(config, "POST", "/admin/stop", timeout=5)
     except (GatewayError, httpx.HTTPError):
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(address.pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while _runs():
+    while _is_locked():
         if time.monotonic() > deadline:
             raise GatewayError(
                 f"The gateway, process {address.pid}, does not end: end it with `kill -9 {address.pid}`."
@@ -216,7 +216,7 @@ def _reap(ended: int | None = None) -> None:
             _started.remove(process)
 
 
-def _runs() -> bool:
+def _is_locked() -> bool:
     """Whether a gateway of this checkout runs: it holds the lock of its folder, and the lock dies with it."""
     try:
         with runs.lock(state.folder(), wait=0):
@@ -225,7 +225,7 @@ def _runs() -> bool:
         return True
 
 
-def _answers(config: ServingConfig) -> bool:
+def _is_running(config: ServingConfig) -> bool:
     """Whether this checkout's gateway answers. Raises GatewayError when something else does."""
     import httpx
 
@@ -234,12 +234,12 @@ def _answers(config: ServingConfig) -> bool:
     except httpx.ConnectError:
         return False
     except httpx.HTTPError as error:
-        raise _taken(config) from error
+        raise _port_taken(config) from error
     status(config)
     return True
 
 
-def _ask(config: ServingConfig, method: str, path: str, body: Any = None, timeout: float = 30) -> dict[str, Any]:
+def _request(config: ServingConfig, method: str, path: str, body: Any = None, timeout: float = 30) -> dict[str, Any]:
     import httpx
 
     headers = {"Authorization": f"Bearer {state.token()}"}
@@ -261,13 +261,13 @@ def _ask(config: ServingConfig, method: str, path: str, body: Any = None, timeou
             return dict(answer)
         sentence = str(answer["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        raise _taken(config) from None
+        raise _port_taken(config) from None
     if response.status_code == 401:
-        raise _taken(config)
+        raise _port_taken(config)
     raise GatewayError(sentence)
 
 
-def _taken(config: ServingConfig) -> GatewayError:
+def _port_taken(config: ServingConfig) -> GatewayError:
     return GatewayError(
         f"Port {config.port} is in use by something that is not the gateway of {runs.root()}: end it, or choose "
         "another port with `--set serving.port=N`."

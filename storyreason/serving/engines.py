@@ -20,7 +20,7 @@ from storyreason.serving.state import Leases, Served
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 """Seconds between two starts of an engine that keeps dying; after one that lived longer the pauses grow anew."""
 
 
@@ -74,7 +74,7 @@ class EnginePool:
         self._up = asyncio.Event()
         self._servers: set[VllmServer] = set()
         self._leases = Leases()
-        self._resting = asyncio.Lock()
+        self._suspending = asyncio.Lock()
 
     @property
     def settings(self) -> ServingConfig:
@@ -113,27 +113,27 @@ class EnginePool:
         pause = self.config.restart_pause
         while True:
             try:
-                if self.served is None or self.gives_way() or self.healthy():
+                if self.served is None or self.suspended_for() or self.healthy():
                     await asyncio.sleep(0.2)
                     continue
                 if self._engine is not None:
                     log.error("the engine of version %s died", self.served.version)
                     self.restarts += 1
-                    if time.monotonic() - self._engine.started > LONGEST_PAUSE:
+                    if time.monotonic() - self._engine.started > MAX_PAUSE:
                         pause = self.config.restart_pause
                     await self._drop()
                     await asyncio.sleep(pause)
                     continue  # meanwhile a training may have taken the device, or a deployment the engine's place
                 await self._restart(self.served)
             except Exception as error:  # a full disk too, say: nobody else would start it again
-                if self.gives_way():  # it was ended while it started
+                if self.suspended_for():  # it was ended while it started
                     continue
                 self.problem = str(error) or repr(error)
                 log.error(
                     "%s Next try in %.0f s.", self.problem, pause, exc_info=not isinstance(error, StoryReasonError)
                 )
                 await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_PAUSE)
 
     async def deploy(
         self,
@@ -151,12 +151,12 @@ class EnginePool:
         Asking for what is served already changes nothing.
         """
         self._refuse_while_deploying()
-        if (sentence := self.gives_way()) is not None:
+        if (sentence := self.suspended_for()) is not None:
             raise BusyError(sentence)
         self.deploying = version
         started = time.monotonic()
         try:
-            _check_place(folder, self.config)
+            _check_location(folder, self.config)
             generation = generation.as_trained(folder)
             wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine(), generation.prompt())
             now = self.served
@@ -174,7 +174,7 @@ class EnginePool:
         state.write_deployment(**asdict(deployed.served), seconds=seconds, story=deployed.story)
         return deployed
 
-    def gives_way(self) -> str | None:
+    def suspended_for(self) -> str | None:
         """The sentence that says for whom nothing is served now, or None when nobody has asked for it."""
         holders = self._leases.holders()
         if not holders:
@@ -184,13 +184,13 @@ class EnginePool:
             f"{what} gives way to {' and '.join(holders)}: it comes back by itself when that has ended; try again then."
         )
 
-    async def rest(self, who: str, seconds: float) -> None:
+    async def suspend(self, who: str, seconds: float) -> None:
         """Serve nothing, once what is being answered has its answer, until `wake`, or until `seconds` pass without this
         being asked again. Returns when no engine runs. Raises BusyError while a deployment is under way.
         """
         self._refuse_while_deploying()
         self._leases.take(who, seconds, extra=self.config.drain_timeout)
-        async with self._resting:
+        async with self._suspending:
             self._up.clear()
             engine, self._engine = self._engine, None
             if engine is not None:
@@ -201,7 +201,7 @@ class EnginePool:
                 await asyncio.sleep(0.05)
         self._leases.take(who, seconds)
 
-    def wake(self, who: str) -> None:
+    def resume(self, who: str) -> None:
         """Serve again, as far as `who` is concerned: `keep` starts what is to be served."""
         self._leases.end(who)
 
@@ -250,7 +250,7 @@ class EnginePool:
     async def _restart(self, served: Served) -> None:
         log.info("starting version %s", served.version)
         engine = await self._start(served)
-        if self.served != served or self._engine is not None or self.gives_way():  # something was faster
+        if self.served != served or self._engine is not None or self.suspended_for():  # something was faster
             await self._stop(engine)
             return
         self._engine, self.problem = engine, None
@@ -285,7 +285,7 @@ class EnginePool:
         while not self.healthy():
             if self.served is None:
                 raise GatewayError("No model is deployed: deploy one with `storyreason deploy`.")
-            if (sentence := self.gives_way()) is not None:
+            if (sentence := self.suspended_for()) is not None:
                 raise GatewayError(sentence)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -299,7 +299,7 @@ class EnginePool:
                 await asyncio.wait_for(self._up.wait(), left)
 
 
-def _check_place(folder: str, config: ServingConfig) -> None:
+def _check_location(folder: str, config: ServingConfig) -> None:
     """Raise GatewayError unless a model lies where models do: who may deploy need not be let see the whole disk.
 
     A name on the Hub, as owner/name, is no place, unless it is one here too.

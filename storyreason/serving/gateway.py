@@ -23,9 +23,9 @@ from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import NAME
 from storyreason.serving import errors, state
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.door import Door, cors
 from storyreason.serving.engines import BusyError, EnginePool
 from storyreason.serving.metrics import CONTENT_TYPE, Metrics
+from storyreason.serving.middleware import AccessMiddleware, cors
 from storyreason.serving.passthrough import PassThrough
 from storyreason.serving.routing import Access, RouteTable, declared, route
 from storyreason.serving.stories import PageRoutes, StoryRoutes
@@ -106,15 +106,15 @@ class AdminRoutes:
     @route("POST", "/admin/rest", Access.TOKEN, "Stop the engine for as long as the lease is renewed.", body=Lease)
     async def rest(self, lease: Lease) -> dict[str, Any]:
         try:
-            await self.engines.rest(lease.who, lease.seconds)
+            await self.engines.suspend(lease.who, lease.seconds)
         except BusyError as error:
             raise HTTPException(409, str(error)) from None
-        return {"resting": self.engines.gives_way() is not None}
+        return {"resting": self.engines.suspended_for() is not None}
 
     @route("POST", "/admin/wake", Access.TOKEN, "Give a lease back.", body=Lease)
     async def wake(self, lease: Lease) -> dict[str, Any]:
-        self.engines.wake(lease.who)
-        return {"resting": self.engines.gives_way() is not None}
+        self.engines.resume(lease.who)
+        return {"resting": self.engines.suspended_for() is not None}
 
     @route("POST", "/admin/stop", Access.TOKEN, "End the gateway and its engines.")
     async def stop(self) -> dict[str, Any]:
@@ -157,7 +157,9 @@ def application(config: ServingConfig) -> tuple[FastAPI, list[Any]]:
     )
     app.state.engines = engines
     table = _register(app, AdminRoutes(engines, metrics, stopping), stories, PageRoutes(config), pass_through)
-    app.add_middleware(Door, config=config, table=table, token=state.token(), keys=state.api_keys(), metrics=metrics)
+    app.add_middleware(
+        AccessMiddleware, config=config, table=table, token=state.token(), keys=state.api_keys(), metrics=metrics
+    )
     cors(app, config.allowed_origins)
 
     @app.exception_handler(AnyHTTPException)
@@ -207,7 +209,7 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
 
 def _served(engines: EnginePool) -> dict[str, Any]:
     served = asdict(engines.served) if engines.served else dict.fromkeys(one.name for one in fields(state.Served))
-    return {**served, "model": NAME, "problem": engines.gives_way() or engines.problem}
+    return {**served, "model": NAME, "problem": engines.suspended_for() or engines.problem}
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from storyreason.format import answer
 from storyreason.format.analysis import Section
 from storyreason.format.answer import Found
 from storyreason.format.story import Mention, Passage
-from storyreason.generation.openai import Piece
+from storyreason.generation.openai import Chunk
 from storyreason.serving.routing import Message, Receive, Send, until_disconnected
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ BETWEEN_PROGRESS = 20
 """Tokens."""
 
 
-class Live:
+class StoryEvents:
     """Makes events of the pieces of one answer, reading it as it grows."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]], emit: Emit) -> None:
@@ -50,13 +50,13 @@ class Live:
         self._emit = emit
         self._text = ""
         self._reader = answer.Reader()
-        self._told: list[Found] = []  # rows and spans, in the order of the text
+        self._emitted: list[Found] = []  # rows and spans, in the order of the text
         self._stage, self._images = "analysis", 0
         self._progress: tuple[str, int, int] = ("", 0, 0)
-        self._grew = False
+        self._changed = False
         self._last_view = 0.0
 
-    def hear(self, piece: Piece) -> None:
+    def feed(self, piece: Chunk) -> None:
         """Runs in the thread that asks the engine. Linear in the answer's length, but for the few pieces that go back."""
         if piece.text or piece.back:
             self._emit("text", {"text": piece.text} | ({"back": piece.back} if piece.back else {}))
@@ -65,32 +65,32 @@ class Live:
             self._read_again()
         else:
             self._text += piece.text
-            self._tell(self._reader.feed(piece.text))
-        self._tell_progress(piece.tokens)
+            self._emit_found(self._reader.feed(piece.text))
+        self._emit_progress(piece.tokens)
         now = time.monotonic()
-        if self._grew and now - self._last_view >= BETWEEN_VIEWS:
+        if self._changed and now - self._last_view >= BETWEEN_VIEWS:
             self._emit("view", page.so_far("story", self._sizes, self._reader.answer()))
-            self._grew, self._last_view = False, now
+            self._changed, self._last_view = False, now
 
     def _read_again(self) -> None:
         """Something was taken back: what is told anew is what is not as it was."""
-        before, self._told, self._reader = self._told, [], answer.Reader()
-        self._stage, self._images, self._grew = "analysis", 0, True
-        self._tell(self._reader.feed(self._text), before)
+        before, self._emitted, self._reader = self._emitted, [], answer.Reader()
+        self._stage, self._images, self._changed = "analysis", 0, True
+        self._emit_found(self._reader.feed(self._text), before)
 
-    def _tell(self, founds: Sequence[Found], known: Sequence[Found] = ()) -> None:
-        for found in founds:
+    def _emit_found(self, all_found: Sequence[Found], known: Sequence[Found] = ()) -> None:
+        for found in all_found:
             if isinstance(found.what, (Section, Passage)):
                 stage = "analysis" if isinstance(found.what, Section) else "story"
                 self._images = self._images + 1 if stage == self._stage else 1
                 self._stage = stage
                 continue
-            self._told.append(found)
+            self._emitted.append(found)
             if found not in known:
-                self._grew = True
+                self._changed = True
                 self._emit(*_event(found))
 
-    def _tell_progress(self, tokens: int) -> None:
+    def _emit_progress(self, tokens: int) -> None:
         stage, images, before = self._progress
         if (self._stage, self._images) != (stage, images) or tokens - before >= BETWEEN_PROGRESS:
             self._progress = (self._stage, self._images, tokens)
@@ -110,7 +110,7 @@ def _event(found: Found) -> tuple[str, Json]:
     return "row", {"kind": type(what).__name__.lower(), "image": image, **fields}
 
 
-class Events:
+class EventStream:
     """An ASGI response that sends what `tell` emits, and at the end what it gives, until the client goes away.
 
     `tell` is cancelled then, and waited for.
@@ -118,7 +118,7 @@ class Events:
 
     def __init__(self, tell: Callable[[Emit], Awaitable[tuple[str, Json]]]) -> None:
         """`tell(emit)` gives the last event; it may call `emit` from any thread."""
-        self._tell = tell
+        self._emit_found = tell
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -152,7 +152,7 @@ class Events:
                 loop.call_soon_threadsafe(self._queue.put_nowait, f"event: {event}\ndata: {line}\n\n".encode())
 
         try:
-            emit(*await self._tell(emit))
+            emit(*await self._emit_found(emit))
         finally:
             loop.call_soon(self._queue.put_nowait, None)
 

@@ -11,8 +11,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
 
-class Visit:
-    """One request. `status` is None until its answer begins."""
+class TrackedRequest:
+    """One request. `status` is None until its answer response_started."""
 
     __slots__ = ("_metrics", "_route", "_started", "_streams", "status")
 
@@ -23,13 +23,13 @@ class Visit:
         self._streams = False
         self.status: int | None = None
 
-    def begins(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def response_started(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.status = status
         self._streams = any(
             name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
         )
 
-    def goes_on(self, part: bytes) -> None:
+    def body_sent(self, part: bytes) -> None:
         if self._streams and part and not part.startswith(b":"):  # a comment is no token
             self._streams = False
             self._metrics.first_token.labels(self._route).observe(time.monotonic() - self._started)
@@ -59,10 +59,10 @@ class Metrics:
         self._registry.register(self)
 
     @contextlib.contextmanager
-    def visit(self, path: str) -> Iterator[Visit]:
+    def visit(self, path: str) -> Iterator[TrackedRequest]:
         """Count a request, while it is answered and when it has been."""
         route = path if path in self._paths else "other"
-        visit = Visit(self, route)
+        visit = TrackedRequest(self, route)
         in_flight = self.in_flight.labels(route)
         in_flight.inc()
         try:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from storyreason.errors import GatewayError
-from storyreason.serving import pictures
+from storyreason.serving import limits
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, openai_event
 from storyreason.serving.routing import Access, Message, Receive, Send, in_thread, route, until_disconnected
@@ -21,13 +21,13 @@ HOP_BY_HOP = {
     b"transfer-encoding", b"upgrade",
 }  # fmt: skip
 """Headers that belong to one connection (RFC 9110, section 7.6.1), not to the message."""
-OURS_TO_THE_ENGINE = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
-OURS_TO_THE_CLIENT = HOP_BY_HOP | {b"date", b"server"}
-QUICK = 2**16
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
+NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}
+INLINE_BYTES = 2**16
 """Bytes of a body that is read sooner than a thread is asked to."""
-TRIES = 3
+MAX_ATTEMPTS = 3
 """How often a request is sent to engines that live and yet do not answer."""
-MOST_ENDED = 2
+MAX_ENGINES_LOST = 2
 """EnginePool that may end at one request: one that ends them all is not for a third."""
 
 
@@ -69,10 +69,10 @@ class PassThrough:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if scope["method"] == "POST":
-            if len(body) < QUICK:
-                pictures.check(body, self.engines.settings)
+            if len(body) < INLINE_BYTES:
+                limits.check(body, self.engines.settings)
             else:
-                await in_thread(pictures.check, body, self.engines.settings)
+                await in_thread(limits.check, body, self.engines.settings)
         forward = asyncio.create_task(self._forward(scope, body, send))
         gone = asyncio.create_task(until_disconnected(receive))
         try:
@@ -98,10 +98,10 @@ class PassThrough:
                     failures, ended = failures + lives, ended + (not lives)
             except GatewayError as error:
                 raise RefusedError(503, str(error)) from None
-            if failures == TRIES:
+            if failures == MAX_ATTEMPTS:
                 raise RefusedError(502, "The engine does not answer, though it runs: try again later.")
-            if ended == MOST_ENDED:
-                raise ended_engines()
+            if ended == MAX_ENGINES_LOST:
+                raise engines_lost()
             await asyncio.sleep(0.2)
 
     async def _answer(self, engine: RunningEngine, scope: Message, body: bytes, send: Send) -> bool:
@@ -114,7 +114,7 @@ class PassThrough:
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name not in OURS_TO_THE_ENGINE
+            if name not in NOT_FORWARDED
         ]
         url = URL(engine.server.url + path, encoded=True)
         try:
@@ -130,9 +130,9 @@ class PassThrough:
                 first = await response.content.readany()
             except (aiohttp.ClientError, OSError):
                 return False
-            if response.status >= 500 and not await lives_on(engine):
+            if response.status >= 500 and not await still_running(engine):
                 return False
-            raw = [(name, value) for name, value in response.raw_headers if name.lower() not in OURS_TO_THE_CLIENT]
+            raw = [(name, value) for name, value in response.raw_headers if name.lower() not in NOT_RETURNED]
             await send({"type": "http.response.start", "status": response.status, "headers": raw})
             await send({"type": "http.response.body", "body": first, "more_body": True})
             try:
@@ -165,13 +165,13 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def ended_engines() -> RefusedError:
+def engines_lost() -> RefusedError:
     return RefusedError(
-        502, f"{MOST_ENDED} engines ended at this request, and no other is asked: change it, or try again later."
+        502, f"{MAX_ENGINES_LOST} engines ended at this request, and no other is asked: change it, or try again later."
     )
 
 
-async def lives_on(engine: RunningEngine) -> bool:
+async def still_running(engine: RunningEngine) -> bool:
     """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
     for _ in range(20):
         if not engine.server.alive():

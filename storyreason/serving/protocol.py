@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_TIMEOUT = 20.0
 """Seconds until the whole head of a request is there, from the connection's beginning or from the answer before."""
-MOST_HEAD = 2**16
+MAX_HEAD = 2**16
 """Bytes."""
 
 
@@ -40,7 +40,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unparsed += len(data)
         super().data_received(data)
-        if self._unparsed > MOST_HEAD and not self.transport.is_closing():
+        if self._unparsed > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
@@ -72,13 +72,13 @@ class Protocol(HttpToolsProtocol):
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
-        too_large = max(self._head, self._unparsed) > MOST_HEAD
-        super().send_400_response(f"The head of a request has {MOST_HEAD} bytes at most." if too_large else msg)
+        too_large = max(self._head, self._unparsed) > MAX_HEAD
+        super().send_400_response(f"The head of a request has {MAX_HEAD} bytes at most." if too_large else msg)
 
     def _count(self, size: int) -> None:
         self._unparsed = 0
         self._head += size
-        if self._head > MOST_HEAD:
+        if self._head > MAX_HEAD:
             raise ValueError  # uvicorn answers 400 and closes
 
     def _await_head(self) -> None:

@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 
 log = logging.getLogger(__name__)
 
-SHORTEST_KEY = 16
+MIN_KEY_LENGTH = 16
 """Characters of the token or of an API key."""
 
 
@@ -140,9 +140,9 @@ def token() -> str:
             os.link(new, path)
         Path(new).unlink()
     secret = path.read_text()
-    if len(secret.strip()) < SHORTEST_KEY:  # an empty one would open everything to everybody
+    if len(secret.strip()) < MIN_KEY_LENGTH:  # an empty one would open everything to everybody
         raise GatewayError(
-            f"{path} holds no token of {SHORTEST_KEY} characters: delete it, then start the gateway again."
+            f"{path} holds no token of {MIN_KEY_LENGTH} characters: delete it, then start the gateway again."
         )
     return secret
 
@@ -159,8 +159,8 @@ def api_keys() -> tuple[str, ...]:
         os.environ[KEYS].split(",") if KEYS in os.environ else path.read_text().split("\n") if path.exists() else []
     )
     keys = tuple(key.strip() for key in written if key.strip())
-    if any(len(key) < SHORTEST_KEY for key in keys):
-        raise GatewayError(f"An API key has {SHORTEST_KEY} characters or more: one in ${KEYS} or {path} has fewer.")
+    if any(len(key) < MIN_KEY_LENGTH for key in keys):
+        raise GatewayError(f"An API key has {MIN_KEY_LENGTH} characters or more: one in ${KEYS} or {path} has fewer.")
     return keys
 
 

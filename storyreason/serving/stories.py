@@ -23,12 +23,12 @@ from storyreason.generation.vllm import NAME
 from storyreason.page.gallery import Gallery
 from storyreason.page.web import headers, web
 from storyreason.pictures import size as picture_size
-from storyreason.serving import pictures
+from storyreason.serving import limits
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, body_of, response, response_of
-from storyreason.serving.live import Emit, Events, Json, Live
-from storyreason.serving.passthrough import MOST_ENDED, ended_engines, lives_on
+from storyreason.serving.live import Emit, EventStream, Json, StoryEvents
+from storyreason.serving.passthrough import MAX_ENGINES_LOST, engines_lost, still_running
 from storyreason.serving.routing import Access, in_thread, route, until_disconnected
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST = 500_000
+MAX_CHARACTERS = 500_000
 """Characters of a text that is read: many times what a model tells."""
-MOST_FIELDS = 20
+MAX_FIELDS = 20
 """Of a body, known or not: each that is not known would be an error of its own."""
 
 Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
@@ -70,12 +70,12 @@ class ReadRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     answer: str | None = Field(
-        default=None, max_length=LONGEST, description="Analysis and story, `<think>` to `</gdi>`."
+        default=None, max_length=MAX_CHARACTERS, description="Analysis and story, `<think>` to `</gdi>`."
     )
     analysis: str | None = Field(
-        default=None, max_length=LONGEST, description="Instead of `answer`: the analysis without `<think>`,"
+        default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the analysis without `<think>`,"
     )
-    story: str | None = Field(default=None, max_length=LONGEST, description="and the story.")
+    story: str | None = Field(default=None, max_length=MAX_CHARACTERS, description="and the story.")
     images: Images = Field(default=(), description="Its frames, to check the boxes and to show them.")
 
     @model_validator(mode="after")
@@ -103,7 +103,7 @@ class StoryRoutes:
         self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
     @route("POST", "/v1/stories", Access.KEY, "Tell a grounded story of images.", body=StoryRequest)
-    async def tell(self, request: "Request") -> "JSONResponse | Events":
+    async def tell(self, request: "Request") -> "JSONResponse | EventStream":
         """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
         try:
             asked = await in_thread(_parsed, StoryRequest, await request.body())
@@ -111,12 +111,12 @@ class StoryRoutes:
                 raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
             if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
                 raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
-            images = await in_thread(pictures.decoded, asked.images, self.engines.settings)
+            images = await in_thread(limits.decoded, asked.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return response_of(error)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return Events(functools.partial(self._tell_live, asked, images))
-        return await _unless_gone(request, self._tell_whole(asked, images))
+            return EventStream(functools.partial(self._tell_live, asked, images))
+        return await _cancel_if_gone(request, self._tell_whole(asked, images))
 
     @route("POST", "/v1/stories/read", Access.KEY, "Read and check an answer that exists.", body=ReadRequest)
     async def read(self, request: "Request") -> "JSONResponse":
@@ -124,7 +124,7 @@ class StoryRoutes:
 
         try:
             text = await in_thread(_parsed, ReadRequest, await request.body())
-            images = await in_thread(pictures.decoded, text.images, self.engines.settings)
+            images = await in_thread(limits.decoded, text.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return response_of(error)
         read = await in_thread(_reading, text.whole, images)
@@ -153,11 +153,11 @@ class StoryRoutes:
         An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
         """
         wanted = asked.model_dump(exclude={"images", "model"}, exclude_none=True)
-        begun, ended = False, 0
+        emitted, ended = False, 0
 
-        def tell_it(event: str, data: Json) -> None:
-            nonlocal begun
-            begun = True
+        def emit_and_note(event: str, data: Json) -> None:
+            nonlocal emitted
+            emitted = True
             if emit is not None:
                 emit(event, data)
 
@@ -166,28 +166,28 @@ class StoryRoutes:
                 served = self.engines.served
                 version = served.version if served else None
                 config = GenerationConfig(**{**(served.prompt if served else {}), **wanted})
-                live = None if emit is None else Live([picture_size(image) for image in images], tell_it)
+                live = None if emit is None else StoryEvents([picture_size(image) for image in images], emit_and_note)
                 try:
-                    told = await self._ask(engine, images, config, live)
+                    told = await self._request(engine, images, config, live)
                     break
                 except EngineError as error:
-                    if begun or await lives_on(engine):
+                    if emitted or await still_running(engine):
                         raise
                     ended += 1
-                    if ended == MOST_ENDED:
-                        raise ended_engines() from error
+                    if ended == MAX_ENGINES_LOST:
+                        raise engines_lost() from error
                     log.warning("%s Its successor is asked.", error)
         read = await in_thread(_reading, told.answer, images)
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
-    async def _ask(
-        self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, live: Live | None
+    async def _request(
+        self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, live: StoryEvents | None
     ) -> answering.Prediction:
         """In a thread of its own, which is ended, and waited for, when this is cancelled."""
         stop = Stop()
         ask = functools.partial(
             answering.answer_to, engine.server.url, engine.server.name, "story", images, config,
-            on_piece=None if live is None else live.hear, stop=stop,
+            on_chunk=None if live is None else live.feed, stop=stop,
         )  # fmt: skip
         work = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         try:
@@ -248,7 +248,7 @@ def _parsed(kind: type[Body], body: bytes) -> Body:
         raise RefusedError(400, f"the body: Invalid JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise RefusedError(400, "the body: Input should be an object.")
-    if len(fields) > MOST_FIELDS:
+    if len(fields) > MAX_FIELDS:
         raise RefusedError(400, f"The body has {len(fields)} fields: send {', '.join(kind.model_fields)} at most.")
     return kind.model_validate(fields)
 
@@ -267,7 +267,7 @@ def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
     }
 
 
-async def _unless_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
+async def _cancel_if_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
     """What `telling` gives; it is cancelled, and waited for, when the client goes away."""
     task = asyncio.create_task(telling)
     gone = asyncio.create_task(until_disconnected(request.receive))

@@ -1,4 +1,4 @@
-"""Telling under grammars on a real vLLM, with a model that was never trained: what it says is nonsense, and valid."""
+"""Completion under grammars on a real vLLM, with a model that was never trained: what it says is nonsense, and valid."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import pytest
 
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.format import answer, rules
-from storyreason.generation import GenerationConfig, Piece, Stop, answering, grounded
+from storyreason.generation import Chunk, GenerationConfig, Stop, answering, grounded
 from storyreason.generation.inprocess import InProcess
 from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer
@@ -22,8 +22,8 @@ def engine(untrained: Path) -> InProcess:
 
 def test_a_grounded_story_is_valid_and_its_pieces_come_to_it(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     config = GenerationConfig(decoding="grounded", temperature=1.0, max_tokens=700)
-    pieces: list[Piece] = []
-    told = answering.answer_by(engine, "a story", frames[:1], config, on_piece=pieces.append)
+    pieces: list[Chunk] = []
+    told = answering.answer_by(engine, "a story", frames[:1], config, on_chunk=pieces.append)
 
     assert rules.is_valid(rules.check(answer.read(told.answer), [(196, 112)])), told.answer
     text = ""
@@ -43,7 +43,7 @@ def test_it_can_be_ended_from_another_thread(engine: InProcess, frames: tuple[by
     threading.Thread(target=lambda: (begun.wait(60), stop.set())).start()
     with pytest.raises(EngineAwayError, match="ended by the one who made it"):
         session = engine.session(frames[:1], GenerationConfig(max_tokens=3000))
-        session.tell(grammar="root ::= [a-z ]{3000}", on_piece=lambda _: begun.set(), stop=stop)
+        session.tell(grammar="root ::= [a-z ]{3000}", on_chunk=lambda _: begun.set(), stop=stop)
 
 
 def test_greedy_text_is_vllms_token_for_token(

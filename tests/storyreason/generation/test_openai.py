@@ -8,7 +8,7 @@ import pytest
 
 from storyreason import chat, dataset
 from storyreason.errors import EngineAwayError, EngineError
-from storyreason.generation import GenerationConfig, Piece, tell
+from storyreason.generation import Chunk, GenerationConfig, tell
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import answer, endpoint, refusal
@@ -74,10 +74,10 @@ def test_nobody_there() -> None:
 @pytest.mark.server
 def test_vllm_tells_the_same_whole_and_as_a_stream(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
     config = GenerationConfig(max_tokens=40)
-    pieces: list[Piece] = []
+    pieces: list[Chunk] = []
 
     whole = tell(vllm_server.url, vllm_server.name, frames, config)
-    streamed = tell(vllm_server.url, vllm_server.name, frames, config, on_piece=pieces.append)
+    streamed = tell(vllm_server.url, vllm_server.name, frames, config, on_chunk=pieces.append)
 
     assert whole == streamed
     assert "".join(piece.text for piece in pieces) == whole.text and len(pieces) > 1

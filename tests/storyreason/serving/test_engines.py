@@ -17,7 +17,7 @@ from storyreason.format.answer import join
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.model import PROMPT
 from storyreason.serving import engines as serving_engines
-from storyreason.serving import pictures, state
+from storyreason.serving import limits, state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, Deployed, EnginePool
 from storyreason.serving.stories import StoryRoutes
@@ -246,10 +246,10 @@ def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
         Process.started[0].runs = False
         while not engines.restarts:
             await asyncio.sleep(0.01)
-        await engines.rest("training a1", 60)
+        await engines.suspend("training a1", 60)
         await asyncio.sleep(0.9)  # its pause has passed: what it does not do, nothing tells
         assert len(Process.started) == 1
-        engines.wake("training a1")
+        engines.resume("training a1")
         while not engines.healthy():
             await asyncio.sleep(0.01)
         keeper.cancel()
@@ -294,17 +294,17 @@ def test_a_lease_that_cannot_be_written_down_holds(
 
     monkeypatch.setattr(state, "write_resting", full)
     engines = EnginePool(ServingConfig())
-    asyncio.run(engines.rest("training a1", 60))
-    assert "gives way to training a1" in str(engines.gives_way())
-    engines.wake("training a1")
-    assert engines.gives_way() is None
+    asyncio.run(engines.suspend("training a1", 60))
+    assert "gives way to training a1" in str(engines.suspended_for())
+    engines.resume("training a1")
+    assert engines.suspended_for() is None
 
 
 def test_clients_at_work_do_not_hold_up_an_engine(
     folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()
-    monkeypatch.setattr(pictures, "decoded", lambda *_: [] if free.wait(60) else None)
+    monkeypatch.setattr(limits, "decoded", lambda *_: [] if free.wait(60) else None)
 
     class Asking:
         async def body(self) -> bytes:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from storyreason.errors import DataError, EngineAwayError, EngineError, GatewayError, StoryReasonError
 from storyreason.serving import errors
 from storyreason.serving.errors import RefusedError
-from storyreason.serving.live import Emit, Events
+from storyreason.serving.live import Emit, EventStream
 from storyreason.serving.stories import StoryRequest
 
 
@@ -35,10 +35,10 @@ def test_a_refusal_has_openais_fields() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await errors.refuse(send, RefusedError(429, "Busy – wait.", retry_after="5"))
 
-    begins, body = sent(app)
+    response_started, body = sent(app)
     content = b'{"error": {"message": "Busy \\u2013 wait.", "type": "GatewayError", "param": null, "code": 429}}'
-    assert begins["status"] == 429
-    assert begins["headers"] == [
+    assert response_started["status"] == 429
+    assert response_started["headers"] == [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
         (b"retry-after", b"5"),
@@ -57,7 +57,7 @@ def test_the_last_event_of_a_story_that_failed_is_an_error() -> None:
     async def tell(_: Emit) -> tuple[str, dict[str, Any]]:
         return "error", errors.body_of(EngineAwayError("Gone – again."))
 
-    assert [message["body"] for message in sent(Events(tell))[1:]] == [
+    assert [message["body"] for message in sent(EventStream(tell))[1:]] == [
         'event: error\ndata: {"error":{"message":"Gone – again.","code":503}}\n\n'.encode(),
         b"",
     ]

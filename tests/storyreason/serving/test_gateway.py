@@ -143,7 +143,7 @@ def test_a_foreign_gateway_on_the_port_is_not_taken_for_ours(
 def test_a_gateway_of_another_version_of_the_code_is_named(
     gateway: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_ask", lambda *_: {"healthy": True, "devices": None})
+    monkeypatch.setattr(client, "_request", lambda *_: {"healthy": True, "devices": None})
     with pytest.raises(GatewayError, match="runs code of another version: end it with `storyreason down`"):
         client.status(gateway)
 

@@ -17,11 +17,11 @@ from storyreason.format import answer
 from storyreason.format.answer import join
 from storyreason.format.boxes import Box
 from storyreason.generation.config import GenerationConfig
-from storyreason.generation.openai import Piece
+from storyreason.generation.openai import Chunk
 from storyreason.pictures import data_url
 from storyreason.serving import state
 from storyreason.serving.engines import RunningEngine
-from storyreason.serving.live import Live
+from storyreason.serving.live import StoryEvents
 from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
 from tests.storyreason.generation.endpoint import answer as complete
 from tests.storyreason.serving.scripted import Scripted, gateway
@@ -59,9 +59,9 @@ def heard(events: list[Event]) -> str:
 
 def test_every_row_and_span_is_told_once_and_in_order(example: dataset.Example, text: str) -> None:
     events: list[Event] = []
-    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+    live = StoryEvents(dataset.sizes(example), lambda event, data: events.append((event, data)))
     for number, piece in enumerate(pieces(text), 1):
-        live.hear(Piece(piece, tokens=number))
+        live.feed(Chunk(piece, tokens=number))
 
     read = answer.read(text)
     assert read.analysis is not None and read.story is not None
@@ -87,11 +87,11 @@ def test_every_row_and_span_is_told_once_and_in_order(example: dataset.Example, 
 
 def test_views_are_of_what_is_whole_and_miss_nothing_that_is_yet_to_come(example: dataset.Example, text: str) -> None:
     events: list[Event] = []
-    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+    live = StoryEvents(dataset.sizes(example), lambda event, data: events.append((event, data)))
     half = text.index("| char") + 200  # in the middle of a row
     started = time.monotonic()
     for piece in pieces(text[:half], 1):
-        live.hear(Piece(piece))
+        live.feed(Chunk(piece))
     passed = time.monotonic() - started
 
     views = of(events, "view")
@@ -110,16 +110,16 @@ def test_what_was_taken_back_is_told_again_and_nothing_else(example: dataset.Exa
     wrong = text.replace(str(row.box), str(turned.box), 1)
     cut = wrong.index("</think>")
     events: list[Event] = []
-    live = Live(dataset.sizes(example), lambda event, data: events.append((event, data)))
+    live = StoryEvents(dataset.sizes(example), lambda event, data: events.append((event, data)))
 
-    live.hear(Piece(wrong[:cut]))
+    live.feed(Chunk(wrong[:cut]))
     before = len(of(events, "row"))
     place = wrong.index(str(turned.box))
-    live.hear(Piece(text[place:cut], back=cut - place))
+    live.feed(Chunk(text[place:cut], back=cut - place))
 
     again = of(events, "row")[before:]
     assert [(one["id"], one["box"]) for one in again] == [(row.id, list(row.box))]
-    live.hear(Piece(text[cut:]))
+    live.feed(Chunk(text[cut:]))
     assert heard(events) == text
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.server
 
 def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: ServingConfig) -> None:
     sentence = "Version 7 gives way to training a1: it comes back by itself when that has ended; try again then."
-    with client.resting(served, "training a1"):
+    with client.suspended(served, "training a1"):
         assert not Process.running
         refused = httpx.post(f"{client.url(served)}/v1/chat/completions", json={}, timeout=60, trust_env=False)
         assert (refused.status_code, refused.json()["error"]["message"]) == (503, sentence)
@@ -53,14 +53,14 @@ def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
 
 
 def test_it_comes_back_after_a_training_that_failed(served: ServingConfig) -> None:
-    with pytest.raises(RuntimeError), client.resting(served, "training a1"):
+    with pytest.raises(RuntimeError), client.suspended(served, "training a1"):
         raise RuntimeError
     wait_for(lambda: serves(served), 60)
 
 
 def test_of_two_that_it_gives_way_to_it_waits_for_both(served: ServingConfig) -> None:
-    with client.resting(served, "training a1"):
-        with client.resting(served, "training b2"):
+    with client.suspended(served, "training a1"):
+        with client.suspended(served, "training b2"):
             assert "training a1 and training b2" in str(client.status(served).problem)
         assert "gives way to training a1:" in str(client.status(served).problem)
         assert not Process.running
@@ -71,7 +71,7 @@ HOLDER = """
 import sys, time
 from storyreason.serving import client
 from storyreason.serving.config import ServingConfig
-with client.resting(ServingConfig(port=int(sys.argv[1])), "training a1", lease=4):
+with client.suspended(ServingConfig(port=int(sys.argv[1])), "training a1", lease=4):
     print("rests", flush=True)
     time.sleep(1000)
 """
@@ -105,7 +105,7 @@ def test_a_gateway_that_is_started_again_meanwhile_rests_on_and_comes_back(check
     with ExitStack() as first, ExitStack() as training:
         first.enter_context(started(checkout))
         wait_for(lambda: serves(checkout), 60)
-        training.enter_context(client.resting(checkout, "training a1", lease=30))
+        training.enter_context(client.suspended(checkout, "training a1", lease=30))
         first.close()
         # A lease is a number of seconds, no time of day: a clock that jumps neither ends it nor lets it last for ever.
         assert state.resting() == {"training a1": 30}
@@ -121,7 +121,7 @@ def test_an_engine_that_is_just_starting_gives_way_too(checkout: ServingConfig) 
     with started(checkout):
         assert Process.starting.wait(60)
         with ExitStack() as training:
-            asking = threading.Thread(target=lambda: training.enter_context(client.resting(checkout, "training a1")))
+            asking = threading.Thread(target=lambda: training.enter_context(client.suspended(checkout, "training a1")))
             asking.start()
             wait_for(lambda: client.status(checkout).problem is not None, 60)
             Process.may_start.set()

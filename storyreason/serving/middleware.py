@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError, refuse, response
-from storyreason.serving.metrics import Metrics, Visit
+from storyreason.serving.metrics import Metrics, TrackedRequest
 from storyreason.serving.routing import Access, Message, Receive, Route, RouteTable, Send
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -25,7 +25,7 @@ SECURITY = [
 """Headers of every answer: a browser believes the type it is told, shows it in no frame, and tells no one the address."""
 
 
-class Door:
+class AccessMiddleware:
     """An ASGI middleware. It lets through what a declared route matches, with what that route asks for, and nothing else.
 
     Whoever has the token or a key is known by comparing all of them in constant time.
@@ -166,15 +166,15 @@ def _too_large(config: ServingConfig) -> RefusedError:
     return RefusedError(413, f"The request is larger than {config.max_body_mb} MiB (serving.max_body_mb).")
 
 
-def _answering(send: Send, visit: Visit, body: _Body) -> Send:
+def _answering(send: Send, visit: TrackedRequest, body: _Body) -> Send:
     async def answering(message: Message) -> None:
         if message["type"] == "http.response.start":
-            visit.begins(message["status"], message["headers"])
+            visit.response_started(message["status"], message["headers"])
             message["headers"] = [*message["headers"], *SECURITY]
             if not body.whole:  # or who goes on sending holds the connection for ever
                 message["headers"].append((b"connection", b"close"))
         else:
-            visit.goes_on(message.get("body", b""))
+            visit.body_sent(message.get("body", b""))
         await send(message)
 
     return answering

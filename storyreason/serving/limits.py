@@ -10,10 +10,10 @@ from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError
 
 FORMATS = tuple(BROWSER_FORMATS)
-MOST_PIXELS = 40_000_000
+MAX_PIXELS = 40_000_000
 """Of one image: no film frame has more, and a bomb of a few kilobytes has thousands of millions."""
-MOST_PIXELS_TOGETHER = 200_000_000
-MOST_CHOICES = 8
+MAX_TOTAL_PIXELS = 200_000_000
+MAX_CHOICES = 8
 """Answers to one request, and prompts or conversations in one."""
 
 _LINKS = {"url", "image_url", "video_url", "audio_url", "file_url"}
@@ -30,8 +30,8 @@ def decoded(images: Sequence[str], config: ServingConfig) -> list[bytes]:
         picture, pixels = _decoded(number, text)
         pictures.append(picture)
         together += pixels
-    if together > MOST_PIXELS_TOGETHER:
-        raise RefusedError(400, f"The images have {together:,} pixels together: send {MOST_PIXELS_TOGETHER:,} at most.")
+    if together > MAX_TOTAL_PIXELS:
+        raise RefusedError(400, f"The images have {together:,} pixels together: send {MAX_TOTAL_PIXELS:,} at most.")
     return pictures
 
 
@@ -43,8 +43,8 @@ def _decoded(number: int, text: str) -> tuple[bytes, int]:
         raise RefusedError(
             400, f"Image {number} is no picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain."
         ) from None
-    if width * height > MOST_PIXELS:
-        raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MOST_PIXELS:,} at most.")
+    if width * height > MAX_PIXELS:
+        raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MAX_PIXELS:,} at most.")
     return encoded, width * height
 
 
@@ -61,14 +61,14 @@ def check(body: bytes, config: ServingConfig) -> None:
         raise RefusedError(400, "The body is no JSON object.")
     for name in ("n", "best_of"):
         count = asked.get(name)  # the engine takes "16384" for a number, too
-        if count is not None and not (isinstance(count, int) and count <= MOST_CHOICES):
+        if count is not None and not (isinstance(count, int) and count <= MAX_CHOICES):
             said = count if isinstance(count, (int, float)) else "no number"
-            raise RefusedError(400, f"{name} is {said}: ask for {MOST_CHOICES} answers at most.")
-    if isinstance(asked.get("prompt"), list) and len(asked["prompt"]) > MOST_CHOICES and not _tokens(asked["prompt"]):
-        raise RefusedError(400, f"There are {len(asked['prompt'])} prompts: send {MOST_CHOICES} at most.")
+            raise RefusedError(400, f"{name} is {said}: ask for {MAX_CHOICES} answers at most.")
+    if isinstance(asked.get("prompt"), list) and len(asked["prompt"]) > MAX_CHOICES and not _tokens(asked["prompt"]):
+        raise RefusedError(400, f"There are {len(asked['prompt'])} prompts: send {MAX_CHOICES} at most.")
     messages = asked.get("messages")
-    if isinstance(messages, list) and len(messages) > MOST_CHOICES and any(isinstance(one, list) for one in messages):
-        raise RefusedError(400, f"There are {len(messages)} conversations: send {MOST_CHOICES} at most.")
+    if isinstance(messages, list) and len(messages) > MAX_CHOICES and any(isinstance(one, list) for one in messages):
+        raise RefusedError(400, f"There are {len(messages)} conversations: send {MAX_CHOICES} at most.")
     images = []
     for kind, link in _links(asked):
         if not link.startswith("data:"):
