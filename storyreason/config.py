@@ -1,5 +1,5 @@
-"""One run's configuration: the same object is the YAML preset, the command line's flags, the form in Prefect's UI and the
-parameters in MLflow. Its parts stand beside what they configure."""
+"""The configuration of a run. One object is the YAML preset, the flags of the command line, the form in Prefect's UI and the
+parameters in MLflow. Each part is defined in the room it configures."""
 
 import contextlib
 import difflib
@@ -23,7 +23,7 @@ PRESETS = resources.folder("presets")
 
 
 class DataConfig(BaseModel):
-    """Which stories a run learns from and is measured on."""
+    """The stories a run is trained and evaluated on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
@@ -43,7 +43,7 @@ class BaseModelConfig(BaseModel):
 
 
 class EvaluationConfig(BaseModel):
-    """How a model is made to tell the test split before it is scored."""
+    """How a model answers the test split before it is scored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
@@ -79,11 +79,11 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _is_asked_as_it_was_trained(self) -> "RunConfig":
         if self.training.images_first != self.generation.images_first:
-            raise ValueError("training.images_first and generation.images_first differ: set both alike")
+            raise ValueError("training.images_first and generation.images_first differ: set both to the same value")
         return self
 
     def flat(self) -> dict[str, Any]:
-        """Parameters by their dotted names, as `--set` takes and MLflow shows them: `{"training.learning_rate": 1e-4}`."""
+        """Parameters by their dotted names, as in `--set` and MLflow: `{"training.learning_rate": 1e-4}`."""
         return _flatten(self.model_dump(mode="json"))
 
 
@@ -93,12 +93,12 @@ def presets() -> list[str]:
 
 
 def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """The configuration of a preset (a name, or the path of a YAML file) with `key=value` overrides laid over it.
+    """The configuration of a preset (a name, or the path of a YAML file) with `key=value` overrides applied.
 
     >>> load("sample", ["training.learning_rate=1e-4"]).training.learning_rate
     0.0001
 
-    Raises ConfigError that names the key, what was found and what is wanted.
+    Raises ConfigError with the key, what was found and what was expected.
     """
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     try:
@@ -118,7 +118,7 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """As `load`, with this checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, over the preset and below the overrides."""
+    """As `load`; the checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, overrides the preset, and overrides win over it."""
     port = os.environ.get("STORYREASON_GATEWAY_PORT")
     return load(preset, [*([f"serving.port={port}"] if port else []), *overrides])
 
@@ -148,7 +148,7 @@ def _sentence(fault: Any) -> str:
         near = difflib.get_close_matches(key, RunConfig().flat(), n=1, cutoff=0.6)
         return f"Unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
     said = fault["msg"].removeprefix("Value error, ")
-    # What is wrong between two parts has no key, and what was found would be the whole configuration.
+    # A fault between two parts has no key, and its input would be the whole configuration.
     return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}" if key else said
 
 

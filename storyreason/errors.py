@@ -1,12 +1,12 @@
 """Every error this project raises on purpose.
 
-Each message says what was found, what was wanted and what to do, in one or two sentences: the command line prints it
+Each message says what was found, what was expected and what to do, in one or two sentences: the command line prints it
 without a stack trace and exits with code 2.
 """
 
 
 class StoryReasonError(Exception):
-    """The root of the tree: something a person can mend. Exit code 2."""
+    """The root of the tree: a fault the user can fix. Exit code 2."""
 
 
 class ConfigError(StoryReasonError):
@@ -26,11 +26,11 @@ class TrainingError(StoryReasonError):
 
 
 class EngineError(StoryReasonError):
-    """An inference engine did not start, died, or answered nonsense."""
+    """An inference engine did not start, died, or gave an unusable answer."""
 
 
 class EngineAwayError(EngineError):
-    """An engine or endpoint does not answer now, but may when it is asked again."""
+    """An engine or endpoint is unreachable now, but may answer when asked again."""
 
 
 class ScoringError(StoryReasonError):
@@ -38,7 +38,7 @@ class ScoringError(StoryReasonError):
 
 
 class GatewayError(StoryReasonError):
-    """The gateway is away, its port is taken, or it refused a deployment."""
+    """The gateway is unreachable, its port is taken, or it refused a deployment."""
 
 
 class RegistryError(StoryReasonError):

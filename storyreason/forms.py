@@ -1,13 +1,13 @@
-"""A configuration as a form: what may be entered stands in each parameter's description, for forms show no bounds."""
+"""A configuration as a form: the description of each parameter states its bounds, which forms do not show."""
 
 from typing import Any
 
 
 def describe(schema: dict[str, Any]) -> None:
-    """Add range and default of each number to its description, in the JSON schema of a configuration.
+    """Add the range and default of each number to its description, in the JSON schema of a configuration.
 
     `Field(2e-4, gt=0, le=1, description="The highest learning rate.")` becomes "The highest learning rate. Above 0, at
-    most 1; default 0.0002." Give it to `ConfigDict(json_schema_extra=…)`.
+    most 1; default 0.0002." Pass it as `ConfigDict(json_schema_extra=…)`.
     """
     for field in schema.get("properties", {}).values():
         numbers = [one for one in (field, *field.get("anyOf", ())) if one.get("type") in ("integer", "number")]

@@ -146,7 +146,7 @@ print(training.run(job, on_progress=print))
     assert _run(folder / "python", "-c", script, cwd=tmp_path).endswith("work/result\n")
     merged = ["merge", "work/result", "--base", "base", "--out", "merged"]
     assert "model folder:" in _run(folder / "storyreason", *merged, cwd=tmp_path)
-    told = _run(folder / "storyreason", "tell", "frame.png", "--model", "merged", "--max-tokens", "40", cwd=tmp_path)
+    told = _run(folder / "storyreason", "tell", "frame.png", "--model", "merged", "--max-tokens", "900", cwd=tmp_path)
     assert "<think>" in told
 
 

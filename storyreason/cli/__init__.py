@@ -46,7 +46,7 @@ def _options(
 
 
 def main() -> None:
-    """The entry point. A fault the user can mend is one line on stderr and exit code 2, without a stack trace."""
+    """The entry point. A fault the user can fix is one line on stderr and exit code 2, without a stack trace."""
     try:
         join(app)
         app()
@@ -76,7 +76,7 @@ def join(app: typer.Typer) -> None:
 
 
 def _advice(module: str) -> str | None:
-    """How to install a package that this installation lacks; None where the import itself is at fault."""
+    """How to install a package that this installation lacks; None where the fault is in the import itself."""
     distribution = module.partition(".")[0].replace("_", "-")
     for requirement in metadata.requires("storyreason") or ():
         named = re.match(r"([\w-]+).*extra == \W(\w+)", requirement)

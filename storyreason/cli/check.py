@@ -23,12 +23,11 @@ def check(
         Path, typer.Argument(help="A data set (folder of parquet shards), or answers: .txt files, jsonl, parquet.")
     ],
     data: Annotated[
-        Path | None, typer.Option(help="For answers: the data set they tell, for its images' sizes.")
+        Path | None,
+        typer.Option(help="For answers: the data set they were written for, which has the sizes of the images."),
     ] = None,
-    split: Annotated[
-        Split | None, typer.Option(help="One split of the data; if not given all, for answers test.")
-    ] = None,
-    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
+    split: Annotated[Split | None, typer.Option(help="One split of the data. Default: all; for answers, test.")] = None,
+    format: Annotated[Format, typer.Option(help="Output format.")] = "table",
 ) -> None:
     """Check a data set or a model's answers against the rules of the format. Exit code 1 when an error is found."""
     report = _Report(keep=format == "json")
@@ -47,7 +46,7 @@ def read(
         Path, typer.Argument(help="A text file with one answer, `<think>` to `</gdi>`; `-` for standard input.")
     ],
 ) -> None:
-    """Read an answer: prints the JSON of what could be read, and of every problem with its place."""
+    """Read an answer: print what could be read and every problem with its position, as JSON."""
     from storyreason import predictions
     from storyreason.format import answer, rules
 
@@ -70,7 +69,7 @@ def read(
 
 
 Checked = tuple[str, str | None, Sequence[tuple[int, int]] | None]
-"""A story id, its answer (None: missing), and its images' sizes (None: not known)."""
+"""A story's ID, its answer (None if missing) and the sizes of its images (None if unknown)."""
 
 
 def _texts(path: Path, data: Path | None, split: Split | None) -> Iterator[Checked]:
@@ -91,12 +90,12 @@ def _texts(path: Path, data: Path | None, split: Split | None) -> Iterator[Check
     for example in dataset.load(data, split):
         yield example.story_id, told.pop(example.story_id, None), dataset.sizes(example)
     if told:
-        raise DataError(f"{path} tells {len(told)} stories that {data} does not have in its {split} split, "
-                        f"{next(iter(told))!r} first: name the data and split that were told.")  # fmt: skip
+        raise DataError(f"{path} answers {len(told)} stories that are not in the {split} split of {data}, "
+                        f"{next(iter(told))!r} first: name the data and split the answers belong to.")  # fmt: skip
 
 
 def _splits(path: Path) -> list[str]:
-    """The splits of the data set that stands at a path; none where none does."""
+    """The splits of the data set at a path; empty when there is none."""
     from storyreason import dataset
 
     splits: list[str] = []
@@ -114,7 +113,7 @@ def _progress(texts: Iterable[Checked]) -> Iterable[Checked]:
 
 
 class _Report:
-    """Counts what `check` finds, rule by rule; with `keep` every problem, else the first of each rule."""
+    """Counts what `check` finds by rule. With `keep` it keeps every problem, otherwise the first of each rule."""
 
     def __init__(self, keep: bool) -> None:
         self.answers = self.valid = self.missing = self.unsized = 0
@@ -159,9 +158,9 @@ class _Report:
 
         from storyreason.format.rules import RULES
 
-        # A pipe has no width: wide enough then to keep a row on one line.
+        # A pipe has no width: make it wide enough to keep each row on one line.
         console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-        table = Table("Rule", "Severity", "Answers", "Problems", "The first")
+        table = Table("Rule", "Severity", "Answers", "Problems", "First")
         for rule, (severity, _) in RULES.items():
             if rule in self._first:
                 story_id, problem = self._first[rule]
@@ -175,7 +174,7 @@ class _Report:
         console.print(f"{self.answers} answers, {self.valid} valid ({self.valid / max(self.answers, 1):.1%}){missing}")
         if self.unsized:
             console.print(
-                "The images are not known, so whether boxes lie in them was not checked: name them by --data."
+                "The images are unknown, so boxes were not checked against them: name the data set with --data."
             )
 
 

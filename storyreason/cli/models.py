@@ -1,4 +1,4 @@
-"""The verbs for what a training left: `storyreason merge` and `storyreason publish`."""
+"""The verbs for the result of a training: `storyreason merge` and `storyreason publish`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,33 +9,37 @@ from storyreason.cli.options import Dtype
 
 
 def merge(
-    result: Annotated[Path, typer.Argument(help="What a training left: an adapter's folder, or whole weights.")],
-    base: Annotated[str, typer.Option(help="The base model that was trained: a folder, or a name on the Hub.")],
-    out: Annotated[Path, typer.Option(help="The model folder to write; replaced when it is one.")],
+    result: Annotated[
+        Path, typer.Argument(help="The result of a training: the folder of an adapter, or of whole weights.")
+    ],
+    base: Annotated[str, typer.Option(help="The base model of the training: a folder, or a name on the Hub.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write. An existing model folder is replaced.")],
     revision: Annotated[str | None, typer.Option(help="The base's revision on the Hub.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights; auto: the base's.")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the weights; auto: that of the base.")] = "auto",
 ) -> None:
-    """Merge an adapter into its base: a model folder that transformers and vLLM load as it is."""
+    """Merge an adapter into its base: a model folder that transformers and vLLM can load."""
     from storyreason import model
     from storyreason.errors import ModelError
 
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
-        raise ModelError(f"--out {out} is a file, or a folder with other things in it: name a new folder.")
+        raise ModelError(f"--out {out} is a file, or a folder with other contents: name a new folder.")
     if not result.is_dir():
-        raise ModelError(f"{result} is no folder: name the `result` folder of a training.")
+        raise ModelError(f"{result} is not a folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"
     typer.echo(f"model folder: {model.write_folder(base, result, out, card, revision, dtype).absolute()}")
 
 
 def publish(
-    folder: Annotated[Path, typer.Argument(help="A model folder: a registered version's, or what `merge` wrote.")],
-    to: Annotated[str, typer.Option(help="The repository on the Hub, user/model; made when it is not there.")],
+    folder: Annotated[Path, typer.Argument(help="A model folder: that of a registered version, or one `merge` wrote.")],
+    to: Annotated[str, typer.Option(help="The repository on the Hub, user/model; created if it does not exist.")],
     scores: Annotated[
         list[Path] | None,
-        typer.Option(help="An evaluation's scorecard (`free-scorecard.json`), for the card; may be given again."),
+        typer.Option(help="An evaluation's scorecard (`free-scorecard.json`), for the card. Repeatable."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and send nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
+    ] = False,
 ) -> None:
     """Publish a model folder on the Hub: weights, processor, and a card with data version, scores and usage."""
     from storyreason import publishing
@@ -44,6 +48,6 @@ def publish(
     made = publishing.prepare(folder, to, cards)
     typer.echo(made.summary())
     if dry_run:
-        typer.echo(f"\n{made.card}\nnothing was sent (--dry-run)")
+        typer.echo(f"\n{made.card}\nnothing was uploaded (--dry-run)")
         return
     typer.echo(f"published: {publishing.publish(made, private)}")

@@ -1,10 +1,9 @@
-"""The choices that verbs offer. They repeat the library's own types, whose modules `--help` must not import; a test compares
-them."""
+"""The choices that verbs offer. They repeat types of the library whose modules `--help` must not import; a test compares them."""
 
 from typing import Literal
 
 Format = Literal["table", "json"]
-"""How a result is printed."""
+"""Output format of a result."""
 Split = Literal["train", "test"]
 """As `dataset.SPLITS`."""
 Protocol = Literal["strict", "paper"]

@@ -16,10 +16,10 @@ def page(
     path: Annotated[
         Path, typer.Argument(help="A data set (folder of parquet shards), or answers: .txt files, jsonl, parquet.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder where the pages are written, one per story and an index.")],
-    data: Annotated[Path | None, typer.Option(help="For answers: the data set they tell.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write: one page per story, and an index.")],
+    data: Annotated[Path | None, typer.Option(help="For answers: the data set they were written for.")] = None,
     split: Annotated[Split, typer.Option(help="The split of the data.")] = "test",
-    story: Annotated[list[str] | None, typer.Option(help="Only this story; may be given several times.")] = None,
+    story: Annotated[list[str] | None, typer.Option(help="Only this story. Repeatable.")] = None,
 ) -> None:
     """Show stories as pages: frames with boxes, tables, tagged text; answers beside their reference."""
     from storyreason import page as pages
@@ -37,10 +37,10 @@ def page(
 
 def stats(
     data: Annotated[Path, typer.Argument(help="A data set: a folder of parquet shards.")],
-    out: Annotated[Path, typer.Option(help="The page to write; the same as JSON is written beside it.")],
+    out: Annotated[Path, typer.Option(help="The page to write. The same data is written beside it as JSON.")],
     split: Annotated[Split, typer.Option(help="The split of the data.")] = "train",
     tokenizer: Annotated[
-        Path | None, typer.Option(help="A model folder, to count the texts' lengths in its tokens.")
+        Path | None, typer.Option(help="A model folder, to measure text lengths in its tokens.")
     ] = None,
 ) -> None:
     """Describe a data set: distributions, entities across images, grounded pronouns, tags, drift of boxes."""
@@ -49,7 +49,7 @@ def stats(
     from storyreason.page.report import report
 
     if out.suffix != ".html":
-        raise DataError(f"--out {out} is no page: name a file that ends in .html.")
+        raise DataError(f"--out {out} is not a page: name a file that ends in .html.")
     found = describe(dataset.load(data, split), _counter(tokenizer) if tokenizer else None)
     runs.write_text(out, report(found, f"{data.resolve().name}: {split} stories"))
     runs.write_text(out.with_suffix(".json"), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -62,7 +62,7 @@ def _counter(folder: Path) -> Callable[[str], int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no tokenizer that can be loaded ({error}): name a model folder.") from error
+        raise ModelError(f"The tokenizer of {folder} cannot be loaded ({error}): name a model folder.") from error
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -75,7 +75,7 @@ def _views(path: Path, data: Path | None, split: Split, stories: list[str] | Non
     if not _is_data(path, split):
         told = predictions.load(path)
         if data is None:
-            raise DataError(f"{path} holds answers, whose frames are in a data set: name it with --data.")
+            raise DataError(f"{path} holds answers without their frames: name the data set with --data.")
     examples = dataset.load(path if data is None else data, split)
     known = examples.story_ids()
     wanted = dict.fromkeys(stories or (told if told is not None else known))
@@ -83,13 +83,11 @@ def _views(path: Path, data: Path | None, split: Split, stories: list[str] | Non
     if missing:
         raise DataError(
             f"The {split} split has no story {min(missing)!r} ({len(missing)} of {len(wanted)} are missing): "
-            "name the data and the split that were told."
+            "name the data and split the answers belong to."
         )
     untold = [story_id for story_id in wanted if told is not None and story_id not in told]
     if untold:
-        raise DataError(
-            f"{path} has no answer for story {untold[0]!r}: name one of the {len(told or ())} that it tells."
-        )
+        raise DataError(f"{path} has no answer for story {untold[0]!r}: name one of the {len(told or ())} it has.")
     for place, story_id in enumerate(known):
         if story_id not in wanted:
             continue
@@ -108,7 +106,7 @@ def _is_data(path: Path, split: Split) -> bool:
 
 
 def _file_name(story_id: str, taken: Container[str]) -> str:
-    """A story's page: its ID with what no file system minds. `a/b` and `a b` become `a_b.html` and `a_b-2.html`."""
+    """The file name of a story's page: `a/b` and `a b` become `a_b.html` and `a_b-2.html`."""
     stem = re.sub(r"[^\w.-]+", "_", story_id).strip("._")[:100] or "story"
     stem = f"{stem}_" if stem.casefold() == "index" else stem
     name, number = f"{stem}.html", 1

@@ -20,7 +20,7 @@ def score(
         Path, typer.Argument(help="A folder of {story_id}.txt, or a jsonl or parquet file with story_id, prediction.")
     ],
     data: Annotated[Path, typer.Option(help="The data set: a folder of parquet shards.")],
-    split: Annotated[Split, typer.Option(help="The split that was told.")] = "test",
+    split: Annotated[Split, typer.Option(help="The split the predictions belong to.")] = "test",
     protocol: Annotated[
         Protocol,
         typer.Option(help="strict: validity, grounding, identity, references. paper: as published, with language."),
@@ -28,13 +28,13 @@ def score(
     against: Annotated[
         Path | None, typer.Option(help="Another model's predictions, to compare story by story.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
+    format: Annotated[Format, typer.Option(help="Output format.")] = "table",
     out: Annotated[
-        Path | None, typer.Option(help="A file to write the result to as JSON, stories one by one too.")
+        Path | None, typer.Option(help="A JSON file to write the result to, including the scores of each story.")
     ] = None,
-    meteor: Annotated[bool, typer.Option(help="METEOR takes most of the paper protocol's time.")] = True,
+    meteor: Annotated[bool, typer.Option(help="Compute METEOR, which takes most of the paper protocol's time.")] = True,
 ) -> None:
-    """Score a model's answers: every score with its 95 % interval, and whether a difference to another model is real."""
+    """Score a model's answers, each score with its 95 % interval; with --against, test each difference to another model."""
     from storyreason import runs
     from storyreason.scoring import compare
 
@@ -89,7 +89,7 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
     from rich.console import Console
     from rich.table import Table
 
-    # A pipe has no width: wide enough then to keep a row on one line.
+    # A pipe has no width: make it wide enough to keep each row on one line.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     table = Table("Score", "Value", "95 % interval")
     if other:
@@ -105,7 +105,7 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
 
 
 def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]") -> int:
-    """A row for each main score, and for each rule that some answer breaks. Gives how many scores are left out."""
+    """Add a row for each headline score and for each rule that some answer breaks. Returns the number of scores left out."""
     from storyreason.scoring.catalogue import SCORES
 
     intervals = card.intervals()

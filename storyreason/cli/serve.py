@@ -10,15 +10,13 @@ def serve(
     preset: Annotated[str, typer.Argument(help="The preset whose serving settings are used.")] = "sample",
     model: Annotated[
         Path | None,
-        typer.Option(
-            help="Serve this model folder. Without it: what was served last, as it was deployed.", show_default=False
-        ),
+        typer.Option(help="Serve this model folder. Default: the last deployment.", show_default=False),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For example serving.port=8401.")
     ] = None,
 ) -> None:
-    """Serve the storyteller at one address: the OpenAI interface under /v1, and deployments without an interruption."""
+    """Serve the storyteller at one address: an OpenAI-compatible API under /v1, and deployments without interruption."""
     from datetime import UTC, datetime
 
     from storyreason import config
@@ -30,6 +28,6 @@ def serve(
     first = None
     if model is not None:
         if not (model / "config.json").is_file():
-            raise ModelError(f"{model} is no model folder: it has no config.json. Name the folder that has it.")
+            raise ModelError(f"{model} is not a model folder: it has no config.json. Name the folder that has one.")
         first = Served(str(model.absolute()), model.name, None, datetime.now(UTC).isoformat(timespec="seconds"))
     run(chosen.serving, first)

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from storyreason.generation.engine import Engine
 
 RESOLVERS: dict[str, Callable[[str], str]] = {}
-"""What makes a model folder of a name, by what the name begins with (`models:/`). The top floor, which knows MLflow, adds
-its own.
-"""
+"""Functions that turn a name into a model folder, by the prefix of the name (`models:/`). The flows add MLflow's."""
 LARGEST_PICTURE = 64 * 2**20
 """Bytes."""
 
@@ -27,34 +25,35 @@ def tell(
         list[str], typer.Argument(help="The frames in order: PNG, JPEG, WebP or GIF files, or their http(s) addresses.")
     ],
     endpoint: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible address; the default is the gateway of this checkout.")
+        str | None, typer.Option(help="An OpenAI-compatible address. Default: the gateway of this checkout.")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, or a registered version (models:/storyteller@champion): told from in this process, "
-            "without a server. Or a name that the endpoint serves."
+            help="A model folder, or a registered version (models:/storyteller@champion): run in this process "
+            "without a server. Or the name of a model that the endpoint serves."
         ),
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="A LoRA adapter for the model folder; without --model, for the base it names.")
+        Path | None,
+        typer.Option(help="A LoRA adapter for the model folder; without --model, for the base that the adapter names."),
     ] = None,
     decoding: Annotated[
         Decoding, typer.Option(help="grounded: the answer cannot break a rule; free: it can.")
     ] = "grounded",
-    request: Annotated[str | None, typer.Option(help="What to ask for; a plain request if not given.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The answer's greatest length in tokens.")] = None,
+    request: Annotated[str | None, typer.Option(help="The request. Default: a plain request for a story.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum length of the answer, in tokens.")] = None,
     out: Annotated[Path | None, typer.Option(help="A page to write: frames, boxes, tables, tagged text.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="STORYREASON_API_KEY", help="Key of the endpoint.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="STORYREASON_API_KEY", help="API key of the endpoint.")] = None,
 ) -> None:
-    """Tell a grounded story of some images: prints analysis and story, writes a page of it on request."""
+    """Tell a grounded story of some images: print analysis and story; with --out, write a page of it."""
     from storyreason import page, runs
     from storyreason.generation import GenerationConfig, answering
 
     pictures = [_read(image) for image in images]
     names = [Path(urlsplit(image).path if _is_address(image) else image).stem for image in images]
     if out is not None and out.suffix != ".html":
-        raise DataError(f"--out {out} is no page: name a file that ends in .html.")
+        raise DataError(f"--out {out} is not a page: name a file that ends in .html.")
     engine, prompt = _engine(endpoint, model, adapter, api_key)
     if request is not None:
         prompt["request"] = request
@@ -62,9 +61,9 @@ def tell(
     told = answering.answer_by(engine, names[0], pictures, wanted)
     typer.echo(told.answer)
     if told.cut:
-        typer.echo("The answer was cut: raise --max-tokens.", err=True)
+        typer.echo("The answer was cut off: raise --max-tokens.", err=True)
     if told.mended:
-        typer.echo(f"{told.mended} boxes had their corners in the wrong order and were mended.", err=True)
+        typer.echo(f"{told.mended} boxes had their corners in the wrong order; they were corrected.", err=True)
     if out is not None:
         runs.write_text(out, page.render([page.view(names[0], pictures, told.answer)], ", ".join(names)))
         typer.echo(f"page: {out.absolute()}", err=True)
@@ -73,7 +72,7 @@ def tell(
 def _engine(
     endpoint: str | None, model: str | None, adapter: Path | None, api_key: str | None
 ) -> "tuple[Engine, dict[str, Any]]":
-    """A model folder in this process, or an address that answers; and how it says it is to be asked."""
+    """The engine, a model in this process or an endpoint, and the prompt settings its model was trained with."""
     from storyreason import config
     from storyreason.generation import openai
     from storyreason.generation.inprocess import InProcess
@@ -93,7 +92,7 @@ def _engine(
     if not names or (model is not None and model not in names):
         raise EngineError(
             f"{endpoint} serves {', '.join(names) or 'no model'}"
-            + (f", not {model}: name one of those, or a model folder." if model else ": name another --endpoint.")
+            + (f", not {model}: name one of these, or a model folder." if model else ": name another --endpoint.")
         )
     return openai.Endpoint(endpoint, model or names[0], api_key), openai.prompt(endpoint, api_key)
 
@@ -102,7 +101,9 @@ def _base_of(adapter: Path) -> str:
     try:
         return str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
-        raise ModelError(f"{adapter} is no adapter that names its base: name the base's folder by --model.") from None
+        raise ModelError(
+            f"{adapter} is not an adapter that names its base: name the folder of the base with --model."
+        ) from None
 
 
 def _is_address(image: str) -> bool:
@@ -117,7 +118,7 @@ def _read(image: str) -> bytes:
         pictures.decoded_size(encoded)
         return encoded
     except (OSError, pictures.PictureError) as error:
-        raise DataError(f"{image} is no picture that can be read ({error}): name image files, in order.") from None
+        raise DataError(f"{image} cannot be read as a picture ({error}): name image files, in order.") from None
 
 
 def _fetched(address: str) -> bytes:
@@ -131,7 +132,9 @@ def _fetched(address: str) -> bytes:
                 parts.append(part)
                 size += len(part)
                 if size > LARGEST_PICTURE:
-                    raise DataError(f"{address} has more than {LARGEST_PICTURE >> 20} MiB: no picture is that large.")
+                    raise DataError(
+                        f"{address} has more than {LARGEST_PICTURE >> 20} MiB, more than a picture may have."
+                    )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DataError(
             f"{address} cannot be fetched ({error}): name addresses or files of images, in order."

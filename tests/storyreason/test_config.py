@@ -48,7 +48,10 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ),
         ("gate.primary=free/paper/ROUGE_L", "did you mean 'free/paper/ROUGE-L'?"),
         ("gate.primary=free/strict/language/words", "must be one of which more is better"),
-        ("training.images_first=false", "training.images_first and generation.images_first differ: set both alike"),
+        (
+            "training.images_first=false",
+            "training.images_first and generation.images_first differ: set both to the same value",
+        ),
         (
             "evaluation.decodings=[free]",
             "gate.primary is a score of grounded decoding, and evaluation.decodings lacks it",

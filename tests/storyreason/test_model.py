@@ -138,7 +138,7 @@ def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
     assert again.exit_code == 0, again.output
     assert model.load(str(out)).dtype == torch.bfloat16
 
-    with pytest.raises(ModelError, match="is a file, or a folder with other things in it: name a new folder"):
+    with pytest.raises(ModelError, match="is a file, or a folder with other contents: name a new folder"):
         runner.invoke(
             app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(tmp_path)], catch_exceptions=False
         )

@@ -41,7 +41,7 @@ def test_a_dry_run_shows_files_and_card_and_sends_nothing(tiny_base: Path, score
     assert 0 < value < 1
     assert "to" in row
     assert 'from_pretrained("someone/teller"' in done.output
-    assert done.output.rstrip().endswith("nothing was sent (--dry-run)")
+    assert done.output.rstrip().endswith("nothing was uploaded (--dry-run)")
 
 
 def test_what_is_no_model_no_repository_or_no_scorecard_is_refused(tiny_base: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_answers_are_checked_against_their_images_with_exit_code_1(data: Path, a
 
 
 def test_without_the_data_it_says_what_was_not_checked(answers: Path) -> None:
-    assert "was not checked: name them by --data" in run("check", answers).stdout
+    assert "were not checked against them: name the data set with --data" in run("check", answers).stdout
 
 
 def test_read_prints_what_was_read(answers: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_fault_is_one_line_and_exit_code_2(arguments: list[str], expected: str
 def test_stories_that_the_data_do_not_have_are_named(data: Path, answers: Path, tmp_path: Path) -> None:
     (answers / "other.txt").write_text("x")
     result = run("check", answers, "--data", data)
-    assert "tells 1 stories" in str(result.exception) and "'other'" in str(result.exception)
+    assert "answers 1 stories" in str(result.exception) and "'other'" in str(result.exception)
 
 
 def test_serve_and_tell_take_the_port_that_this_checkout_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,21 +40,23 @@ def test_a_picture_is_read_from_a_file_or_an_address(site: str, tmp_path: Path, 
 
 def test_what_is_no_picture_is_one_sentence(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "page.html").write_text("<html>")
-    with pytest.raises(DataError, match=r"page\.html is no picture that can be read"):
+    with pytest.raises(DataError, match=r"page\.html cannot be read as a picture"):
         cli._read(f"{site}/page.html")
     with pytest.raises(DataError, match=r"2\.jpg cannot be fetched \(.*404"):
         cli._read(f"{site}/2.jpg")
     with pytest.raises(DataError, match="cannot be fetched"):
         cli._read("http://127.0.0.1:9/1.jpg")
     monkeypatch.setattr(cli, "LARGEST_PICTURE", 3)
-    with pytest.raises(DataError, match="no picture is that large"):
+    with pytest.raises(DataError, match="more than a picture may have"):
         cli._read(f"{site}/page.html")
 
 
 def test_an_adapter_without_a_base_says_what_to_do(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
     (tmp_path / "1.jpg").write_bytes(frames[0])
     arguments = ["tell", str(tmp_path / "1.jpg"), "--adapter", str(tmp_path)]
-    with pytest.raises(ModelError, match="is no adapter that names its base: name the base's folder by --model"):
+    with pytest.raises(
+        ModelError, match="is not an adapter that names its base: name the folder of the base with --model"
+    ):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 

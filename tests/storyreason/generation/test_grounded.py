@@ -62,5 +62,5 @@ def test_tell_names_what_the_endpoint_serves_and_what_is_no_picture(
     runner, endpoint = CliRunner(), ["--endpoint", vllm_server.url]
     with pytest.raises(EngineError, match=rf"serves {vllm_server.name}, not other: name one of those"):
         runner.invoke(app, ["tell", str(tmp_path / "1.jpg"), "--model", "other", *endpoint], catch_exceptions=False)
-    with pytest.raises(DataError, match=r"2\.jpg is no picture that can be read .*: name image files, in order"):
+    with pytest.raises(DataError, match=r"2\.jpg cannot be read as a picture .*: name image files, in order"):
         runner.invoke(app, ["tell", str(tmp_path / "2.jpg"), *endpoint], catch_exceptions=False)
