@@ -10,6 +10,7 @@ from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, load
 from storyreason.errors import DataError
 from storyreason.format import answer, rules
+from storyreason.format.answer import Answer
 from storyreason.format.kinds import KINDS, OTHER, kind_of
 from storyreason.format.problems import Problem
 
@@ -123,10 +124,35 @@ def refuse_many(folder: Path | str, bad: Sequence[Bad], total: int) -> None:
         )
 
 
-def fault_of(split: str, example: Example) -> Bad | None:
-    """Why an example cannot be used, as `check` sees it, or None."""
-    _, faults, _, _ = _look(example)
-    return Bad(split, example.story_id, *faults[0]) if faults else None
+Fault = tuple[int | None, str]
+"""An image, from 1, and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What one look at an example found. Whoever uses the example afterwards need not decode or parse it again."""
+
+    example: Example
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height in pixels of the pictures that decode whole."""
+    answer: Answer
+    """Analysis and story, read as one answer."""
+    problems: tuple[Problem, ...]
+    """All that breaks a rule."""
+    faults: tuple[Fault, ...]
+    """Why the example cannot be used; empty when it can."""
+
+    def bad(self, split: str) -> Bad | None:
+        """The first fault by name, or None."""
+        return Bad(split, self.example.story_id, *self.faults[0]) if self.faults else None
+
+
+def inspect(example: Example) -> Inspected:
+    """Decode every picture of an example, parse its texts and apply every rule, once each."""
+    sizes, faults = _decode(example)
+    read = answer.read(answer.join(example.chain_of_thought, example.story))
+    problems = rules.check(read, sizes if not faults else None)
+    return Inspected(example, tuple(sizes), read, tuple(problems), (*faults, *_unreadable(problems)))
 
 
 @dataclass(slots=True)
@@ -152,15 +178,14 @@ class _Tally:
         self.split_of[example.story_id] = split
         self.stories[split] += 1
         self.frames[split] += len(example.images)
-        sizes, faults, read, problems = _look(example)
-        self.sizes.update(sizes)
-        self.broken.update({problem.rule for problem in problems})
-        if read.analysis:
-            for section in read.analysis.sections:
+        seen = inspect(example)
+        self.sizes.update(seen.sizes)
+        self.broken.update({problem.rule for problem in seen.problems})
+        if seen.answer.analysis:
+            for section in seen.answer.analysis.sections:
                 self.entities[split].update(kind_of(row.id) or OTHER for row in section.entities)
-        if faults:
-            image, reason = faults[0]
-            self.bad.append(Bad(split, example.story_id, image, reason))
+        if bad := seen.bad(split):
+            self.bad.append(bad)
 
     def report(self, folder: str) -> Report:
         return Report(
@@ -174,18 +199,6 @@ class _Tally:
         for story_id, film in films(list(self.split_of)).items():
             splits.setdefault(film, set()).add(self.split_of[story_id])
         return tuple(sorted(film for film, where in splits.items() if len(where) > 1))
-
-
-Fault = tuple[int | None, str]
-"""An image, from 1, and what is wrong with it."""
-
-
-def _look(example: Example) -> tuple[list[tuple[int, int]], list[Fault], answer.Answer, list[Problem]]:
-    """Sizes of an example's pictures, its faults, its answer as read, and every problem of that."""
-    sizes, faults = _decode(example)
-    read = answer.read(answer.join(example.chain_of_thought, example.story))
-    problems = rules.check(read, sizes if not faults else None)
-    return sizes, faults + _unreadable(problems), read, problems
 
 
 def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:

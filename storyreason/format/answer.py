@@ -42,7 +42,13 @@ def join(chain_of_thought: str, story_text: str) -> str:
 
 def render(analysis: Analysis, story: Story) -> str:
     """The answer in the published format. `read` gives both back."""
-    return join(render_analysis(analysis), render_story(story))
+    return of(analysis, story).text
+
+
+def of(analysis: Analysis, story: Story) -> Answer:
+    """The answer that `render` writes, without reading it again. Lines and offsets are those of the arguments."""
+    thought, told = render_analysis(analysis), render_story(story)
+    return Answer(analysis, story, (), thought, told, join(thought, told))
 
 
 def read(text: str) -> Answer:

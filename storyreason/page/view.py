@@ -41,20 +41,20 @@ Told = TypeVar("Told", Section, Passage)
 def view(
     story_id: str,
     images: Sequence[bytes],
-    prediction: str | None = None,
-    reference: str | None = None,
+    prediction: str | Answer | None = None,
+    reference: str | Answer | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Json:
     """What the page shows of one story.
 
     `images` are encoded pictures in order (PNG, JPEG, WebP and GIF go in as they are, others become PNG); `prediction`
-    and `reference` whole answers with `<think>`, either may be missing; `scores` the prediction's. Bad text never
-    raises; a picture that cannot be read raises DataError.
+    and `reference` whole answers with `<think>`, as text or read already, either may be missing; `scores` the
+    prediction's. Bad text never raises; a picture that cannot be read raises DataError.
     """
     frames = [_frame(story_id, number, image) for number, image in enumerate(images, 1)]
     sizes = [(frame["width"], frame["height"]) for frame in frames]
-    texts = {"prediction": prediction, "reference": reference}
-    read = {role: answers.read(text) for role, text in texts.items() if text is not None}
+    given = {"prediction": prediction, "reference": reference}
+    read = {role: answers.read(one) if isinstance(one, str) else one for role, one in given.items() if one is not None}
     shown = [_answer(role, read[role], sizes) for role in read]
     if len(read) == 2:
         pair_up(shown[0], shown[1], read["prediction"], read["reference"], sizes)

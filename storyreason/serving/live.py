@@ -24,7 +24,7 @@ from typing import Any
 from storyreason import page
 from storyreason.format import answer
 from storyreason.format.analysis import Section
-from storyreason.format.answer import Found
+from storyreason.format.answer import Answer, Found
 from storyreason.format.story import Mention, Passage
 from storyreason.generation.openai import Chunk
 from storyreason.serving.routing import Message, Receive, Send, until_disconnected
@@ -71,6 +71,10 @@ class StoryEvents:
         if self._changed and now - self._last_view >= BETWEEN_VIEWS:
             self._emit("view", page.so_far("story", self._sizes, self._reader.answer()))
             self._changed, self._last_view = False, now
+
+    def whole(self, text: str) -> Answer:
+        """`text` as it was read while it came; it is read again only if something else came."""
+        return self._reader.close() if text == self._text else answer.read(text)
 
     def _read_again(self) -> None:
         """Something was taken back: what is told anew is what is not as it was."""

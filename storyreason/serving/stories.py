@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -177,7 +176,7 @@ class StoryRoutes:
                     if ended == MAX_ENGINES_LOST:
                         raise engines_lost() from error
                     log.warning("%s Its successor is asked.", error)
-        read = await in_thread(_reading, told.answer, images)
+        read = await in_thread(lambda: _reading(live.whole(told.answer) if live else told.answer, images))
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
     async def _request(
@@ -253,18 +252,14 @@ def _parsed(kind: type[Body], body: bytes) -> Body:
     return kind.model_validate(fields)
 
 
-def _reading(text: str, images: list[bytes]) -> dict[str, Any]:
+def _reading(answer: str | answers.Answer, images: list[bytes]) -> dict[str, Any]:
     """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
     from storyreason import page
-    from storyreason.format import answer, rules
 
-    sizes = [picture_size(image) for image in images] or None
-    problems = rules.check(answer.read(text), sizes)
-    return {
-        "valid": rules.is_valid(problems),
-        "problems": [{"severity": rules.RULES[one.rule].severity, **asdict(one)} for one in problems],
-        "view": page.view("story", images, text),
-    }
+    view = page.view("story", images, answer)
+    (shown,) = view["answers"]
+    problems = [{name: value for name, value in one.items() if name != "wanted"} for one in shown["problems"]]
+    return {"valid": shown["valid"], "problems": problems, "view": view}
 
 
 async def _cancel_if_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":

@@ -166,19 +166,21 @@ def _fill(
     digests: list[bytes] = []
     for place, example in enumerate(examples):
         tell(place)
-        if (fault := dataset.fault_of("train", example)) is not None:
+        seen = dataset.inspect(example)
+        if (fault := seen.bad("train")) is not None:
             bad.append(fault)
             continue
-        cut = targets.cut(example, config.max_images)
-        answer = np.asarray(encoder.answer(targets.target(cut, config)), np.int32).tobytes()
-        tokens = np.asarray(encoder.image_tokens(dataset.sizes(cut)), np.int32).tobytes()
-        pictures = b"".join(hashlib.sha256(image).digest() for image in cut.images)
+        images = example.images[: config.max_images]
+        target = targets.target(targets.cut(seen.answer, config.max_images), config)
+        answer = np.asarray(encoder.answer(target), np.int32).tobytes()
+        tokens = np.asarray(encoder.image_tokens(seen.sizes[: config.max_images]), np.int32).tobytes()
+        pictures = b"".join(hashlib.sha256(image).digest() for image in images)
         for name, content in (("answers", answer), ("image_tokens", tokens), ("pictures", pictures)):
             files[name].write(content)
         ids.append(example.story_id)
         places.append(place)
         ends["answer_ends"].append(ends["answer_ends"][-1] + len(answer) // 4)
-        ends["image_ends"].append(ends["image_ends"][-1] + len(cut.images))
+        ends["image_ends"].append(ends["image_ends"][-1] + len(images))
         digest = hashlib.sha256(
             f"{example.story_id} {len(answer)} {len(tokens)} ".encode() + answer + tokens + pictures
         )

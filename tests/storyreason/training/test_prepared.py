@@ -9,6 +9,7 @@ import pytest
 
 from storyreason import chat, dataset, model, runs
 from storyreason.errors import DataError
+from storyreason.format.analysis import AnalysisParser
 from storyreason.training import Job, TrainingConfig, process
 from storyreason.training.examples import StoryDataset
 from storyreason.training.prepared import Prepared, prepare
@@ -112,3 +113,15 @@ def test_a_training_refuses_many_that_cannot_be_used(
         DataError, match=rf"1 of 16 stories are bad, more than 1%: train story {broken}.*Mend or remove"
     ):
         process._split(dataset.load(job.data, "train"), job, encoder)
+
+
+def test_a_story_is_parsed_once(
+    encoder: chat.Encoder, tiny_examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    start = AnalysisParser.__init__
+    monkeypatch.setattr(
+        AnalysisParser, "__init__", lambda self, first_line=1: (begun.append(first_line), start(self, first_line))[1]
+    )
+    settings = TrainingConfig(max_images=2, drop_unmentioned_objects=True)
+    assert len(Prepared.of(tiny_examples, encoder, settings)) == len(tiny_examples) == len(begun)
