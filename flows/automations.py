@@ -4,9 +4,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tasks.evaluation import HELD
+from tasks.faults import GO_ON
+from tasks.gate import HELD
 from tasks.settings import Settings
-from tasks.steps import GO_ON
 
 if TYPE_CHECKING:
     from prefect.automations import Automation

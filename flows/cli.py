@@ -1,12 +1,12 @@
 """The verbs that start flows or change the platform. They join the library's command line as an entry point."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from storyreason.cli.tell import RESOLVERS
+from tasks.results import Until
 
 if TYPE_CHECKING:
     from storyreason.config import RunConfig
@@ -24,22 +24,11 @@ Overrides = Annotated[
 ]
 
 
-class Step(StrEnum):
-    """The steps of a retraining, in order."""
-
-    pull = "pull"
-    train = "train"
-    register = "register"
-    evaluate = "evaluate"
-    gate = "gate"
-    deploy = "deploy"
-
-
 @app.command(rich_help_panel="Flows")
 def retrain(
     preset: Preset = "sample",
     override: Overrides = None,
-    until: Annotated[Step, typer.Option(help="The last step to run.")] = Step.deploy,
+    until: Annotated[Until, typer.Option(help="The last step to run.")] = "deploy",
 ) -> None:
     """Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better."""
     chosen = _load(preset, override)
@@ -49,7 +38,7 @@ def retrain(
         from flows.retrain import retrain as flow
 
         report.quiet_failures()
-        outcome = flow(chosen, until=until.value)
+        outcome = flow(chosen, until=until)
     report.show(outcome, chosen)
 
 
@@ -68,8 +57,8 @@ def evaluate(
 
         report.quiet_failures()
         result = flow(chosen, version)
-    report.show_scores({version: result["metrics"]})
-    for decoding, page in result["pages"].items():
+    report.show_scores({version: result.metrics})
+    for decoding, page in result.pages.items():
         report.say(f"stories, {decoding} decoding: {page}")
 
 
@@ -90,7 +79,7 @@ def deploy(
 
         report.quiet_failures()
         served = flow(chosen, version)
-    report.say(f"version {served['version']} is served at {served['url']}")
+    report.say(f"version {served.version} is served at {served.url}")
 
 
 Target = Annotated[str, typer.Option(help="The DVC file of the data.")]

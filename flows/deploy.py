@@ -1,21 +1,18 @@
 """Serve a registered version: by number, or an alias (`previous` rolls back)."""
 
-from typing import Any
-
 from prefect import flow, get_run_logger
 
-from flows.retrain import pull_data
 from storyreason import dataset
 from storyreason.config import RunConfig
 from storyreason.errors import StoryReasonError
-from tasks import deployment, registry
-from tasks.data import stories_to_tell
-from tasks.steps import plainly, say_how_to_go_on
+from tasks import data, deployment, registry
+from tasks.deployment import Served
+from tasks.faults import plainly, say_how_to_go_on
 
 
 @flow(name="deploy", flow_run_name="deploy-{which}", on_crashed=[say_how_to_go_on])
 @plainly()
-def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
+def deploy(config: RunConfig, which: str = "champion") -> Served:
     """Swap the served model and move the aliases; a version that is served already is left alone.
 
     Args:
@@ -29,7 +26,7 @@ def deploy(config: RunConfig, which: str = "champion") -> dict[str, Any]:
 def _probe(config: RunConfig) -> dataset.Example:
     """A test story that the version tells first, or one without pictures where there is none: no data must hold up a way back."""
     try:
-        return next(stories_to_tell(config.data, pull_data(config)))
+        return next(data.stories_to_tell(config.data, data.pull(data.identify(config.data))))
     except StoryReasonError as error:
         get_run_logger().warning("deploying without telling a test story first, for there are no data: %s", error)
         return dataset.Example("none", images=(), chain_of_thought="", story="")

@@ -34,7 +34,7 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
         say(outcome.story)
     if outcome.scores:
         console.rule("scores on the test split")
-        show_scores(outcome.scores)
+        show_scores({role: one.metrics for role, one in outcome.scores.items()})
     console.rule("seconds of each step")
     table = Table(box=None, show_header=False)
     for step, seconds in outcome.seconds.items():
@@ -42,8 +42,8 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
     console.print(table)
     if outcome.version is not None:
         say(f"version: {outcome.version.name} {outcome.version.number} in MLflow, weights in {outcome.version.folder}")
-    if outcome.reason:
-        say(f"gate: {outcome.reason}")
+    if outcome.promotion is not None:
+        say(f"gate: {outcome.promotion.reason}")
     if outcome.page:
         say(f"story page: {outcome.page}")
     if outcome.url:

@@ -50,9 +50,9 @@ def deciding(settings: "BaseModel", always: Collection[str], never: Collection[s
     return settings.model_dump(mode="json", exclude={*never, *added})
 
 
-def work_folder(step: str, print_: str) -> Path:
+def work_folder(step: str, fingerprint: str) -> Path:
     """`runs/<step>/<fingerprint>/`, made when missing."""
-    path = root() / step / print_
+    path = root() / step / fingerprint
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from storyreason.config import RunConfig
 from storyreason.errors import RunError
-from tasks import registry
+from tasks import registry, tracking
 
 EVERY = 2.0
 """Seconds between two looks at whether somebody has answered."""
@@ -60,7 +60,7 @@ def ask(config: RunConfig, version: registry.Version, report: str) -> tuple[bool
         gate=word.decision,
     )
     said_so = f"\n## A person's word\n\n**{word.decision}** {word.comment}\n"
-    registry.client().log_text(version.run_id, report + said_so, "gate/report.md")
+    tracking.client().log_text(version.run_id, report + said_so, "gate/report.md")
     return _told(word.decision, word.comment)
 
 

@@ -6,7 +6,7 @@ Shown by every run, whether it computed them or found them complete; each leads 
 import base64
 import io
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -18,24 +18,26 @@ from storyreason.generation.config import Decoding
 from storyreason.scoring.catalogue import HEADLINES
 from storyreason.scoring.metrics import Score
 from storyreason.training import progress
-from tasks import registry
+from tasks import tracking
+from tasks.registry import Version
+from tasks.results import Evaluated, Pulled, Trained
 
 
-def data(version: dict[str, Any]) -> None:
-    """The card of a data version, from its manifest."""
-    create_markdown_artifact(version["card"], key="data-card", description=f"data {version['md5'][:8]}")
+def data(version: Pulled) -> None:
+    """The card of a data version."""
+    create_markdown_artifact(version.card, key="data-card", description=f"data {version.md5[:8]}")
 
 
-def training(config: RunConfig, trained: dict[str, Any]) -> None:
+def training(config: RunConfig, trained: Trained) -> None:
     """The losses of a complete training as a picture, its last step in numbers, and where its curves are."""
-    lines = progress.read(Path(trained["result"]).parent)
+    lines = progress.read(trained.result.parent)
     drawn = io.BytesIO()
     progress.draw_losses(lines).savefig(drawn, format="png", dpi=90)
     picture = base64.b64encode(drawn.getvalue()).decode()
     last = [line for line in lines if line["event"] == "step"][-1]
     text = f"""# Training
 
-Preset {config.name}, mode {config.training.mode}; {_run(trained["run_id"])}.
+Preset {config.name}, mode {config.training.mode}; {_run(trained.run_id)}.
 
 ![The loss over the steps](data:image/png;base64,{picture})
 
@@ -48,20 +50,16 @@ Preset {config.name}, mode {config.training.mode}; {_run(trained["run_id"])}.
     create_markdown_artifact(text, key="training-curves", description="the loss over the steps")
 
 
-def scorecard(scores: dict[str, dict[str, Any]]) -> None:
-    """The headline scores of each model (evaluations' manifests, by the model's role), with their 95 % intervals."""
-    cards = {
-        (role, decoding): scoring.Scorecard.from_json(Path(path).read_text())
-        for role, one in scores.items()
-        for decoding, path in one["scorecards"].items()
-    }
+def scorecard(scores: dict[str, Evaluated]) -> None:
+    """The headline scores of each model (by the model's role), with their 95 % intervals."""
+    cards = {(role, decoding): one.scorecard(decoding) for role, one in scores.items() for decoding in one.scorecards}
     lines = ["# Scores on the test split", "", "Each with its 95 % interval over the stories.", ""]
     lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
     for score in HEADLINES:
         for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
             cells = [_cell(cards.get((role, decoding)), score) for role in scores]
             lines.append(f"| {score.title}, {decoding} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {role}: {_run(one['run_id'])}" for role, one in scores.items())]
+    lines += ["", *(f"- {role}: {_run(one.run_id)}" for role, one in scores.items())]
     description = "scores of " + " and ".join(scores)
     create_markdown_artifact("\n".join(lines) + "\n", key="scorecard", description=description)
 
@@ -73,12 +71,12 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
     return f"{score.text(card.metrics()[score.name])} ({score.text(low)} to {score.text(high)})"
 
 
-def story(told: str, version: registry.Version, page: Path, artifact: str) -> None:
+def story(told: str, version: Version, page: Path, artifact: str) -> None:
     """A story that was told by what is served (the whole answer), and where the page with pictures and boxes is."""
     read = answer.read(told)
     text = without_tags(read.story_text).strip() if read.readable else ""
     shown = text or "(no story could be read: the page shows the whole answer and what is wrong with it)"
-    link = registry.address(version.run_id, artifact)
+    link = tracking.address(version.run_id, artifact)
     markdown = f"""# A story told by {version.name} version {version.number}
 
 With pictures and boxes: [the story page]({link}) in MLflow, or the file `{page}`.
@@ -89,4 +87,4 @@ With pictures and boxes: [the story page]({link}) in MLflow, or the file `{page}
 
 
 def _run(run_id: str) -> str:
-    return f"[its run in MLflow]({registry.address(run_id)})"
+    return f"[its run in MLflow]({tracking.address(run_id)})"

@@ -13,9 +13,9 @@ from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state as gateway
 from tasks import registry
-from tasks.steps import plainly
+from tasks.faults import plainly
+from tasks.results import RESULTS
 
-STEPS = ("pull", "train", "register", "evaluate", "compare")
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
 
 
@@ -44,13 +44,12 @@ def plan(keep: int) -> list[Item]:
     of_old = {version.run_id for version in old} - of_kept
     loose: list[Path] = []
     for folder in _folders(root / "train"):
-        manifest = runs.read_manifest(folder)
-        run_id = manifest["run_id"] if manifest else None
+        run_id = _run_of(folder)
         if run_id in of_old:
             items.append(_item(folder, f"training of run {run_id}"))
         elif run_id not in of_kept:
             loose.append(folder)
-        if manifest and run_id not in of_old:
+        if run_id is not None and run_id not in of_old:
             items += [
                 _item(path, "a checkpoint of a complete training") for path in sorted(folder.glob("checkpoint-*"))
             ]
@@ -60,9 +59,8 @@ def plan(keep: int) -> list[Item]:
     items += [_item(folder, "a training without a version") for folder in sorted(stale)]
     for step in ("evaluate", "compare"):
         for folder in _folders(root / step):
-            manifest = runs.read_manifest(folder)
-            if manifest and manifest.get("run_id") in of_old:
-                items.append(_item(folder, f"{step} of run {manifest['run_id']}"))
+            if (run_id := _run_of(folder)) in of_old:
+                items.append(_item(folder, f"{step} of run {run_id}"))
     for cache, what in CACHES.items():
         made = sorted(_folders(root / cache), key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
@@ -107,7 +105,7 @@ def _all() -> list[registry.Version]:
 def _refuse_while_running() -> None:
     """Raises RunError when a step's folder, or a flow's Prefect server, is held by a process, or a flow run is active."""
     root = runs.root()
-    held = [root / "prefect", *(folder for step in STEPS for folder in _folders(root / step))]
+    held = [root / "prefect", *(folder for step in RESULTS for folder in _folders(root / step))]
     for folder in held:
         for place in (folder, folder / "flow"):
             if (place / ".lock").exists():
@@ -129,6 +127,12 @@ def _refuse_while_running() -> None:
         )
     if found:
         raise RunError(f"Flow run {found[0].name} is active: clean when it has ended, or cancel it.")
+
+
+def _run_of(folder: Path) -> str | None:
+    """The MLflow run of a complete step."""
+    manifest = runs.read_manifest(folder)
+    return manifest.get("run_id") if manifest else None
 
 
 def _folders(place: Path) -> list[Path]:

@@ -1,8 +1,7 @@
 """Deployment as a step: a request to the gateway, then the aliases, then one story told by what is served."""
 
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
@@ -11,18 +10,34 @@ from storyreason import dataset, generation, page, runs
 from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.serving import client as gateway
-from tasks import accelerator, cards, registry
-from tasks.steps import from_outside, plainly
+from tasks import accelerator, cards, registry, tracking
+from tasks.faults import from_outside, plainly
+from tasks.registry import Version
 
 PAGE = "served/story.html"
 """The artifact, on the run of a version, with the story that it told when it was deployed."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """A version that is served, and the address of the gateway."""
+
+    version: str
+    folder: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A whole answer, and the page that shows it."""
+
+    text: str
+    page: str
+
+
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
-def deploy(
-    config: RunConfig, version: registry.Version, probe: dataset.Example, by_hand: bool = False
-) -> dict[str, Any]:
+def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand: bool = False) -> Served:
     """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
@@ -41,12 +56,12 @@ def deploy(
             )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     registry.move_champion(version, by_hand)
-    return {"version": version.number, "folder": version.folder, "url": gateway.url(config.serving)}
+    return Served(version.number, version.folder, gateway.url(config.serving))
 
 
 @task(name="tell")
 @plainly()
-def tell(config: RunConfig, example: dataset.Example, served: registry.Version) -> dict[str, str]:
+def tell(config: RunConfig, example: dataset.Example, served: Version) -> Told:
     """One story for frames the model never saw, told through the gateway, as text and as a page.
 
     Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
@@ -63,6 +78,6 @@ def tell(config: RunConfig, example: dataset.Example, served: registry.Version) 
     )
     rendered = page.render([view], f"A story told by version {served.number}")
     runs.write_text(path, rendered)
-    registry.client().log_text(served.run_id, rendered, PAGE)
+    tracking.client().log_text(served.run_id, rendered, PAGE)
     cards.story(told.answer, served, path, PAGE)
-    return {"text": told.answer, "page": str(Path(path))}
+    return Told(told.answer, str(path))

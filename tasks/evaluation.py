@@ -1,14 +1,10 @@
 """Evaluation as a step: the test split told by vLLM, read, scored, and written where people compare models."""
 
-import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
+from prefect import get_run_logger
 
 from storyreason import generation, page, runs, scoring
 from storyreason.config import RunConfig
@@ -16,13 +12,14 @@ from storyreason.format import answer
 from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
-from storyreason.scoring import gate_report
 from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
-from tasks import accelerator, registry
-from tasks.data import stories_to_tell
+from tasks import accelerator, tracking
+from tasks.data import Base, stories_to_tell
 from tasks.progress import Progress
-from tasks.steps import from_outside, plainly
+from tasks.registry import Version
+from tasks.results import Compared, Evaluated, Pulled
+from tasks.steps import Work, step
 
 VERSION = 2
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
@@ -33,8 +30,6 @@ FINGERPRINTED = {"request", "images_first", "temperature", "top_p", "max_tokens"
 COMPARISON_VERSION = 1
 FILES = (".jsonl", "-scorecard.json", "-stories.html")
 """What an evaluation leaves for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
-HELD = "storyreason.gate.hold"
-"""The event that a version was not promoted; its resource is `storyreason.model.<name>`."""
 PAGES = 12
 """So many stories are shown on the evaluation's page; all of them stand in the table."""
 
@@ -49,15 +44,29 @@ class Subject:
     run_id: str | None = None
     version: str | None = None
 
+    @classmethod
+    def of(cls, role: str, version: Version, data: Pulled) -> "Subject":
+        """A registered version: its scores belong to its training run only on the data that it was trained on."""
+        run_id = version.run_id if version.data_md5 == data.md5 else None
+        return cls(role, version.folder, version.identity, run_id=run_id, version=version.number)
 
-def fingerprint(config: RunConfig, subject: Subject, data: dict[str, Any]) -> str:
+
+def subjects(base: Base, challenger: Version, champion: Version | None, data: Pulled) -> list[Subject]:
+    """What a retraining evaluates: the base, the new version, and the champion where that is another one."""
+    found = [Subject("base", base.folder, base.identity), Subject.of("challenger", challenger, data)]
+    if champion is not None and champion.number != challenger.number:
+        found.append(Subject.of("champion", champion, data))
+    return found
+
+
+def fingerprint(config: RunConfig, subject: Subject, data: Pulled) -> str:
     """What decides the scores: model, data, decoding."""
-    left_out = sorted(data["faulty_test_stories"])
+    left_out = sorted(data.faulty_test_stories)
     return runs.fingerprint(
         step="evaluate",
         version=VERSION,
         model=subject.identity,
-        data=data["md5"],
+        data=data.md5,
         stories=config.data.test_stories,
         **({"left_out": left_out} if left_out else {}),
         generation=runs.deciding(
@@ -69,46 +78,32 @@ def fingerprint(config: RunConfig, subject: Subject, data: dict[str, Any]) -> st
     )
 
 
-@task(
-    name="evaluate",
-    task_run_name="evaluate-{subject.role}",
-    retries=1,
-    retry_delay_seconds=5,
-    retry_jitter_factor=0.5,
-    retry_condition_fn=from_outside,
-)
-@plainly()
-def evaluate(config: RunConfig, subject: Subject, data: dict[str, Any], print_: str) -> dict[str, Any]:
+@step(fingerprint, retries=1, run_name="evaluate-{subject.role}")
+def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> Evaluated:
     """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
-    folder = runs.work_folder("evaluate", print_)
-    if manifest := registry.recall(folder):
-        return manifest
+    folder = work.folder
     examples = list(stories_to_tell(config.data, data))
     references = [scoring.Reference.of(example) for example in examples]
     metrics: dict[str, float] = {"stories": len(examples)}
     cards: dict[str, scoring.Scorecard] = {}
-    with runs.lock(folder):
-        if manifest := registry.recall(folder):  # another flow evaluated just this until now
-            return manifest
-        told = _tell(config, subject, examples, folder)
-        for decoding, answers in told.items():
-            card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
-            metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
-            runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
-            runs.write_text(folder / f"{decoding}-stories.html", _page(subject, decoding, examples, answers, card))
-        if "grounded" in told:
-            metrics |= _mended(references, told["grounded"])
-        run_id = _log(config, subject, print_, data, metrics, cards, folder)
-        get_run_logger().info("%s: %s", subject.role, headline(metrics))
-        return runs.write_manifest(
-            folder,
-            files=tuple(f"{decoding}{kind}" for decoding in told for kind in FILES),
-            role=subject.role,
-            run_id=run_id,
-            scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in told},
-            pages={decoding: str(folder / f"{decoding}-stories.html") for decoding in told},
-            metrics=metrics,
-        )
+    told = _tell(config, subject, examples, folder)
+    for decoding, answers in told.items():
+        card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
+        metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
+        runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
+        runs.write_text(folder / f"{decoding}-stories.html", _page(subject, decoding, examples, answers, card))
+    if "grounded" in told:
+        metrics |= _mended(references, told["grounded"])
+    run_id = _log(config, subject, work, data, metrics, cards)
+    get_run_logger().info("%s: %s", subject.role, headline(metrics))
+    return Evaluated(
+        files=tuple(f"{decoding}{kind}" for decoding in told for kind in FILES),
+        role=subject.role,
+        run_id=run_id,
+        scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in told},
+        pages={decoding: str(folder / f"{decoding}-stories.html") for decoding in told},
+        metrics=metrics,
+    )
 
 
 def _texts(answers: list[Prediction]) -> dict[str, str]:
@@ -173,114 +168,56 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
 def _log(
     config: RunConfig,
     subject: Subject,
-    print_: str,
-    data: dict[str, Any],
+    work: Work,
+    data: Pulled,
     metrics: dict[str, float],
     cards: dict[str, scoring.Scorecard],
-    folder: Path,
 ) -> str:
     """Metrics, intervals, tables, charts and pages, on the run of the training, or on one of its own."""
-    from mlflow.entities import Metric
-
-    mlflow = registry.client()
-    run_id = subject.run_id or registry.open_run(
+    mlflow = tracking.client()
+    run_id = subject.run_id or tracking.open_run(
         "evaluate",
-        print_,
-        name=f"{subject.role} {print_[:6]}",
+        work.fingerprint,
+        name=f"{subject.role} {work.fingerprint[:6]}",
         parameters={key: value for key, value in config.flat().items() if not key.startswith("training.")},
-        tags=registry.lineage(data_md5=data["md5"], role=subject.role, folder=subject.folder),
+        tags=tracking.lineage(data_md5=data.md5, role=subject.role, folder=subject.folder),
     )
-    registry.log_data(run_id, config.data.target, data, "test")
+    tracking.log_data(run_id, config.data.target, data, "test")
     values = dict(metrics)
     for decoding, card in cards.items():
         for name, (low, high) in card.intervals().items():
             values |= {f"{decoding}/{name}/low": low, f"{decoding}/{name}/high": high}
-        registry.log_table(run_id, card.table(), f"{decoding}/stories.json")
+        tracking.log_table(run_id, card.table(), f"{decoding}/stories.json")
         for name, figure in charts({subject.role: card}).items():
             mlflow.log_figure(run_id, figure, f"{decoding}/charts/{name}.png")
         for kind in ("scorecard.json", "stories.html"):
-            mlflow.log_text(run_id, (folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
-    # Of several evaluations MLflow shows the one of the latest time; of equal times it would show each score's highest.
-    now = int(time.time() * 1000)
-    points = [Metric(name, value, now, 0) for name, value in values.items()]
-    for start in range(0, len(points), 1000):  # MLflow takes so many at a time
-        mlflow.log_batch(run_id, metrics=points[start : start + 1000])
+            mlflow.log_text(run_id, (work.folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
+    tracking.log_metrics(run_id, values)
     if subject.run_id is None:
-        registry.close_run(run_id)
+        tracking.close_run(run_id)
     return run_id
 
 
-def comparison_fingerprint(version: registry.Version, scores: dict[str, dict[str, Any]]) -> str:
+def comparison_fingerprint(version: Version, scores: dict[str, Evaluated]) -> str:
     """What decides the comparison: the scorecards, which are named by what decided them."""
-    cards = {role: score["scorecards"] for role, score in scores.items()}
+    cards = {role: one.scorecards for role, one in scores.items()}
     return runs.fingerprint(step="compare", version=COMPARISON_VERSION, run=version.run_id, scorecards=cards)
 
 
-@task(name="compare", retries=1, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
-@plainly()
-def compare(version: registry.Version, scores: dict[str, dict[str, Any]], print_: str) -> dict[str, Any]:
+@step(comparison_fingerprint, retries=1)
+def compare(work: Work, version: Version, scores: dict[str, Evaluated]) -> Compared:
     """The challenger's scores story by story against each other's, and all of them in one set of charts, on its run."""
-    folder = runs.work_folder("compare", print_)
-    if manifest := runs.read_manifest(folder):
-        return manifest
     others = [role for role in scores if role != "challenger"]
-    mlflow = registry.client()
-    for decoding in scores["challenger"]["scorecards"]:
-        cards = {role: _read(score, decoding) for role, score in scores.items()}
+    mlflow = tracking.client()
+    for decoding in scores["challenger"].scorecards:
+        cards = {role: one.scorecard(decoding) for role, one in scores.items()}
         for role in others:
             columns = {"a": "challenger", "b": role}
             rows = [
                 {columns.get(key, key): value for key, value in asdict(one).items()} | {"real": one.real}
                 for one in scoring.compare(cards["challenger"], cards[role]).values()
             ]
-            registry.log_table(version.run_id, rows, f"{decoding}/challenger_against_{role}.json")
+            tracking.log_table(version.run_id, rows, f"{decoding}/challenger_against_{role}.json")
         for name, figure in charts(cards).items():
             mlflow.log_figure(version.run_id, figure, f"{decoding}/compared/{name}.png")
-    return runs.write_manifest(folder, run_id=version.run_id, compared_with=others)
-
-
-@task(name="gate")
-@plainly()
-def gate(
-    config: RunConfig,
-    challenger: registry.Version,
-    incumbent: Subject,
-    scores: dict[str, dict[str, Any]],
-    data_md5: str,
-) -> dict[str, Any]:
-    """Decide whether the challenger is promoted, and write down why. A decision is never cached."""
-    decoding = config.gate.primary.partition("/")[0]
-    both = scores["challenger"], scores["incumbent"]
-    free = (_read(both[0], "free"), _read(both[1], "free")) if "free" in config.evaluation.decodings else None
-    decision = scoring.decide(
-        _read(both[0], decoding),
-        _read(both[1], decoding),
-        config.gate,
-        free=free,
-        challenger=f"{challenger.name} version {challenger.number}",
-        incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
-        trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},
-    )
-    report = gate_report.report(decision)
-    create_markdown_artifact(report, key="gate-report", description=decision.reason)
-    mlflow = registry.client()
-    mlflow.log_text(challenger.run_id, report, "gate/report.md")
-    registry.tag_version(challenger, gate="promote" if decision.promote else "hold", gate_reason=decision.reason[:400])
-    get_run_logger().info("gate: %s. %s", "promote" if decision.promote else "hold", decision.reason)
-    return {"promote": decision.promote, "reason": decision.reason, "report": report}
-
-
-def announce_held(version: registry.Version, reason: str) -> None:
-    """Send the event that a version was not promoted: an automation may tell somebody."""
-    resource = {"prefect.resource.id": f"storyreason.model.{version.name}", "prefect.resource.name": version.name}
-    emit_event(HELD, resource, payload={"version": f"{version.name} version {version.number}", "reason": reason})
-
-
-def training_stories(folder: str) -> frozenset[str]:
-    """The IDs of the stories a model was trained on (`training_stories.json` beside its folder); empty for a base model."""
-    path = Path(folder).with_name("training_stories.json")
-    return frozenset(json.loads(path.read_text())) if path.is_file() else frozenset()
-
-
-def _read(scores: dict[str, Any], decoding: str) -> scoring.Scorecard:
-    return scoring.Scorecard.from_json(Path(scores["scorecards"][decoding]).read_text())
+    return Compared(files=(), run_id=version.run_id, compared_with=others)

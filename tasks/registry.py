@@ -1,29 +1,24 @@
-"""What MLflow remembers: runs found again by the fingerprint of their step, model versions with their lineage, aliases."""
+"""Model versions in MLflow with their lineage, and the aliases that say which of them is served. Registration as a step."""
 
-import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from prefect import get_run_logger, task
-from prefect.runtime import flow_run
+from prefect import get_run_logger
 
 from storyreason import model, runs
 from storyreason.config import RunConfig
 from storyreason.errors import RegistryError
-from tasks import settings
-from tasks.steps import from_outside, plainly
+from tasks.data import Base
+from tasks.results import Registered, Trained
+from tasks.steps import Work, step
+from tasks.tracking import TAG, client, comes_of, experiment, if_there, lineage
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 VERSION = 1
-EXPERIMENT = "storyteller"
 CARD = """# {name}
 
 Looks at a sequence of images, writes an analysis (tables of characters, objects, settings and narrative phases, with boxes \
@@ -42,15 +37,8 @@ MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
 Each version's description is its card; its source run holds the scores, their intervals, tables and story pages.
 """
-FACE = "workflowType=machine_learning"
-TAG = "storyreason."
-"""Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
-
 TAKEN_DOWN = "taken_down"
 """The tag of a champion that a person replaced by `storyreason deploy`."""
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that it has no such model, version or run, and no such alias."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,169 +54,52 @@ class Version:
     data_md5: str
 
 
-def client() -> "MlflowClient":
-    """MLflow's client, on the server that MLFLOW_TRACKING_URI names."""
-    from mlflow import MlflowClient
-
-    return MlflowClient()
-
-
-def experiment() -> str:
-    """The ID of the one experiment in which all models are compared, made when missing."""
-    mlflow = client()
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    # A server decides itself where artifacts go; a database would put them into ./mlruns.
-    database = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
-    chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
-    location = chosen if database else None
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
-
-
-def find_run(step: str, fingerprint: str) -> str | None:
-    """The ID of the run that belongs to a step, or None. Looked up before every creation: creating is not idempotent."""
-    found = client().search_runs([experiment()], filter_string=f"tags.`{TAG}{step}` = '{fingerprint}'", max_results=1)
-    return found[0].info.run_id if found else None
-
-
-def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:
-    """The step's run, made or taken up again, in state RUNNING."""
-    mlflow = client()
-    run_id = find_run(step, fingerprint)
-    if run_id is None:
-        from mlflow.entities import Param
-
-        run = mlflow.create_run(experiment(), run_name=name, tags={f"{TAG}{step}": fingerprint, **tags})
-        run_id = run.info.run_id
-        mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
-    mlflow.update_run(run_id, status="RUNNING")
-    return str(run_id)
-
-
-def address(run_id: str, artifact: str = "") -> str:
-    """Where MLflow's UI shows a run, or one of its artifacts: on the server that is used, or that `up` starts."""
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    server = tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
-    page = f"{server}/#/experiments/{experiment()}/runs/{run_id}"
-    # of MLflow's two faces the one for models that are trained; the other is for applications of language models
-    return f"{page}/artifacts/{artifact}?{FACE}" if artifact else f"{page}?{FACE}"
-
-
-def close_run(run_id: str, status: str = "FINISHED") -> None:
-    """Say how a run ended: FINISHED, FAILED or KILLED."""
-    client().set_terminated(run_id, status=status)
-
-
-def log_data(run_id: str, target: str, data: dict[str, Any], split: str) -> None:
-    """Name a split of a data version as an input of a run, once."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    mlflow = client()
-    name, digest = target.removesuffix(".dvc"), str(data["md5"])[:8]
-    inputs = mlflow.get_run(run_id).inputs
-    for known in inputs.dataset_inputs if inputs else ():
-        if known.dataset.digest == digest and any(tag.value == split for tag in known.tags):
-            return
-    source = json.dumps({"dvc.path": name, "dvc.md5": data["md5"], "dvc.rev": data["rev"]})
-    dataset = Dataset(name=f"{name} {split}", digest=digest, source_type="code", source=source)
-    mlflow.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
-
-
-def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
-    """Write a table as MLflow's own `log_table` does, but in place of one that is there: that one would append to it."""
-    import pandas as pd
-    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
-
-    mlflow = client()
-    mlflow.log_text(run_id, pd.DataFrame(rows).to_json(orient="split", index=False, double_precision=15), path)
-    known = json.loads(mlflow.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
-    table = {"path": path, "type": "table"}
-    if table not in known:
-        mlflow.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, table]))
-
-
-def lineage(**more: str) -> dict[str, str]:
-    """Tags that say where a result comes from: code, Prefect run, and what the caller adds."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
-    return {
-        f"{TAG}git_commit": commit + ("+changes" if dirty else ""),
-        f"{TAG}prefect_run": str(flow_run.get_id() or ""),
-        **{TAG + key: value for key, value in more.items()},
-    }
-
-
-def recall(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete step, or None where MLflow does not have the run or the version that it names.
-
-    They may be deleted there; and another store has runs of its own, and counts its versions from 1 again.
-    """
-    manifest = runs.read_manifest(folder)
-    if manifest and "run_id" in manifest:
-        run = _if_there(lambda: client().get_run(manifest["run_id"]))
-        if run is None or run.info.lifecycle_stage != "active":
-            return None
-    if manifest and "number" in manifest:
-        found = _if_there(lambda: client().get_model_version(manifest["name"], manifest["number"]))
-        if found is None or not _comes_of(found, manifest["identity"], manifest["run_id"]):
-            return None
-    return manifest
-
-
-def _comes_of(found: "ModelVersion", print_: str, run_id: str) -> bool:
-    return found.tags.get(f"{TAG}register") == print_ and found.run_id == run_id
-
-
 def fingerprint(train: str, model: str) -> str:
     """What decides a version: the training, and the registered model that it is a version of."""
     return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
 
 
-@task(name="register", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
-@plainly()
-def register(config: RunConfig, base: str, trained: dict[str, Any], train: str) -> dict[str, Any]:
+def _named_by(config: RunConfig, base: Base, trained: Trained) -> str:
+    return fingerprint(trained.fingerprint, config.model)
+
+
+@step(_named_by, retries=2)
+def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Registered:
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
-    print_ = fingerprint(train, config.model)
-    folder = runs.work_folder("register", print_)
-    if manifest := recall(folder):
-        return manifest
-    logger = get_run_logger()
-    with runs.lock(folder):
-        target = folder / "model"
-        if not target.exists():
-            model.write_folder(base, Path(trained["result"]), target, _card(config, trained), config.base.revision)
-            shutil.copy(Path(trained["result"]).with_name("training_stories.json"), folder)
-        number = _version(config, print_, target, trained)
-        logger.info("registered %s version %s: %s", config.model, number, target)
-        return runs.write_manifest(
-            folder,
-            files=("model/config.json", "training_stories.json"),
-            name=config.model,
-            number=number,
-            folder=str(target),
-            identity=print_,
-            run_id=trained["run_id"],
-            data_md5=trained["data_md5"],
-        )
+    target = work.folder / "model"
+    if not target.exists():
+        model.write_folder(base.folder, trained.result, target, _card(config, trained), config.base.revision)
+        shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
+    number = _register(config, work.fingerprint, target, trained)
+    get_run_logger().info("registered %s version %s: %s", config.model, number, target)
+    return Registered(
+        files=("model/config.json", "training_stories.json"),
+        name=config.model,
+        number=number,
+        folder=target,
+        identity=work.fingerprint,
+        run_id=trained.run_id,
+        data_md5=trained.data_md5,
+    )
 
 
-def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, Any]) -> str:
+def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Trained) -> str:
+    """The number of the version: a new one, or the one that a killed run has made already."""
     import mlflow
 
     for found in client().search_model_versions(f"name = '{config.model}'"):
-        if _comes_of(found, print_, trained["run_id"]):
+        if comes_of(found, fingerprint, trained.run_id):
             return str(found.version)
     tags = lineage(
-        register=print_,
+        register=fingerprint,
         folder=str(folder),
-        train=trained["fingerprint"],
-        data_md5=trained["data_md5"],
+        train=trained.fingerprint,
+        data_md5=trained.data_md5,
         base=config.base.name,
         preset=config.name,
     )
     logged = mlflow.create_external_model(
-        config.model, source_run_id=trained["run_id"], experiment_id=experiment(), tags=tags
+        config.model, source_run_id=trained.run_id, experiment_id=experiment(), tags=tags
     )
     version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
     store = client()
@@ -238,14 +109,14 @@ def _version(config: RunConfig, print_: str, folder: Path, trained: dict[str, An
     return str(version.version)
 
 
-def _card(config: RunConfig, trained: dict[str, Any]) -> str:
+def _card(config: RunConfig, trained: Trained) -> str:
     facts = {
         "base model": config.base.name,
         "preset": config.name,
         "trained": config.training.mode,
-        "data (md5)": trained["data_md5"],
+        "data (md5)": trained.data_md5,
         "code (git commit)": lineage()[f"{TAG}git_commit"],
-        "MLflow run": trained["run_id"],
+        "MLflow run": trained.run_id,
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return CARD.format(name=config.model, rows=rows)
@@ -264,21 +135,8 @@ def version(name: str, which: str) -> Version:
 def alias(name: str, which: str) -> Version | None:
     """The version that an alias (or a number) names, or None. A registry that is away raises: silence is not "no champion"."""
     ask = client().get_model_version if which.isdigit() else client().get_model_version_by_alias
-    found = _if_there(lambda: ask(name, which))
+    found = if_there(lambda: ask(name, which))
     return None if found is None else _from_mlflow(found)
-
-
-@plainly()
-def _if_there(ask: Callable[[], T]) -> T | None:
-    """What MLflow answers, or None where it answers that there is no such thing. Raises RegistryError when it is away."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return ask()
-    except MlflowException as error:
-        if error.error_code in ABSENT:
-            return None
-        raise
 
 
 def models() -> list[str]:

@@ -1,90 +1,110 @@
-"""A step is named by its content: how a task is tied to its work folder, and what is said when it cannot be carried out."""
+"""A step is named by its content: it computes once what its fingerprint stands for, in `runs/<step>/<fingerprint>/`."""
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec
 
 from prefect import Task
-from prefect.logging.loggers import flow_run_logger
 
-from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
+from storyreason import runs
+from tasks.faults import from_outside, plainly
+from tasks.results import RESULTS, Result, from_manifest, to_manifest
+from tasks.tracking import recall
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when nothing more can be written: no space, no quota, a file's largest size."""
-GO_ON = "Start it again: complete steps are not repeated, and training goes on from its newest checkpoint."
+P = ParamSpec("P")
 
 
-@contextmanager
-def plainly() -> Iterator[None]:
-    """Say faults from outside as a sentence that tells what to do: MLflow that is away, a disk that is full.
+@dataclass(frozen=True)
+class Work:
+    """One piece of work of a step: the fingerprint that names it, and its folder."""
 
-    Also a decorator of tasks and flows, below Prefect's: `@plainly()`.
+    step: str
+    fingerprint: str
+
+    @property
+    def folder(self) -> Path:
+        """Made when missing."""
+        return runs.work_folder(self.step, self.fingerprint)
+
+
+def in_its_folder(work: Work, *_: Any, **__: Any) -> AbstractContextManager[None]:
+    """The lock of a step unless it says otherwise."""
+    return runs.lock(work.folder)
+
+
+class Step(Generic[P, Result]):
+    """A function from its arguments to a result type, as a Prefect task that is named by its content. Made by `step`.
+
+    Called in a flow it gives what an earlier run has computed when that is complete: its manifest is there with the files that
+    it names, and MLflow has the run and the version. Else it computes, one process at a time, and writes the manifest last.
     """
-    try:
-        yield
-    except StoryReasonError:
-        raise
-    except Exception as error:
-        chain = list(_chain(error))
-        if any(_full(one) for one in chain):
-            place = next((str(one.filename) for one in chain if isinstance(one, OSError) and one.filename), "")
-            raise RunError(
-                f"The disk is full{f' (writing {place})' if place else ''}: make room, for example with "
-                f"`storyreason clean --keep 1`. {GO_ON}"
-            ) from error
-        import mlflow
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
 
-        broken = next((one for one in chain if isinstance(one, RequestException)), None)
-        if isinstance(error, MlflowException) and broken is not None:
-            raise RegistryError(
-                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (`storyreason up` does, where "
-                f"it is this checkout's). {GO_ON}"
-            ) from broken  # which `from_outside` knows
-        raise
+    def __init__(
+        self,
+        body: Callable[Concatenate[Work, P], Result],
+        named_by: Callable[P, str],
+        lock: Callable[..., AbstractContextManager[None]],
+        **options: Any,
+    ) -> None:
+        self.name = body.__name__
+        self._named_by, self._kind = named_by, RESULTS[self.name]
 
+        @functools.wraps(body)  # Prefect names task runs by the parameters
+        def run(work: Work, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+            if manifest := recall(work.folder):
+                return manifest
+            with lock(work, *args, **kwargs):
+                # Another flow may have computed just this until now.
+                return recall(work.folder) or runs.write_manifest(
+                    work.folder, **to_manifest(body(work, *args, **kwargs))
+                )
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+        # Prefect keeps what a task returns: a manifest outlives the code that wrote it, an object of ours would not.
+        self._task: Task[..., dict[str, Any]] = Task(
+            plainly()(run), name=self.name, retry_condition_fn=from_outside, **options
+        )
 
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """The result, from the cache where it is complete. Only in a flow."""
+        work = self.work(*args, **kwargs)
+        return self._result(work, self.task(work)(work, *args, **kwargs))
 
-def _full(error: BaseException) -> bool:
-    # SQLite has words of its own; safetensors and others pass on the system's as text.
-    said = ("database or disk is full", "No space left on device", "File too large", "Disk quota exceeded")
-    return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in said)
+    def compute(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """As a call, without Prefect: no retries, no cache but the manifest."""
+        work = self.work(*args, **kwargs)
+        return self._result(work, self._task.fn(work, *args, **kwargs))
 
+    def work(self, *args: P.args, **kwargs: P.kwargs) -> Work:
+        """What these arguments ask for."""
+        return Work(self.name, self._named_by(*args, **kwargs))
 
-def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
-    """A hook of flows whose process was killed: what to do stands in the run's log, for Prefect says only what happened."""
-    flow_run_logger(flow_run, flow).error("The process of this run is gone. %s", GO_ON)
+    def task(self, work: Work) -> Task[..., dict[str, Any]]:
+        """The task with the fingerprint as its cache key. A hit counts only if the manifest still does."""
+        return self._task.with_options(
+            cache_key_fn=lambda context, parameters: f"{self.name}-{work.fingerprint}",
+            persist_result=True,
+            refresh_cache=recall(work.folder) is None,
+        )
 
-
-def from_outside(task: Any, task_run: Any, state: Any) -> bool:
-    """Whether a failed step is worth another try: what network, disk, engine or a lock caused, never what the input caused."""
-    import httpx
-
-    try:
-        state.result()
-    except StoryReasonError as error:
-        return isinstance(error, EngineError) or isinstance(error.__cause__, (OSError, TimeoutError, httpx.HTTPError))
-    except Exception:
-        return True
-    return False
+    def _result(self, work: Work, manifest: dict[str, Any]) -> Result:
+        return from_manifest(self._kind, manifest, str(work.folder))
 
 
-T = TypeVar("T", bound=Task[..., Any])
+def step(
+    named_by: Callable[P, str],
+    *,
+    lock: Callable[..., AbstractContextManager[None]] = in_its_folder,
+    retries: int = 0,
+    delay: float = 5.0,
+    run_name: str | None = None,
+) -> Callable[[Callable[Concatenate[Work, P], Result]], Step[P, Result]]:
+    """Make a function a step: `named_by` gives its fingerprint from the same arguments, and `RESULTS` has its result type.
 
-
-def cached(task: T, fingerprint: str, manifest: dict[str, Any] | None) -> T:
-    """The task with the fingerprint as its cache key. A hit counts only if its manifest still does."""
-    return task.with_options(  # type: ignore[return-value]
-        cache_key_fn=lambda context, parameters: f"{task.name}-{fingerprint}",
-        persist_result=True,
-        refresh_cache=manifest is None,
-    )
+    `lock` gives the right to write, from the work and the arguments; `retries` count faults from outside alone, `delay`
+    seconds apart; `run_name` is Prefect's template for the names of task runs.
+    """
+    options = {"retries": retries, "retry_delay_seconds": delay, "retry_jitter_factor": 0.5, "task_run_name": run_name}
+    return lambda body: Step(body, named_by, lock, **options)

@@ -1,19 +1,23 @@
 """Fine-tuning as a step: starts the training process, follows it, and feeds MLflow and Prefect."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
 from storyreason.training import machine, progress
 from storyreason.training.job import MACHINE, deciding
-from tasks import accelerator, registry
+from tasks import accelerator, tracking
+from tasks.data import Base
 from tasks.progress import Progress
-from tasks.steps import plainly
+from tasks.results import Pulled, Trained, from_manifest
+from tasks.steps import Work, step
 
 VERSION = 1
 UNTOLD = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
@@ -45,72 +49,65 @@ def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
     )
 
 
-@task(name="train")
-@plainly()
-def train(config: RunConfig, data: dict[str, Any], base: str, print_: str) -> dict[str, Any]:
+def _named_by(config: RunConfig, data: Pulled, base: Base) -> str:
+    return fingerprint(config, data.md5, base.identity)
+
+
+def _beside_the_process(work: Work, *_: Any) -> AbstractContextManager[None]:
+    """The folder itself is locked by the training process."""
+    return runs.lock(work.folder / "flow")
+
+
+@step(_named_by, lock=_beside_the_process)
+def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
     """Fine-tune the base model; a killed run goes on from its last checkpoint, in the same MLflow run."""
-    folder = runs.work_folder("train", print_)
-    if manifest := registry.recall(folder):
-        return manifest
-    with runs.lock(folder / "flow"):
-        # Another flow may have trained just this until now; and MLflow would make the same run twice.
-        return registry.recall(folder) or _train(config, data, base, print_, folder)
-
-
-def _train(config: RunConfig, data: dict[str, Any], base: str, print_: str, folder: Path) -> dict[str, Any]:
-    run_id = registry.open_run(
-        "train",
-        print_,
-        name=run_name(config, print_),
-        parameters=config.flat(),
-        tags=registry.lineage(data_md5=data["md5"], base=config.base.name, preset=config.name, role="tuned"),
-    )
     job = training.Job(
-        base=base,
+        base=base.folder,
         revision=config.base.revision,
-        data=Path(data["files"][0]),
+        data=data.folder,
         stories=config.data.train_stories,
-        work=folder,
+        work=work.folder,
         features=runs.root() / "features",
         prepared=runs.root() / "prepared",
-        data_md5=data["md5"],
+        data_md5=data.md5,
         training=config.training,
     )
-    registry.log_data(run_id, config.data.target, data, "train")
-    try:
-        follow = _follower(run_id)
-        if complete := runs.read_manifest(folder):  # MLflow lost its run, and is told again
-            result = Path(complete["result"])
-            for line in progress.read(folder):
-                follow(line)
-        else:
-            with (
-                accelerator.taken(config.training.devices),
-                accelerator.room(config, f"training {run_name(config, print_)}"),
-            ):
-                result = training.run(job, on_progress=follow)
-        status = "FINISHED"
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        raise
-    finally:
-        registry.close_run(run_id, status)
-    runs.write_text(folder / "training_stories.json", json.dumps(_story_ids(job)))
-    return runs.write_manifest(
-        folder,
-        files=("result", "training_stories.json"),
-        fingerprint=print_,
-        result=str(result),
-        run_id=run_id,
-        data_md5=data["md5"],
+    run_id = tracking.open_run(
+        "train",
+        work.fingerprint,
+        name=run_name(config, work.fingerprint),
+        parameters=config.flat(),
+        tags=tracking.lineage(data_md5=data.md5, base=config.base.name, preset=config.name, role="tuned"),
     )
+    tracking.log_data(run_id, config.data.target, data, "train")
+    with tracking.closing(run_id):
+        result = _run(config, job, work, _follower(run_id))
+    runs.write_text(work.folder / "training_stories.json", json.dumps(_story_ids(job)))
+    return Trained(
+        files=("result", "training_stories.json"),
+        fingerprint=work.fingerprint,
+        result=result,
+        run_id=run_id,
+        data_md5=data.md5,
+    )
+
+
+def _run(config: RunConfig, job: training.Job, work: Work, follow: Callable[[dict[str, Any]], None]) -> Path:
+    """The folder of the result. A complete training whose run MLflow has lost is only reported again."""
+    if complete := runs.read_manifest(work.folder):
+        for line in progress.read(work.folder):
+            follow(line)
+        return from_manifest(Trained, complete, str(work.folder)).result
+    who = f"training {run_name(config, work.fingerprint)}"
+    with accelerator.taken(config.training.devices), accelerator.room(config, who):
+        return training.run(job, on_progress=follow)
 
 
 def _story_ids(job: training.Job) -> list[str]:
     return dataset.load(job.data, "train").story_ids()[: job.stories]
 
 
-def run_name(config: RunConfig, print_: str) -> str:
+def run_name(config: RunConfig, fingerprint: str) -> str:
     """The preset, and what differs from it of what decides the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
     try:
         preset = load(config.name).flat()
@@ -122,14 +119,14 @@ def run_name(config: RunConfig, print_: str) -> str:
         for key, value in config.flat().items()
         if value != preset.get(key) and key.startswith(deciding) and key not in UNTOLD
     ]
-    return " ".join([config.name, *differing, print_[:6]])[:250]
+    return " ".join([config.name, *differing, fingerprint[:6]])[:250]
 
 
-def _follower(run_id: str) -> Any:
+def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
     """A callable that takes each line of progress.jsonl and passes it on; a resumed run goes on where MLflow is."""
     from mlflow.entities import Metric
 
-    mlflow = registry.client()
+    mlflow = tracking.client()
     shown = Progress("training", "fine-tuning")
     seen = {
         event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
@@ -141,7 +138,7 @@ def _follower(run_id: str) -> Any:
         step = int(line["step"])
         if line["event"] == "start":
             for key in DESCRIBED & line.keys():
-                mlflow.set_tag(run_id, registry.TAG + key, str(line[key]))
+                mlflow.set_tag(run_id, tracking.TAG + key, str(line[key]))
             if (left_out := _left_out(line)) and left_out not in warned:  # not again for each attempt
                 warned.add(left_out)
                 get_run_logger().warning("%s", left_out)

@@ -31,14 +31,15 @@ def read(name: str) -> Any:
 
 def fingerprints(run: "RunConfig") -> dict[str, str]:
     """The fingerprint of each step, for data and a base model that are invented."""
-    from tasks import data, evaluation, registry, training
+    from tasks import data, evaluation, registry, training, versioning
+    from tasks.results import Pulled
 
-    version = data.DataVersion(run.data.target, run.data.rev, DATA_MD5, f"{ROOT}/runs/data/{DATA_MD5}", "")
-    pulled: dict[str, Any] = {"md5": DATA_MD5, "faulty_test_stories": {}}
+    version = versioning.DataVersion(run.data.target, run.data.rev, DATA_MD5, f"{ROOT}/runs/data/{DATA_MD5}", "")
+    pulled = Pulled(("data",), md5=DATA_MD5, rev=None, card="", faulty_test_stories={})
     train = training.fingerprint(run, DATA_MD5, BASE)
     register = registry.fingerprint(train, run.model)
     return {
-        "pull": version.fingerprint,
+        "pull": data.fingerprint(version),
         "train": train,
         "register": register,
         "evaluate base": evaluation.fingerprint(run, evaluation.Subject("base", f"{ROOT}/base", BASE), pulled),

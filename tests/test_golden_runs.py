@@ -23,7 +23,9 @@ from storyreason.errors import TrainingError
 from storyreason.generation import answering
 from storyreason.serving import state
 from storyreason.training import checkpoints, job
-from tasks import data, evaluation, registry, settings, training
+from tasks import data, evaluation, registry, settings, tracking, training, versioning
+from tasks.data import Base
+from tasks.results import Pulled, Trained
 from tests import frozen
 
 BEFORE = frozen.GOLDEN / "runs-before"
@@ -108,16 +110,16 @@ def _named(md5: str, folder: Path) -> str:
 
 def test_every_step_is_complete_under_the_fingerprint_of_today(before: Before) -> None:
     for name, md5 in (("data", DATA), ("base", BASE)):
-        version = data.DataVersion(f"{FOLDERS[name]}.dvc", None, md5, str(before.root / FOLDERS[name]), "")
-        assert runs.read_manifest(runs.work_folder("pull", version.fingerprint))
+        version = versioning.DataVersion(f"{FOLDERS[name]}.dvc", None, md5, str(before.root / FOLDERS[name]), "")
+        assert runs.read_manifest(runs.work_folder("pull", data.fingerprint(version)))
     assert training.fingerprint(SMOKE, DATA, BASE_IDENTITY) == TRAIN
     assert registry.fingerprint(TRAIN, SMOKE.model) == REGISTER
     for role, identity in (("base", BASE_IDENTITY), ("challenger", REGISTER)):
         subject = evaluation.Subject(role, f"{before.root}/nowhere", identity)
-        pulled = {"md5": DATA, "faulty_test_stories": {}}
+        pulled = Pulled(("data",), md5=DATA, rev=None, card="", faulty_test_stories={})
         assert evaluation.fingerprint(SMOKE, subject, pulled) == EVALUATE[role]
     for step, name in (("train", TRAIN), ("register", REGISTER), *(("evaluate", one) for one in EVALUATE.values())):
-        assert registry.recall(runs.work_folder(step, name)), step
+        assert tracking.recall(runs.work_folder(step, name)), step
 
 
 def test_the_rooms_are_where_they_were(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +135,12 @@ def test_the_rooms_are_where_they_were(before: Before, monkeypatch: pytest.Monke
 def test_steps_that_mlflow_has_lost_write_their_manifests_as_they_were(
     before: Before, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.client().delete_registered_model(SMOKE.model)
-    registry.client().delete_run(before.run)
+    tracking.client().delete_registered_model(SMOKE.model)
+    tracking.client().delete_run(before.run)
 
     trained = train(before, monkeypatch)
     with disable_run_logger():
-        registry.register.fn(SMOKE, f"{before.root}/tiny-base", trained, TRAIN)
+        registry.register.compute(SMOKE, Base(f"{before.root}/tiny-base", BASE_IDENTITY), trained)
 
     for step, name in (("train", TRAIN), ("register", REGISTER)):
         kept, now = (json.loads((top / step / name / "manifest.json").read_text()) for top in (BEFORE, before.folder()))
@@ -160,15 +162,15 @@ def test_a_training_writes_its_job_as_it_was(before: Before, monkeypatch: pytest
     assert not list(frozen.missing(kept, before.kept(json.loads((folder / "job.json").read_text()))))
 
 
-def train(before: Before, monkeypatch: pytest.MonkeyPatch) -> Any:
+def train(before: Before, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """The step `train`, on the first stories of the data."""
     monkeypatch.setattr(training, "Progress", Mock())  # which needs a flow
     folder = before.folder("data", DATA)
     folder.unlink()
     dataset.write(sample.examples("train", films=6), folder, "train")
-    pulled = {"md5": DATA, "rev": None, "files": [str(folder)], "faulty_test_stories": {}}
+    pulled = Pulled((str(folder),), md5=DATA, rev=None, card="", faulty_test_stories={})
     with disable_run_logger():
-        return training.train.fn(SMOKE, pulled, f"{before.root}/tiny-base", TRAIN)
+        return training.train.compute(SMOKE, pulled, Base(f"{before.root}/tiny-base", BASE_IDENTITY))
 
 
 def test_a_checkpoint_from_before_is_gone_on_from(before: Before) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import mlflow
 import pytest
 
-from flows import deploy, retrain
+from flows import deploy
 from storyreason import dataset
 from storyreason.config import RunConfig
-from tasks import data, deployment, registry
-from tests.tasks.test_data import clone, origin, stories  # noqa: F401 (fixtures)
+from tasks import data, deployment, tracking
+from tests.tasks.cloned import clone, origin, stories  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 
@@ -29,10 +29,10 @@ def back(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
-    tags = {f"{registry.TAG}folder": "/models/1", f"{registry.TAG}register": "0123456789abcdef"}
+    tags = {f"{tracking.TAG}folder": "/models/1", f"{tracking.TAG}register": "0123456789abcdef"}
     client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     client.set_registered_model_alias("storyteller", "previous", "1")
-    monkeypatch.setattr(retrain, "_run", lambda task, step, print_: task.fn)
+    monkeypatch.setattr(data, "pull", data.pull.compute)
     for place in (deploy, data):
         monkeypatch.setattr(place, "get_run_logger", lambda: logging.getLogger("run"), raising=False)
     asked: list[Any] = []

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from storyreason.config import RunConfig
-from tasks import approval, registry
+from tasks import approval, registry, tracking
 from tests.system.conftest import prefect_api, wait_for
 
 pytestmark = pytest.mark.server
@@ -26,7 +26,7 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registry.Version
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     mlflow = MlflowClient()
-    run = mlflow.create_run(registry.experiment())
+    run = mlflow.create_run(tracking.experiment())
     mlflow.create_registered_model("storyteller")
     tags = {"storyreason.folder": str(tmp_path), "storyreason.register": "f" * 16}
     mlflow.create_model_version("storyteller", str(tmp_path), run.info.run_id, tags=tags)

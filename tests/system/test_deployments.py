@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
 from flows import automations, deployments
-from tasks import evaluation, registry
+from tasks import gate, registry
 from tasks.settings import Settings
 from tests.docs import commands
 from tests.system.conftest import REPOSITORY, prefect_api, wait_for
@@ -142,7 +142,7 @@ def test_somebody_is_told_of_a_failed_run_one_that_waits_for_them_and_a_version_
     server.post("/flow_runs/", json=asking).raise_for_status()
     version = registry.Version("storyteller", "7", "folder", "0" * 16, "run", "md5")
 
-    evaluation.announce_held(version, "box F1 fell by 0.1")
+    gate.announce_held(version, "box F1 fell by 0.1")
     EventsWorker.instance().wait_until_empty()
 
     wait_for(lambda: len(sent) >= 3, f"three messages, got {sent}", 300)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tasks import registry
+from tasks import tracking
 from tests.stores import S3, Postgres, postgres, s3
 from tests.system.conftest import Platform, clone, free_port
 
@@ -68,8 +68,8 @@ def test_mlflows_server_shows_what_a_run_has_left_on_s3(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database.url("pg8000", "mlflow"))
     monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "s3://storyreason/mlflow")
-    run_id = registry.open_run("evaluate", "f" * 16, name="base", parameters={}, tags={})
-    registry.log_table(run_id, [{"story_id": "a-1", "f1": 0.5}], "free/stories.json")
+    run_id = tracking.open_run("evaluate", "f" * 16, name="base", parameters={}, tags={})
+    tracking.log_table(run_id, [{"story_id": "a-1", "f1": 0.5}], "free/stories.json")
 
     where = {"run_uuid": run_id, "path": "free/stories.json"}
     shown = httpx.get(f"{grown.url('MLFLOW')}/get-artifact", params=where, timeout=300, trust_env=False)

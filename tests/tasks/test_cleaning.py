@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state
-from tasks import cleaning, registry
+from tasks import cleaning, registry, tracking
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mlflow = MlflowClient()
     mlflow.create_registered_model("storyteller")
     for number in range(1, 6):
-        run_id = mlflow.create_run(registry.experiment()).info.run_id
+        run_id = mlflow.create_run(tracking.experiment()).info.run_id
         weights = work("register", number) / "model"
         write(weights / "model.safetensors", 1000)
         train = work("train", number)

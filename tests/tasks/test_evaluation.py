@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -12,8 +11,9 @@ from prefect.logging import disable_run_logger
 from storyreason import dataset, runs, sample
 from storyreason.config import RunConfig
 from storyreason.format import answer
-from tasks import evaluation, registry
+from tasks import evaluation, tracking
 from tasks.evaluation import Subject
+from tasks.results import Evaluated, Pulled
 from tests import frozen
 
 FREE = RunConfig.model_validate(
@@ -21,21 +21,26 @@ FREE = RunConfig.model_validate(
 )
 
 
-def write_answers(data: dict[str, Any], subject: Subject) -> None:
+def pulled(folder: Path, faulty: dict[str, str] | None = None) -> Pulled:
+    """Data in a folder, with what is wrong with some test stories."""
+    return Pulled((str(folder),), md5="d41d8cd98f00b204", rev=None, card="", faulty_test_stories=faulty or {})
+
+
+def write_answers(data: Pulled, subject: Subject) -> None:
     """Answers to every story, so that no engine starts: the references themselves."""
     told = [
         {"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)}
-        for one in dataset.load(data["files"][0], "test")
-        if one.story_id not in data["faulty_test_stories"]
+        for one in dataset.load(data.folder, "test")
+        if one.story_id not in data.faulty_test_stories
     ]
     lines = [json.dumps({**one, "cut": False, "prompt_tokens": 1, "tokens": 1}) + "\n" for one in told]
     folder = runs.work_folder("evaluate", evaluation.fingerprint(FREE, subject, data))
     runs.write_text(folder / "free.jsonl", "".join(lines))
 
 
-def evaluate(data: dict[str, Any], subject: Subject) -> dict[str, Any]:
+def evaluate(data: Pulled, subject: Subject) -> Evaluated:
     with disable_run_logger():
-        return evaluation.evaluate.fn(FREE, subject, data, evaluation.fingerprint(FREE, subject, data))
+        return evaluation.evaluate.compute(FREE, subject, data)
 
 
 def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
@@ -47,17 +52,16 @@ def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
     first, *others = sample.examples("test", films=2)
     broken = replace(first, images=(b"no picture", *first.images[1:]))
     dataset.write([broken, *others], tmp_path / "data", "test")
-    data = {"md5": "d41d8cd98f00b204", "rev": None, "files": [str(tmp_path / "data")]}
-    data["faulty_test_stories"] = {first.story_id: "why"}
+    data = pulled(tmp_path / "data", {first.story_id: "why"})
     subject = Subject("base", "tiny-base", "0123456789abcdef")
     write_answers(data, subject)
 
     scored = evaluate(data, subject)
 
-    assert scored["metrics"]["stories"] == len(others) == 3
-    assert scored["metrics"]["free/strict/grounding/f1"] == 1.0
-    assert registry.client().get_run(scored["run_id"]).data.metrics["stories"] == 3
-    card = json.loads(Path(scored["scorecards"]["free"]).read_text())
+    assert scored.metrics["stories"] == len(others) == 3
+    assert scored.metrics["free/strict/grounding/f1"] == 1.0
+    assert tracking.client().get_run(scored.run_id).data.metrics["stories"] == 3
+    card = json.loads(Path(scored.scorecards["free"]).read_text())
     assert first.story_id not in json.dumps(card)
     (written,) = tmp_path.glob("evaluate/*/manifest.json")
     assert frozen.types(json.loads(written.read_text())) == frozen.manifest("evaluate")
@@ -67,7 +71,7 @@ def test_what_is_left_out_decides_the_scores() -> None:
     subject = Subject("base", "tiny-base", "0123456789abcdef")
 
     def named(faulty: dict[str, str]) -> str:
-        return evaluation.fingerprint(FREE, subject, {"md5": "d41d8cd98f00b204", "faulty_test_stories": faulty})
+        return evaluation.fingerprint(FREE, subject, pulled(Path("data"), faulty))
 
     assert named({}) != named({"a-1": "why"}) != named({"a-2": "why"})
 
@@ -75,7 +79,7 @@ def test_what_is_left_out_decides_the_scores() -> None:
 @pytest.mark.parametrize("images_first", [True, False])
 def test_a_champion_of_another_recipe_is_asked_as_it_was_trained(tmp_path: Path, images_first: bool) -> None:
     champion = Subject("champion", str(tmp_path), "0123456789abcdef")
-    data = {"md5": "d41d8cd98f00b204", "faulty_test_stories": {}}
+    data = pulled(Path("data"))
 
     def named(asked: bool) -> str:
         order = {"images_first": asked}

@@ -10,8 +10,8 @@ from prefect.states import Failed
 
 from flows.cli import registered
 from storyreason.errors import RegistryError
-from tasks import cleaning, registry
-from tasks.steps import from_outside
+from tasks import cleaning, registry, tracking
+from tasks.faults import from_outside
 
 
 def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,23 +46,6 @@ def test_a_registry_that_is_away_is_said_to_be_away_and_not_to_have_no_champion(
     assert from_outside(None, None, Failed(data=told.value))  # and is asked again
 
 
-def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    client = mlflow.MlflowClient()
-    run_id = client.create_run(registry.experiment()).info.run_id
-    data = {"md5": "0123456789abcdef", "rev": "v1"}
-
-    for split in ("train", "test", "train"):
-        registry.log_data(run_id, "data.dvc", data, split)
-
-    inputs = client.get_run(run_id).inputs.dataset_inputs
-    assert sorted(one.dataset.name for one in inputs) == ["data test", "data train"]
-    assert {one.dataset.digest for one in inputs} == {"01234567"}
-    assert '"dvc.md5": "0123456789abcdef"' in inputs[0].dataset.source
-    assert sorted(tag.value for one in inputs for tag in one.tags) == ["test", "train"]
-
-
 @pytest.mark.parametrize(
     "name", ["models:/storyteller@champion", "models:/storyteller/champion", "models:/storyteller/1"]
 )
@@ -71,7 +54,7 @@ def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, mo
     monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
-    tags = {f"{registry.TAG}folder": "/models/7", f"{registry.TAG}register": "0123456789abcdef"}
+    tags = {f"{tracking.TAG}folder": "/models/7", f"{tracking.TAG}register": "0123456789abcdef"}
     made = client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     client.set_registered_model_alias("storyteller", "champion", made.version)
     assert registered(name) == "/models/7"
@@ -86,7 +69,7 @@ def test_what_a_person_took_down_stays_marked_until_a_person_serves_it_again(
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     for number in ("1", "2"):
-        tags = {f"{registry.TAG}folder": number, f"{registry.TAG}register": number}
+        tags = {f"{tracking.TAG}folder": number, f"{tracking.TAG}register": number}
         client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     first, second = (registry.version("storyteller", number) for number in "12")
 

@@ -11,10 +11,10 @@ from prefect.states import Failed
 from storyreason import dataset, sample
 from storyreason.config import DataConfig
 from storyreason.errors import DataError
-from tasks import data, registry
-from tasks.steps import from_outside
+from tasks import data, tracking
+from tasks.faults import from_outside
 from tests.stores import S3, s3
-from tests.tasks.test_data import commit, dvc, pull, run
+from tests.tasks.cloned import commit, dvc, pull, run
 
 REMOTE = "far (s3://storyreason/data)"
 CONFIG = """[core]
@@ -118,10 +118,10 @@ def test_artifacts_of_mlflow_lie_on_s3(store: S3, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "s3://storyreason/mlflow")
 
-    run_id = registry.open_run("evaluate", "f" * 16, name="base", parameters={}, tags={})
-    registry.log_table(run_id, [{"story_id": "a-1", "f1": 0.5}], "free/stories.json")
+    run_id = tracking.open_run("evaluate", "f" * 16, name="base", parameters={}, tags={})
+    tracking.log_table(run_id, [{"story_id": "a-1", "f1": 0.5}], "free/stories.json")
 
     (name,) = store.names("mlflow/")
     assert name == f"mlflow/{run_id}/artifacts/free/stories.json"
-    fetched = registry.client().download_artifacts(run_id, "free/stories.json", str(tmp_path))
+    fetched = tracking.client().download_artifacts(run_id, "free/stories.json", str(tmp_path))
     assert "a-1" in Path(fetched).read_text()

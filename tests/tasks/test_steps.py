@@ -1,80 +1,90 @@
-"""A failed step is tried again when the cause is outside, never when it is the input; what is outside is said plainly."""
+"""A step computes once what its fingerprint names; its manifest is read as it was written."""
 
-import sqlite3
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from storyreason import runs
-from storyreason.errors import DataError, EngineAwayError, GatewayError, ModelError, RegistryError, RunError
-from tasks import registry
-from tasks.steps import from_outside, plainly
-from tests.tiny import file_size_limit
+from storyreason.errors import RunError
+from tasks.results import RESULTS, Evaluated, Pulled, Trained, from_manifest, to_manifest
+from tasks.steps import Step, Work, step
 
 
-class Failed:
-    """A task's state, of which only the result is asked."""
-
-    def __init__(self, error: Exception, cause: Exception | None = None) -> None:
-        error.__cause__ = cause
-        self._error = error
-
-    def result(self) -> Any:
-        raise self._error
+@dataclass(frozen=True)
+class Counted:
+    files: tuple[str, ...]
+    letters: int
 
 
-@pytest.mark.parametrize(
-    ("state", "again"),
-    [
-        (Failed(DataError("the remote broke off"), OSError("reset by peer")), True),
-        (Failed(GatewayError("the gateway broke off"), httpx.ReadError("closed")), True),
-        (Failed(EngineAwayError("vLLM does not answer")), True),
-        (Failed(ConnectionError("no route")), True),
-        (Failed(DataError("half of the stories are bad")), False),
-        (Failed(ModelError("no config.json"), ValueError("not JSON")), False),
-    ],
-    ids=lambda value: str(getattr(value, "_error", value)),
-)
-def test_what_is_tried_again(state: Failed, again: bool) -> None:
-    assert from_outside(None, None, state) is again
+@pytest.fixture
+def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Step[..., Counted]:
+    """A step of its own: it counts letters, and writes down each time that it does."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setitem(RESULTS, "count", Counted)  # type: ignore[arg-type]
+
+    @step(lambda word: runs.fingerprint(step="count", word=word), retries=1)
+    def count(work: Work, word: str) -> Counted:
+        assert (work.folder / ".lock").exists()
+        (work.folder / word).touch(exist_ok=False)
+        return Counted((word,), len(word))
+
+    return count
 
 
-def test_a_full_disk_is_said_as_a_sentence_that_names_the_file(tmp_path: Path) -> None:
-    full = tmp_path / "weights"
-    with (
-        file_size_limit(10),
-        pytest.raises(RunError, match=f"disk is full .writing {full}.*storyreason clean.*again"),
-        plainly(),
-    ):
-        runs.write_text(full, "12345678901")
-    assert not list(tmp_path.iterdir())
+def test_what_is_complete_is_not_computed_again(count: Step[..., Counted], tmp_path: Path) -> None:
+    first = count.compute("four")
+
+    assert count.compute("four") == first == Counted(("four",), 4)
+    manifest = count.work("four").folder / runs.MANIFEST
+    assert manifest.read_text() == '{\n  "files": [\n    "four"\n  ],\n  "letters": 4\n}\n'
+    assert manifest.parent.parent == tmp_path / "count"
 
 
-def test_sqlite_says_a_full_disk_in_words_of_its_own(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("pragma max_page_count = 2")
-        with pytest.raises(RunError, match=r"The disk is full: make room"), plainly():
-            database.execute("create table big as select randomblob(100000)")
-    database.close()
+def test_without_its_files_a_manifest_does_not_count(count: Step[..., Counted]) -> None:
+    count.compute("four")
+    (count.work("four").folder / "four").unlink()
+
+    assert count.task(count.work("four")).refresh_cache is True
+    assert count.compute("four").letters == 4
+    assert count.task(count.work("four")).refresh_cache is False
 
 
-def test_mlflow_that_is_away_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(
-        RegistryError, match=r"http://127\.0\.0\.1:9 does not answer: start it .*storyreason up"
-    ) as told:
-        _ask_mlflow()
-    assert from_outside(None, None, Failed(told.value, told.value.__cause__))  # and is tried again
+def test_prefect_knows_it_by_name_and_fingerprint(count: Step[..., Counted]) -> None:
+    work = count.work("four")
+    task = count.task(work)
+
+    assert (task.name, task.retries) == ("count", 1)
+    assert task.cache_key_fn is not None
+    assert task.cache_key_fn(None, {}) == f"count-{work.fingerprint}"  # type: ignore[arg-type]
 
 
-@plainly()
-def _ask_mlflow() -> None:
-    registry.experiment()
+MANIFESTS: list[tuple[type[Any], dict[str, Any]]] = [
+    (Pulled, {"files": ["/data"], "md5": "d41d", "rev": None, "card": "# Data", "faulty_test_stories": {"a-1": "why"}}),
+    (
+        Trained,
+        {"files": ["result"], "fingerprint": "f" * 16, "result": "/runs/result", "run_id": "1", "data_md5": "d41d"},
+    ),
+    (
+        Evaluated,
+        {
+            **{"files": ["free.jsonl"], "role": "base", "run_id": "1", "scorecards": {"free": "/runs/free.json"}},
+            **{"pages": {"free": "/runs/free.html"}, "metrics": {"stories": 4, "free/strict/grounding/f1": 0.5}},
+        },
+    ),
+]
 
 
-def test_any_other_fault_keeps_its_stack_trace() -> None:
-    with pytest.raises(ZeroDivisionError), plainly():
-        _ = 1 / 0
+@pytest.mark.parametrize(("kind", "manifest"), MANIFESTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_manifest_is_written_as_it_was_read(kind: type[Any], manifest: dict[str, Any]) -> None:
+    read = from_manifest(kind, manifest, "the folder")
+
+    assert json.dumps(to_manifest(read)) == json.dumps(manifest)
+    assert isinstance(read.files, tuple)
+
+
+def test_a_manifest_without_a_key_is_refused_with_its_place() -> None:
+    with pytest.raises(RunError, match=r"/runs/train/1 has no result and no run_id: .* Delete the folder"):
+        from_manifest(Trained, {"files": [], "fingerprint": "1", "data_md5": "d41d", "more": 1}, "/runs/train/1")

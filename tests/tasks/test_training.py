@@ -12,7 +12,7 @@ import pytest
 
 from storyreason import config
 from storyreason.training import machine
-from tasks import progress, registry, training
+from tasks import progress, tracking, training
 
 
 def test_a_runs_name_says_what_differs() -> None:
@@ -92,7 +92,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, st
 
 
 def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard: list[tuple[str, str]]) -> None:
-    run_id = mlflow.MlflowClient().create_run(registry.experiment()).info.run_id
+    run_id = mlflow.MlflowClient().create_run(tracking.experiment()).info.run_id
     follow = training._follower(run_id)
     lines: list[dict[str, Any]] = [START, FEATURES, {**FEATURES, "done": 30, "stories": 90}, STEP, START]
     for line in lines:
@@ -106,7 +106,7 @@ def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard:
     ]  # fmt: skip
     run = mlflow.MlflowClient().get_run(run_id)
     assert run.data.metrics["train/mfu"] == 0.451
-    assert {key: run.data.tags[registry.TAG + key] for key in ("dropped", "bad")} == {"dropped": "3", "bad": "1"}
+    assert {key: run.data.tags[tracking.TAG + key] for key in ("dropped", "bad")} == {"dropped": "3", "bad": "1"}
 
 
 def test_what_is_kept_of_the_features_is_told_and_what_is_not() -> None:

@@ -1,0 +1,82 @@
+"""What is said when a step fails, and whether it is tried again."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.logging.loggers import flow_run_logger
+
+from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when nothing more can be written: no space, no quota, a file's largest size."""
+GO_ON = "Start it again: complete steps are not repeated, and training goes on from its newest checkpoint."
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Say faults from outside as a sentence that tells what to do: MLflow that is away, a disk that is full.
+
+    Also a decorator of tasks and flows, below Prefect's: `@plainly()`.
+    """
+    try:
+        yield
+    except StoryReasonError:
+        raise
+    except Exception as error:
+        chain = list(_chain(error))
+        if any(_full(one) for one in chain):
+            place = next((str(one.filename) for one in chain if isinstance(one, OSError) and one.filename), "")
+            raise RunError(
+                f"The disk is full{f' (writing {place})' if place else ''}: make room, for example with "
+                f"`storyreason clean --keep 1`. {GO_ON}"
+            ) from error
+        import mlflow
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+
+        broken = next((one for one in chain if isinstance(one, RequestException)), None)
+        if isinstance(error, MlflowException) and broken is not None:
+            raise RegistryError(
+                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (`storyreason up` does, where "
+                f"it is this checkout's). {GO_ON}"
+            ) from broken  # which `from_outside` knows
+        raise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _full(error: BaseException) -> bool:
+    # SQLite has words of its own; safetensors and others pass on the system's as text.
+    said = ("database or disk is full", "No space left on device", "File too large", "Disk quota exceeded")
+    return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in said)
+
+
+def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
+    """A hook of flows whose process was killed: what to do stands in the run's log, for Prefect says only what happened."""
+    flow_run_logger(flow_run, flow).error("The process of this run is gone. %s", GO_ON)
+
+
+def from_outside(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether a failed step is worth another try: what network, disk, engine or a lock caused, never what the input caused."""
+    import httpx
+
+    try:
+        state.result()
+    except StoryReasonError as error:
+        return isinstance(error, EngineError) or isinstance(error.__cause__, (OSError, TimeoutError, httpx.HTTPError))
+    except Exception:
+        return True
+    return False
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks; its type's name when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

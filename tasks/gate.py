@@ -1,0 +1,117 @@
+"""The gate: whether a new version takes the champion's place, which is written down and, when it does not, announced."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+
+from storyreason import scoring
+from storyreason.config import RunConfig
+from storyreason.scoring import gate_report
+from tasks import approval, registry, tracking
+from tasks.evaluation import Subject
+from tasks.faults import plainly
+from tasks.registry import Version
+from tasks.results import Evaluated
+
+HELD = "storyreason.gate.hold"
+"""The event that a version was not promoted; its resource is `storyreason.model.<name>`."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Whether a version is promoted, and why, as a sentence."""
+
+    granted: bool
+    reason: str
+
+
+def decide(
+    config: RunConfig,
+    challenger: Version,
+    champion: Version | None,
+    subjects: list[Subject],
+    scores: dict[str, Evaluated],
+) -> Promotion:
+    """Whether a version is promoted: by the gate, then by a person where the configuration asks one."""
+    if champion is not None and champion.number == challenger.number:
+        promotion = Promotion(True, f"version {challenger.number} is the champion already: nothing to decide")
+        get_run_logger().info("gate: %s", promotion.reason)
+        return promotion
+    if taken_down := registry.tags_of(challenger).get(registry.TAKEN_DOWN):
+        promotion = Promotion(
+            False,
+            f"version {challenger.number} was taken down by hand {taken_down}: serve it again with "
+            f"`storyreason deploy {challenger.number}`",
+        )
+        get_run_logger().warning("gate: hold. %s", promotion.reason)
+        return promotion
+    incumbent = subjects[-1] if champion is not None else subjects[0]
+    decision = gate(config, challenger, incumbent, scores)
+    promotion = Promotion(decision.promote, decision.reason)
+    if promotion.granted and config.gate.approval == "ask":
+        promoted, said = approval.ask(config, challenger, gate_report.report(decision))
+        promotion = Promotion(promoted, f"{decision.reason}; {said}")
+        get_run_logger().info("%s", said)
+    if not promotion.granted:
+        announce_held(challenger, promotion.reason)
+    return promotion
+
+
+@task(name="gate")
+@plainly()
+def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dict[str, Evaluated]) -> scoring.Decision:
+    """Decide whether the challenger is promoted, and write down why. A decision is never cached."""
+    decoding = config.gate.primary.partition("/")[0]
+    ours, theirs = scores["challenger"], scores[incumbent.role]
+    free = (ours.scorecard("free"), theirs.scorecard("free")) if "free" in config.evaluation.decodings else None
+    decision = scoring.decide(
+        ours.scorecard(decoding),
+        theirs.scorecard(decoding),
+        config.gate,
+        free=free,
+        challenger=f"{challenger.name} version {challenger.number}",
+        incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
+        trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},
+    )
+    report = gate_report.report(decision)
+    create_markdown_artifact(report, key="gate-report", description=decision.reason)
+    tracking.client().log_text(challenger.run_id, report, "gate/report.md")
+    said = "promote" if decision.promote else "hold"
+    registry.tag_version(challenger, gate=said, gate_reason=decision.reason[:400])
+    get_run_logger().info("gate: %s. %s", said, decision.reason)
+    return decision
+
+
+def to_serve(
+    config: RunConfig, promotion: Promotion, challenger: Version, champion: Version | None
+) -> tuple[Promotion, Version | None]:
+    """What is to be served: the challenger where it is promoted, else what is the champion now.
+
+    It is not promoted where `champion`, with which it was compared, is not the champion any more.
+    """
+    now = registry.alias(config.model, "champion")
+    if promotion.granted and now != champion:
+        reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
+        promotion = Promotion(False, reason)
+        announce_held(challenger, reason)
+    return promotion, challenger if promotion.granted else now
+
+
+def _name(champion: Version | None) -> str:
+    return f"version {champion.number}" if champion else "none"
+
+
+def announce_held(version: Version, reason: str) -> None:
+    """Send the event that a version was not promoted: an automation may tell somebody."""
+    resource = {"prefect.resource.id": f"storyreason.model.{version.name}", "prefect.resource.name": version.name}
+    emit_event(HELD, resource, payload={"version": f"{version.name} version {version.number}", "reason": reason})
+
+
+def training_stories(folder: str) -> frozenset[str]:
+    """The IDs of the stories a model was trained on (`training_stories.json` beside its folder); empty for a base model."""
+    path = Path(folder).with_name("training_stories.json")
+    return frozenset(json.loads(path.read_text())) if path.is_file() else frozenset()

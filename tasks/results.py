@@ -1,0 +1,121 @@
+"""What the steps hand on: the manifests of their work folders as frozen types. The order of the fields is that of the file.
+
+Knows neither Prefect nor MLflow, so that the command line can name the steps without them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+
+from storyreason.errors import RunError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from storyreason.scoring import Scorecard
+
+Until = Literal["pull", "train", "register", "evaluate", "gate", "deploy"]
+"""The steps after which a retraining can stop, in order."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """One version of the data, or of a base model's folder, fetched and checked."""
+
+    files: tuple[str, ...]
+    """The folder, alone (absolute)."""
+    md5: str
+    rev: str | None
+    card: str
+    """Markdown; empty for a base model."""
+    faulty_test_stories: dict[str, str]
+    """By ID of a test story that cannot be used, what is wrong with it."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.files[0])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A complete training."""
+
+    files: tuple[str, ...]
+    fingerprint: str
+    result: Path
+    """The folder of the adapter or of the weights."""
+    run_id: str
+    data_md5: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in MLflow, and the merged model folder that is evaluated and served."""
+
+    files: tuple[str, ...]
+    name: str
+    number: str
+    folder: Path
+    identity: str
+    run_id: str
+    data_md5: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The scores of one model on the test split."""
+
+    files: tuple[str, ...]
+    role: str
+    run_id: str
+    scorecards: dict[str, str]
+    """By decoding, the file of the scorecard."""
+    pages: dict[str, str]
+    """By decoding, the page with stories."""
+    metrics: dict[str, float]
+
+    def scorecard(self, decoding: str) -> "Scorecard":
+        """The scorecard of one decoding."""
+        from storyreason import scoring
+
+        return scoring.Scorecard.from_json(Path(self.scorecards[decoding]).read_text())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The tables and charts of a comparison, which are in MLflow."""
+
+    files: tuple[str, ...]
+    run_id: str
+    compared_with: list[str]
+
+
+RESULTS = {"pull": Pulled, "train": Trained, "register": Registered, "evaluate": Evaluated, "compare": Compared}
+"""By step, which is also the name of its room in `runs/`, what it hands on."""
+Result = TypeVar("Result", bound="DataclassInstance")
+
+
+def from_manifest(kind: type[Result], manifest: Mapping[str, Any], place: str) -> Result:
+    """The manifest of a step as its type; `place` names it in the RunError that is raised when a key is missing."""
+    hints = get_type_hints(kind)
+    if missing := [name for name in hints if name not in manifest]:
+        raise RunError(
+            f"The manifest of {place} has no {' and no '.join(missing)}: it was not written by this version of the step. "
+            "Delete the folder to run the step again."
+        )
+    return kind(**{name: _AS_TYPE.get(hint, _as_it_is)(manifest[name]) for name, hint in hints.items()})
+
+
+def to_manifest(result: "DataclassInstance") -> dict[str, Any]:
+    """What `from_manifest` reads, in types that JSON has."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    return {name: _AS_JSON.get(type(value), _as_it_is)(value) for name, value in values.items()}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_AS_TYPE: dict[Any, Any] = {Path: Path, tuple[str, ...]: tuple}
+_AS_JSON: dict[Any, Any] = {type(Path()): str, tuple: list}

@@ -1,0 +1,191 @@
+"""Runs in MLflow: found again by the fingerprint of their step, their inputs, tables and addresses."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefect.runtime import flow_run
+
+from storyreason import runs
+from tasks import settings
+from tasks.faults import plainly
+from tasks.results import Pulled
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+EXPERIMENT = "storyteller"
+FACE = "workflowType=machine_learning"
+TAG = "storyreason."
+"""Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that it has no such model, version or run, and no such alias."""
+T = TypeVar("T")
+
+
+def client() -> "MlflowClient":
+    """MLflow's client, on the server that MLFLOW_TRACKING_URI names."""
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+def experiment() -> str:
+    """The ID of the one experiment in which all models are compared, made when missing."""
+    mlflow = client()
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server decides itself where artifacts go; a database would put them into ./mlruns.
+    database = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
+    chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
+    location = chosen if database else None
+    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def find_run(step: str, fingerprint: str) -> str | None:
+    """The ID of the run that belongs to a step, or None. Looked up before every creation: creating is not idempotent."""
+    found = client().search_runs([experiment()], filter_string=f"tags.`{TAG}{step}` = '{fingerprint}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:
+    """The step's run, made or taken up again, in state RUNNING."""
+    mlflow = client()
+    run_id = find_run(step, fingerprint)
+    if run_id is None:
+        from mlflow.entities import Param
+
+        run = mlflow.create_run(experiment(), run_name=name, tags={f"{TAG}{step}": fingerprint, **tags})
+        run_id = run.info.run_id
+        mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+    mlflow.update_run(run_id, status="RUNNING")
+    return str(run_id)
+
+
+def address(run_id: str, artifact: str = "") -> str:
+    """Where MLflow's UI shows a run, or one of its artifacts: on the server that is used, or that `up` starts."""
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
+    page = f"{server}/#/experiments/{experiment()}/runs/{run_id}"
+    # of MLflow's two faces the one for models that are trained; the other is for applications of language models
+    return f"{page}/artifacts/{artifact}?{FACE}" if artifact else f"{page}?{FACE}"
+
+
+def close_run(run_id: str, status: str = "FINISHED") -> None:
+    """Say how a run ended: FINISHED, FAILED or KILLED."""
+    client().set_terminated(run_id, status=status)
+
+
+@contextmanager
+def closing(run_id: str) -> Iterator[None]:
+    """Close a run when the block ends, with the status of how it ended."""
+    try:
+        yield
+    except BaseException as error:
+        close_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    close_run(run_id)
+
+
+def log_data(run_id: str, target: str, data: Pulled, split: str) -> None:
+    """Name a split of a data version as an input of a run, once."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    mlflow = client()
+    name, digest = target.removesuffix(".dvc"), data.md5[:8]
+    inputs = mlflow.get_run(run_id).inputs
+    for known in inputs.dataset_inputs if inputs else ():
+        if known.dataset.digest == digest and any(tag.value == split for tag in known.tags):
+            return
+    source = json.dumps({"dvc.path": name, "dvc.md5": data.md5, "dvc.rev": data.rev})
+    dataset = Dataset(name=f"{name} {split}", digest=digest, source_type="code", source=source)
+    mlflow.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
+
+
+def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
+    """Write a table as MLflow's own `log_table` does, but in place of one that is there: that one would append to it."""
+    import pandas as pd
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+    mlflow = client()
+    mlflow.log_text(run_id, pd.DataFrame(rows).to_json(orient="split", index=False, double_precision=15), path)
+    known = json.loads(mlflow.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    table = {"path": path, "type": "table"}
+    if table not in known:
+        mlflow.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, table]))
+
+
+def log_metrics(run_id: str, values: dict[str, float]) -> None:
+    """Write the values of now over those of an evaluation before."""
+    from mlflow.entities import Metric
+
+    # Of several evaluations MLflow shows the one of the latest time; of equal times it would show each score's highest.
+    now = int(time.time() * 1000)
+    points = [Metric(name, value, now, 0) for name, value in values.items()]
+    for start in range(0, len(points), 1000):  # MLflow takes so many at a time
+        client().log_batch(run_id, metrics=points[start : start + 1000])
+
+
+def lineage(**more: str) -> dict[str, str]:
+    """Tags that say where a result comes from: code, Prefect run, and what the caller adds."""
+    return {
+        f"{TAG}git_commit": _commit(),
+        f"{TAG}prefect_run": str(flow_run.get_id() or ""),
+        **{TAG + key: value for key, value in more.items()},
+    }
+
+
+def _commit() -> str:
+    """The Git commit of the working directory, `+changes` behind it for uncommitted ones; empty outside of a repository."""
+    commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
+    return f"{commit}+changes" if commit and _git("status", "--porcelain") else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where it fails or is not installed, as in an image."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def recall(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete step, or None where MLflow does not have the run or the version that it names.
+
+    They may be deleted there; and another store has runs of its own, and counts its versions from 1 again.
+    """
+    manifest = runs.read_manifest(folder)
+    if manifest and "run_id" in manifest:
+        run = if_there(lambda: client().get_run(manifest["run_id"]))
+        if run is None or run.info.lifecycle_stage != "active":
+            return None
+    if manifest and "number" in manifest:
+        found = if_there(lambda: client().get_model_version(manifest["name"], manifest["number"]))
+        if found is None or not comes_of(found, manifest["identity"], manifest["run_id"]):
+            return None
+    return manifest
+
+
+def comes_of(found: "ModelVersion", fingerprint: str, run_id: str) -> bool:
+    """Whether a version in MLflow is what a register step with this fingerprint made of this run."""
+    return found.tags.get(f"{TAG}register") == fingerprint and found.run_id == run_id
+
+
+@plainly()
+def if_there(ask: Callable[[], T]) -> T | None:
+    """What MLflow answers, or None where it answers that there is no such thing. Raises RegistryError when it is away."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise

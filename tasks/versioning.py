@@ -1,0 +1,243 @@
+"""Versions of folders under DVC: which one is here, fetched whole or refused with a sentence, and made anew."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from storyreason import runs
+from storyreason.errors import DataError
+from tasks.faults import one_line
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+
+T = TypeVar("T")
+BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or one that was killed has left it behind for a moment
+
+
+@dataclass(frozen=True)
+class DataVersion:
+    """One version of a folder under DVC, before it is pulled. `md5` names its content."""
+
+    target: str
+    rev: str | None
+    md5: str
+    folder: str
+    """Where its files are, or will be once pulled (absolute)."""
+    remote: str
+
+
+def identify(target: str, rev: str | None) -> DataVersion:
+    """The version that a DVC file names, here or at a Git revision. Raises DataError when local changes would be overwritten."""
+    from dvc.exceptions import DvcException, NoOutputInExternalRepoError, OutputNotFoundError
+    from dvc.scm import RevError
+
+    repo = repository()
+    if not Path(target).is_file() and rev is None:
+        raise DataError(
+            f"There is no {target} here: start from the root of a clone, or name the DVC file of your data."
+        )
+    try:
+        if rev is None:
+            out = _out(repo, target)
+            _refuse_local_changes(repo, out)
+            return DataVersion(target, None, _md5(out), str(Path(out.fs_path).absolute()), _remote(repo))
+        found = [_md5(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace"]
+    except (RevError, OutputNotFoundError, NoOutputInExternalRepoError) as error:
+        raise DataError(f"Git revision {rev!r} has no {target} to read: {one_line(error)}.") from error
+    except (DvcException, OSError) as error:
+        raise DataError(f"{target} cannot be read: {one_line(error)}") from error
+    md5 = found[0]
+    return DataVersion(target, rev, md5, str(runs.root() / "data" / md5.removesuffix(".dir")), _remote(repo))
+
+
+def fetch(version: DataVersion) -> None:
+    """Have its files in its folder, every hash verified. Raises DataError that says what is missing or unreachable."""
+    (_fetch_workspace if version.rev is None else _fetch_revision)(version)
+
+
+def keep(version: DataVersion) -> Path:
+    """Its files in a folder named by content: what happens to the work tree while a run is under way does not reach the run.
+
+    The files are links to those of DVC's cache, which are named by their content too, and which nobody writes into.
+    """
+    folder = runs.root() / "data" / version.md5
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            _link_cached(version, temporary)
+        except FileNotFoundError:  # the work tree alone has it: it was never pushed, and DVC's cache was cleared
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(version.folder, temporary)
+            if identify(version.target, None) != version:
+                raise DataError(f"{version.target} became another version while it was pulled: start again.") from None
+        temporary.rename(folder)
+    return folder
+
+
+def publish(target: str) -> DataVersion:
+    """Make what is in the folder of a DVC file its new version, and push it. Raises DataError that says what is left to do."""
+    repo, folder = repository(), target.removesuffix(".dvc")
+    try:
+        repo.add([folder])
+        out = _out(repo, target)
+        md5 = _md5(out)
+        repo.push(targets=[target])
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
+        raise DataError(
+            f"{folder} is changed, and its new version could not be made or pushed: {one_line(error).rstrip('.')}. Then run "
+            f"`dvc add {folder}` and `dvc push`."
+        ) from error
+    return DataVersion(target, None, md5, str(Path(out.fs_path).absolute()), _remote(repo))
+
+
+def repository() -> "Repo":
+    """The DVC repository of the working directory. Raises DataError when there is none."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        return Repo(".")
+    except NotDvcRepoError:
+        raise DataError(f"{Path.cwd()} is no DVC repository: start from the root of a clone of the project.") from None
+
+
+def _out(repo: "Repo", target: str) -> "Output":
+    return repo.find_outs_by_path(target.removesuffix(".dvc"))[0]
+
+
+def _md5(out: "Output") -> str:
+    value = out.hash_info.value
+    if not value:
+        raise DataError(f"{out} was never added: run `dvc add {out}`.")
+    return str(value).removesuffix(".dir")
+
+
+def _remote(repo: "Repo") -> str:
+    try:
+        odb = repo.cloud.get_remote_odb()
+    except Exception as error:
+        raise DataError(
+            f"No usable DVC remote: {one_line(error)} Set one with `dvc remote add -d NAME URL`."
+        ) from error
+    name = repo.config["core"].get("remote", "remote")
+    return f"{name} ({repo.config['remote'].get(name, {}).get('url', odb.path)})"
+
+
+def _refuse_local_changes(repo: "Repo", out: "Output") -> None:
+    if not Path(out.fs_path).exists():
+        return
+
+    def status() -> dict[str, str]:
+        with repo.lock:
+            return dict(out.workspace_status())
+
+    if _when_free(status):
+        raise DataError(
+            f"{out} differs from what {out.stage.relpath} says: keep your changes with `dvc add {out}`, "
+            f"or drop them with `dvc checkout --force {out}`."
+        )
+
+
+def _when_free(act: Callable[[], T]) -> T:
+    """What `act` gives, once DVC's lock is free."""
+    import time
+
+    from dvc.lock import LockError
+
+    for attempt in range(BUSY):
+        try:
+            return act()
+        except LockError as error:
+            if attempt == BUSY - 1:
+                raise DataError("Another DVC command holds this repository: wait for it to end.") from error
+            time.sleep(2)
+    raise AssertionError
+
+
+def _fetch_workspace(version: DataVersion) -> None:
+    from dvc.exceptions import CheckoutError, FileTransferError
+
+    repo = repository()
+    try:
+        _when_free(lambda: repo.pull(targets=[version.target]))
+    except DataError:
+        raise
+    except (CheckoutError, FileTransferError) as error:
+        raise DataError(_missing(repo, version)) from error
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
+        raise DataError(f"Pulling {version.target} from {version.remote} failed: {one_line(error)}") from error
+
+
+def _fetch_revision(version: DataVersion) -> None:
+    """Into a folder named by content under `runs/`, so that the work tree stays as it is."""
+    from dvc.fs import DVCFileSystem
+
+    folder = Path(version.folder)
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    name = version.target.removesuffix(".dvc")
+    try:
+        files = DVCFileSystem(url=".", rev=version.rev)
+        for path in files.find(name):
+            goal = temporary / Path(path).relative_to(name)
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(path, str(goal))
+            wanted = files.info(path)["dvc_info"]["md5"]
+            with goal.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            if found != wanted:
+                raise DataError(f"{path} at {version.rev} is corrupt in {version.remote}: `dvc push` it again.")
+    except DataError:
+        raise
+    except Exception as error:  # OSError, KeyError, DataIndexDirError, and what the clients of S3 and others raise
+        raise DataError(_missing(repository(), version)) from error
+    temporary.rename(folder)
+
+
+def _link_cached(version: DataVersion, place: Path) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    cache = _out(repository(), version.target).local_cache
+    for parts, _, content in Tree.load(cache, HashInfo("md5", f"{version.md5}.dir")):
+        goal = place.joinpath(*parts)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        _link(cache.oid_to_path(content.value), goal)
+
+
+def _link(source: str, goal: Path) -> None:
+    try:
+        os.link(source, goal)
+    except OSError:  # another file system
+        shutil.copy(source, goal)
+
+
+def _missing(repo: "Repo", version: DataVersion) -> str:
+    odb = repo.cloud.get_remote_odb()
+    try:
+        there = odb.fs.exists(odb.path)
+    except Exception as error:
+        # Each kind of remote has errors of its own; by this one the step sees that it is worth another try.
+        raise DataError(
+            f"The DVC remote {version.remote} cannot be asked: {one_line(error)}. Start again when it answers, and look at "
+            "its address and your credentials when it should."
+        ) from ConnectionError(one_line(error))
+    if not there:
+        return (
+            f"The DVC remote {version.remote} does not exist: restore it, or name another with "
+            "`dvc remote modify NAME url URL`."
+        )
+    return (
+        f"The DVC remote {version.remote} does not hold {version.target} (md5 {version.md5[:8]}) whole: objects are missing "
+        "or corrupt. Run `dvc push` where the data is whole, then start again."
+    )

@@ -1,0 +1,74 @@
+"""A small project with its data under DVC, and fresh clones of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from storyreason import dataset, sample
+from storyreason.config import DataConfig
+from tasks import data
+
+
+def run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    run(folder, sys.executable, "-m", "dvc", "-q", *arguments)
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project with two versions of its data (`v1`, `v2`) in a store inside the repository."""
+    origin = tmp_path_factory.mktemp("project")
+    (origin / "data").mkdir()
+    run(origin, "git", "init", "-q")
+    dvc(origin, "init")
+    dvc(origin, "remote", "add", "-d", "sample", "store")
+    dvc(origin, "remote", "modify", "sample", "verify", "true")
+    for version in ("v1", "v2"):
+        (origin / "data" / f"train-{version}.parquet").write_text(version)
+        dvc(origin, "add", "data")
+        dvc(origin, "push")
+        commit(origin, version)
+        run(origin, "git", "tag", version)
+    return origin
+
+
+@pytest.fixture
+def clone(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh clone of it: what git tracks, nothing pulled."""
+    shutil.copytree(origin, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "tmp", "data"))
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "clone"
+
+
+def pull(config: DataConfig) -> list[str]:
+    with disable_run_logger():
+        pulled = data.pull.compute(data.identify(config), check=False)
+    return sorted(path.name for path in pulled.folder.iterdir())
+
+
+@pytest.fixture
+def stories(clone: Path) -> Path:
+    """The clone with a real data set in it, pushed; and a folder of stories that may join it, which is given."""
+    train, test = list(sample.examples("train", films=2)), list(sample.examples("test", films=1))
+    shutil.rmtree(clone / "data", ignore_errors=True)
+    for split, examples in (("train", train[:2]), ("test", test)):
+        dataset.write(examples, clone / "data", split)
+    dvc(clone, "add", "data")
+    dvc(clone, "push")
+    commit(clone, "stories")
+    dataset.write(train[2:], clone.parent / "new", "train")
+    return clone.parent / "new"
