@@ -176,6 +176,14 @@ def missing(kept: Any, found: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {kept!r} was kept, {found!r} is found"
 
 
+def strange(line: dict[str, Any]) -> list[str]:
+    """What a line of `progress.jsonl` lacks or has in another type; further keys and events are fine."""
+    kept = read("progress").get(line["event"], {"always": {}, "sometimes": {}})
+    found = types(line)
+    wanted = kept["always"] | {key: one for key, one in kept["sometimes"].items() if key in line}
+    return [f"{key}: {found.get(key)}" for key, one in wanted.items() if found.get(key) not in one]
+
+
 def manifest(step: str) -> dict[str, str]:
     """The keys of a step's manifest and their types, of the runs folder that was made before."""
     file = next((GOLDEN / "runs-before" / step).glob("*/manifest.json"))

@@ -184,6 +184,15 @@ def test_a_checkpoint_from_before_is_gone_on_from(before: Before) -> None:
     assert checkpoints.to_resume(folder, identity) == 20
 
 
+def test_progress_of_another_format_is_strange() -> None:
+    """The follower of every training that the tests run looks at each line so: `tests/storyreason/training/whole.py`."""
+    lines = [json.loads(line) for line in (BEFORE / "train" / TRAIN / "progress.jsonl").read_text().splitlines()]
+    assert [frozen.strange(line) for line in lines] == [[]] * len(lines)
+    assert frozen.strange({**lines[-1], "result": None}) == ["result: NoneType"]
+    del lines[-1]["best_loss"]
+    assert frozen.strange(lines[-1]) == ["best_loss: None"]
+
+
 @pytest.mark.parametrize("name", EVALUATE.values())
 def test_a_scorecard_from_before_has_the_scores_of_its_manifest(name: str) -> None:
     folder = BEFORE / "evaluate" / name

@@ -9,6 +9,7 @@ import psutil
 
 from storyreason import training
 from storyreason.training import progress
+from tests import frozen
 
 FULL = {
     "mode": "full", "dtype": "float32", "accelerate": "cpu", "learning_rate": 3e-3, "batch_size": 2, "accumulation": 2,
@@ -36,6 +37,7 @@ class Lines(list[dict[str, Any]]):
         self.stop_at = stop_at
 
     def __call__(self, line: dict[str, Any]) -> None:
+        assert not frozen.strange(line), line
         self.append(line)
         if (line["event"], line["step"]) == self.stop_at:
             raise KeyboardInterrupt
@@ -48,7 +50,9 @@ class Lines(list[dict[str, Any]]):
 
 
 def losses(job: training.Job) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in progress.read(job.work) if line["event"] == "step"}
+    lines = progress.read(job.work)
+    assert not [line for line in lines if frozen.strange(line)]
+    return {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
 
 
 def left_running(job: training.Job) -> list[int]:
