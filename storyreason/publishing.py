@@ -1,4 +1,4 @@
-"""A model folder as a repository of the Hub: what goes there, and the card with its scores."""
+"""Publishing a model folder on the Hub: the files, and a model card with the scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ or `vllm serve {name}`. `storyreason tell FRAMES --model {name}` writes the prom
 
 @dataclass(frozen=True)
 class Publication:
-    """What goes to the Hub: files of the model folder, and the card in place of its README."""
+    """What is uploaded to the Hub: files of the model folder, and the card as README."""
 
     name: str
     folder: Path
@@ -39,24 +39,24 @@ class Publication:
     card: str
 
     def summary(self) -> str:
-        """One line a file, with its size, and the sum."""
+        """A line for each file with its size, and the total."""
         sizes = [(path.name, path.stat().st_size) for path in self.files] + [("README.md", len(self.card.encode()))]
         lines = [f"{size / 1e6:12,.1f} MB  {name}" for name, size in sizes]
-        return "\n".join([*lines, f"{sum(size for _, size in sizes) / 1e6:12,.1f} MB  in all, to {self.name}"])
+        return "\n".join([*lines, f"{sum(size for _, size in sizes) / 1e6:12,.1f} MB  in total, to {self.name}"])
 
 
 def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publication:
-    """What would go to the repository `name` (`user/model`). `scorecards` are files of evaluations, by decoding.
+    """What would be uploaded to the repository `name` (`user/model`). `scorecards` are files of evaluations, by decoding.
 
-    Raises ModelError when the folder is no model folder, or a scorecard cannot be read.
+    Raises ModelError if the folder is not a model folder, the name is malformed, or a scorecard cannot be read.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{folder} is no model folder (config.json and *.safetensors): name the folder of a registered version, or "
-            "make one of an adapter with `storyreason merge`."
+            f"{folder} is not a model folder (config.json and *.safetensors): give the folder of a registered version, or "
+            "create one from an adapter with `storyreason merge`."
         )
     if name.count("/") != 1 or not all(name.split("/")):
-        raise ModelError(f"--to {name!r} is no repository of the Hub: wanted user/model.")
+        raise ModelError(f"--to {name!r} is not a repository of the Hub: expected user/model.")
     files = sorted(path for path in folder.iterdir() if path.suffix in CONTENT and not path.name.startswith("."))
     readme = folder / "README.md"
     about = readme.read_text() if readme.is_file() else f"# {name.partition('/')[2]}\n"
@@ -66,7 +66,7 @@ def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publicat
 
 
 def _scores(scorecards: Mapping[str, Path]) -> str:
-    """The scores of every decoding with their 95 % intervals, as a table."""
+    """A table of the scores of each decoding with their 95 % intervals."""
     if not scorecards:
         return ""
     cards: dict[str, Scorecard] = {}
@@ -81,13 +81,11 @@ def _scores(scorecards: Mapping[str, Path]) -> str:
         cells = (_cell(score, *values[decoding]) for decoding in cards)
         lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
     stories = ", ".join(f"{len(card.story_ids)} ({decoding})" for decoding, card in cards.items())
-    return "\n".join(
-        [*lines, "", f"Stories of the test split: {stories}. In brackets: the 95 % bootstrap interval.", ""]
-    )
+    return "\n".join([*lines, "", f"Stories of the test split: {stories}. In brackets: 95 % bootstrap intervals.", ""])
 
 
 def _in_order(scores: set[str]) -> Sequence[str]:
-    """The main scores first, the others by name."""
+    """The main scores first, the others sorted by name."""
     main = [score.name for score in MAIN if score.name in scores]
     return main + sorted(scores.difference(main))
 
@@ -101,9 +99,9 @@ def _cell(score: str, metrics: Mapping[str, float], intervals: Mapping[str, tupl
 
 
 def publish(made: Publication, private: bool = False) -> str:
-    """Upload it and give the repository's address. The Hub's token is the one of `hf auth login`, or `HF_TOKEN`.
+    """Upload it and return the repository's URL. The token comes from `hf auth login` or `HF_TOKEN`.
 
-    Raises ModelError with the Hub's reason.
+    Raises ModelError with the reason that the Hub gave.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -113,9 +111,9 @@ def publish(made: Publication, private: bool = False) -> str:
         operations = [CommitOperationAdd(path.name, str(path)) for path in made.files]
         operations.append(CommitOperationAdd("README.md", made.card.encode()))
         api.create_commit(made.name, operations, commit_message="storyreason publish")
-    except Exception as error:  # the Hub's client and its HTTP library raise kinds of their own
+    except Exception as error:  # the Hub's client and its HTTP library raise many types
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{made.name} could not be published: {reason}. Log in with `hf auth login`, or see what would go with --dry-run."
+            f"{made.name} could not be published: {reason}. Log in with `hf auth login`, or preview the upload with --dry-run."
         ) from error
     return str(address)

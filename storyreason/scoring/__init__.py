@@ -1,4 +1,4 @@
-"""Scores: validity, grounding, identity, references and language of a model's answers; the comparison of two models.
+"""Scoring a model's answers (validity, grounding, identity, references, language) and comparing two models.
 
 >>> from storyreason import dataset, scoring
 >>> from storyreason.format import answer
@@ -30,7 +30,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Numpy and the readers come with the first name that is used: `storyreason --help` needs none of them."""
+    """Import the module of a name when the name is first used: `storyreason --help` needs neither numpy nor the parsers."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

@@ -1,9 +1,9 @@
-"""The catalogue of scores: name, title, formula, meaning, direction and source of each, written down once.
+"""The catalogue of scores: the name, title, formula, meaning, direction and source of each, declared once.
 
-The rooms beside this module count the sums of each story (`grounding.count` gives `grounding/matched`, …); a score is a
-formula over them. Scorecards, the gate, charts, reports, model cards and the page all read this list. A new score is an
-entry here, plus the column it needs in the room that counts it. Importing it brings no numpy: a configuration is checked
-against it when it is loaded.
+The modules beside this one count columns for each story (`grounding.count` returns `grounding/matched`, …); a score is a
+formula over those columns. Scorecards, the gate, charts, reports, model cards and the page all read this list. To add a
+score, add an entry here, and to the module that counts it the columns it needs. Importing this module does not import
+numpy, because every configuration is validated against it.
 """
 
 import difflib
@@ -22,37 +22,37 @@ VALID = "strict/validity/valid"
 BOX_F1 = "strict/grounding/f1"
 
 KINDS: Mapping[str, str] = {name: kind.plural for name, kind in kinds.KINDS.items()}
-"""What the kinds of entities are called in titles and charts."""
+"""The kinds of entities, and what titles and charts call them."""
 
 HALLUCINATIONS = {
-    "unknown": "An ID that is nowhere in the analysis.",
+    "unknown": "An ID that appears nowhere in the analysis.",
     "absent": "An ID that is in the analysis, but not in the tables of this image.",
     "phantom": "An ID whose box in this image matches no reference box.",
     "no_actor": "A `<gda>` that names neither a person nor a thing.",
 }
-"""Ways in which a mention refers to something that is not there. Each ID of a mention is at most one of the first three."""
+"""Ways a mention can refer to something that is not there. An ID of a mention counts as at most one of the first three."""
 FAULTS = {
     **HALLUCINATIONS,
     "wrong_tag": "A `<gdo>` around a landmark or background, or a `<gdl>` around a person or thing.",
-    "untagged_pronoun": "A personal pronoun outside of every tag.",
-    "untagged_name": "A character's name outside of every tag.",
+    "untagged_pronoun": "A personal pronoun outside any tag.",
+    "untagged_name": "A character's name outside any tag.",
 }
-"""Everything that a story's references can get wrong."""
+"""All faults that are counted in a story's references."""
 
 
 def _validity() -> Iterator[Score]:
     """Counted by `validity.count`."""
     yield Score(
         VALID, "valid answers", rate("validity/valid", "stories"),
-        "Share of answers that break no rule of severity error.", level="headline", guard="validity_tolerance",
+        "Share of answers that break no rule of severity *error*.", level="headline", guard="validity_tolerance",
     )  # fmt: skip
     yield Score(
         "strict/validity/missing", "missing answers", rate("validity/missing", "stories"),
-        "Share of stories without an answer; it counts as an empty one.", better="lower",
+        "Share of stories without an answer; a missing answer is scored as an empty one.", better="lower",
     )  # fmt: skip
     yield Score(
         "strict/validity/readable", "readable answers", rate("validity/readable", "stories"),
-        "Share of answers in which an analysis can be found at all.", level="main",
+        "Share of answers in which an analysis can be found.", level="main",
     )  # fmt: skip
     for rule, (severity, sentence) in RULES.items():
         yield Score(
@@ -68,7 +68,7 @@ def _grounding() -> Iterator[Score]:
     meanings = {
         "f1": "Harmonic mean of box precision and box recall",
         "precision": "Share of the answer's boxes that match a reference box",
-        "recall": "Share of the reference's boxes that the answer finds",
+        "recall": "Share of the reference boxes that a box of the answer matches",
     }
     for kind, of in (("", ""), *((kind, f", {name}") for kind, name in KINDS.items())):
         at = f"grounding/{kind}" if kind else "grounding"
@@ -92,12 +92,12 @@ def _grounding() -> Iterator[Score]:
         )  # fmt: skip
         yield Score(
             f"strict/{at}/entities_per_frame", f"entities per frame{of}", rate(predicted, "grounding/frames"),
-            f"Boxes that the answer gives, per frame{of}.",
+            f"Boxes in the answer, per frame{of}.",
             better=None, decimals=2, level="detail" if kind else "main",
         )  # fmt: skip
         yield Score(
-            f"strict/{at}/reference_entities_per_frame", f"entities per frame of the reference{of}",
-            rate(reference, "grounding/frames"), f"Boxes that the reference gives, per frame{of}.",
+            f"strict/{at}/reference_entities_per_frame", f"reference entities per frame{of}",
+            rate(reference, "grounding/frames"), f"Boxes in the reference, per frame{of}.",
             better=None, decimals=2,
         )  # fmt: skip
 
@@ -112,11 +112,11 @@ def _identity() -> Iterator[Score]:
     )  # fmt: skip
     yield Score(
         f"{at}/idp", "identity precision", share("identity/idtp", predicted, reference),
-        "Share of the answer's boxes with the right ID, under the best one-to-one map of IDs.", ristani,
+        "Share of the answer's boxes that have the right ID under the best one-to-one mapping of IDs.", ristani,
     )  # fmt: skip
     yield Score(
         f"{at}/idr", "identity recall", share("identity/idtp", reference, predicted),
-        "Share of the reference's boxes found with the right ID, under the best one-to-one map of IDs.", ristani,
+        "Share of the reference boxes that are found with the right ID under the best one-to-one mapping of IDs.", ristani,
     )  # fmt: skip
     bagga = "B-cubed, Bagga and Baldwin 1998"
     right, found = "identity/bcubed_precision", "identity/bcubed_recall"
@@ -126,22 +126,22 @@ def _identity() -> Iterator[Score]:
     )  # fmt: skip
     yield Score(
         f"{at}/bcubed/precision", "B-cubed precision", share(right, predicted, reference),
-        "Mean over the answer's boxes: share of the boxes with the same ID that belong to the same entity.", bagga,
+        "Mean over the answer's boxes of the share of boxes with the same ID that belong to the same entity.", bagga,
     )  # fmt: skip
     yield Score(
         f"{at}/bcubed/recall", "B-cubed recall", share(found, reference, predicted),
-        "Mean over the reference's boxes: share of the entity's boxes that have the same ID in the answer.", bagga,
+        "Mean over the reference boxes of the share of the entity's boxes that have the same ID in the answer.", bagga,
     )  # fmt: skip
     links = precision_recall_f1("identity/links/right", "identity/links/predicted", "identity/links/reference")
     for part, formula in links.items():
         yield Score(
             f"{at}/links/{part}", f"identity links {_short(part)}", formula,
-            f"{_short(part).capitalize()} of the pairs of boxes in different images that have the same ID.",
+            f"{_short(part).capitalize()} of pairs of boxes in different images that have the same ID.",
             level="main" if part == "f1" else "detail",
         )  # fmt: skip
     yield Score(
         f"{at}/switches_per_story", "identity switches per story", rate("identity/switches", "stories"),
-        "How often an entity is found again under another ID than the last time.",
+        "How often an entity reappears under a different ID than before.",
         "CLEAR MOT, Bernardin and Stiefelhagen 2008", better="lower", decimals=2,
     )  # fmt: skip
 
@@ -170,7 +170,7 @@ def _references() -> Iterator[Score]:
         yield Score(
             f"strict/references/pronouns_grounded{f'/{pronoun}' if pronoun else ''}",
             f"pronouns grounded{f', {pronoun}' if pronoun else ''}", rate(f"{at}/grounded", at),
-            f"Share of the personal pronouns{f' ({pronoun} in all its forms)' if pronoun else ''} that stand in a tag.",
+            f"Share of personal pronouns{f' ({pronoun} in all its forms)' if pronoun else ''} that are inside a tag.",
             PAPER, level="detail" if pronoun else "main", bar=("pronouns_grounded", pronoun or "all"),
         )  # fmt: skip
 
@@ -187,34 +187,34 @@ def _persistence() -> Iterator[Score]:
             at = f"persistence/{side}{kind}"
             yield Score(
                 f"strict/{at}", f"lasting entities in {where}{of}", rate(f"{at}/lasting", f"{at}/entities"),
-                f"Share of the entities of {where} that stand in five images or more{of}.", PAPER, better=None,
+                f"Share of the entities in {where} that appear in five images or more{of}.", PAPER, better=None,
                 bar=("persistence", f"{of[2:] or 'all'}, {drawn[side]}") if side in drawn else None,
             )  # fmt: skip
 
 
 def _language() -> Iterator[Score]:
-    """Counted by `length.count`: the strict protocol's view of the text, without a reference to compare with."""
+    """Counted by `length.count`: properties of the text alone, not compared with the reference."""
     yield Score(
         "strict/language/words", "words per story", rate("length/words", "stories"),
-        "Length of the answer's story in words, tags removed.", better=None, decimals=2, level="main",
+        "Words in the answer's story, without tags.", better=None, decimals=2, level="main",
     )  # fmt: skip
     yield Score(
-        "strict/language/reference_words", "words per story of the reference", rate("length/reference_words", "stories"),
-        "Length of the reference's story in words, tags removed.", better=None, decimals=2,
+        "strict/language/reference_words", "reference words per story", rate("length/reference_words", "stories"),
+        "Words in the reference story, without tags.", better=None, decimals=2,
     )  # fmt: skip
     for n, of, unit in ((1, "words", "length/words"), (2, "bigrams", "length/bigrams")):
         yield Score(
             f"strict/language/distinct_{n}", f"distinct {of}", rate(f"length/distinct_{n}", unit),
-            f"Distinct {of} as a share of all, counted within each story.", "distinct-n, Li et al. 2016",
+            f"Distinct {of} as a share of all {of}, counted within each story.", "distinct-n, Li et al. 2016",
         )  # fmt: skip
 
 
 def _paper() -> Iterator[Score]:
     """Counted by `paper.count` (boxes) and `language.Counting` (text)."""
     meanings = {
-        "Precision": "Share of the answer's boxes that match a reference box at IoU 0.5, in whatever image; 1 without boxes.",
-        "Recall": "Share of the reference's boxes that are matched at IoU 0.5, in whatever image.",
-        "F1": "Mean of each story's F1 of box precision and recall.",
+        "Precision": "Share of the answer's boxes that match a reference box at IoU 0.5 in any image; 1 without boxes.",
+        "Recall": "Share of the reference boxes that are matched at IoU 0.5 in any image.",
+        "F1": "F1 of box precision and recall, computed per story.",
     }
     for label, of in (("", "all boxes"), ("Char. ", "characters"), ("Obj. ", "objects")):
         for part, meaning in meanings.items():
@@ -230,7 +230,7 @@ def _paper() -> Iterator[Score]:
     )  # fmt: skip
     for n in range(1, 5):
         yield Score(
-            f"paper/BLEU-{n}", f"BLEU-{n}", bleu(n), f"Precision of n-grams up to {n} words, with a brevity penalty.",
+            f"paper/BLEU-{n}", f"BLEU-{n}", bleu(n), f"Precision of n-grams of up to {n} words, with a brevity penalty.",
             "Papineni et al. 2002", level="main" if n == 4 else "detail",
         )  # fmt: skip
     yield Score(
@@ -243,7 +243,7 @@ def _paper() -> Iterator[Score]:
     )  # fmt: skip
     yield Score(
         "paper/CIDEr", "CIDEr-D", mean("paper/CIDEr"),
-        "Similarity of n-grams weighted by how rare they are, times ten; only with at most 5,000 stories.",
+        "Similarity of n-grams weighted by rarity, times ten; only for up to 5,000 stories.",
         "Vedantam et al. 2015",
     )  # fmt: skip
 
@@ -256,30 +256,36 @@ GROUPS: Mapping[str, tuple[str, tuple[Score, ...]]] = {
     "Validity": ("Does an answer keep the rules of the format?", tuple(_validity())),
     "Grounding": ("Are the boxes where the entities are, in the right image, as the right kind?", tuple(_grounding())),
     "Identity": ("Does an ID stay on one entity from image to image?", tuple(_identity())),
-    "References": ("Do the story's tags name what exists, and is everyone who is named tagged?", tuple(_references())),
-    "Persistence": ("Which entities stay for five images or more?", tuple(_persistence())),
-    "Language": ("How long and how varied are the stories?", tuple(_language())),
-    "The paper's protocol": ("What was published, for comparison (boxes of all images pooled).", tuple(_paper())),
+    "References": (
+        "Do the story's tags refer to what exists, and is everyone who is named tagged?",
+        tuple(_references()),
+    ),
+    "Persistence": ("Which entities appear in five images or more?", tuple(_persistence())),
+    "Language": ("How long and how varied is the text?", tuple(_language())),
+    "The paper's protocol": (
+        "The published protocol, for comparison with published figures. Boxes of all images are pooled.",
+        tuple(_paper()),
+    ),
 }
-"""All scores in the order of a report, by what they are about."""
+"""All scores in report order, grouped by the question they answer."""
 
 SCORES: Mapping[str, Score] = MappingProxyType({s.name: s for _, group in GROUPS.values() for s in group})
-"""Every score by its name, in the order of a report."""
+"""Every score by its name, in report order."""
 HEADLINES = tuple(score for score in SCORES.values() if score.level == "headline")
-"""The scores that are looked at first."""
+"""The scores to look at first."""
 MAIN = tuple(score for score in SCORES.values() if score.level != "detail")
-"""The scores of the gate's report and the terminal, headlines included."""
+"""The scores shown in the gate's report and in the terminal, headlines included."""
 GUARDED = tuple(score for score in SCORES.values() if score.guard)
-"""The scores that may not get worse by more than the gate's tolerance."""
+"""The scores that must not get worse by more than the gate's tolerance."""
 
 
 def known(name: str) -> bool:
-    """Whether there is a score of this name (`strict/grounding/f1`, without the decoding)."""
+    """Whether a score has this name (`strict/grounding/f1`, without the decoding)."""
     return name in SCORES
 
 
 def nearest(name: str) -> str | None:
-    """The name of a score that looks most like `name`, None where none does."""
+    """The name of the score most similar to `name`, or None."""
     ends = [one for one in SCORES if one.endswith(f"/{name}")]
     near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.6)
     return ends[0] if ends else near[0] if near else None
@@ -294,7 +300,7 @@ def find(name: str) -> Score:
 
 
 def markdown() -> str:
-    """All scores as Markdown for the reference: a section and a table for each group, in the order of a report."""
+    """All scores as Markdown, with a section and a table for each group."""
     return "\n\n".join(
         f"### {title}\n\n{question}\n\n" + "\n".join(_rows(scores)) for title, (question, scores) in GROUPS.items()
     )

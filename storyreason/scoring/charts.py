@@ -1,4 +1,4 @@
-"""Scores as pictures: one chart for each question that a person asks of a model, models side by side with intervals."""
+"""Charts of scores, with models side by side and their intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ CHARTS = {
     "persistence": "Share of entities in five images or more",
     "rules": "Share of answers that keep each rule",
 }
-"""Each chart's title; which scores it shows is in the catalogue (`Score.bar`)."""
+"""The title of each chart. `Score.bar` in the catalogue says which scores it shows."""
 
 
 def charts(cards: Mapping[str, Scorecard]) -> dict[str, "Figure"]:
-    """CHARTS by name, with a bar for each model (`cards` by the model's name) and its 95 % interval as a line.
+    """A figure for each of CHARTS, with a bar for each model (`cards` by model name) and its 95 % interval as a line.
 
-    A score that no model has (no pronoun of the kind, say) is left out.
+    A score that no model has is omitted.
     """
     metrics = {name: card.metrics() for name, card in cards.items()}
     intervals = {name: card.intervals() for name, card in cards.items()}
@@ -31,7 +31,7 @@ def charts(cards: Mapping[str, Scorecard]) -> dict[str, "Figure"]:
 
 
 def _bars(chart: str) -> dict[str, str]:
-    """What stands beside each bar, and the score that it shows."""
+    """The label of each bar, and the name of the score that it shows."""
     return {score.bar[1]: name for name, score in SCORES.items() if score.bar and score.bar[0] == chart}
 
 
@@ -66,7 +66,7 @@ def _draw(
 
 
 def _whiskers(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> list[list[float]]:
-    """How far each interval reaches below and above its value; a percentile interval may begin above it, then 0."""
+    """How far each interval extends below and above its value; 0 where a percentile interval excludes the value."""
     below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
     return [below, above]

@@ -1,4 +1,4 @@
-"""What the gate wants of a challenger before it is promoted."""
+"""Settings of the gate that decides whether a challenger is promoted."""
 
 from typing import Literal
 
@@ -8,51 +8,56 @@ from storyreason import forms
 
 
 class GateConfig(BaseModel):
-    """The primary score must rise by more than `min_gain`, beyond doubt; no guarded score may fall past tolerance."""
+    """The primary score must improve significantly; no guarded score may get worse by more than its tolerance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
     primary: str = Field(
         default="grounded/strict/grounding/f1",
         pattern=r"^(free|grounded)/[^/]+/.+",
-        description="The score that decides, higher is better: decoding, protocol, then the name as on the scorecard.",
+        description="The score that decides (higher is better): decoding, protocol and name, as in MLflow.",
     )
     min_gain: float = Field(
         default=0.0,
         ge=-1.0,
         le=1.0,
-        description="The paired interval of the primary score's gain must lie above this. "
-        "A small negative value accepts 'as good and fresher'.",
+        description="The paired interval of the primary score's gain must lie above this value. "
+        "A small negative value accepts a newer model that is about as good.",
     )
     min_validity: float = Field(
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="The share of valid answers, freely decoded, without which nothing is promoted.",
+        description="The lowest share of valid answers, in free decoding, with which a model is promoted.",
     )
     validity_tolerance: float = Field(
-        default=0.01, ge=0.0, le=1.0, description="How much the share of valid answers may fall."
+        default=0.01, ge=0.0, le=1.0, description="How far the share of valid answers may fall."
     )
-    idf1_tolerance: float = Field(default=0.02, ge=0.0, le=1.0, description="How much identity's IDF1 may fall.")
+    idf1_tolerance: float = Field(default=0.02, ge=0.0, le=1.0, description="How far the identity score IDF1 may fall.")
     hallucinations_tolerance: float = Field(
-        default=0.5, ge=0.0, le=100.0, description="How much referential hallucinations per 100 mentions may rise."
+        default=0.5, ge=0.0, le=100.0, description="How far referential hallucinations per 100 mentions may rise."
     )
     min_stories: int = Field(default=30, ge=2, description="With fewer test stories the gate refuses to decide.")
-    confidence: float = Field(default=0.95, ge=0.5, lt=1.0, description="The level of the bootstrap intervals.")
-    resamples: int = Field(default=2000, ge=100, le=100_000, description="How often the stories are drawn anew.")
+    confidence: float = Field(
+        default=0.95, ge=0.5, lt=1.0, description="The confidence level of the bootstrap intervals."
+    )
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="The number of bootstrap resamples.")
     approval: Literal["none", "ask"] = Field(
         default="none",
-        description="ask: what the gate would promote waits for a person's word, in Prefect's UI.",
+        description="ask: a version that passes the gate waits for approval in Prefect's UI.",
     )
     approval_timeout: float = Field(
-        default=86_400.0, gt=0, le=2_592_000, description="Seconds to wait for that word; without one it is held."
+        default=86_400.0,
+        gt=0,
+        le=2_592_000,
+        description="Seconds to wait for approval; after that the version is held.",
     )
-    seed: int = Field(default=0, ge=0, description="The seed of those draws: the same answers, the same verdict.")
+    seed: int = Field(default=0, ge=0, description="The seed of the bootstrap: the same answers give the same verdict.")
 
     @field_validator("primary")
     @classmethod
     def _is_a_score(cls, primary: str) -> str:
-        """Refused when the configuration is loaded, not after training and two evaluations."""
+        """Reject an unknown score when the configuration is loaded rather than after training and two evaluations."""
         from storyreason.scoring import catalogue
 
         decoding, _, name = primary.partition("/")
@@ -60,5 +65,5 @@ class GateConfig(BaseModel):
             near = catalogue.nearest(name)
             raise ValueError(f"there is no score {name!r}" + (f": did you mean '{decoding}/{near}'?" if near else ""))
         if catalogue.SCORES[name].better != "higher":
-            raise ValueError(f"{name} cannot decide: the primary score must be one of which more is better")
+            raise ValueError(f"{name} cannot be the primary score: higher is not better")
         return primary

@@ -1,4 +1,4 @@
-"""Score answers against references: read each story once, let every score count, keep one row of sums."""
+"""Scoring answers against references: each story is parsed once, counted by every module, and kept as a row of sums."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,12 +21,12 @@ from storyreason.scoring.scorecard import Scorecard
 
 Protocol = Literal["strict", "paper"]
 _BLOCK = 1000
-"""Stories held in memory at a time; the tokenizer, too, is started once for so many."""
+"""How many stories are held in memory at a time, and tokenized by one Java process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a story of the data set says. `sizes` are (width, height) of each frame in pixels, in order."""
+    """The reference of a story. `sizes` are the (width, height) of each frame in pixels, in order."""
 
     story_id: str
     sizes: tuple[tuple[int, int], ...]
@@ -35,7 +35,7 @@ class Reference:
 
     @classmethod
     def of(cls, example: Example) -> "Reference":
-        """The reference of an example of the data set; of its pictures only the sizes are read."""
+        """The reference of an example of the data set; its pictures are not decoded, only their sizes are read."""
         return cls(example.story_id, tuple(dataset.sizes(example)), example.chain_of_thought, example.story)
 
 
@@ -45,12 +45,13 @@ def score(
     protocols: Sequence[Protocol] = ("strict",),
     meteor: bool = True,
 ) -> Scorecard:
-    """The scorecard of one model's answers, `predictions` by story id.
+    """The scorecard of a model's answers, `predictions` by story ID.
 
-    Strict: an answer that is missing or cannot be read counts as empty, all reference boxes are misses and no rule is
-    kept. The paper's protocol, the language metrics with it, needs Java; METEOR (62 ms a story) only on demand.
-    References may be a generator and predictions a lazy mapping: a block of stories is held at a time, of the others
-    their sums. Raises ScoringError on double or unknown story ids, or no story.
+    In the strict protocol, an answer that is missing or unreadable counts as empty: every reference box is missed and
+    every rule broken. The paper's protocol, which includes the language metrics, needs Java; METEOR takes 62 ms a story
+    and can be omitted. References may be a generator and predictions a lazy mapping: only a block of stories is in
+    memory at a time, and only sums are kept. Raises ScoringError for a repeated or unknown story ID, or if there is no
+    story.
     """
     story_ids: list[str] = []
     columns: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A reference and the answer to it, both read once, for all protocols."""
+    """A reference and the answer to it, both parsed once for all protocols."""
 
     reference: Reference
     told: Analysis
@@ -92,7 +93,7 @@ def _read(reference: Reference, prediction: str | None) -> _Read:
 
 
 def _strict(pair: _Read) -> dict[str, float]:
-    """One story's sums on the strict protocol. What cannot be read is empty: it claims nothing."""
+    """One story's counts in the strict protocol. An unreadable answer counts as empty."""
     reference, told, read = pair.reference, pair.told, pair.answer
     told_story, _ = story.read(reference.story)
     claimed, claimed_story = (read.analysis, read.story) if read.readable else (None, None)
@@ -114,18 +115,18 @@ def _strict(pair: _Read) -> dict[str, float]:
 
 
 def _paper(pair: _Read) -> dict[str, float]:
-    """One story's scores on the paper's protocol, which cannot read an answer without both `<think>` and `</think>`."""
+    """One story's scores in the paper's protocol, which cannot read an answer without `<think>` and `</think>`."""
     claimed = pair.answer.analysis if pair.answer.story is not None else None
     return paper.count(pair.told, claimed, frames=len(pair.reference.sizes))
 
 
 def _blocks(references: Iterable[Reference]) -> Iterator[list[Reference]]:
-    """Some references at a time, each story once."""
+    """References in blocks of _BLOCK. Raises ScoringError for a repeated story ID."""
     seen: set[str] = set()
     block: list[Reference] = []
     for reference in references:
         if reference.story_id in seen:
-            raise ScoringError(f"The data hold story {reference.story_id!r} twice: story ids must be unique.")
+            raise ScoringError(f"The data hold story {reference.story_id!r} twice: story IDs must be unique.")
         seen.add(reference.story_id)
         block.append(reference)
         if len(block) == _BLOCK:
@@ -139,6 +140,6 @@ def _refuse_unknown(predictions: Iterable[str], known: Container[str]) -> None:
     unknown = [story_id for story_id in predictions if story_id not in known]
     if unknown:
         raise ScoringError(
-            f"{len(unknown)} predictions are for stories that the data do not hold ({unknown[0]!r} for one): "
+            f"{len(unknown)} predictions are for stories that the data do not hold (for example {unknown[0]!r}): "
             "score them on the split that they were made for."
         )

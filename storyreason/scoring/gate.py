@@ -1,4 +1,4 @@
-"""The gate: is the challenger better than what is served, beyond doubt and without a guarded score getting worse?"""
+"""The gate: is the challenger significantly better than the model that is served, with no guarded score worse?"""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ Verdict = Literal["promote", "keep", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition of the promotion. `name` begins with the decoding (`free/strict/validity/valid`)."""
+    """A condition for promotion. `name` starts with the decoding (`free/strict/validity/valid`)."""
 
     name: str
     passed: bool
     found: str
-    wanted: str
+    required: str
     advice: str
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One score of both models: the paired difference, and the interval of each model's own value."""
+    """A score of both models: the paired difference, and the interval of each model's own value."""
 
     change: Difference
     ours: tuple[float, float]
@@ -36,8 +36,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`verdict` tells "keep" (the incumbent stays) from "refuse" (nothing can be decided). `checks` is empty where the
-    decision was clear before any score was looked at; `scores` holds the main scores of both."""
+    """A verdict with its reasons: "keep" means that the incumbent stays, "refuse" that nothing can be decided.
+
+    `checks` is empty if the decision did not depend on scores; `scores` holds the main scores of both models.
+    """
 
     verdict: Verdict
     reason: str
@@ -65,13 +67,13 @@ def decide(
     trained_on: Mapping[str, Collection[str]] | None = None,
     free: tuple[Scorecard, Scorecard] | None = None,
 ) -> Decision:
-    """Whether the challenger (`ours`) takes the incumbent's place (`theirs`): the champion's, or the base model's where
-    there is none. Both scorecards are of the decoding that `config.primary` names.
+    """Whether the challenger (`ours`) replaces the incumbent (`theirs`): the champion, or the base model if there is none.
 
-    `challenger` and `incumbent` are names for the report; `trained_on` the ids of the stories that each has learned
-    from, under the keys "challenger" and "incumbent"; `free` both scorecards of free decoding, whose validity is
-    guarded then (under grammars any model's is whole). Pure and repeatable: the same scorecards give the same decision.
-    Raises ScoringError where the scorecards are not about the same stories, or lack the primary score.
+    Both scorecards must be of the decoding that `config.primary` names. `challenger` and `incumbent` are names for the
+    report. `trained_on` holds the IDs of the stories that each model was trained on, under the keys "challenger" and
+    "incumbent". `free` holds both scorecards of free decoding; validity is then guarded there, because a grammar makes
+    the answers of any model valid. Deterministic: the same scorecards give the same decision. Raises ScoringError if the
+    scorecards cover different stories or lack the primary score.
     """
     decoding, _, primary = config.primary.partition("/")
     settings = config.confidence, config.resamples, config.seed
@@ -105,11 +107,11 @@ def decide(
     )
     failed = [check for check in checks if not check.passed]
     if failed:
-        reason = " ".join(f"{check.name}: {check.found}, wanted {check.wanted}." for check in failed)
+        reason = " ".join(f"{check.name}: {check.found}, required: {check.required}." for check in failed)
         return conclude("keep", reason, " ".join(dict.fromkeys(check.advice for check in failed)), checks=checks)
     first = checks[0]
-    reason = f"{first.name}: {first.found}, wanted {first.wanted}; no guarded score fell past its tolerance."
-    advice = "Nothing: it is deployed next. `storyreason deploy previous` goes back."
+    reason = f"{first.name}: {first.found}, required: {first.required}; no guarded score got worse by more than its tolerance."
+    advice = "Nothing: the challenger is deployed next. `storyreason deploy previous` rolls back."
     return conclude("promote", reason, advice, checks=checks)
 
 
@@ -120,19 +122,23 @@ def _obstacle(
     names: Mapping[str, str],
     trained_on: Mapping[str, Collection[str]],
 ) -> tuple[Verdict, str, str] | None:
-    """Verdict, reason and advice where it makes no sense to look at the scores, else None."""
+    """Verdict, reason and advice if comparing scores would be meaningless, else None."""
     stories = len(story_ids)
     if stories < config.min_stories:
-        reason = f"{stories} test stories are too few to decide on: at least {config.min_stories} are wanted."
-        return "refuse", reason, "Add test stories, or lower `gate.min_stories` and leave it more to chance."
+        reason = f"{stories} test stories are too few to decide: at least {config.min_stories} are required."
+        return (
+            "refuse",
+            reason,
+            "Add test stories, or lower `gate.min_stories` and accept a decision that depends more on chance.",
+        )
     for role, name in names.items():
         seen = sorted(set(story_ids).intersection(trained_on.get(role, ())))
         if seen:
             reason = (
-                f"{name} has trained on {len(seen)} of the {stories} test stories ({seen[0]!r} for one): "
+                f"{name} was trained on {len(seen)} of the {stories} test stories (for example {seen[0]!r}): "
                 "its scores say nothing about new stories."
             )
-            return "keep", reason, "Take these stories out of one of the two splits and retrain."
+            return "keep", reason, "Remove these stories from one of the two splits and retrain."
     if config.min_gain >= 0 and all(change.gain == change.low == change.high == 0 for change in differences.values()):
         reason = (
             f"{names['challenger']} and {names['incumbent']} have the same scores on every story: "
@@ -147,7 +153,7 @@ def _compared(
     ours: Mapping[str, tuple[float, float]],
     theirs: Mapping[str, tuple[float, float]],
 ) -> tuple[Compared, ...]:
-    """The main scores that both models have."""
+    """The main scores for which both models have a value."""
     names = [score.name for score in MAIN if score.name in differences]
     return tuple(Compared(differences[name], ours[name], theirs[name]) for name in names)
 
@@ -155,44 +161,49 @@ def _compared(
 def _primary(change: Difference, config: GateConfig, stories: int) -> Check:
     score = SCORES[change.name]
     advice = (
-        f"The gain may be chance: {stories} stories cannot tell. Train further, or score more test stories."
+        f"The gain may be chance: {stories} stories are not enough to tell. Train longer, or score more test stories."
         if change.high > config.min_gain
-        else "It is no better where it counts. Look at its story pages and its scores by kind before you train again."
+        else "The primary score did not improve. Look at the story pages and the scores by kind before you train again."
     )
-    wanted = f"an interval above {score.text(config.min_gain, signed=True)}"
-    return Check(config.primary, change.low > config.min_gain, _gain(score, change, config.confidence), wanted, advice)
+    required = f"an interval above {score.text(config.min_gain, signed=True)}"
+    return Check(
+        config.primary, change.low > config.min_gain, _gain(score, change, config.confidence), required, advice
+    )
 
 
 def _floor(decoding: str, change: Difference, config: GateConfig) -> Iterable[Check]:
-    """Being better than a base model that says nothing usable is not enough: most answers must be usable."""
+    """Most answers must be usable: beating a base model that writes nothing usable is not enough."""
     if change.a < config.min_validity:
-        advice = "Most of its answers break a rule (the chart of rules shows which): train further or on more data."
+        advice = "Too many answers break a rule (the chart of rules shows which): train longer, or on more data."
         text = SCORES[VALID].text
-        wanted = f"at least {text(config.min_validity)} (`gate.min_validity`)"
-        yield Check(f"share of valid answers ({decoding} decoding)", False, text(change.a), wanted, advice)
+        required = f"at least {text(config.min_validity)} (`gate.min_validity`)"
+        yield Check(f"share of valid answers ({decoding} decoding)", False, text(change.a), required, advice)
 
 
 def _guards(
     changes: Mapping[str, tuple[str, Difference]], undefined: Collection[str], config: GateConfig
 ) -> Iterable[Check]:
-    """The guarded scores that both models have, each with the decoding it is of; and those that only the incumbent has
-    (`undefined` names them). The change itself counts here, not its interval."""
+    """A check for each guarded score: the change itself must be within the tolerance, not its interval.
+
+    `changes` holds the decoding and the difference of each score that both models have; `undefined` the names of those
+    that only the incumbent has.
+    """
     for score in GUARDED:
         most = getattr(config, str(score.guard))
         advice = (
             f"Find the stories where {score.name} got worse in the per-story table; "
-            f"`gate.{score.guard}` says how much you accept."
+            f"`gate.{score.guard}` sets how much is accepted."
         )
         if score.name in changes:
             decoding, change = changes[score.name]
             worse = "rise" if score.better == "lower" else "fall"
             loss = change.gain if score.better == "lower" else -change.gain
-            # Rounded: 0.96 - 0.95 is 0.010000000000000009 in floating point, and still within a tolerance of 0.01.
+            # Rounded, because 0.96 - 0.95 is 0.010000000000000009 in floating point and must pass a tolerance of 0.01.
             passed, found = round(loss, 12) <= most, _gain(score, change, config.confidence)
             yield Check(f"{decoding}/{score.name}", passed, found, f"a {worse} of at most {score.text(most)}", advice)
         elif score.name in undefined:
             decoding = config.primary.partition("/")[0]
-            found = f"undefined, for its stories have no {score.formula.unit}"
+            found = f"undefined, because its stories have no {score.formula.unit}"
             yield Check(f"{decoding}/{score.name}", False, found, f"stories with {score.formula.unit}", advice)
 
 

@@ -1,4 +1,4 @@
-"""The gate's decision as Markdown, for people: what was decided, why, what to do, and the scores of both models."""
+"""The gate's decision as a Markdown report: verdict, reason, advice, checks, and the scores of both models."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from storyreason.scoring.gate import Check, Decision
 
 
 def report(decision: Decision) -> str:
-    """The report of a decision. Every row says the decoding that its score is of."""
+    """The report of a decision. Every row names the decoding of its score."""
     challenger, incumbent = decision.challenger, decision.incumbent
     decoding = decision.config.primary.partition("/")[0]
     head = {"promote": f"Promote {challenger}", "keep": f"Keep {incumbent}", "refuse": "No decision"}
@@ -26,15 +26,17 @@ def report(decision: Decision) -> str:
 
 
 def _checked(checks: Iterable[Check]) -> list[str]:
-    """The conditions as a table, nothing where none was looked at. The result comes first: Prefect cuts off what is wide."""
-    rows = [f"| {'passed' if c.passed else '**failed**'} | {c.name} | {c.found} | {c.wanted} |" for c in checks]
+    """The checks as a table, empty if there were none. The result comes first because Prefect cuts off wide tables."""
+    rows = [f"| {'passed' if c.passed else '**failed**'} | {c.name} | {c.found} | {c.required} |" for c in checks]
     return (
-        ["## What was checked", "\n".join(["| | Score | Found | Wanted |", "|---|---|---|---|", *rows])] if rows else []
+        ["## What was checked", "\n".join(["| | Score | Found | Required |", "|---|---|---|---|", *rows])]
+        if rows
+        else []
     )
 
 
 def _scores(decision: Decision, decoding: str) -> Iterable[str]:
-    """The main scores of both side by side, with intervals, as the lines of a table."""
+    """The lines of a table with the main scores of both models and their intervals."""
     yield f"| Score | {decision.challenger} | {decision.incumbent} | Difference | Real? |"
     yield "|---|---|---|---|---|"
     for row in decision.scores:

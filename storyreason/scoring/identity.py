@@ -1,4 +1,4 @@
-"""Identity: does an ID stay on one entity from image to image?
+"""Identity: does an ID stay with one entity from image to image?
 
 Sources: IDF1 from Ristani et al. 2016, "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking",
 section 3; B-cubed from Bagga and Baldwin 1998, "Algorithms for Scoring Coreference Chains"; ID switches from Bernardin
@@ -16,10 +16,10 @@ from storyreason.scoring.matching import EntityBox, Pair, assign_names, best
 def match(
     reference: Sequence[EntityBox], predicted: Sequence[EntityBox], candidates: Sequence[Pair]
 ) -> tuple[int, list[Pair]]:
-    """IDTP, and which boxes are matched, whatever their kind.
+    """IDTP (Ristani et al. 2016, section 3), and the matched boxes, whatever their kind.
 
-    IDTP is how many boxes keep their ID under the one-to-one map of IDs that keeps the most. Where boxes coincide, the
-    matching follows that map: a tie must not look like a confusion.
+    IDTP is the number of boxes whose ID agrees under the one-to-one mapping of IDs that makes the most agree. Where boxes
+    coincide, the matching prefers that mapping, so that a tie does not look like a confusion.
     """
     agreements: Counter[tuple[str, str]] = Counter()
     for (name, other, _), pairs in _by_names_and_image(reference, predicted, candidates).items():
@@ -32,14 +32,15 @@ def match(
 def count(
     reference: Sequence[EntityBox], predicted: Sequence[EntityBox], idtp: int, matched: Sequence[Pair]
 ) -> dict[str, float]:
-    """One story's sums over all boxes, from what `match` gives; IDs count by who bears them, never by their name.
+    """One story's counts over all boxes, from the result of `match`. Only which boxes share an ID matters, not its name.
 
-    - `bcubed_precision`, `bcubed_recall`: summed over predicted and reference boxes, the share of a box's own chain
-      (all boxes of its ID) that is in its chain on the other side too; unmatched boxes give 0;
-    - `links`: pairs of boxes with the same ID in different images, on both sides, and how many are right;
-    - `switches`: how often an entity is found again under another ID than the last time.
+    - `bcubed_precision`, `bcubed_recall`: the sum over predicted (reference) boxes of the share of the box's chain, i.e.
+      all boxes with its ID, that is also in its chain on the other side; an unmatched box adds 0;
+    - `links`: pairs of boxes with the same ID in different images on each side, and how many of them are right;
+    - `switches`: how often an entity reappears under a different ID than before.
 
-    A chain of 3 told as two IDs, 2 + 1, gives idtp 2, bcubed_recall 2 * 2/3 + 1 * 1/3, 1 of 3 links, 1 switch
+    A chain of 3 that is predicted as two IDs, 2 + 1, gives idtp 2, bcubed_recall 2 * 2/3 + 1 * 1/3, 1 of 3 links and
+    1 switch.
     """
     chains = Counter(row.id for row in reference), Counter(row.id for row in predicted)
     common: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -79,11 +80,11 @@ def _images_by_id(rows: Sequence[EntityBox]) -> Iterable[list[int]]:
 
 
 def _links(images: Sequence[int]) -> int:
-    """Pairs of boxes in different images: `[1, 2, 2]` has two."""
+    """The number of pairs of boxes in different images: 2 for `[1, 2, 2]`."""
     return comb(len(images), 2) - sum(comb(number, 2) for number in Counter(images).values())
 
 
 def _switches(found: list[tuple[int, str]]) -> int:
-    """`[(1, "a"), (2, "b"), (4, "b")]` has one. Images in order, a double in one image in the order of the text."""
+    """The number of ID changes: 1 for `[(1, "a"), (2, "b"), (4, "b")]`. Sorted by image, then in text order."""
     ids = [name for _, name in sorted(found, key=lambda entry: entry[0])]
     return sum(a != b for a, b in pairwise(ids))

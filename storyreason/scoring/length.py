@@ -1,4 +1,4 @@
-"""Length and variety of the stories, tags removed."""
+"""Length and variety of a story's text, without tags."""
 
 import re
 from itertools import pairwise
@@ -9,7 +9,7 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 def plain(story: Story) -> str:
-    """A story's text without its tags, passages a line apart."""
+    """A story's text without tags, a line per passage."""
     return "\n".join(
         "".join(part.text if isinstance(part, Mention) else part for part in passage.parts).strip()
         for passage in story.passages
@@ -17,8 +17,8 @@ def plain(story: Story) -> str:
 
 
 def count(told: Story, claimed: Story) -> dict[str, float]:
-    """One story's sums: words on both sides, and how many n-grams of the answer there are and are different (Li et al.
-    2016, distinct-n), counted within the story."""
+    """One story's counts: words of answer and reference, and the answer's n-grams, total and distinct (distinct-n, Li et
+    al. 2016)."""
     words = _WORD.findall(plain(claimed).lower())
     return {
         "length/reference_words": len(_WORD.findall(plain(told))),

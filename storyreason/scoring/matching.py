@@ -1,7 +1,7 @@
-"""Which predicted box is which reference box: the one matching that grounding, identity and references share.
+"""Matching predicted boxes with reference boxes: the matching that grounding, identity and references share.
 
-Boxes are compared within their image only. All boxes of a story are laid into one array first, so that a story costs a
-handful of numpy calls; most boxes have a single partner, and only real conflicts are given to scipy.
+Boxes are only compared within an image. All boxes of a story go into one array, so that a story takes a handful of numpy
+calls. Most boxes have a single candidate; only groups with conflicts are solved by scipy.
 """
 
 from collections import Counter, defaultdict
@@ -17,14 +17,14 @@ from storyreason.format.kinds import Kind, kind_of, kinds_in
 from storyreason.format.tables import ENTITY_TABLES
 
 THRESHOLD = 0.5
-"""From this IoU on, two boxes are the same."""
+"""The IoU at or above which two boxes match."""
 _NOWHERE = Box(0, 0, 0, 0)
-"""In place of an unusable box: overlaps nothing."""
+"""Stands for an unusable box; overlaps nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntityBox:
-    """One row of an image's tables: an entity, said to be somewhere. An unusable box is `_NOWHERE`."""
+    """A row of an image's tables: an entity and its box in pixels. An unusable box is `_NOWHERE`."""
 
     id: str
     kind: Kind
@@ -34,7 +34,7 @@ class EntityBox:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two boxes of one image that overlap by `iou` >= THRESHOLD: their places in the two lists of `EntityBox`."""
+    """Two boxes of one image with `iou` >= THRESHOLD, as indices into the reference and predicted lists."""
 
     reference: int
     predicted: int
@@ -42,11 +42,11 @@ class Pair:
 
 
 def entity_boxes(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unusable: bool = False) -> list[EntityBox]:
-    """Every row of the tables in the order of the text, boxes clipped to their frame; `sizes` are (width, height).
+    """Every table row in text order, with its box clipped to its frame; `sizes` are (width, height) in pixels.
 
-    A box that does not parse, is inverted, or lies outside its frame or in an image that the story does not have is
-    unusable. In a prediction it stays and matches nothing: a claim without a place costs precision. In a reference
-    nobody could match it: there `drop_unusable` leaves it out.
+    A box is unusable if it cannot be parsed, is inverted, or lies outside its frame or in an image that does not exist.
+    In a prediction it is kept and matches nothing, which costs precision. In a reference nothing could match it, so
+    `drop_unusable` omits it.
     """
     rows = []
     for section in analysis.sections:
@@ -60,7 +60,7 @@ def entity_boxes(analysis: Analysis, sizes: Sequence[tuple[int, int]], drop_unus
 
 
 def pairs(reference: Sequence[EntityBox], predicted: Sequence[EntityBox]) -> list[Pair]:
-    """All pairs of boxes in the same image with an IoU of THRESHOLD or more, of whatever kind."""
+    """All pairs of boxes in the same image with an IoU of at least THRESHOLD, whatever their kind."""
     if not reference or not predicted:
         return []
     iou = boxes.iou_matrix([row.box for row in reference], [row.box for row in predicted])
@@ -71,14 +71,18 @@ def pairs(reference: Sequence[EntityBox], predicted: Sequence[EntityBox]) -> lis
 
 
 def best(candidates: Sequence[Pair], preferred: Callable[[Pair], bool] | None = None) -> list[Pair]:
-    """The one-to-one choice with the most pairs; among those, with the most `preferred` ones; among those, with the
-    highest sum of IoU (an optimal assignment, scipy's `linear_sum_assignment`)."""
+    """The one-to-one matching with the most pairs, then the most `preferred` pairs, then the highest sum of IoU.
+
+    An optimal assignment (the Hungarian method, by scipy's `linear_sum_assignment`).
+    """
     chosen: list[Pair] = []
     for group in _groups(candidates):
         if len(group) == 1:
             chosen += group
             continue
-        size = len(group) + 1.0  # more than any group's IoUs together, or its preferred pairs: nothing outweighs a pair
+        size = (
+            len(group) + 1.0
+        )  # exceeds the sum of all IoUs and the number of preferred pairs, so that a pair outweighs both
         rows = {i: at for at, i in enumerate(dict.fromkeys(pair.reference for pair in group))}
         columns = {j: at for at, j in enumerate(dict.fromkeys(pair.predicted for pair in group))}
         worth = np.zeros((len(rows), len(columns)))
@@ -92,7 +96,7 @@ def best(candidates: Sequence[Pair], preferred: Callable[[Pair], bool] | None = 
 
 
 def assign_names(agreements: Counter[tuple[str, str]]) -> dict[str, str]:
-    """The one-to-one map of first to second names that maximizes the sum of their agreements."""
+    """The one-to-one mapping of first to second names that maximizes the sum of their agreements."""
     firsts = {name: at for at, name in enumerate(dict.fromkeys(first for first, _ in agreements))}
     seconds = {name: at for at, name in enumerate(dict.fromkeys(second for _, second in agreements))}
     worth = np.zeros((len(firsts), len(seconds)))
@@ -110,9 +114,9 @@ def _assign(worth: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _groups(candidates: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs that share a box, directly or through others, together: `[(0,0), (1,1), (1,2)]` gives two groups.
+    """The connected components of pairs that share a box: `[(0,0), (1,1), (1,2)]` gives two groups.
 
-    Every box is visited once: an answer that repeats one row ten thousand times costs no more than any other.
+    Every box is visited once, so that an answer that repeats a row ten thousand times stays cheap.
     """
     at_row: dict[int, list[Pair]] = defaultdict(list)
     at_column: dict[int, list[Pair]] = defaultdict(list)

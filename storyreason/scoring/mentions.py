@@ -1,4 +1,4 @@
-"""References: does what the story's tags name exist, where they say, and is everyone who is named tagged?"""
+"""References: do the story's tags refer to what exists in that image, and is everyone who is named tagged?"""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,12 +12,9 @@ from storyreason.scoring.matching import EntityBox, Pair
 
 
 def count(claimed: Analysis, story: Story, rows: Sequence[EntityBox], matched: Sequence[Pair]) -> dict[str, float]:
-    """One story's sums. `rows` are the boxes of the `claimed` analysis, `matched` which of them are reference boxes.
+    """One story's counts. `rows` are the boxes of the `claimed` analysis, `matched` the pairs with reference boxes.
 
-    Each ID of each mention is at most one of: `unknown` (nowhere in the analysis), `absent` (not in this image's
-    tables), `phantom` (its box here matches no reference box of the image). A `<gda>` that names neither a char nor an
-    obj is `no_actor`. These four are the referential hallucinations. A `wrong_tag` is a `<gdo>` around a landmark or
-    background, or a `<gdl>` around a person or thing.
+    `catalogue.FAULTS` says what each fault is; those of `catalogue.HALLUCINATIONS` are the referential hallucinations.
     """
     known = {row.id for row in rows}
     present = {(row.image, row.id) for row in rows}

@@ -1,10 +1,11 @@
-"""What a score is, and how it is computed from sums: the same few lines give the whole, one story, and every resample.
+"""What a score is, and the formulas that compute one from sums of counts.
 
-Every story contributes a row of counts ("columns"). A formula is a function of the columns' sums: numpy arrays of any one
-shape, be it one number, one per story, or one per bootstrap resample. Where a score is undefined (a rate per mention of a
-model that mentions nothing) it gives NaN, and the scorecard leaves the score out.
+Every story contributes a row of counts ("columns"). A formula is a function of sums of columns: numpy arrays that all
+have the same shape, either [] (all stories), [stories] or [resamples]. The same code thus scores the whole split, each
+story, and every bootstrap resample. Where a score is undefined (a rate per mention when nothing is mentioned), the
+formula returns NaN and the scorecard omits the score.
 
-Numpy is imported by the functions that compute: the catalogue of scores, which only names them, does without it.
+Numpy is imported inside the functions that compute, so that the catalogue can be imported without it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TINY, _SMALL = 1e-15, 1e-9  # the COCO caption toolkit's guards against 0/0
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A function of the sums of `columns`, and the same as `text` for people; `unit` is what a rate is per, if it is one."""
+    """A function of the sums of `columns`, with the formula as readable `text`; `unit` is the denominator of a rate."""
 
     columns: tuple[str, ...]
     function: Callable[..., np.ndarray]
@@ -31,17 +32,19 @@ class Formula:
     unit: str = ""
 
     def value(self, sums: Sums) -> np.ndarray:
-        """The score, of the shape that the sums have; NaN where it is undefined."""
+        """The score, in the shape of the sums; NaN where it is undefined."""
         return self.function(*(sums[column] for column in self.columns))
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One score. Its `name` is stable: it is the metric's name in MLflow, on stored scorecards and in presets.
+    """A score. Its `name` is stable: MLflow metrics, stored scorecards and presets use it.
 
-    `better` is None where neither more nor less is better (a length, say). `level`: headlines come first everywhere,
-    main scores stand in the gate's report and in the terminal, details in tables and MLflow only. `guard` is the key of
-    GateConfig that holds how much the score may get worse; `bar` is the chart that shows the score, and the bar's label.
+    - `better`: which direction is an improvement; None for a description such as a length.
+    - `level`: headlines are shown first everywhere; main scores appear in the gate's report and in the terminal; details
+      appear only in tables and in MLflow.
+    - `guard`: the GateConfig key that limits how much the score may get worse.
+    - `bar`: the chart that shows the score, and the label of its bar.
     """
 
     name: str
@@ -56,12 +59,12 @@ class Score:
     bar: tuple[str, str] | None = None
 
     def text(self, value: float, signed: bool = False) -> str:
-        """A value of this score as people read it: `0.417`, `+0.012`, `3.40`."""
-        return f"{value + 0.0:{'+' if signed else ''}.{self.decimals}f}"  # + 0.0: no minus sign before a zero
+        """A value of this score, formatted: `0.417`, `+0.012`, `3.40`."""
+        return f"{value + 0.0:{'+' if signed else ''}.{self.decimals}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def divide(part: np.ndarray, whole: np.ndarray, empty: np.ndarray | float) -> np.ndarray:
-    """`part / whole`, and `empty` where the whole is 0; no warning."""
+    """`part / whole`, or `empty` where the whole is 0; never warns."""
     import numpy as np
 
     part, whole = np.asarray(part, float), np.asarray(whole, float)
@@ -69,7 +72,7 @@ def divide(part: np.ndarray, whole: np.ndarray, empty: np.ndarray | float) -> np
 
 
 def share(part: str, whole: str, other: str) -> Formula:
-    """`part / whole`; 0/0 is 1 only where the `other` side is empty too, else 0: silence is not precise."""
+    """`part / whole`; 0/0 is 1 only if the `other` side is empty too, else 0: silence must not count as precision."""
 
     def function(p: np.ndarray, w: np.ndarray, o: np.ndarray) -> np.ndarray:
         return divide(p, w, (o == 0) * 1.0)
@@ -84,7 +87,7 @@ def f1(part: str, predicted: str, reference: str) -> Formula:
 
 
 def precision_recall_f1(part: str, predicted: str, reference: str) -> dict[str, Formula]:
-    """The three of them, under `f1`, `precision` and `recall`."""
+    """The formulas of `f1`, `precision` and `recall`, by those names."""
     return {
         "f1": f1(part, predicted, reference),
         "precision": share(part, predicted, reference),
@@ -93,7 +96,7 @@ def precision_recall_f1(part: str, predicted: str, reference: str) -> dict[str, 
 
 
 def harmonic(right: str, predicted: str, found: str, reference: str) -> Formula:
-    """F1 of a precision and a recall that share no numerator: `right / predicted` and `found / reference`; 1 where both
+    """F1 of a precision `right / predicted` and a recall `found / reference` with different numerators; 1 where both
     sides are empty."""
 
     def function(p: np.ndarray, a: np.ndarray, r: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -108,18 +111,18 @@ def harmonic(right: str, predicted: str, found: str, reference: str) -> Formula:
 
 
 def rate(count: str, unit: str, times: float = 1.0) -> Formula:
-    """`times * count / unit`; undefined where there is no unit (stories, mentions, …)."""
+    """`times * count / unit`; undefined where the unit (stories, mentions, …) is 0."""
     text = f"{times:g} {count} / {unit}" if times != 1 else f"{count} / {unit}"
     return Formula((count, unit), lambda c, u: divide(times * c, u, float("nan")), text, unit.split("/")[-1])
 
 
 def mean(count: str) -> Formula:
-    """The mean over the stories of a score that each story has."""
+    """The mean over all stories of a score that is computed per story."""
     return Formula((count, "stories"), rate(count, "stories").function, "mean over the stories", "stories")
 
 
 def bleu(n: int) -> Formula:
-    """BLEU of one to `n` words over all stories, with the COCO caption toolkit's smoothing (Papineni et al. 2002)."""
+    """Corpus BLEU-n (Papineni et al. 2002) with the smoothing constants of the COCO caption toolkit."""
 
     def function(words: np.ndarray, reference_words: np.ndarray, *counts: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -137,7 +140,7 @@ def bleu(n: int) -> Formula:
 
 
 def meteor() -> Formula:
-    """METEOR 1.5 with its weights for English, over the statistics of all stories (Denkowski and Lavie 2014)."""
+    """METEOR 1.5 (Denkowski and Lavie 2014) with its English parameters, from statistics summed over stories."""
 
     def function(
         right: np.ndarray,

@@ -1,7 +1,7 @@
-"""The paper's protocol for boxes, value for value, so that figures stand beside published ones (arXiv 2505.10292).
+"""The paper's protocol for boxes (arXiv 2505.10292), value for value, for comparison with published figures.
 
-It rewards silence (no box, precision 1) and sees neither identity nor in which image a box stands: decide by the strict
-protocol. All scores are means over stories of a score per story.
+It rewards silence (an answer without boxes has a precision of 1) and ignores identity and the image that a box is in, so
+decide by the strict protocol instead. All scores are means over stories of a score per story.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ _LEVELS = np.linspace(0, 1, 11)
 
 
 def count(told: Analysis, claimed: Analysis | None, frames: int) -> dict[str, float]:
-    """One story's scores. `claimed` is None where the answer cannot be read: it counts as having no boxes."""
+    """One story's scores. `claimed` is None if the answer cannot be read; it then counts as having no boxes."""
     reference, predicted = _pool(told, frames), _pool(claimed or Analysis(), frames)
     iou = boxes.iou_matrix([box for box, _ in reference], [box for box, _ in predicted])
     same = np.array([a for _, a in reference], bool)[:, None] == np.array([b for _, b in predicted], bool)[None, :]
     matched = greedy(np.where(same, iou, 0.0))
     scores: dict[str, float] = {}
-    for label, wanted in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
-        right = sum(predicted[j][1] in wanted for _, j in matched)
-        claims = sum(person in wanted for _, person in predicted)
-        truths = sum(person in wanted for _, person in reference)
+    for label, people in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
+        right = sum(predicted[j][1] in people for _, j in matched)
+        claims = sum(person in people for _, person in predicted)
+        truths = sum(person in people for _, person in reference)
         precision = right / claims if claims else 1.0
         recall = right / truths if truths else (0.0 if claims else 1.0)
         both = precision + recall
@@ -39,7 +39,7 @@ def count(told: Analysis, claimed: Analysis | None, frames: int) -> dict[str, fl
 
 
 def _pool(analysis: Analysis, frames: int) -> list[tuple[Box, bool]]:
-    """The boxes of all images in table order, each with whether it is a person; none where an image does not exist."""
+    """The boxes of all images in table order, each with whether it is a person; none if a section's image does not exist."""
     if any(not 1 <= section.image <= frames for section in analysis.sections):
         return []
     pool = []
@@ -50,7 +50,7 @@ def _pool(analysis: Analysis, frames: int) -> list[tuple[Box, bool]]:
 
 
 def greedy(iou: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of IoU 0.5 or more, the highest first, each box once."""
+    """Greedy one-to-one matching by descending IoU, down to 0.5; `iou` is [reference, predicted]."""
     rows, columns = np.nonzero(iou >= _THRESHOLD)
     order = np.argsort(-iou[rows, columns], kind="stable")
     taken_rows: set[int] = set()
@@ -65,7 +65,7 @@ def greedy(iou: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _average_precision(hits: Sequence[bool], truths: int) -> float:
-    """11-point interpolated average precision (Everingham et al. 2010, section 4.2), predictions in table order."""
+    """11-point interpolated average precision (Everingham et al. 2010, section 4.2) of predictions in table order."""
     if not truths:
         return 0.0 if hits else 1.0
     right = np.cumsum(hits)

@@ -1,4 +1,4 @@
-"""Persistence: which entities stay for five images or more, in the analysis, in the story, and in the reference's."""
+"""Persistence: which entities appear in five images or more, in the answer and in the reference."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,12 +9,14 @@ from storyreason.format.story import Mention, Story
 from storyreason.format.tables import ENTITY_TABLES
 
 LASTING = 5
-"""So many images make an entity persistent (as the paper counts)."""
+"""The number of images from which an entity counts as lasting, as in the paper."""
 
 
 def count(told: Analysis, told_story: Story, claimed: Analysis, claimed_story: Story) -> dict[str, float]:
-    """One story's sums: entities by kind and how many of them stand in LASTING images or more. The first two are the
-    reference's, the others the answer's."""
+    """One story's counts: entities by kind, and how many of them appear in LASTING images or more.
+
+    `told` and `told_story` are the reference's analysis and story, `claimed` and `claimed_story` the answer's.
+    """
     sides = {
         "analysis": _rows(claimed),
         "story": _mentions(claimed_story),

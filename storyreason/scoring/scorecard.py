@@ -1,7 +1,7 @@
-"""The scorecard: what one model's answers are worth, story by story and as a whole, with intervals.
+"""The scorecard: the scores of a model's answers, per story and overall, with bootstrap intervals.
 
-It holds sums, not scores: one row of counts per story. Scores, bootstrap intervals and the paired comparison of two
-models are all computed from these rows, so a stored scorecard can be compared with one that is made a year later.
+It stores counts rather than scores, one row per story. Scores, intervals and the paired comparison of two models are all
+computed from these rows, so a stored scorecard can be compared with one that is made a year later.
 """
 
 import json
@@ -14,33 +14,36 @@ from storyreason.errors import ScoringError
 from storyreason.scoring.catalogue import SCORES
 
 FORMAT = 1
-"""Version of the stored form."""
+"""The version of the stored format."""
 _CELLS = 8_000_000
-"""Draws held at once while resampling: bounds the memory, whatever the number of stories."""
+"""The most draws held in memory while resampling, whatever the number of stories."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scorecard:
-    """`sums` is [stories, columns], float64; `story_ids` name its rows, `columns` its columns."""
+    """`sums` is [stories, columns], float64; `story_ids` and `columns` name its rows and columns."""
 
     story_ids: tuple[str, ...]
     columns: tuple[str, ...]
     sums: np.ndarray
 
     def metrics(self) -> dict[str, float]:
-        """Every score that is defined, by its name (`strict/grounding/f1`), over all stories."""
+        """Every score that is defined over all stories, by name (`strict/grounding/f1`)."""
         return _defined(_values(self, self._totals()))
 
     def intervals(
         self, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """The percentile bootstrap interval of every score in `metrics()`: stories drawn anew with replacement, sums
-        and ratios recomputed (Efron and Tibshirani 1993, chapter 13)."""
+        """The percentile bootstrap interval of every score in `metrics()`, as (low, high).
+
+        Stories are drawn with replacement, and the scores recomputed from their sums (Efron and Tibshirani 1993,
+        chapter 13).
+        """
         drawn = _values(self, self._resampled(resamples, seed))
         return {name: _interval(drawn[name], confidence) for name in self.metrics()}
 
     def table(self) -> list[dict[str, float | str]]:
-        """One row per story, in order: `story_id` and the same scores over that story alone, where they are defined."""
+        """A row for each story, in order: `story_id`, and every score that is defined for that story alone."""
         values = _values(self, dict(zip(self.columns, self.sums.T, strict=True)))
         names = [name for name in values if not np.isnan(values[name]).all()]
         rows: list[dict[str, float | str]] = []
@@ -50,44 +53,45 @@ class Scorecard:
         return rows
 
     def total(self, column: str) -> float:
-        """The sum of one column over all stories, 0 where the scorecard has no such column."""
+        """The sum of a column over all stories, 0 if there is no such column."""
         return float(self.sums[:, self.columns.index(column)].sum()) if column in self.columns else 0.0
 
     def to_json(self) -> str:
-        """All of it as JSON text; `from_json` reads it back, equal to the last bit."""
+        """The scorecard as JSON; `from_json` restores it exactly."""
         rows = [[int(x) if x == int(x) else x for x in row] for row in self.sums.tolist()]
         content = {"format": FORMAT, "story_ids": self.story_ids, "columns": self.columns, "sums": rows}
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Scorecard":
-        """Raises ScoringError when the text is no scorecard of this version."""
-        wanted = f"wanted a scorecard of format {FORMAT}: evaluate the model again to make one"
+        """The scorecard that `to_json` wrote. Raises ScoringError if the text is not a scorecard of this version."""
+        expected = f"expected a scorecard of format {FORMAT}: evaluate the model again to create one"
         try:
             content = json.loads(text)
             found = content["format"]
             if found != FORMAT:
-                raise ScoringError(f"Found a scorecard of format {found}; {wanted}.")
+                raise ScoringError(f"Found a scorecard of format {found}; {expected}.")
             ids, columns = tuple(content["story_ids"]), tuple(content["columns"])
             return Scorecard(ids, columns, np.array(content["sums"], float).reshape(len(ids), len(columns)))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ScoringError(
-                f"Found a text that cannot be read ({type(error).__name__}: {error}); {wanted}."
-            ) from error
+            raise ScoringError(f"The text cannot be read ({type(error).__name__}: {error}); {expected}.") from error
 
     def _totals(self) -> dict[str, np.ndarray]:
         return dict(zip(self.columns, self.sums.sum(0), strict=True))
 
     def _resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
-        """Each column's sum in every resample, [resamples]. The draws depend on the seed and the number of stories
-        alone, so that two scorecards of the same stories get the same draws: that makes a comparison paired."""
+        """The sum of each column in every resample: [resamples] each.
+
+        The draws depend only on the seed and the number of stories. Two scorecards of the same stories get the same
+        draws, which makes their comparison paired.
+        """
         parts = [weights @ self.sums for weights in _draws(len(self.story_ids), resamples, seed)]
         return dict(zip(self.columns, np.concatenate(parts).T, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`gain = a - b` in one score, with its paired interval."""
+    """The difference `gain = a - b` in a score, with its paired interval."""
 
     name: str
     a: float
@@ -98,16 +102,16 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves no doubt that the two differ."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def compare(
     a: Scorecard, b: Scorecard, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Difference]:
-    """The paired differences `a - b` of every score that both have, by name: both are resampled with the same stories.
+    """The paired differences `a - b` of every score that both have, by name; both are resampled with the same draws.
 
-    Raises ScoringError unless both scorecards are about the same stories.
+    Raises ScoringError if the scorecards cover different stories.
     """
     b = _aligned(b, a)
     of_a, of_b = a.metrics(), b.metrics()
@@ -121,22 +125,22 @@ def compare(
 
 
 def _aligned(card: Scorecard, other: Scorecard) -> Scorecard:
-    """`card` with its rows in the order of `other`'s stories."""
+    """`card` with its rows in the order of `other`. Raises ScoringError if they cover different stories."""
     if card.story_ids == other.story_ids:
         return card
     missing, extra = set(other.story_ids) - set(card.story_ids), set(card.story_ids) - set(other.story_ids)
     if missing or extra:
         example = sorted(missing or extra)[0]
         raise ScoringError(
-            f"The two scorecards are about different stories: {len(missing)} only in the first, {len(extra)} only in "
-            f"the second ({example!r} for one). Score both models on the same test split."
+            f"The two scorecards cover different stories: {len(missing)} only in the first, {len(extra)} only in "
+            f"the second (for example {example!r}). Score both models on the same test split."
         )
     place = {story_id: i for i, story_id in enumerate(card.story_ids)}
     return Scorecard(other.story_ids, card.columns, card.sums[[place[story_id] for story_id in other.story_ids]])
 
 
 def _draws(stories: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each story is drawn in each resample: blocks of [some resamples, stories], float64."""
+    """How often each story is drawn in each resample: blocks of [resamples, stories], float64."""
     if not stories:
         raise ScoringError("There is no story to resample: score at least one.")
     generator = np.random.default_rng(seed)
@@ -159,7 +163,7 @@ def _defined(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _interval(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The middle `confidence` of the resamples in which the score is defined."""
+    """The central `confidence` interval over the resamples in which the score is defined."""
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(drawn[~np.isnan(drawn)], [tail, 100 - tail])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Validity: does an answer keep the rules of the format? The rules themselves stand in `storyreason.format.rules`."""
+"""Validity: does an answer keep the rules of the format (`storyreason.format.rules`)?"""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from storyreason.format.rules import RULES, is_valid
 
 
 def count(problems: Sequence[Problem] | None, missing: bool) -> dict[str, float]:
-    """One answer's sums. `problems` is None for an answer that cannot be read: it passes no rule at all."""
+    """One answer's counts. `problems` is None for an unreadable answer, which keeps no rule."""
     broken = set(RULES) if problems is None else {problem.rule for problem in problems}
     return {
         "validity/missing": missing,

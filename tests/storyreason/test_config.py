@@ -47,7 +47,7 @@ def test_overrides_are_laid_over_the_preset() -> None:
             "did you mean 'free/strict/grounding/f1'?",
         ),
         ("gate.primary=free/paper/ROUGE_L", "did you mean 'free/paper/ROUGE-L'?"),
-        ("gate.primary=free/strict/language/words", "must be one of which more is better"),
+        ("gate.primary=free/strict/language/words", "higher is not better"),
         (
             "training.images_first=false",
             "training.images_first and generation.images_first differ: set both to the same value",

@@ -1,4 +1,4 @@
-"""`storyreason publish`: shows what would go to the Hub, and refuses what is no model."""
+"""`storyreason publish`: shows what would be uploaded to the Hub, and rejects what is not a model."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_dry_run_shows_files_and_card_and_sends_nothing(tiny_base: Path, score
     assert done.exit_code == 0, done.output
     assert "model.safetensors" in done.output
     assert "chat_template.jinja" in done.output
-    assert "in all, to someone/teller" in done.output
+    assert "in total, to someone/teller" in done.output
     assert "pipeline_tag: image-text-to-text" in done.output
     row = next(line for line in done.output.splitlines() if line.startswith("| `strict/grounding/f1` |"))
     value = float(row.split("|")[2].split()[0])
@@ -44,14 +44,14 @@ def test_a_dry_run_shows_files_and_card_and_sends_nothing(tiny_base: Path, score
     assert done.output.rstrip().endswith("nothing was uploaded (--dry-run)")
 
 
-def test_what_is_no_model_no_repository_or_no_scorecard_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+def test_invalid_models_repositories_and_scorecards_are_rejected(tiny_base: Path, tmp_path: Path) -> None:
     def publish(*arguments: str) -> None:
         RUNNER.invoke(app, ["publish", *arguments, "--dry-run"], catch_exceptions=False)
 
-    with pytest.raises(ModelError, match=r"is no model folder .*storyreason merge"):
+    with pytest.raises(ModelError, match=r"is not a model folder .*storyreason merge"):
         publish(str(tmp_path), "--to", "someone/teller")
-    with pytest.raises(ModelError, match="'teller' is no repository of the Hub: wanted user/model"):
+    with pytest.raises(ModelError, match="'teller' is not a repository of the Hub: expected user/model"):
         publish(str(tiny_base), "--to", "teller")
     (tmp_path / "free-scorecard.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"free-scorecard.json: Found a text that cannot be read"):
+    with pytest.raises(ModelError, match=r"free-scorecard.json: The text cannot be read"):
         publish(str(tiny_base), "--to", "someone/teller", "--scores", str(tmp_path / "free-scorecard.json"))

@@ -111,7 +111,7 @@ def test_missing_predictions_are_counted_and_score_as_empty(monkeypatch, capsys,
     some = jsonl(tmp_path / "some.jsonl", STORIES[:4])
     _, out, _ = call(monkeypatch, capsys, some, "--data", data)
 
-    assert "2 predictions are missing: they count as empty answers." in out
+    assert "2 predictions are missing and count as empty answers." in out
     _, out, _ = call(monkeypatch, capsys, some, "--data", data, "--format", "json")
     result = json.loads(out)
     assert (result["missing"], result["story_count"]) == (2, 6)
@@ -130,7 +130,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path
         "empty.jsonl": "holds no prediction",
         "columns.jsonl": "has no story_id and no prediction",
         "latin.jsonl": "is not UTF-8",
-        "alien.jsonl": "1 predictions are for stories that the data do not hold ('999-1'",
+        "alien.jsonl": "1 predictions are for stories that the data do not hold (for example '999-1'",
         "double.jsonl": "a second time",
         "nothing.jsonl": "There is no",
     }

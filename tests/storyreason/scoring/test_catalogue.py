@@ -1,4 +1,4 @@
-"""The catalogue: every score is declared once, is counted, and is the one that the code and the papers name."""
+"""The catalogue: every score is declared once, is counted, and every name in code and docs exists."""
 
 import re
 import subprocess
@@ -47,7 +47,7 @@ def test_a_guard_is_a_tolerance_of_the_gate_for_a_score_with_a_direction() -> No
         assert one.better
 
 
-def test_the_default_primary_is_a_score_of_which_more_is_better() -> None:
+def test_the_default_primary_is_a_score_where_higher_is_better() -> None:
     GateConfig(primary=GateConfig().primary)
 
 
@@ -59,7 +59,7 @@ def test_charts_show_every_bar_once() -> None:
 
 
 @pytest.mark.parametrize("room", ["storyreason", "tasks", "flows", "docs", "benchmarks", "README.md", "deploy/presets"])
-def test_names_of_scores_that_are_written_elsewhere_exist(room: str) -> None:
+def test_score_names_in_code_and_docs_exist(room: str) -> None:
     path = ROOT / room
     files = (
         [path]

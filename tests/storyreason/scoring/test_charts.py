@@ -30,7 +30,7 @@ def test_every_bar_is_as_long_as_its_score(cards: dict[str, Scorecard]) -> None:
     assert base[0].get_width() == 0
 
 
-def test_a_score_that_no_model_has_is_left_out(cards: dict[str, Scorecard]) -> None:
+def test_a_score_that_no_model_has_is_omitted(cards: dict[str, Scorecard]) -> None:
     axes = charts(cards)["pronouns_grounded"].axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
 

@@ -27,7 +27,7 @@ WEAK = [4, 5, 6, 5] * 10
 STRONG = [6, 7, 8, 8] * 10
 
 
-def test_a_challenger_that_is_better_beyond_doubt_is_promoted() -> None:
+def test_a_significantly_better_challenger_is_promoted() -> None:
     decision = decide(card(STRONG), card(WEAK), GateConfig(), challenger="version 2", incumbent="version 1")
 
     assert decision.promote
@@ -48,7 +48,7 @@ def test_a_gain_that_may_be_chance_keeps_the_champion() -> None:
     assert report(decision).startswith("# Keep version 1\n")
 
 
-def test_a_negative_min_gain_accepts_as_good_and_fresher() -> None:
+def test_a_negative_min_gain_accepts_a_model_that_is_about_as_good() -> None:
     assert not decide(card(WEAK), card(WEAK), GateConfig()).promote
     assert decide(card(WEAK), card(WEAK), GateConfig(min_gain=-0.01)).promote
 
@@ -66,17 +66,17 @@ def test_validity_may_fall_by_a_hundredth_and_not_by_more(invalid: int, promoted
 
 
 @pytest.mark.parametrize(("valid", "promoted"), [(19, False), (20, True)])
-def test_what_mostly_breaks_the_rules_is_not_promoted_however_bad_the_incumbent(valid: int, promoted: bool) -> None:
+def test_mostly_invalid_answers_are_not_promoted_however_bad_the_incumbent(valid: int, promoted: bool) -> None:
     ours = card(STRONG, valid=[1] * valid + [0] * (40 - valid))
     decision = decide(ours, card(WEAK, valid=[0] * 40), GateConfig())
 
     assert decision.promote is promoted
     if not promoted:
-        assert "share of valid answers (grounded decoding): 0.475, wanted at least 0.500" in decision.reason
+        assert "share of valid answers (grounded decoding): 0.475, required: at least 0.500" in decision.reason
         assert "`gate.min_validity`" in decision.reason
 
 
-def test_the_validity_of_free_decoding_is_what_is_guarded_where_it_is_known() -> None:
+def test_validity_is_guarded_in_free_decoding_if_known() -> None:
     # given: under grammars both models are valid; freely, the challenger is so in 36 of 40 stories, the other in all
     free = card(STRONG, valid=[1] * 36 + [0] * 4), card(WEAK)
     decision = decide(card(STRONG), card(WEAK), GateConfig(), free=free)
@@ -89,7 +89,7 @@ def test_the_validity_of_free_decoding_is_what_is_guarded_where_it_is_known() ->
     assert rows[1].startswith("| grounded/strict/validity/valid | 1.000")
 
 
-def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() -> None:
+def test_identity_and_hallucinations_stay_within_tolerance() -> None:
     def with_guards(matched: int, idtp: int, hallucinations: int) -> Scorecard:
         return card(
             [matched] * 40,
@@ -107,17 +107,19 @@ def test_identity_may_not_fall_nor_hallucinations_rise_past_their_tolerance() ->
     assert "mentions: +1.00 (2.00 to 3.00" in decide(with_guards(8, 40, 6), champion, GateConfig()).reason
 
 
-def test_a_challenger_that_mentions_nothing_any_more_is_not_promoted() -> None:
+def test_a_challenger_that_mentions_nothing_is_not_promoted() -> None:
     silent = card([8] * 40, references__hallucinations=[0] * 40, references__mentions=[0] * 40)
     champion = card([5] * 40, references__hallucinations=[1] * 40, references__mentions=[100] * 40)
     decision = decide(silent, champion, GateConfig())
 
     assert not decision.promote
-    assert "mentions: undefined, for its stories have no mentions, wanted stories with mentions" in decision.reason
+    assert (
+        "mentions: undefined, because its stories have no mentions, required: stories with mentions" in decision.reason
+    )
     assert decide(champion, silent, GateConfig(min_gain=-1, validity_tolerance=1)).promote
 
 
-def test_fewer_than_thirty_stories_are_not_decided_on() -> None:
+def test_fewer_than_thirty_stories_are_too_few_to_decide() -> None:
     decision = decide(card([9] * 29), card([1] * 29), GateConfig())
 
     assert decision.verdict == "refuse"
@@ -127,15 +129,15 @@ def test_fewer_than_thirty_stories_are_not_decided_on() -> None:
 
 
 @pytest.mark.parametrize("who", ["challenger", "incumbent"])
-def test_whoever_has_trained_on_a_test_story_ends_the_comparison(who: str) -> None:
+def test_a_model_trained_on_a_test_story_is_not_compared(who: str) -> None:
     seen = {who: {"film3-1", "film900-1"}}
     decision = decide(card(STRONG), card(WEAK), GateConfig(), incumbent="the incumbent", trained_on=seen)
 
     assert decision.verdict == "keep"
-    assert f"the {who} has trained on 1 of the 40 test stories ('film3-1' for one)" in decision.reason
+    assert f"the {who} was trained on 1 of the 40 test stories (for example 'film3-1')" in decision.reason
 
 
-def test_a_model_that_answers_alike_has_nothing_to_gain() -> None:
+def test_identical_scores_keep_the_incumbent() -> None:
     decision = decide(card(STRONG), card(STRONG), GateConfig())
 
     assert decision.verdict == "keep"
@@ -150,7 +152,7 @@ def test_stories_are_compared_by_their_ids_whatever_the_order() -> None:
     assert decide(card(STRONG), turned, GateConfig()).reason == straight.reason
 
 
-def test_scorecards_that_do_not_fit_are_refused_with_one_sentence() -> None:
+def test_mismatched_scorecards_are_rejected_with_one_sentence() -> None:
     with pytest.raises(
         ScoringError, match=r"different stories: 2 only in the first, 0 only in the second.*same test split"
     ):

@@ -20,7 +20,7 @@ def count(reference: list[EntityBox], predicted: list[EntityBox]) -> dict[str, f
     return identity.count(reference, predicted, idtp, matched)
 
 
-def test_a_chain_told_as_two_ids() -> None:
+def test_a_chain_split_into_two_ids() -> None:
     counts = count(chain("char1", 1, 2, 3), chain("a", 1, 2) + chain("b", 3))
 
     assert counts["identity/idtp"] == 2

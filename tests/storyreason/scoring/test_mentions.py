@@ -52,13 +52,13 @@ def test_a_well_grounded_story_has_no_fault() -> None:
     assert count(text)["mentions"] == 8
 
 
-def test_an_id_that_stands_nowhere_and_one_that_stands_elsewhere() -> None:
+def test_an_unknown_id_and_an_id_of_another_image() -> None:
     text = "<gdi image2>\n<gdo char7>A stranger</gdo> met <gdo char1 char2>them</gdo>.\n</gdi>"
 
     assert faults(text) == {"unknown": 1, "absent": 1, "hallucinations": 2}
 
 
-def test_a_mention_of_a_box_where_nothing_is() -> None:
+def test_a_mention_whose_box_matches_nothing() -> None:
     # given: in truth, Tom stands somewhere else
     truth = TABLES.replace("60,10,80,50", "40,60,60,79")
 
@@ -74,7 +74,7 @@ def test_an_action_without_an_actor() -> None:
     assert faults(text) == {"no_actor": 2, "hallucinations": 2}
 
 
-def test_tags_of_the_wrong_kind_are_no_hallucination() -> None:
+def test_tags_of_the_wrong_kind_are_not_hallucinations() -> None:
     text = "<gdi image1>\n<gdo bg1>The wall</gdo>, <gdl char1>Sarah</gdl>, <gdl bg1>the wall</gdl>.\n</gdi>"
 
     assert faults(text) == {"wrong_tag": 2}

