@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from storyreason.errors import ScoringError
 from storyreason.format import kinds
 from storyreason.format.rules import RULES
 from storyreason.format.words import FIRST_FORMS
@@ -289,14 +288,6 @@ def nearest(name: str) -> str | None:
     ends = [one for one in SCORES if one.endswith(f"/{name}")]
     near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.6)
     return ends[0] if ends else near[0] if near else None
-
-
-def find(name: str) -> Score:
-    """The score of this name. Raises ScoringError that names the nearest one."""
-    if name in SCORES:
-        return SCORES[name]
-    near = nearest(name)
-    raise ScoringError(f"There is no score {name!r}" + (f": did you mean {near!r}?" if near else "."))
 
 
 def markdown() -> str:

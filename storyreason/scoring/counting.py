@@ -59,13 +59,13 @@ def score(
     with ExitStack() as stack:
         words = language.Counting(stack.enter_context(Meteor()) if meteor else None) if "paper" in protocols else None
         for block in _blocks(references):
-            pairs_ = [_read(reference, predictions.get(reference.story_id)) for reference in block]
-            spoken = words.begin([(pair.reference.story, pair.answer.story_text) for pair in pairs_]) if words else None
-            found: list[dict[str, float]] = [{"stories": 1, "missing": pair.missing} for pair in pairs_]
+            parsed = [_parse(reference, predictions.get(reference.story_id)) for reference in block]
+            texts = words.begin([(pair.reference.story, pair.answer.story_text) for pair in parsed]) if words else None
+            found: list[dict[str, float]] = [{"stories": 1, "missing": pair.missing} for pair in parsed]
             if "strict" in protocols:
-                found = [counts | _strict(pair) for counts, pair in zip(found, pairs_, strict=True)]
-            if words and spoken:
-                paired = zip(found, pairs_, words.count(spoken), strict=True)
+                found = [counts | _strict(pair) for counts, pair in zip(found, parsed, strict=True)]
+            if words and texts:
+                paired = zip(found, parsed, words.count(texts), strict=True)
                 found = [counts | _paper(pair) | of_words for counts, pair, of_words in paired]
             columns = tuple(found[0])
             rows += [np.fromiter(counts.values(), float, len(counts)) for counts in found]
@@ -78,46 +78,46 @@ def score(
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _Parsed:
     """A reference and the answer to it, both parsed once for all protocols."""
 
     reference: Reference
-    told: Analysis
+    reference_analysis: Analysis
     answer: Answer
     missing: bool
 
 
-def _read(reference: Reference, prediction: str | None) -> _Read:
-    told, _ = analysis.read(reference.chain_of_thought)
-    return _Read(reference, told, answer.read(prediction or ""), prediction is None)
+def _parse(reference: Reference, prediction: str | None) -> _Parsed:
+    reference_analysis, _ = analysis.read(reference.chain_of_thought)
+    return _Parsed(reference, reference_analysis, answer.read(prediction or ""), prediction is None)
 
 
-def _strict(pair: _Read) -> dict[str, float]:
+def _strict(pair: _Parsed) -> dict[str, float]:
     """One story's counts in the strict protocol. An unreadable answer counts as empty."""
-    reference, told, read = pair.reference, pair.told, pair.answer
-    told_story, _ = story.read(reference.story)
-    claimed, claimed_story = (read.analysis, read.story) if read.readable else (None, None)
-    claimed, claimed_story = claimed or Analysis(), claimed_story or Story()
+    reference, reference_analysis, read = pair.reference, pair.reference_analysis, pair.answer
+    reference_story, _ = story.read(reference.story)
+    predicted, predicted_story = (read.analysis, read.story) if read.readable else (None, None)
+    predicted, predicted_story = predicted or Analysis(), predicted_story or Story()
     problems = rules.check(read, reference.sizes) if read.readable else None
 
-    real = entity_boxes(told, reference.sizes, drop_unusable=True)
-    said = entity_boxes(claimed, reference.sizes)
-    candidates = pairs(real, said)
-    idtp, matched = identity.match(real, said, candidates)
+    reference_boxes = entity_boxes(reference_analysis, reference.sizes, drop_unusable=True)
+    predicted_boxes = entity_boxes(predicted, reference.sizes)
+    candidates = pairs(reference_boxes, predicted_boxes)
+    idtp, matched = identity.match(reference_boxes, predicted_boxes, candidates)
     return {
         **validity.count(problems, pair.missing),
-        **grounding.count(real, said, candidates, frames=len(reference.sizes)),
-        **identity.count(real, said, idtp, matched),
-        **mentions.count(claimed, claimed_story, said, matched),
-        **persistence.count(told, told_story, claimed, claimed_story),
-        **length.count(told_story, claimed_story),
+        **grounding.count(reference_boxes, predicted_boxes, candidates, frames=len(reference.sizes)),
+        **identity.count(reference_boxes, predicted_boxes, idtp, matched),
+        **mentions.count(predicted, predicted_story, predicted_boxes, matched),
+        **persistence.count(reference_analysis, reference_story, predicted, predicted_story),
+        **length.count(reference_story, predicted_story),
     }
 
 
-def _paper(pair: _Read) -> dict[str, float]:
+def _paper(pair: _Parsed) -> dict[str, float]:
     """One story's scores in the paper's protocol, which cannot read an answer without `<think>` and `</think>`."""
-    claimed = pair.answer.analysis if pair.answer.story is not None else None
-    return paper.count(pair.told, claimed, frames=len(pair.reference.sizes))
+    predicted = pair.answer.analysis if pair.answer.story is not None else None
+    return paper.count(pair.reference_analysis, predicted, frames=len(pair.reference.sizes))
 
 
 def _blocks(references: Iterable[Reference]) -> Iterator[list[Reference]]:

@@ -16,12 +16,12 @@ def plain(story: Story) -> str:
     )
 
 
-def count(told: Story, claimed: Story) -> dict[str, float]:
+def count(reference: Story, predicted: Story) -> dict[str, float]:
     """One story's counts: words of answer and reference, and the answer's n-grams, total and distinct (distinct-n, Li et
     al. 2016)."""
-    words = _WORD.findall(plain(claimed).lower())
+    words = _WORD.findall(plain(predicted).lower())
     return {
-        "length/reference_words": len(_WORD.findall(plain(told))),
+        "length/reference_words": len(_WORD.findall(plain(reference))),
         "length/words": len(words),
         "length/distinct_1": len(set(words)),
         "length/bigrams": max(0, len(words) - 1),

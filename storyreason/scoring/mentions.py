@@ -11,15 +11,15 @@ from storyreason.scoring.catalogue import FAULTS, HALLUCINATIONS
 from storyreason.scoring.matching import EntityBox, Pair
 
 
-def count(claimed: Analysis, story: Story, rows: Sequence[EntityBox], matched: Sequence[Pair]) -> dict[str, float]:
-    """One story's counts. `rows` are the boxes of the `claimed` analysis, `matched` the pairs with reference boxes.
+def count(predicted: Analysis, story: Story, rows: Sequence[EntityBox], matched: Sequence[Pair]) -> dict[str, float]:
+    """One story's counts. `rows` are the boxes of the `predicted` analysis, `matched` the pairs with reference boxes.
 
     `catalogue.FAULTS` says what each fault is; those of `catalogue.HALLUCINATIONS` are the referential hallucinations.
     """
     known = {row.id for row in rows}
     present = {(row.image, row.id) for row in rows}
     seen = {(rows[pair.predicted].image, rows[pair.predicted].id) for pair in matched}
-    names = Names(row.name for section in claimed.sections for row in section.characters)
+    names = Names(row.name for section in predicted.sections for row in section.characters)
     faults: Counter[str] = Counter()
     tagged: Counter[str] = Counter()
     bare: Counter[str] = Counter()

@@ -16,25 +16,25 @@ _THRESHOLD = 0.5
 _LEVELS = np.linspace(0, 1, 11)
 
 
-def count(told: Analysis, claimed: Analysis | None, frames: int) -> dict[str, float]:
-    """One story's scores. `claimed` is None if the answer cannot be read; it then counts as having no boxes."""
-    reference, predicted = _pool(told, frames), _pool(claimed or Analysis(), frames)
-    iou = boxes.iou_matrix([box for box, _ in reference], [box for box, _ in predicted])
-    same = np.array([a for _, a in reference], bool)[:, None] == np.array([b for _, b in predicted], bool)[None, :]
+def count(reference: Analysis, predicted: Analysis | None, frames: int) -> dict[str, float]:
+    """One story's scores. `predicted` is None if the answer cannot be read; it then counts as having no boxes."""
+    truths, claims = _pool(reference, frames), _pool(predicted or Analysis(), frames)
+    iou = boxes.iou_matrix([box for box, _ in truths], [box for box, _ in claims])
+    same = np.array([a for _, a in truths], bool)[:, None] == np.array([b for _, b in claims], bool)[None, :]
     matched = greedy(np.where(same, iou, 0.0))
     scores: dict[str, float] = {}
     for label, people in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
-        right = sum(predicted[j][1] in people for _, j in matched)
-        claims = sum(person in people for _, person in predicted)
-        truths = sum(person in people for _, person in reference)
-        precision = right / claims if claims else 1.0
-        recall = right / truths if truths else (0.0 if claims else 1.0)
+        right = sum(claims[j][1] in people for _, j in matched)
+        predictions = sum(person in people for _, person in claims)
+        references = sum(person in people for _, person in truths)
+        precision = right / predictions if predictions else 1.0
+        recall = right / references if references else (0.0 if predictions else 1.0)
         both = precision + recall
         scores[f"paper/{label}Precision"] = precision
         scores[f"paper/{label}Recall"] = recall
         scores[f"paper/{label}F1"] = 2 * precision * recall / both if both else 0.0
     hits = {j for _, j in matched}
-    scores["paper/mAP"] = _average_precision([j in hits for j in range(len(predicted))], len(reference))
+    scores["paper/mAP"] = _average_precision([j in hits for j in range(len(claims))], len(truths))
     return scores
 
 

@@ -12,16 +12,16 @@ LASTING = 5
 """The number of images from which an entity counts as lasting, as in the paper."""
 
 
-def count(told: Analysis, told_story: Story, claimed: Analysis, claimed_story: Story) -> dict[str, float]:
+def count(reference: Analysis, reference_story: Story, predicted: Analysis, predicted_story: Story) -> dict[str, float]:
     """One story's counts: entities by kind, and how many of them appear in LASTING images or more.
 
-    `told` and `told_story` are the reference's analysis and story, `claimed` and `claimed_story` the answer's.
+    `reference` and `reference_story` are the reference's analysis and story, `predicted` and `predicted_story` the answer's.
     """
     sides = {
-        "analysis": _rows(claimed),
-        "story": _mentions(claimed_story),
-        "reference_analysis": _rows(told),
-        "reference_story": _mentions(told_story),
+        "analysis": _rows(predicted),
+        "story": _mentions(predicted_story),
+        "reference_analysis": _rows(reference),
+        "reference_story": _mentions(reference_story),
     }
     counts: dict[str, float] = {}
     for side, places in sides.items():
