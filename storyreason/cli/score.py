@@ -100,12 +100,12 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
     for which, scored in (("", card), ("of the other ", other)):
         missing = int(scored.total("missing")) if scored else 0
         if missing:
-            console.print(f"{missing} predictions {which}are missing: they count as empty answers.")
+            console.print(f"{missing} predictions {which}are missing and count as empty answers.")
     console.print(f"{len(card.story_ids)} stories. {left_out} more scores with --format json or --out.")
 
 
 def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]") -> int:
-    """Add a row for each headline score and for each rule that some answer breaks. Returns the number of scores left out."""
+    """Add a row for each main score and for each rule that some answer breaks. Returns the number of scores left out."""
     from storyreason.scoring.catalogue import SCORES
 
     intervals = card.intervals()
