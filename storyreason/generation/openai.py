@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -233,7 +233,7 @@ def _whole(answer: dict[str, Any]) -> Completion:
 def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
     pieces: list[str] = []
     finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
-    for line in response.iter_lines():
+    for line in _lines(response):
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
         event = json.loads(line.removeprefix("data: "))
@@ -249,6 +249,20 @@ def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
         raise EngineAwayError("The engine broke off in the middle of its answer.")
     on_chunk(Chunk("", tokens=usage["completion_tokens"]))
     return Completion("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def _lines(response: "httpx.Response") -> Iterator[str]:
+    """The lines of a stream of server-sent events.
+
+    httpx's own `iter_lines` also splits at U+2028, U+2029 and U+0085, which JSON allows within a text.
+    """
+    rest = b""
+    for part in response.iter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode()
+    if rest:
+        yield rest.decode()
 
 
 def _raise_for_status(response: "httpx.Response") -> None:

@@ -26,7 +26,7 @@ def stream(pieces: Iterable[str], finish: str = "stop") -> Reply:
         for piece in pieces:
             count += bool(piece)
             choice = {"delta": {"content": piece}, "finish_reason": None}
-            yield f"data: {json.dumps({'choices': [choice]})}\n\n" if piece else ": nothing\n\n"
+            yield f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n" if piece else ": nothing\n\n"
         yield f"data: {json.dumps({'choices': [{'delta': {}, 'finish_reason': finish}]})}\n\n"
         yield f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 7, 'completion_tokens': count}})}\n\n"
         yield "data: [DONE]\n\n"

@@ -11,7 +11,7 @@ from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import Chunk, GenerationConfig, tell
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
-from tests.storyreason.generation.endpoint import answer, endpoint, refusal
+from tests.storyreason.generation.endpoint import answer, endpoint, refusal, stream
 
 CONFIG = GenerationConfig(request="Tell a story that connects these images.", max_tokens=9)
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
@@ -42,6 +42,17 @@ def test_the_request_may_come_first_and_the_length_be_left_open() -> None:
     assert told.cut
     assert [part["type"] for part in seen[0]["messages"][1]["content"]] == ["text"] + 3 * ["image_url"]
     assert "max_tokens" not in seen[0]
+
+
+def test_line_separators_that_json_allows_do_not_break_a_stream() -> None:
+    pieces = ["one\u2028two", "three\u2029\x85four", "caf\u00e9 \U0001f600"]
+    chunks: list[Chunk] = []
+
+    with endpoint(lambda _: stream(pieces)) as url:
+        told = tell(url, "teller", PICTURES, CONFIG, on_chunk=chunks.append)
+
+    assert told.text == "".join(pieces)
+    assert [chunk.text for chunk in chunks if chunk.text] == pieces
 
 
 @pytest.mark.parametrize(
