@@ -162,8 +162,8 @@ def answer_by(
 ) -> Prediction:
     """As `answer_to`, of any engine."""
     if config.decoding == "free":
-        told = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
-        return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
+        free = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
+        return Prediction(story_id, free.text, free.cut, free.prompt_tokens, free.tokens)
     told = grounded.tell(engine, images, config, on_chunk=on_chunk, stop=stop)
     return Prediction(
         story_id,
