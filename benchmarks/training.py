@@ -89,8 +89,8 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
     from worlds import Seven, Tiny
 
     from storyreason.training import features, machine, packing, plan
-    from storyreason.training.loss import token_losses
     from storyreason.training.measure import Cost, peak_memory, peak_operations
+    from storyreason.training.trainer import token_losses
 
     recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
     cuda, bf16, per_step = torch.cuda.is_available(), machine.multiplies_bfloat16(), PER_STEP[size]

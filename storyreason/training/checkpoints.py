@@ -1,18 +1,33 @@
-"""Checkpoints of a work folder: `checkpoint-<step>/`, complete because it was renamed into place."""
+"""Checkpoints of a work folder, `checkpoint-<step>/`, and its `result/`: complete because they were renamed into place."""
 
 import hashlib
 import json
+import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from storyreason import runs
+from storyreason.compat.trainer import OpenTrainer
 from storyreason.errors import TrainingError
+from storyreason.model import PROMPT
+from storyreason.training import sharding
 from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
 
 PREFIX = "checkpoint-"
 IDENTITY = "identity.json"
+RESULT = "result"
+WEIGHTS = "trained.safetensors"
+STATE = "trainer_state.json"
+"""transformers' name for the file in which a checkpoint keeps its step, the best step and the validations until then."""
 KEPT = 2
 """So many newest ones stay, and the best one on the validation films."""
 
@@ -90,3 +105,145 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
             f"to go on, set training.accumulation so that batch_size x accumulation x processes = {per_step}; or {way}"
         )
     raise TrainingError(f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): {way}")
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Writes and reads the checkpoints of a trainer, and its result."""
+
+    def __init__(
+        self, trainer: OpenTrainer, job: Job, identity: Mapping[str, Any], on_saved: Callable[[int, str], None]
+    ) -> None:
+        """`on_saved` gets the step and the folder's name of every checkpoint."""
+        self.trainer = trainer
+        self.job = job
+        self.identity = identity
+        self.on_saved = on_saved
+        self._random_state: dict[str, Any] = {}
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._random_state = _random_state()
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The checkpoint of this step records its validation."""
+        folder = path(self.job.work, state.global_step)
+        if self.trainer.is_world_process_zero() and folder.is_dir():
+            beside = folder / f".{STATE}"
+            state.save_to_json(str(beside))
+            beside.rename(folder / STATE)
+
+    def begin(self) -> int | None:
+        """The step of the checkpoint to resume from; what earlier attempts left unfinished is removed."""
+        resumed = to_resume(self.job.work, self.identity, self.job.training.afresh)
+        self.trainer.accelerator.wait_for_everyone()  # all have looked before anything is removed
+        if self.trainer.is_world_process_zero():
+            clear(self.job.work, whole=resumed is None)
+        return resumed
+
+    def write(self) -> None:
+        """Write model, optimizer, schedule, random states and place aside, then rename. All processes take part.
+
+        Raises TrainingError when it cannot be written; the checkpoint before it stays.
+        """
+        trainer, work, step = self.trainer, self.job.work, self.trainer.state.global_step
+        final, beside = path(work, step), temporary(work, step)
+        if final.exists():
+            return
+        first = trainer.is_world_process_zero()
+        try:
+            if not trainer.is_fsdp_enabled and first:  # FSDP's weights come with its optimizer
+                beside.mkdir(exist_ok=True)
+                save_file(self._trained(), beside / WEIGHTS)
+            trainer.save_progress(beside)
+            trainer.accelerator.wait_for_everyone()
+            if first:
+                trainer.state.save_to_json(str(beside / STATE))
+                runs.write_text(beside / IDENTITY, json.dumps(self.identity) + "\n")
+                beside.rename(final)
+                rotate(work, trainer.state.best_global_step)
+        except Exception as error:  # a full disk is an OSError, torch's RuntimeError or safetensors' own kind
+            shutil.rmtree(beside, ignore_errors=True)
+            kept = newest(work)
+            raise TrainingError(
+                f"The checkpoint of step {step} could not be written to {work}: {' '.join(str(error).split())[:200]}. "
+                + (f"The one of step {kept} stays; " if kept else "")
+                + "make room (or mend what is named) and run again: training goes on from there."
+            ) from error
+        trainer.accelerator.wait_for_everyone()
+        self.on_saved(step, final.name)
+
+    def read(self, checkpoint: Path) -> None:
+        """Load the trained weights. (The Trainer's own way loads nothing when stored names are older than the model's.)
+
+        Raises TrainingError when the checkpoint does not hold exactly these.
+        """
+        if self.trainer.is_fsdp_enabled:
+            sharding.check(checkpoint, self.trainer.model)
+            self.trainer.read_shards(checkpoint)
+            return
+        trained, stored = self._trained(), load_file(checkpoint / WEIGHTS)
+        if trained.keys() != stored.keys():
+            raise TrainingError(f"{checkpoint} holds other weights than this model's: remove it.")
+        for name, parameter in trained.items():
+            parameter.copy_(stored[name])
+
+    def drop_half_step(self) -> None:
+        """Leave the checkpoint of the last whole step, as if the unfinished one had not begun."""
+        _restore(self._random_state)
+        self.trainer.model_wrapped.zero_grad()
+        if self.trainer.state.global_step > 0:
+            self.write()
+
+    def write_result(self) -> None:
+        """Leave the best weights on the validation films (the last, without such films) in `result/`."""
+        trainer, work, best = self.trainer, self.job.work, self.trainer.state.best_global_step
+        if best and best != trainer.state.global_step and path(work, best).is_dir():
+            self.read(path(work, best))
+        if trainer.is_fsdp_enabled:
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        beside, final = work / f".{RESULT}", work / RESULT
+        if trainer.is_world_process_zero():
+            shutil.rmtree(beside, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_whole(beside)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            (beside / "training_args.bin").unlink(missing_ok=True)
+            prompt = {"images_first": self.job.training.images_first}
+            runs.write_text(beside / PROMPT, json.dumps(prompt) + "\n")
+            if not _holds_weights(beside):
+                raise TrainingError(
+                    f"{beside} was written without any weights: this mode does not work so, see log.txt."
+                )
+            shutil.rmtree(final, ignore_errors=True)
+            beside.rename(final)
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        parameters = self.trainer.accelerator.unwrap_model(self.trainer.model).named_parameters()
+        return {name: parameter.detach().contiguous() for name, parameter in parameters if parameter.requires_grad}
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _restore(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether any of a folder's safetensors files holds a tensor; PEFT writes an empty one without a word."""
+
+    def filled(file: Path) -> bool:
+        with safe_open(file, framework="pt") as opened:
+            return len(opened.keys()) > 0
+
+    return any(filled(file) for file in folder.glob("*.safetensors"))

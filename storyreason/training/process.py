@@ -55,11 +55,11 @@ def _train(job: Job, watch: Watch) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoints.path(job.work, resumed)) if resumed else None)
     except HalfStepError:
-        trainer.drop_half_step()
+        trainer.keeper.drop_half_step()
     except EnoughError:
         pass  # an attempt before this one was killed before its result was written
     if watch.wanted:
-        trainer.progress.write("stopped", step=trainer.state.global_step, reason=watch.reason)
+        trainer.telemetry.writer.write("stopped", step=trainer.state.global_step, reason=watch.reason)
         sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
         sys.stderr.flush()
         os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
@@ -76,10 +76,10 @@ def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step:
     device = trainer.args.device
     cache = features.FeatureCache(job.features or job.work / "features", holder, encoder, device, trainer.args.bf16)
     share = cache.share(trainer.stories, trainer.validation, _least(cache.room(job.training.feature_cache_gb), device))
-    trainer.progress.write("features", step=step, **share.told())
+    trainer.telemetry.writer.write("features", step=step, **share.told())
 
     def tell(done: int, of: int) -> None:
-        trainer.progress.write("features", step=step, **share.told(), stories=of, done=done)
+        trainer.telemetry.writer.write("features", step=step, **share.told(), stories=of, done=done)
 
     for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
         # Each machine fills its own disk, or all of them one that they share: then some is written twice, alike.
@@ -91,8 +91,8 @@ def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step:
             stories.seen = {index: partial(cache.load, stories, index) for index in kept}
         if len(share.stories) == len(trainer.stories) and len(share.validation) == len(trainer.validation):
             trainer.leave_out_tower()
-            trainer.progress.write("features", step=step, **share.told(), tower="left out")
-    trainer.begin_clock()
+            trainer.telemetry.writer.write("features", step=step, **share.told(), tower="left out")
+    trainer.telemetry.restart_clock()
 
 
 def _least(value: int, device: torch.device) -> int:

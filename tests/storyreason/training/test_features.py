@@ -9,7 +9,7 @@ import torch
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, features, packing, setup
 from storyreason.training.examples import Batches, StoryDataset
-from storyreason.training.loss import token_losses
+from storyreason.training.trainer import token_losses
 
 LIMITS = dict.fromkeys(("tell", "stop"), lambda *_: False)
 

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, setup
 from storyreason.training.examples import StoryDataset, collate
-from storyreason.training.loss import token_losses
 from storyreason.training.measure import Cost, peak_operations
+from storyreason.training.trainer import token_losses
 
 
 @pytest.mark.parametrize("mode", ["full", "language", "lora"])

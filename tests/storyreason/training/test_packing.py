@@ -11,7 +11,7 @@ from storyreason import chat, dataset, model
 from storyreason.errors import ModelError
 from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.examples import StoryDataset, collate
-from storyreason.training.loss import token_losses
+from storyreason.training.trainer import token_losses
 
 Mode = Literal["lora", "full", "language"]
 

@@ -11,7 +11,7 @@ from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.config import Recompute
 from storyreason.training.examples import StoryDataset
-from storyreason.training.loss import token_losses
+from storyreason.training.trainer import token_losses
 
 KINDS: tuple[Recompute, ...] = ("none", "selective", "all")
 

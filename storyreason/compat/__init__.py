@@ -1,0 +1,103 @@
+"""The private names of other libraries that this one uses, overrides or replaces: all of them, and none elsewhere.
+
+`BORROWED` names the version that each was last checked against. `fault` says what to look at when a library has moved; a
+test calls it for every entry, so that an update of a library fails there and not in the middle of a training.
+
+    models     private attributes of models, configurations and processors
+    trainer    transformers' Trainer with public names for its private methods
+    sharding   replaced functions of FSDP2 in accelerate, torch and transformers
+"""
+
+import inspect
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A private name of a dependency."""
+
+    package: str
+    version: str
+    owner: str
+    """The module, or `module:Class`, that has the name."""
+    name: str
+    parameters: str | None
+    """Of a function, the names of its parameters, separated by blanks; None for an attribute."""
+    check: str
+    """What to look at when the library has changed it."""
+
+
+def fault(one: Borrowed) -> str | None:
+    """What is wrong with an entry, or None: the version is the one it was checked against, or the name is as it was."""
+    try:
+        installed = version(one.package).partition("+")[0]
+    except PackageNotFoundError:
+        return None  # not installed, so not used
+    if installed == one.version:
+        return None
+    was = f"{one.package} is {installed}, and {one.owner} was last checked in {one.version}"
+    try:
+        owner = owner_of(one)
+    except (ImportError, AttributeError) as error:
+        return f"{was}: it is gone ({error}). {one.check}"
+    if one.parameters is None:
+        if hasattr(owner, one.name) or re.search(rf"\b{one.name}\b", inspect.getsource(owner)):
+            return None
+        return f"{was}: it has no {one.name}. {one.check}"
+    found = parameters(getattr(owner, one.name, None))
+    if found == one.parameters:
+        return None
+    return f"{was}: {one.name} takes ({found}), not ({one.parameters}). {one.check}"
+
+
+def owner_of(one: Borrowed) -> Any:
+    """The module or class that has the name. Raises ImportError or AttributeError when it is gone."""
+    module, _, name = one.owner.partition(":")
+    found = import_module(module)
+    return getattr(found, name) if name else found
+
+
+def parameters(function: Any) -> str | None:
+    """The names of a function's parameters, separated by blanks."""
+    return None if function is None else " ".join(inspect.signature(function).parameters)
+
+
+RESUME = "Compare it with compat/trainer.py, then run tests/storyreason/training/test_run.py and test_together.py."
+SHARD = "Read how it shards and reduces (compat/sharding.py says why), then run tests/storyreason/training/test_sharding.py."
+UVICORN = "Compare it with serving/protocol.py, which limits the head of a request, then run tests/storyreason/serving."
+TRAINER = "transformers.trainer:Trainer"
+HTTPTOOLS = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol"
+FSDP_PARAM = "torch.distributed.fsdp._fully_shard._fsdp_param:FSDPParam"
+
+BORROWED = (
+    Borrowed("transformers", "5.19.0", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl:Qwen2_5_VLProcessor",
+             "_get_num_multimodal_tokens", "self image_sizes video_sizes kwargs",
+             "It counts a picture's tokens from its size; compare with what the processor makes of the picture itself."),
+    Borrowed("transformers", "5.19.0", "transformers:PreTrainedConfig", "_commit_hash", None,
+             "It names the commit that a name on the Hub was loaded from; fingerprints of Hub models depend on it."),
+    Borrowed("transformers", "5.19.0", "transformers:PreTrainedModel", "_no_split_modules", None,
+             "It names the layers that FSDP shards one by one."),
+    Borrowed("transformers", "5.19.0", "transformers:TrainingArguments", "_n_gpu", None,
+             "Set to 1 it keeps one process from spreading a model over all GPUs with DataParallel."),
+    Borrowed("transformers", "5.19.0", TRAINER, "_save", "self output_dir state_dict", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "_save_checkpoint", "self model trial", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "_load_from_checkpoint", "self resume_from_checkpoint model", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "_save_optimizer_and_scheduler", "self output_dir", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "_save_rng_state", "self output_dir", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "_prepare_inputs", "self inputs", RESUME),
+    Borrowed("transformers", "5.19.0", TRAINER, "save_model", "self output_dir _internal_call", RESUME),
+    Borrowed("transformers", "5.19.0", "transformers.trainer", "update_fsdp_plugin_peft", "model accelerator", SHARD),
+    Borrowed("accelerate", "1.15.0", "accelerate.state:GradientState", "_set_sync_gradients", "self sync_gradients", RESUME),
+    Borrowed("accelerate", "1.15.0", "accelerate.utils.fsdp_utils", "_find_final_norm", "model", SHARD),
+    Borrowed("torch", "2.13.0", FSDP_PARAM, "to_accumulated_grad_if_needed", "self", SHARD),
+    Borrowed("torch", "2.13.0", FSDP_PARAM, "_unsharded_param", None, SHARD),
+    Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "data_received", "self data", UVICORN),
+    Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_header", "self name value", UVICORN),
+    Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_response_complete", "self", UVICORN),
+    Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "send_400_response", "self msg", UVICORN),
+)  # fmt: skip
+"""In order of the libraries. vLLM's own are patched by the plugin in deploy/vllm-cpu-alias, which vLLM loads by itself."""
