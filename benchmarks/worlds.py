@@ -75,7 +75,7 @@ class Seven(World):
 
     def model(self) -> Any:
         import torch
-        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
         text = {
             "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
@@ -93,7 +93,7 @@ class Seven(World):
         )  # fmt: skip
         torch.manual_seed(0)
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+            return AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
 
     def _patches(self, frames: int) -> tuple[Any, Any]:
         import torch

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import functools
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from storyreason import config, runs
 from storyreason.errors import RunError, StoryReasonError
-from tasks import settings
+from tasks import compat, settings
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ NAME = "storyteller"
 FLOWS = ("retrain", "evaluate", "deploy")
 PATIENCE = 900.0
 """Seconds to wait for Prefect's server."""
-LOOKS = 10_000
-"""So many looks for cancelled runs may fail, one in ten seconds: more than a day."""
 
 
 def everything(chosen: Settings) -> "list[RunnerDeployment]":
@@ -120,18 +117,6 @@ def take_up_interrupted() -> list[str]:
     return taken_up
 
 
-def let_cancel_after_an_outage() -> None:
-    """Have Prefect's runner look for cancelled runs again when its server is back.
-
-    As it is, it gives up for good after three looks that fail, about 20 seconds: nobody could cancel a run from then on.
-    No setting changes that.
-    """
-    from prefect._internal import observers
-
-    patient = functools.partial(observers.critical_service_loop, consecutive=LOOKS)
-    observers.critical_service_loop = patient
-
-
 def main() -> None:
     """Serve until ended."""
     settings.prepare()
@@ -149,7 +134,7 @@ def main() -> None:
 
     from flows import automations
 
-    let_cancel_after_an_outage()
+    compat.let_cancel_after_an_outage()
 
     class AtOnce(Runner):
         """Asked to end, it does: what it ran is then as after a crash, and the next one takes it up again."""

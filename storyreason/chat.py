@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from storyreason.compat import models
 from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ class Encoder:
 
     def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """How many tokens each frame takes; `sizes` are (width, height) in pixels. Nothing is decoded for it."""
-        counted = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
-        return tuple(int(count) for count in counted["num_image_tokens"])
+        return models.image_tokens(self.processor, sizes)
 
     def pictures(self, images: "Sequence[Image]") -> "tuple[Tensor, Tensor]":
         """Patches [patches, patch size] and grids [images, 3] (time, height, width in patches) of the frames."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from storyreason import runs
+from storyreason.compat import models
 from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_identity(base: str, revision: str | None = None) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
-    return runs.fingerprint(base=base, commit=_config(base, revision)._commit_hash or revision)
+    return runs.fingerprint(base=base, commit=models.commit_of(_config(base, revision)) or revision)
 
 
 def _config(base: str, revision: str | None) -> Any:
@@ -65,7 +66,7 @@ def load_processor(base: str, revision: str | None = None) -> Any:
         processor = AutoProcessor.from_pretrained(base, revision=revision)
     except Exception as error:
         raise _unloadable(base, error) from error
-    for part in ("tokenizer", "image_processor", "image_token_id", "_get_num_multimodal_tokens"):
+    for part in ("tokenizer", "image_processor", "image_token_id", models.IMAGE_TOKEN_COUNTER):
         if not hasattr(processor, part):
             raise ModelError(
                 f"The base model {base} has no {part} in its processor ({type(processor).__name__}): wanted a model "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect.runtime import flow_run
 
 from storyreason import runs
-from tasks import settings
+from tasks import compat, settings
 from tasks.faults import plainly
 from tasks.results import Pulled
 
@@ -112,14 +112,13 @@ def log_data(run_id: str, target: str, data: Pulled, split: str) -> None:
 def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
     """Write a table as MLflow's own `log_table` does, but in place of one that is there: that one would append to it."""
     import pandas as pd
-    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
-    mlflow = client()
+    mlflow, tag = client(), compat.logged_tables_tag()
     mlflow.log_text(run_id, pd.DataFrame(rows).to_json(orient="split", index=False, double_precision=15), path)
-    known = json.loads(mlflow.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    known = json.loads(mlflow.get_run(run_id).data.tags.get(tag, "[]"))
     table = {"path": path, "type": "table"}
     if table not in known:
-        mlflow.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, table]))
+        mlflow.set_tag(run_id, tag, json.dumps([*known, table]))
 
 
 def log_metrics(run_id: str, values: dict[str, float]) -> None:

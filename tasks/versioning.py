@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from storyreason import runs
 from storyreason.errors import DataError
+from tasks import compat
 from tasks.faults import one_line
 
 if TYPE_CHECKING:
@@ -205,14 +206,11 @@ def _fetch_revision(version: DataVersion) -> None:
 
 
 def _link_cached(version: DataVersion, place: Path) -> None:
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-
     cache = _out(repository(), version.target).local_cache
-    for parts, _, content in Tree.load(cache, HashInfo("md5", f"{version.md5}.dir")):
+    for parts, content in compat.cached_files(cache, version.md5):
         goal = place.joinpath(*parts)
         goal.parent.mkdir(parents=True, exist_ok=True)
-        _link(cache.oid_to_path(content.value), goal)
+        _link(content, goal)
 
 
 def _link(source: str, goal: Path) -> None:

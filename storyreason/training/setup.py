@@ -9,6 +9,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import TrainingArguments
 
 from storyreason import model
+from storyreason.compat.models import use_one_gpu
 from storyreason.errors import ModelError
 from storyreason.training import machine, packing
 from storyreason.training.config import Recompute, TrainingConfig
@@ -95,8 +96,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
-    # One process trains on one GPU, however many it sees: else the Trainer wraps the base in DataParallel.
-    made._n_gpu = min(1, made.n_gpu)
+    use_one_gpu(made)
     return made
 
 

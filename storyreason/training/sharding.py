@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from storyreason.compat import models
+from storyreason.compat import sharding as replaced
 from storyreason.errors import TrainingError
 
 WEIGHTS = "pytorch_model_fsdp_0"
@@ -18,34 +20,17 @@ def by_layer(plugin: Any, base: Any) -> None:
     trained number, where bfloat16 took 2.
     """
     import torch
-    from accelerate.utils import fsdp_utils
     from torch.distributed.fsdp import MixedPrecisionPolicy
-    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
-    from transformers import trainer
 
     there = {type(module).__name__ for module in base.modules()}
-    wanted = plugin.transformer_cls_names_to_wrap or base._no_split_modules
+    wanted = plugin.transformer_cls_names_to_wrap or models.layers_of(base)
     plugin.transformer_cls_names_to_wrap = [name for name in wanted if name in there]
-    # With adapters the Trainer puts peft's wrapping for FSDP1 in the place of this. FSDP2 does not know it, and shards
-    # the whole model as one: every process would gather all weights at once. FSDP2 takes frozen and trained weights in
-    # one layer as they are.
-    trainer.update_fsdp_plugin_peft = lambda model, accelerator: None
-    # accelerate makes one part of the head and the last norm, but looks for the norm in `base.model` alone, and Qwen2.5-VL
-    # has it one deeper. A head by itself is gathered when it is called; Liger reads its weight and never calls it.
-    theirs = fsdp_utils._find_final_norm
-    fsdp_utils._find_final_norm = lambda model: last_norm(model) or theirs(model)
+    replaced.shard_adapters_by_layer()
+    replaced.find_final_norm(last_norm)
     # accelerate would add up, reduce and give back the loss in what the products are computed in.
     if isinstance(policy := plugin.mixed_precision_policy, MixedPrecisionPolicy):
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
-        # Then torch asks for the gradients of each part after a pass without reducing, also of one that never ran: of a
-        # frozen tower whose features are kept for this pass.
-        sum_up = FSDPParam.to_accumulated_grad_if_needed
-
-        def if_gathered(self: FSDPParam) -> None:
-            if hasattr(self, "_unsharded_param"):
-                sum_up(self)
-
-        FSDPParam.to_accumulated_grad_if_needed = if_gathered  # type: ignore[method-assign]
+        replaced.accumulate_where_gathered()
 
 
 def last_norm(base: Any) -> Any:

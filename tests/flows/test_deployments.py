@@ -14,10 +14,10 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from flows import deployments, up
+from flows import up
 from storyreason import config
 from storyreason.errors import ConfigError
-from tasks import settings
+from tasks import compat, settings
 from tasks.data import NEW_VERSION, RESOURCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -166,6 +166,6 @@ def test_runs_can_be_cancelled_after_prefects_server_was_away(monkeypatch: pytes
     monkeypatch.setattr(observers, "get_client", connected)
     monkeypatch.setattr(observers, "get_events_subscriber", away)
     monkeypatch.setattr(observers, "critical_service_loop", observers.critical_service_loop)
-    deployments.let_cancel_after_an_outage()
+    compat.let_cancel_after_an_outage()
     asyncio.run(watch())
     assert seen == {run.id}
