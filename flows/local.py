@@ -89,4 +89,6 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise RunError(f"Prefect's server did not answer within {STARTUP:.0f} s: its last words are in {log}.")
+    if process.poll() is not None:
+        raise RunError(f"Prefect's server ended before it answered: its last output is in {log}.")
+    raise RunError(f"Prefect's server did not answer within {STARTUP:.0f} s: its last output is in {log}.")

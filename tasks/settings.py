@@ -5,6 +5,7 @@ Set as environment variables before these libraries are first imported; whatever
 
 import logging
 import os
+import re
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storyreason import runs
 from storyreason.errors import ConfigError, StoryReasonError
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Settings(BaseSettings):
@@ -29,9 +33,11 @@ class Settings(BaseSettings):
     cron: str = Field("0 4 * * 1", description="When a retraining starts by itself.")
     timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
     heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two signs of life of a flow run.")
-    notify: str = Field("", description="Whom to tell of failed, crashed, late and not promoted runs: an Apprise URL.")
+    notify: str = Field(
+        "", repr=False, description="Whom to tell of failed, crashed, late and not promoted runs: an Apprise URL."
+    )
     main_address: str = Field("", description="Where the machines of one training meet: address:port of the first.")
-    mlflow_store: str = Field("", description="MLflow's database; empty: SQLite under `runs/`.")
+    mlflow_store: str = Field("", repr=False, description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
 
     @field_validator("cron")
@@ -92,9 +98,15 @@ def read() -> Settings:
         return Settings()
     except ValidationError as error:
         said = "; ".join(
-            f"STORYREASON_{str(fault['loc'][0]).upper()}={fault['input']}: {fault['msg']}" for fault in error.errors()
+            f"STORYREASON_{str(fault['loc'][0]).upper()}={without_password(str(fault['input']))}: {fault['msg']}"
+            for fault in error.errors()
         )
         raise ConfigError(f"{said}. Mend it in .env or in the environment.") from None
+
+
+def without_password(address: str) -> str:
+    """An address as messages show it: `postgresql://me:secret@host/db` becomes `postgresql://me:***@host/db`."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", address)
 
 
 def prepare() -> None:
@@ -121,9 +133,18 @@ def prepare() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
+    _keep_loopback_off_proxies()
     # Not where PREFECT_HOME says: by itself Prefect keeps results in the user's home, which other checkouts share.
     os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "storage"))
     os.environ.setdefault("PREFECT_SERVER_MEMO_STORE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "memo_store.toml"))
+
+
+def _keep_loopback_off_proxies() -> None:
+    """Prefect's client, MLflow's and urllib would send requests to this machine's servers through `http_proxy`."""
+    names = ("no_proxy", "NO_PROXY")  # libraries differ in which one they read
+    listed = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
+    excepted = ",".join(dict.fromkeys(host for host in [*listed, *LOOPBACK] if host))
+    os.environ.update(dict.fromkeys(names, excepted))
 
 
 class PlainFailures(logging.Filter):

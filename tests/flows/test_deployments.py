@@ -79,6 +79,24 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
         settings.read()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("MLFLOW_STORE", "postgresql://me:S3CRET@host/mlflow", "postgresql://me:***@host/mlflow"),
+        ("NOTIFY", 7 * "x" + "://S3CRET", None),
+        ("PREFECT_PORT", "99999", "99999"),
+    ],
+)
+def test_no_message_shows_a_secret(name: str, value: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"STORYREASON_{name}", value)
+    try:
+        said = repr(settings.read())
+    except ConfigError as error:
+        said = str(error)
+    assert "S3CRET" not in said
+    assert shown is None or shown in said
+
+
 def test_a_dotenv_file_is_read_and_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("STORYREASON_PREFECT_PORT=4201\nSTORYREASON_MLFLOW_PORT=5001\n")
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from storyreason.errors import ConfigError
+from flows import local
+from storyreason.errors import ConfigError, RunError
 from tasks import settings
 
 PREPARED = """
@@ -41,6 +42,36 @@ print(now.home, now.results.local_storage_path, now.server.memo_store_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     home = tmp_path / "prefect"
     assert done.stdout.split() == [str(home), str(home / "storage"), str(home / "memo_store.toml")], done.stderr
+
+
+def test_requests_to_this_machine_never_go_through_a_proxy(tmp_path: Path) -> None:
+    code = """
+import urllib.request
+from tasks import settings
+settings.prepare()
+import httpx, requests
+client = httpx.Client()
+for address in ("http://127.0.0.1:4200/api", "http://localhost:4200/api", "http://example.org/"):
+    print(
+        bool(urllib.request.proxy_bypass(address.split("/")[2])),
+        client._transport_for_url(httpx.URL(address)) is client._transport,
+        not requests.utils.get_environ_proxies(address),
+    )
+"""
+    environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "http_proxy": "http://127.0.0.1:9"}
+    environment |= {"no_proxy": "intranet.example"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["True True True", "True True True", "False False False"], done.stderr
+
+
+def test_a_server_that_ends_while_it_starts_is_reported_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with (
+        subprocess.Popen([sys.executable, "-c", "print('no such option')"]) as ended,
+        pytest.raises(RunError, match=r"Prefect's server ended before it answered: .*server\.log"),
+    ):
+        ended.wait()
+        local._wait(ended, "http://127.0.0.1:9/health", log)
 
 
 def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(tmp_path: Path) -> None:
