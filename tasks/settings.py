@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from storyreason import runs
 from storyreason.errors import ConfigError, StoryReasonError
 
-
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
