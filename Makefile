@@ -45,8 +45,8 @@ down: $(STAMP)  ## stop the gateway that `make retrain` left serving
 	$(BIN)/storyreason down
 
 .PHONY: ui
-ui: $(STAMP)  ## look at runs: MLflow on port 5000, Prefect on port 4200, until Ctrl-C
-	$(BIN)/python -m flows.ui
+ui: $(STAMP)  ## look at runs in Prefect and MLflow, until Ctrl-C (`storyreason up` serves them too)
+	$(BIN)/python -m flows.up
 
 .PHONY: test
 test: $(STAMP)  ## every test, real servers included

@@ -1,5 +1,7 @@
 """`storyreason up` and `down`: the processes of deploy/Procfile under a supervisor that outlives the command.
 
+`python -m flows.up`, which is `make ui`, starts only those that show runs, and ends them when it is interrupted.
+
 Each is guarded: when the supervisor ends, kill -9 included, all that came of it ends too. Their state is in `runs/`, so that
 the next `up` goes on where they were.
 """
@@ -7,18 +9,19 @@ the next `up` goes on where they were.
 import configparser
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storyreason import guard, runs
-from storyreason.errors import GatewayError, RunError
+from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
 from storyreason.serving.config import ServingConfig
 from tasks import settings
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 PROCFILE = Path(__file__).resolve().parents[1] / "deploy" / "Procfile"
 MARK = "STORYREASON_UP"
 """The environment variable by which every process that came of `up` is known: the folder of its state."""
+VIEWERS = ("prefect", "mlflow")
+"""The parts that show runs."""
 STARTUP = 900.0
 """Seconds until all must answer: 30 on an idle machine, far more on a busy one."""
 END = 60.0
@@ -66,12 +71,45 @@ def up(say: Callable[[str], None]) -> None:
     with runs.lock(folder()):
         if running() is None:
             _end_leftovers()
-            _start(chosen, say)
-        _wait(chosen, say)
-    say(f"Prefect     {_elsewhere(chosen).get('prefect', chosen.prefect_url)}")
-    say(f"MLflow      {_elsewhere(chosen).get('mlflow', chosen.mlflow_url)}")
+            _start(chosen, say, programs())
+        elif _shows_runs_only():
+            raise RunError("`make ui` runs in this checkout: end it with Ctrl-C, then run `storyreason up` again.")
+        _wait(chosen, say, programs())
+    _say_where(chosen, say)
     say(f"gateway     {chosen.gateway_url}/v1")
     say(f"logs        {folder()}; stop all with: storyreason down")
+
+
+def show_runs(say: Callable[[str], None]) -> None:
+    """Serve Prefect's and MLflow's pages alone until Ctrl-C. Where `up` runs they are served already: only say where.
+
+    Raises RunError that names what did not start.
+    """
+    settings.prepare()
+    chosen = settings.read()
+    if running() is not None:
+        _say_where(chosen, say)
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with runs.lock(folder()):
+            _end_leftovers()
+            _start(chosen, say, VIEWERS)
+            _wait(chosen, say, VIEWERS)
+        _say_where(chosen, say)
+        say("until Ctrl-C")
+        while running() is not None:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        down()
+
+
+def _say_where(chosen: Settings, say: Callable[[str], None]) -> None:
+    elsewhere = _elsewhere(chosen)
+    say(f"Prefect     {elsewhere.get('prefect', chosen.prefect_url)}")
+    say(f"MLflow      {elsewhere.get('mlflow', chosen.mlflow_url)}")
 
 
 def down() -> bool:
@@ -91,17 +129,18 @@ def down() -> bool:
     return pid is not None or ended
 
 
-def _start(chosen: Settings, say: Callable[[str], None]) -> None:
-    started = {name: line for name, line in programs().items() if name not in _elsewhere(chosen)}
-    if _gateway_answers(chosen):
+def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
+    started = {name: line for name, line in programs().items() if name in parts and name not in _elsewhere(chosen)}
+    if "gateway" in started and _gateway_answers(chosen):
         say("the gateway runs already and stays as it is")
         del started["gateway"]
     ports = {"prefect": chosen.prefect_port, "mlflow": chosen.mlflow_port, "gateway": chosen.gateway_port}
     for name in started.keys() & ports.keys():
         _check_free(name, ports[name])
     home = Path(os.environ["PREFECT_HOME"])
-    with runs.lock(home, wait=0):  # a flow that brought its own server along is using the same database
-        pass
+    if parts != VIEWERS:
+        with runs.lock(home, wait=0):  # a flow that brought its own server along is using the same database
+            pass
     ready_file().unlink(missing_ok=True)
     runs.write_text(_configuration(), _supervisor(started))
     store, artifacts = os.environ["MLFLOW_TRACKING_URI"], (runs.root() / "mlflow" / "artifacts").as_uri()
@@ -132,6 +171,11 @@ def programs() -> dict[str, str]:
     """The Procfile's lines: a name, and the command for a shell."""
     lines = (line.partition(":") for line in PROCFILE.read_text().splitlines() if line and not line.startswith("#"))
     return {name.strip(): command.strip() for name, _, command in lines}
+
+
+def _shows_runs_only() -> bool:
+    """Whether what runs is not all of it, but what `make ui` starts."""
+    return "deployments" in programs() and "[program:deployments]" not in _configuration().read_text()
 
 
 def _elsewhere(chosen: Settings) -> dict[str, str]:
@@ -193,8 +237,8 @@ def _check_free(name: str, port: int) -> None:
             ) from None
 
 
-def _wait(chosen: Settings, say: Callable[[str], None]) -> None:
-    """Until each part answers, in the order of the Procfile."""
+def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
+    """Until each of these parts answers, in the order of the Procfile."""
     conditions: dict[str, Callable[[], bool]] = {
         "prefect": lambda: answers(f"{chosen.prefect_url}/api/health"),
         "mlflow": lambda: answers(f"{chosen.mlflow_url}/health"),
@@ -203,7 +247,7 @@ def _wait(chosen: Settings, say: Callable[[str], None]) -> None:
     }
     deadline = time.monotonic() + STARTUP
     for name, condition in conditions.items():
-        if name in _elsewhere(chosen) or name not in programs():
+        if name in _elsewhere(chosen) or name not in parts:
             continue
         while not condition():
             log = folder() / f"{name}.log"
@@ -260,3 +304,12 @@ def _marked() -> "list[psutil.Process]":
         except psutil.Error:
             continue
     return [process for process in found if process.pid != os.getpid()]
+
+
+if __name__ == "__main__":
+    from flows import report
+
+    try:
+        show_runs(report.say)
+    except StoryReasonError as error:
+        sys.exit(f"storyreason: {error}")

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,3 +138,36 @@ def test_while_a_flow_has_a_server_of_its_own_up_waits_for_its_end(checkout: Pat
     with runs.lock(Path(os.environ["PREFECT_HOME"])), pytest.raises(RunError, match="wait for it to end"):
         said()
     assert up.running() is None
+
+
+SERVERS = """prefect: python -m http.server $STORYREASON_PREFECT_PORT --bind 127.0.0.1
+mlflow: python -m http.server $STORYREASON_MLFLOW_PORT --bind 127.0.0.1
+deployments: sleep 1000
+"""
+SHOW = "import pathlib, sys; from flows import up; up.PROCFILE = pathlib.Path(sys.argv[1]); up.show_runs(print)"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_make_ui_serves_the_pages_on_the_ports_of_dotenv_until_it_is_ended(checkout: Path, end: signal.Signals) -> None:
+    up.PROCFILE.write_text(SERVERS)
+    ports = {part: os.environ.pop(f"STORYREASON_{part}_PORT") for part in ("PREFECT", "MLFLOW")}
+    (checkout.parent / ".env").write_text("".join(f"STORYREASON_{part}_PORT={port}\n" for part, port in ports.items()))
+    with runs.lock(checkout / "prefect"):  # also while a flow has a server of its own
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", SHOW, str(up.PROCFILE)], cwd=checkout.parent, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline().split() for _ in range(5)]
+
+    assert lines[2:4] == [
+        ["Prefect", f"http://127.0.0.1:{ports['PREFECT']}"],
+        ["MLflow", f"http://127.0.0.1:{ports['MLFLOW']}"],
+    ]
+    assert lines[4] == ["until", "Ctrl-C"]
+    assert sleepers(checkout) == 0
+    with pytest.raises(RunError, match="`make ui` runs in this checkout: end it with Ctrl-C"):
+        said()
+    process.send_signal(end)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert commands(checkout) == []
