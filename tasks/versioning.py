@@ -102,9 +102,12 @@ def repository() -> "Repo":
     """The DVC repository of the working directory. Raises DataError when there is none."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         return Repo(".")
+    except SCMError:  # an image or an archive: the files of a commit, without Git
+        return Repo(".", config={"core": {"no_scm": True}})
     except NotDvcRepoError:
         raise DataError(f"{Path.cwd()} is no DVC repository: start from the root of a clone of the project.") from None
 

@@ -32,6 +32,13 @@ def test_another_version_is_another_step(clone: Path) -> None:
     assert data.fingerprint(data.identify(DataConfig())) != data.fingerprint(data.identify(DataConfig(rev="v1")))
 
 
+def test_a_checkout_without_git_has_its_data_and_no_revisions(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")  # as in an image or an archive
+    assert pull(DataConfig()) == ["train-v1.parquet", "train-v2.parquet"]
+    with pytest.raises(DataError, match=r"data\.dvc cannot be read: .*Git"):
+        data.identify(DataConfig(rev="v1"))
+
+
 def test_local_changes_are_refused_and_kept(clone: Path) -> None:
     pull(DataConfig())
     (clone / "data" / "train-v3.parquet").write_text("mine")
