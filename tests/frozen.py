@@ -1,6 +1,8 @@
-"""What must not change without a word: fingerprints, and the names and formats that others read. Kept in `tests/golden/`.
+"""Values that must not change silently: fingerprints, and the names and formats that users and stored runs rely on.
 
-`python -m tests.frozen` writes today's values over the kept ones. Commit such a change only together with the step's
+The golden files are in `tests/golden/`.
+
+`python -m tests.frozen` overwrites them with the current values. Commit such a change only together with the step's
 `VERSION` and a line in the CHANGELOG.
 """
 
@@ -15,22 +17,22 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = "$ROOT"
-"""Stands for the folder of a checkout, where one is part of a value."""
+"""Replaces the path of the checkout in values that contain one."""
 DATA_MD5, BASE = "0123456789abcdef0123456789abcdef", "fedcba9876543210"
 PICTURE = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000003c0000002801000000008ac0a452000000104944415478da63f80f050ca30c5a32002d883e"
     "d09672d3510000000049454e44ae426082"
 )
-"""A PNG of 60 x 40 pixels, kept as bytes because an encoder of another version may write others."""
+"""A 60 x 40 PNG, stored as bytes because another encoder version may write different ones."""
 
 
 def read(name: str) -> Any:
-    """The kept values of one name."""
+    """The content of one golden file."""
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 def fingerprints(run: "RunConfig") -> dict[str, str]:
-    """The fingerprint of each step, for data and a base model that are invented."""
+    """The fingerprint of each step, for invented data and an invented base model."""
     from tasks import data, evaluation, registry, training, versioning
     from tasks.results import Pulled
 
@@ -50,7 +52,7 @@ def fingerprints(run: "RunConfig") -> dict[str, str]:
 
 
 def all_fingerprints() -> dict[str, Any]:
-    """Those of each preset, and those that one other setting changes in the preset `sample`."""
+    """The fingerprints of each preset, and those that change when one setting of the preset `sample` changes."""
     from storyreason.config import load, presets
 
     before = fingerprints(load("sample"))
@@ -62,7 +64,7 @@ def all_fingerprints() -> dict[str, Any]:
 
 
 def pages() -> dict[str, Any]:
-    """The page's JSON of stories: flawed, cut off, unreadable, and still being told. Sentences may be worded anew."""
+    """The page's JSON for a flawed, a truncated, an unreadable and a streaming answer. Wording is not frozen."""
     from storyreason import page
     from storyreason.format import answer
     from storyreason.page.view import so_far
@@ -82,7 +84,7 @@ def pages() -> dict[str, Any]:
 
 
 def verbs() -> dict[str, Any]:
-    """By verb, its arguments and options: how each is written, and its default."""
+    """The arguments and options of each verb: spelling, kind and default."""
     import typer
     from typer.core import TyperGroup
 
@@ -121,14 +123,14 @@ def keys() -> dict[str, Any]:
 
 
 def rules() -> dict[str, str]:
-    """By rule, its severity."""
+    """The severity of each rule."""
     from storyreason.format.rules import RULES
 
     return {name: rule.severity for name, rule in RULES.items()}
 
 
 def scorecard() -> dict[str, Any]:
-    """A scorecard's columns and the names of its scores, all but METEOR's: its dictionary takes 12 s to load."""
+    """A scorecard's columns and score names, except METEOR, which takes 12 s to load."""
     from storyreason import sample, scoring
     from storyreason.format import answer
 
@@ -146,7 +148,7 @@ def scorecard() -> dict[str, Any]:
 
 
 def errors() -> dict[str, list[str]]:
-    """By error class, its bases."""
+    """The bases of each error class."""
     from storyreason import errors
 
     classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, Exception)]
@@ -154,7 +156,7 @@ def errors() -> dict[str, list[str]]:
 
 
 WHOLE: dict[str, Callable[[], Any]] = {"fingerprints": all_fingerprints, "page": pages}
-"""By file, what is equal to the kept values."""
+"""By golden file, what must equal its content."""
 NAMES: dict[str, Callable[[], Any]] = {
     "verbs": verbs,
     "keys": keys,
@@ -162,11 +164,11 @@ NAMES: dict[str, Callable[[], Any]] = {
     "scorecard": scorecard,
     "errors": errors,
 }
-"""By file, what holds the kept values; there may be more of them."""
+"""By golden file, what must contain its content; additions are allowed."""
 
 
 def missing(kept: Any, found: Any, where: str = "") -> Iterator[str]:
-    """What of the kept values is not found, or is another."""
+    """The kept values that are missing from the found ones or differ there."""
     if isinstance(kept, dict) and isinstance(found, dict):
         for key in kept:
             yield from missing(kept[key], found.get(key, "nothing"), f"{where}/{key}")
@@ -176,8 +178,8 @@ def missing(kept: Any, found: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {kept!r} was kept, {found!r} is found"
 
 
-def strange(line: dict[str, Any]) -> list[str]:
-    """What a line of `progress.jsonl` lacks or has in another type; further keys and events are fine."""
+def deviations(line: dict[str, Any]) -> list[str]:
+    """The keys of a `progress.jsonl` line that are missing or have another type; new keys and events are allowed."""
     kept = read("progress").get(line["event"], {"always": {}, "sometimes": {}})
     found = types(line)
     wanted = kept["always"] | {key: one for key, one in kept["sometimes"].items() if key in line}
@@ -185,7 +187,7 @@ def strange(line: dict[str, Any]) -> list[str]:
 
 
 def manifest(step: str) -> dict[str, str]:
-    """The keys of a step's manifest and their types, of the runs folder that was made before."""
+    """The keys and types of a step's manifest, from the recorded `runs/` folder."""
     file = next((GOLDEN / "runs-before" / step).glob("*/manifest.json"))
     return types(json.loads(file.read_text()))
 
@@ -195,7 +197,7 @@ def types(value: dict[str, Any]) -> dict[str, str]:
 
 
 def write() -> None:
-    """Write today's values over the kept ones."""
+    """Overwrite the golden files with the current values."""
     for name, compute in (WHOLE | NAMES).items():
         text = json.dumps(compute(), indent=1, ensure_ascii=False)
         (GOLDEN / f"{name}.json").write_text(text + "\n")

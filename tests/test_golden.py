@@ -1,4 +1,4 @@
-"""What others rely on is as it was: fingerprints, names, formats. How to change a kept value on purpose: `tests/frozen.py`."""
+"""Frozen values: fingerprints, names and formats. `tests/frozen.py` says how to change one on purpose."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ EVALUATIONS = {"evaluate base", "evaluate challenger"}
 
 
 @pytest.mark.parametrize("name", frozen.WHOLE)
-def test_a_value_is_as_it_was(name: str) -> None:
+def test_frozen_value_is_unchanged(name: str) -> None:
     assert frozen.WHOLE[name]() == frozen.read(name)
 
 
 @pytest.mark.parametrize("name", frozen.NAMES)
-def test_a_name_is_there_as_it_was(name: str) -> None:
+def test_frozen_names_still_exist(name: str) -> None:
     missing = list(frozen.missing(frozen.read(name), frozen.NAMES[name]()))
     assert not missing
 
@@ -25,12 +25,12 @@ def test_a_name_is_there_as_it_was(name: str) -> None:
 @pytest.mark.parametrize(
     ("group", "steps"), [("training", {"train", "register", "evaluate challenger"}), ("generation", EVALUATIONS)]
 )
-def test_a_new_key_at_its_default_leaves_every_fingerprint_as_it_was(group: str, steps: set[str]) -> None:
+def test_new_key_at_its_default_leaves_every_fingerprint_unchanged(group: str, steps: set[str]) -> None:
     run = load("smoke")
     kept = frozen.read("fingerprints")["presets"]["smoke"]
 
     assert frozen.fingerprints(_with_a_new_key(run, group)) == kept
-    # and at another value it decides what is made of it
+    # Any other value changes the steps that depend on it.
     changed = frozen.fingerprints(_with_a_new_key(run, group, novelty=2))
     assert {step for step, name in changed.items() if name != kept[step]} == steps
 

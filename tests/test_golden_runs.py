@@ -1,6 +1,7 @@
-"""A `runs/` folder that was made before is complete: the one in `tests/golden/runs-before`, of `retrain smoke --until evaluate`.
+"""A `runs/` folder recorded from earlier code counts as complete: `tests/golden/runs-before`.
 
-Left out of it is what is large (weights, data, pages): such files are empty here, for that they are there is all that counts.
+It was written by `retrain smoke --until evaluate`. Large files (weights, data, pages) are left out and created empty here:
+only their existence matters.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from storyreason.serving import state
 from storyreason.training import checkpoints, job
 from tasks import data, evaluation, registry, settings, tracking, training, versioning
 from tasks.data import Base
-from tasks.results import Pulled, Trained
+from tasks.results import RESULTS, Evaluated, Pulled, Trained, from_manifest, to_manifest
 from tests import frozen
 
 BEFORE = frozen.GOLDEN / "runs-before"
@@ -38,7 +39,7 @@ SMOKE = load("smoke")
 
 @dataclass(frozen=True)
 class Before:
-    """A checkout with that folder, and an MLflow store that has its runs and its version."""
+    """A checkout with the recorded folder, and an MLflow store with its runs and its model version."""
 
     root: Path
     run: str
@@ -47,21 +48,27 @@ class Before:
     def folder(self, *parts: str) -> Path:
         return self.root.joinpath("runs", *parts)
 
+    def scorecards(self) -> dict[str, dict[str, str]]:
+        """By role and decoding, the files of the scorecards."""
+        return {
+            role: {"free": str(self.folder("evaluate", name, "free-scorecard.json"))} for role, name in EVALUATE.items()
+        }
+
     def filled(self, text: str) -> str:
-        """A kept text as it is in this folder."""
+        """A recorded text with the placeholders filled in."""
         for kept, here in ((frozen.ROOT, str(self.root)), ("$RUN", self.run), ("$BASE_RUN", self.base_run)):
             text = text.replace(kept, here)
         return text
 
     def kept(self, value: Any) -> Any:
-        """A value of the folder as it is kept."""
+        """A JSON value of this folder with placeholders, as it was recorded."""
         text = json.dumps(value).replace(str(self.root), frozen.ROOT)
         return json.loads(text.replace(self.base_run, "$BASE_RUN").replace(self.run, "$RUN"))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """MLflow's store as it was: the runs of the training and of the base model's evaluation, and the one version."""
+    """An MLflow store with the training run, the run of the base model's evaluation, and the model version."""
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -88,9 +95,12 @@ def before(store: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.Mon
         target = made.folder(*file.relative_to(BEFORE).parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(made.filled(file.read_text()))
-    # The fingerprint of `pull` is made of the folder's own place.
+    # The fingerprints of `pull` and `compare` contain absolute paths.
     for name, md5 in (("data", DATA), ("base", BASE)):
-        made.folder("pull", name).rename(made.folder("pull", _named(md5, tmp_path / FOLDERS[name])))
+        fingerprint = _fingerprint(step="pull", version=3, md5=md5, folder=str(tmp_path / FOLDERS[name]))
+        made.folder("pull", name).rename(made.folder("pull", fingerprint))
+    fingerprint = _fingerprint(step="compare", version=1, run=made.run, scorecards=made.scorecards())
+    made.folder("compare", "scorecards").rename(made.folder("compare", fingerprint))
     for manifest in made.folder().rglob("manifest.json"):
         for name in json.loads(manifest.read_text())["files"]:
             file = manifest.parent / name
@@ -100,15 +110,15 @@ def before(store: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 FOLDERS = {"data": "data", "base": "tiny-base"}
-"""By the name of a manifest of `pull`, which folder of the checkout it pulled."""
+"""By recorded manifest of `pull`, the folder of the checkout that it pulled."""
 
 
-def _named(md5: str, folder: Path) -> str:
-    parts = {"folder": str(folder), "md5": md5, "step": "pull", "version": 3}
-    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16]
+def _fingerprint(**parts: Any) -> str:
+    """Computed independently of the code under test."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
-def test_every_step_is_complete_under_the_fingerprint_of_today(before: Before) -> None:
+def test_every_recorded_step_is_complete_under_its_current_fingerprint(before: Before) -> None:
     for name, md5 in (("data", DATA), ("base", BASE)):
         version = versioning.DataVersion(f"{FOLDERS[name]}.dvc", None, md5, str(before.root / FOLDERS[name]), "")
         assert runs.read_manifest(runs.work_folder("pull", data.fingerprint(version)))
@@ -120,9 +130,18 @@ def test_every_step_is_complete_under_the_fingerprint_of_today(before: Before) -
         assert evaluation.fingerprint(SMOKE, subject, pulled) == EVALUATE[role]
     for step, name in (("train", TRAIN), ("register", REGISTER), *(("evaluate", one) for one in EVALUATE.values())):
         assert tracking.recall(runs.work_folder(step, name)), step
+    scores = {role: Evaluated((), role, before.run, cards, {}, {}) for role, cards in before.scorecards().items()}
+    version = registry.Version(SMOKE.model, "1", "model", REGISTER, before.run, DATA)
+    assert tracking.recall(runs.work_folder("compare", evaluation.comparison_fingerprint(version, scores)))
 
 
-def test_the_rooms_are_where_they_were(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", BEFORE.rglob("manifest.json"), ids=lambda file: file.parents[1].name)
+def test_result_of_a_step_reads_and_writes_the_recorded_manifest(file: Path) -> None:
+    manifest = json.loads(file.read_text())
+    assert to_manifest(from_manifest(RESULTS[file.parents[1].name], manifest, str(file.parent))) == manifest
+
+
+def test_folders_of_runs_keep_their_names(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"STORYREASON_RUNS": str(before.folder()), "HOME": str(before.root)})
     settings.prepare()
 
@@ -132,7 +151,7 @@ def test_the_rooms_are_where_they_were(before: Before, monkeypatch: pytest.Monke
     assert (state.folder(), up.folder()) == (before.folder("gateway"), before.folder("up"))
 
 
-def test_steps_that_mlflow_has_lost_write_their_manifests_as_they_were(
+def test_steps_missing_from_mlflow_write_the_same_manifests_again(
     before: Before, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking.client().delete_registered_model(SMOKE.model)
@@ -148,8 +167,8 @@ def test_steps_that_mlflow_has_lost_write_their_manifests_as_they_were(
         assert before.kept(now | {"run_id": before.run}) == kept
 
 
-def test_a_training_writes_its_job_as_it_was(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a training without a manifest, whose process ends at once
+def test_training_writes_the_same_job(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a training without a manifest whose process exits at once
     folder = before.folder("train", TRAIN)
     for name in ("manifest.json", "job.json"):
         (folder / name).unlink()
@@ -163,8 +182,8 @@ def test_a_training_writes_its_job_as_it_was(before: Before, monkeypatch: pytest
 
 
 def train(before: Before, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """The step `train`, on the first stories of the data."""
-    monkeypatch.setattr(training, "Progress", Mock())  # which needs a flow
+    """Run the step `train` on the first stories of the data."""
+    monkeypatch.setattr(training, "Progress", Mock())  # needs a flow
     folder = before.folder("data", DATA)
     folder.unlink()
     dataset.write(sample.examples("train", films=6), folder, "train")
@@ -173,10 +192,10 @@ def train(before: Before, monkeypatch: pytest.MonkeyPatch) -> Trained:
         return training.train.compute(SMOKE, pulled, Base(f"{before.root}/tiny-base", BASE_IDENTITY))
 
 
-def test_a_checkpoint_from_before_is_gone_on_from(before: Before) -> None:
+def test_recorded_checkpoint_is_resumed(before: Before) -> None:
     folder = before.folder("train", TRAIN)
     kept = json.loads((folder / "checkpoint-20" / "identity.json").read_text())
-    # These four are made of weights and stories.
+    # These four come from weights and stories, which were not recorded.
     made = ("stories_per_step", "sharded", "stories_hash", "weights_hash")
 
     identity = job.read(folder / "job.json").identity() | {key: kept[key] for key in made}
@@ -184,17 +203,17 @@ def test_a_checkpoint_from_before_is_gone_on_from(before: Before) -> None:
     assert checkpoints.to_resume(folder, identity) == 20
 
 
-def test_progress_of_another_format_is_strange() -> None:
-    """The follower of every training that the tests run looks at each line so: `tests/storyreason/training/whole.py`."""
+def test_deviating_progress_line_is_found() -> None:
+    # Every training that the tests run checks its lines this way: `tests/storyreason/training/whole.py`.
     lines = [json.loads(line) for line in (BEFORE / "train" / TRAIN / "progress.jsonl").read_text().splitlines()]
-    assert [frozen.strange(line) for line in lines] == [[]] * len(lines)
-    assert frozen.strange({**lines[-1], "result": None}) == ["result: NoneType"]
+    assert [frozen.deviations(line) for line in lines] == [[]] * len(lines)
+    assert frozen.deviations({**lines[-1], "result": None}) == ["result: NoneType"]
     del lines[-1]["best_loss"]
-    assert frozen.strange(lines[-1]) == ["best_loss: None"]
+    assert frozen.deviations(lines[-1]) == ["best_loss: None"]
 
 
 @pytest.mark.parametrize("name", EVALUATE.values())
-def test_a_scorecard_from_before_has_the_scores_of_its_manifest(name: str) -> None:
+def test_recorded_scorecard_gives_the_recorded_scores(name: str) -> None:
     folder = BEFORE / "evaluate" / name
     card = scoring.Scorecard.from_json((folder / "free-scorecard.json").read_text())
     metrics = {"stories": 4.0, **{f"free/{score}": value for score, value in card.metrics().items()}}
@@ -202,8 +221,8 @@ def test_a_scorecard_from_before_has_the_scores_of_its_manifest(name: str) -> No
     assert [one.story_id for one in answering.read(folder / "free.jsonl")] == list(card.story_ids)
 
 
-def test_a_base_model_is_named_by_its_content(tmp_path: Path) -> None:
+def test_identity_of_a_base_model_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "README.md").write_text("which does not count")
+    (tmp_path / "README.md").write_text("not part of the identity")
     assert model.load_identity(str(tmp_path)) == "5959a9405683809b"

@@ -37,7 +37,7 @@ class Lines(list[dict[str, Any]]):
         self.stop_at = stop_at
 
     def __call__(self, line: dict[str, Any]) -> None:
-        assert not frozen.strange(line), line
+        assert not frozen.deviations(line), line
         self.append(line)
         if (line["event"], line["step"]) == self.stop_at:
             raise KeyboardInterrupt
@@ -51,7 +51,7 @@ class Lines(list[dict[str, Any]]):
 
 def losses(job: training.Job) -> dict[int, float]:
     lines = progress.read(job.work)
-    assert not [line for line in lines if frozen.strange(line)]
+    assert not [line for line in lines if frozen.deviations(line)]
     return {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
 
 
