@@ -1,4 +1,4 @@
-"""Ask a model for stories: one (`tell`), a whole split (`predict`); and the vLLM process that answers (`vllm`)."""
+"""Generate stories: one (`tell`) or a whole split (`predict`); and run the vLLM process that serves a model (`vllm`)."""
 
 from storyreason.generation.answering import Prediction, predict
 from storyreason.generation.config import GenerationConfig

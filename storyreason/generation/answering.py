@@ -1,4 +1,4 @@
-"""One answer for each example of a data set, as a file that a killed run goes on with."""
+"""Generate an answer for each example of a data set, into a file that an interrupted run resumes."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from storyreason.generation.openai import Endpoint, OnChunk, Stop
 
 
 class Illustrated(Protocol):
-    """What of an example is asked about: its encoded images, in order."""
+    """What an example must have to be asked about: an ID, and its encoded images in order."""
 
     @property
     def story_id(self) -> str: ...
@@ -28,9 +28,9 @@ class Illustrated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer to one example. `cut`: the limit of tokens ended it.
+    """An answer to one example. `cut`: it ended at the token limit.
 
-    Of grounded decoding: how many boxes were mended, and the answer before that.
+    With grounded decoding, `mended` is the number of repaired boxes and `unmended` the answer before the repair, if any.
     """
 
     story_id: str
@@ -50,11 +50,11 @@ def predict(
     out: Path,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Ask for every example, `config.concurrency` at a time, and write `out` (JSON lines, in the order of `examples`).
+    """Answer every example, `config.concurrency` at a time, and write `out` (JSON lines, in the order of `examples`).
 
-    Each finished answer is appended to `<out>.partial` at once; what stands there is not asked again. `out` appears by
-    rename when all are there. `on_progress(done, of)` is called in this thread, at the start too. Raises EngineError
-    that names the story.
+    Each finished answer is appended to `<out>.partial` immediately; answers found there are not generated again. `out`
+    appears by rename once it is complete. `on_progress(done, total)` is called in this thread, also at the start. Raises
+    EngineError that names the story.
     """
     order = [example.story_id for example in examples]
     partial = out.with_name(out.name + ".partial")
@@ -83,7 +83,7 @@ def predict(
 
 
 def read(path: Path) -> list[Prediction]:
-    """The predictions of a file, none when it is not there; without a last line that a killed run left unfinished."""
+    """The predictions in a file; none if it does not exist. Skips a last line that a killed run left incomplete."""
     with contextlib.suppress(FileNotFoundError):
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         return [_prediction(**json.loads(line)) for line in lines]
@@ -93,8 +93,8 @@ def read(path: Path) -> list[Prediction]:
 def _answers(
     base_url: str, model: str, examples: Iterator[Illustrated], config: GenerationConfig
 ) -> Iterator[Prediction]:
-    """Predictions as they come in. Holds no more examples at a time than are being asked about."""
-    import httpx  # noqa: F401  # here, before several threads import it at a time
+    """Predictions in the order in which they finish. Holds only the examples whose answers are being generated."""
+    import httpx  # noqa: F401  # here, before several threads import it at once
 
     abandoned = threading.Event()
     pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="predict")
@@ -107,7 +107,7 @@ def _answers(
                     break
             if not pending:
                 return
-            # With a timeout, so that a cancellation, raised in this thread from outside, comes through.
+            # The timeout lets a cancellation, which is raised in this thread from outside, come through.
             finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
@@ -126,7 +126,7 @@ def _answer(
         except EngineAwayError as error:
             if left == 0 or abandoned.wait(pause):
                 raise EngineError(
-                    f"Story {example.story_id}: no answer after {config.retries + 1} tries. {error}"
+                    f"Story {example.story_id}: no answer after {config.retries + 1} attempts. {error}"
                 ) from error
             pause *= 2
         except EngineError as error:
@@ -144,7 +144,7 @@ def answer_to(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Prediction:
-    """Ask once, with the decoding that `config` names; with `on_chunk` it streams, and `stop` ends it.
+    """Ask an endpoint once, with the decoding in `config`; streamed if there is `on_chunk`; `stop` cancels.
 
     Raises EngineAwayError or EngineError.
     """
@@ -160,24 +160,16 @@ def answer_by(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Prediction:
-    """As `answer_to`, of any engine."""
+    """The same as `answer_to` with any engine."""
     if config.decoding == "free":
-        free = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
-        return Prediction(story_id, free.text, free.cut, free.prompt_tokens, free.tokens)
-    told = grounded.tell(engine, images, config, on_chunk=on_chunk, stop=stop)
-    return Prediction(
-        story_id,
-        told.text,
-        told.cut,
-        told.prompt_tokens,
-        told.tokens,
-        told.mended,
-        told.unmended,
-    )
+        told = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
+        return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
+    held = grounded.tell(engine, images, config, on_chunk=on_chunk, stop=stop)
+    return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
 
 
 def _drop_partial_line(partial: Path) -> None:
-    """Cut off what a killed run left after the last whole line, so that the next line starts a new one."""
+    """Cut off an incomplete last line, left by a killed run, so that the next one starts on a new line."""
     if partial.exists():
         content = partial.read_bytes()
         whole = content.rfind(b"\n") + 1

@@ -1,7 +1,16 @@
-"""Tell a story that cannot break its own grounding: an analysis under a grammar, then a story under one made from it.
+"""Grounded decoding: an analysis under a grammar, then a story under a second grammar made from that analysis.
 
-The story's request goes on where the analysis ended, from the same tokens, so that an engine with a prefix cache keeps
-the pictures' work. What no grammar can hold, the order of a box's corners, is mended and counted.
+The story can therefore mention only what is in the analysis's tables, and only in the images that list it. The answer
+follows the published format (StoryReasoning, arXiv 2505.10292; rules in docs/reference/rules.md), whatever the model and
+the temperature.
+
+The second request continues the first one's text, so that an engine with a prefix cache does not process the pictures
+again. A grammar cannot express that a box's first corner lies above and left of the second: such boxes are repaired
+afterwards, and counted.
+
+Tokens are budgeted so that an answer always ends in a valid way. Before it starts, the tokens of a minimal
+analysis and a minimal story are counted and reserved. A stage that reaches its share is cut back to its
+last complete row or tag, then ended under a grammar that allows only a short ending.
 """
 
 import functools
@@ -24,15 +33,15 @@ from storyreason.generation.engine import Engine, Session
 from storyreason.generation.openai import Chunk, OnChunk, Stop
 
 SAFETY = 2
-"""Tokens kept for an ending, over those of the ending written plainly: a poor model spells out what has a token."""
+"""Tokens reserved for an ending, as a multiple of its tokens: a poor model may write a word letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """An answer in the published format, valid unless `cut`.
+    """An answer in the published format, valid unless `cut`. All counts but `mended` are in tokens.
 
-    `unmended` is the answer before boxes were put right, `mended` how many were. `ended`: analysis or story ran into
-    its share of the tokens and was ended shortly. `cut`: even the ending ran out of tokens.
+    `mended` is the number of boxes that were repaired, `unmended` the answer before that. `ended`: the analysis or the
+    story reached its share of the tokens and was ended early. `cut`: even the ending ran out of tokens.
     """
 
     text: str
@@ -52,13 +61,13 @@ def tell(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Grounded:
-    """Ask an engine that knows grammars twice, once for the analysis and once for the story.
+    """Generate one grounded answer about `images`, encoded pictures in order, with an engine that supports grammars.
 
-    With `on_chunk` it streams. Pieces take characters back where a stage was cut in the middle of a row or a mention,
-    and where boxes were mended; in the end they have come to the text that this gives.
+    With `on_chunk` the answer is streamed. Chunks take characters back where a stage was cut in the middle of a row or
+    a mention and where boxes were repaired; all of them applied in order give the returned text. `stop` cancels.
 
-    Raises EngineAwayError when the same may succeed later, and EngineError when it will not: an endpoint without
-    grammars, or `config.max_tokens` too small for so many images.
+    Raises EngineAwayError if the same request may succeed later, and EngineError if not: an endpoint without grammars, or
+    a limit on tokens (`config.max_tokens`, the engine's context) that is too small for this number of images.
     """
     sizes = [pictures.size(image) for image in images]
     run = _GroundedAnswer(engine.session(images, config), engine.count, config.max_tokens, on_chunk, stop or Stop())
@@ -81,7 +90,7 @@ def tell(
 
 @dataclass
 class _GroundedAnswer:
-    """One answer while it is made: its requests, and what they used up."""
+    """An answer in progress: sends its requests and keeps count of tokens."""
 
     session: Session
     count: Callable[[str], int]
@@ -92,12 +101,12 @@ class _GroundedAnswer:
     tokens: int = 0
     ended: bool = False
     cut: bool = False
-    _left: int = field(default=0, init=False)
-    _shown: str = field(default="", init=False)  # what the pieces so far come to
+    _left: int = field(default=0, init=False)  # tokens that the current stage may still use
+    _shown: str = field(default="", init=False)  # all chunks so far, applied
     _going_on_from: str = field(default="", init=False)
 
     def show(self, text: str) -> None:
-        """Let the pieces come to `text`, whatever they came to before."""
+        """Send the chunk that turns what was shown so far into `text`."""
         if self.on_chunk is None or text == self._shown:
             return
         same = _common_prefix(self._shown, text)
@@ -105,14 +114,18 @@ class _GroundedAnswer:
         self.on_chunk(Chunk(text[same:], back, self.tokens))
 
     def analysis(self, sizes: Sizes) -> Analysis:
-        least_analysis, least_story = (SAFETY * self.count(text) for text in _shortest_endings(sizes))
+        """Generate the analysis; `sizes` are the images' (width, height) in pixels.
+
+        Sets the budget, so it comes before `story`. Raises EngineError if the budget is too small for any answer.
+        """
+        least_analysis, least_story = (SAFETY * self.count(text) for text in _endings(sizes))
         self._left = self._budget() - least_story
         most = self._left - least_analysis
         if most < least_analysis // SAFETY:
             needed = least_analysis + least_analysis // SAFETY + least_story
             raise EngineError(
                 f"A grounded answer about {len(sizes)} images needs {needed} tokens or more, "
-                f"and has {self._left + least_story}: raise generation.max_tokens, or serving.max_model_len."
+                f"but the limit is {self._left + least_story}: raise generation.max_tokens or serving.max_model_len."
             )
         begin = f"{answer.OPEN}\n"
         text, whole = self._go_on(begin, grammar.of_analysis(sizes), most)
@@ -127,7 +140,8 @@ class _GroundedAnswer:
         return analysis.read(text)[0]
 
     def story(self, of: Analysis, begin: str) -> str:
-        least = SAFETY * self.count(_shortest_story(len(of.sections)))
+        """Generate the story about an analysis; `begin` is the answer up to it, which the engine continues."""
+        least = SAFETY * self.count(_story_ending(len(of.sections)))
         text, whole = self._go_on(begin, grammar.of_story(of), max(1, self._left - least))
         if not whole:
             self.ended = True
@@ -138,7 +152,7 @@ class _GroundedAnswer:
         return text
 
     def _go_on(self, written: str, rules: str, most: int) -> tuple[str, bool]:
-        """What comes after `written` under a grammar, and whether it came to its end within `most` tokens."""
+        """The continuation of `written` under a grammar (GBNF), and whether it was complete within `most` tokens."""
         told = self.session.tell(
             written=written,
             grammar=rules,
@@ -153,14 +167,14 @@ class _GroundedAnswer:
 
     def _forward(self, written: str, piece: Chunk) -> None:
         assert self.on_chunk is not None
-        if self._going_on_from is not written:  # nothing is shown before the engine has answered
+        if self._going_on_from is not written:  # show nothing before the engine answers
             self.show(written)
             self._going_on_from = written
         self._shown += piece.text
         self.on_chunk(piece._replace(tokens=self.tokens + piece.tokens))
 
     def _budget(self) -> int:
-        """Tokens for the whole answer: as configured, else what the prompt leaves of the model's length."""
+        """Tokens for the whole answer: as configured, else what the prompt leaves of the context. Raises EngineError."""
         if self.max_tokens is not None:
             return self.max_tokens
         room = self.session.room(self.stop)
@@ -170,23 +184,23 @@ class _GroundedAnswer:
 
 
 def _common_prefix(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Length of the common prefix of two texts, in characters."""
     if other.startswith(one):
         return len(one)
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
-def _shortest_endings(sizes: Sizes) -> tuple[str, str]:
-    """The longest texts that the grammars of endings allow."""
+def _endings(sizes: Sizes) -> tuple[str, str]:
+    """The longest analysis and story that the grammars of endings allow, to count their tokens."""
     few = "abc " * (grammar.FEW // 4)
     images = ", ".join(str(number) for number in range(1, len(sizes) + 1))
     setting = SETTINGS.build([max(SETTING_ELEMENTS, key=len), *[few] * (len(SETTINGS.columns) - 1)], 0)
     phases = tuple(NARRATIVE.build([name, *[few] * (len(NARRATIVE.columns) - 2), images], 0) for name in PHASES)
     sections = tuple(Section(number, settings=(setting,)) for number in range(1, len(sizes) + 1))
-    return analysis.render(Analysis(sections, phases)), _shortest_story(len(sizes))
+    return analysis.render(Analysis(sections, phases)), _story_ending(len(sizes))
 
 
-def _shortest_story(images: int) -> str:
+def _story_ending(images: int) -> str:
     return story.render(Story(tuple(Passage(image, ("abc " * (grammar.FEW // 2),)) for image in range(1, images + 1))))
 
 
@@ -194,7 +208,7 @@ _Row = TypeVar("_Row", Character, Object)
 
 
 def _mend(read: Analysis, sizes: Sizes) -> tuple[Analysis, int]:
-    """Corners in their order, and no box without an area; how many boxes that changed."""
+    """Order the corners of boxes and give each an area; also returns how many boxes changed."""
     sections = tuple(
         replace(one, characters=_mended(one.characters, size), objects=_mended(one.objects, size))
         for one, size in zip(read.sections, sizes, strict=False)
@@ -209,7 +223,7 @@ def _mended(rows: tuple[_Row, ...], size: tuple[int, int]) -> tuple[_Row, ...]:
 
 
 def _corners_in_order(box: Box, size: tuple[int, int]) -> Box:
-    """`10,5,3,5` becomes `3,5,10,6`."""
+    """Corners in order, at least one pixel apart, within `size`: `10,5,3,5` becomes `3,5,10,6`."""
     (x1, x2), (y1, y2) = sorted((box.x1, box.x2)), sorted((box.y1, box.y2))
     x1, x2 = (x1, x2) if x1 < x2 else (min(x1, size[0] - 1), min(x1, size[0] - 1) + 1)
     y1, y2 = (y1, y2) if y1 < y2 else (min(y1, size[1] - 1), min(y1, size[1] - 1) + 1)
@@ -220,7 +234,7 @@ _OPEN_MENTION = re.compile(r"<gd[oal] [^<]*\Z|<[^>]*\Z|<gd[oal] [^<>]*>[^<]*<[^>
 
 
 def _without_open_tag(text: str) -> str:
-    """A story that was cut, without the tag or mention that it ends in the middle of."""
+    """A story that was cut, without an incomplete tag or mention at its end."""
     if cut := _OPEN_MENTION.search(text):
         text = text[: cut.start()]
     text = text.rstrip("\n")

@@ -1,6 +1,6 @@
-"""A model folder told from in this process: transformers computes, xgrammar holds it to a grammar.
+"""A model folder that generates in this process, with transformers and, under a grammar, xgrammar.
 
-No server and no second process, so that one story costs little more than loading the model. For many, vLLM is faster.
+Without a server or a second process, one story takes little longer than loading the model. For many, vLLM is faster.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class InProcess:
-    """One model, one answer at a time; greedy answers are vLLM's, token for token.
+    """One model, one answer at a time. Greedy answers equal vLLM's, token for token.
 
     engine = InProcess("runs/register/0123456789abcdef/model")
     answering.answer_by(engine, "my-story", images, GenerationConfig(decoding="grounded"))
     """
 
     def __init__(self, folder: Path | str, adapter: Path | str | None = None, longest: int = 4096) -> None:
-        """`adapter` is merged into the model, in memory. `longest`: tokens of prompt and answer together, at most.
+        """`adapter` is merged into the model in memory. `longest`: most tokens of prompt and answer.
 
         Raises ModelError.
         """
@@ -43,7 +43,7 @@ class InProcess:
         self.model = loaded.to("cuda" if on_gpu else "cpu").eval()
         text_config = self.model.config.get_text_config()
         self.longest = min(longest, text_config.max_position_embeddings)
-        self._vocabulary = text_config.vocab_size  # the weights' own, which may be more than the tokenizer's
+        self._vocabulary = text_config.vocab_size  # of the weights, which may be larger than the tokenizer's
         self._compiler: Any = None
 
     def session(self, images: Sequence[bytes], config: GenerationConfig) -> "InProcessSession":
@@ -59,7 +59,7 @@ class InProcess:
         return {*ends, self.processor.tokenizer.eos_token_id}
 
     def held_to(self, grammar: str | None) -> list[Callable[..., Any]]:
-        """What masks every token that the grammar does not allow next."""
+        """The logits processor that masks every token which the grammar does not allow next."""
         if grammar is None:
             return []
         import xgrammar
@@ -75,7 +75,7 @@ class InProcess:
 
 @dataclass(frozen=True, slots=True)
 class InProcessSession:
-    """An `engine.Session` of a model in this process: its pictures are decoded once."""
+    """An `engine.Session` with a model in this process. Its pictures are decoded once."""
 
     engine: InProcess
     pictures: "list[Image]"
@@ -110,7 +110,7 @@ class InProcessSession:
                 streamer=None if on_chunk is None else _streamer(engine.processor.tokenizer, on_chunk),
             )
         if stop is not None and stop.stopped:
-            raise EngineAwayError("This request was ended by the one who made it.")
+            raise EngineAwayError("The caller cancelled this request.")
         told = output[0, prompt:].tolist()
         ended = bool(told) and told[-1] in engine.ends()
         text = engine.processor.tokenizer.decode(told, skip_special_tokens=True)

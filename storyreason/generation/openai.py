@@ -1,4 +1,4 @@
-"""Ask any OpenAI-compatible endpoint for a story."""
+"""Generate a story with any OpenAI-compatible endpoint."""
 
 import contextlib
 import json
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import httpx
 
 RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses that may be another one when the same request is sent again."""
+"""Statuses for which the same request may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model wrote, analysis and story together. `cut`: it was stopped by the limit of tokens."""
+    """What the model wrote. `cut`: it ended at the token limit. Counts are in tokens."""
 
     text: str
     cut: bool
@@ -33,8 +33,9 @@ class Completion:
 
 
 class Chunk(NamedTuple):
-    """What a stream brings: take back `back` characters of what it brought before (free decoding never does), then add
-    `text`. `tokens`: made so far, by the number of pieces until the engine has said it at the end.
+    """A step of a stream: first remove the last `back` characters (always 0 with free decoding), then append `text`.
+
+    `tokens`: generated so far; estimated by the number of chunks until the engine reports it at the end.
     """
 
     text: str
@@ -46,9 +47,9 @@ OnChunk = Callable[[Chunk], object]
 
 
 class Stop:
-    """Ends the request that another thread is waiting in, and those it would make after; the engine stops computing.
+    """Cancels the request that another thread is waiting for, and its later ones; the engine stops generating.
 
-    The thread gets EngineAwayError.
+    That thread gets EngineAwayError.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Stop:
             self._shut()
 
     def watch(self, event: str, info: dict[str, Any]) -> None:
-        """To be httpx's `trace`: hears of the connection that a request gets."""
+        """An httpx `trace` extension: learns the connection of a request."""
         if event == "connection.connect_tcp.complete":
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")
@@ -74,7 +75,7 @@ class Stop:
                     self._shut()
 
     def _shut(self) -> None:
-        # Not `close`, which would not wake the thread that reads from it. An engine that hears of it aborts.
+        # `close` would not wake the thread that reads from it. The engine aborts when the connection closes.
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -90,10 +91,10 @@ def tell(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Completion:
-    """Ask the endpoint at `base_url` (with or without `/v1`) once; with `on_chunk` it streams, piece by piece.
+    """Ask the endpoint at `base_url` (with or without `/v1`) once, with free decoding; streamed if there is `on_chunk`.
 
-    `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError when the same request may succeed later, and
-    EngineError when it will not.
+    `images` are encoded pictures (PNG, JPEG, ...). Raises EngineAwayError if the same request may succeed later, and
+    EngineError if not.
     """
     body = request_body(model, images, config)
     return ask(base_url, body, config.timeout, api_key=api_key, on_chunk=on_chunk, stop=stop)
@@ -108,14 +109,14 @@ def ask(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Completion:
-    """Send one chat completion, `body` as OpenAI's interface has it. Raises as `tell` does."""
+    """Request one chat completion; `body` is that of OpenAI's interface. Raises as `tell` does."""
     import httpx
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     url = root(base_url) + "/v1/chat/completions"
     watched = {} if stop is None else {"trace": stop.watch}
     try:
-        # Without `verify`, httpx reads every certificate of the system for each client, which takes 20 ms.
+        # By default httpx reads all certificates of the system for each client, which takes 20 ms.
         secure = url.startswith("https:")
         with httpx.Client(timeout=timeout, headers=headers, trust_env=_uses_proxy(url), verify=secure) as client:
             if on_chunk is None:
@@ -132,13 +133,13 @@ def ask(
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
     except (httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
         raise EngineError(
-            f"{url} is no OpenAI-compatible endpoint: its answer has another form ({error!r})."
+            f"{url} is not an OpenAI-compatible endpoint: its answer has another form ({error!r})."
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An `engine.Engine` at an address; for grammars one that knows vLLM's `structured_outputs`."""
+    """An `engine.Engine` at an address. Grammars need vLLM's `structured_outputs`."""
 
     base_url: str
     model: str
@@ -153,7 +154,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSession:
-    """An `engine.Session` of an endpoint: `body` is the request, with the pictures in it, that each `tell` extends."""
+    """An `engine.Session` with an endpoint. Each `tell` extends `body`, which has the pictures in it."""
 
     endpoint: Endpoint
     body: dict[str, Any]
@@ -192,12 +193,12 @@ def root(base_url: str) -> str:
 
 
 def _uses_proxy(url: str) -> bool:
-    """Whether the environment's proxy may be used: it is for the world outside, not for this machine."""
+    """Whether to use the proxy of the environment: not for this machine."""
     return urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
 
 
 def request_body(model: str, images: Sequence[bytes], config: GenerationConfig) -> dict[str, Any]:
-    """The request for a story: messages with the pictures in them, and how to sample."""
+    """The request for a story: messages with the pictures in them, and sampling parameters."""
     pictures = iter(images)
     messages = chat.messages(len(images), config.request, config.images_first)
     for message in messages:
@@ -214,7 +215,7 @@ def request_body(model: str, images: Sequence[bytes], config: GenerationConfig) 
 
 
 def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
-    """`{"type": "image"}` with the next picture in it; a text as it is."""
+    """`{"type": "image"}` with the next picture in it; text unchanged."""
     if part["type"] != "image":
         return part
     return {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
@@ -238,7 +239,7 @@ def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
             continue
         event = json.loads(line.removeprefix("data: "))
         if "error" in event:
-            raise EngineError(f"The engine broke off: {_sentence(event)}")
+            raise EngineError(f"The engine aborted its answer: {_sentence(event)}")
         usage = event.get("usage") or usage
         for choice in event["choices"]:
             finish = choice["finish_reason"] or finish
@@ -246,7 +247,7 @@ def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
                 pieces.append(piece)
                 on_chunk(Chunk(piece, tokens=len(pieces)))
     if finish is None:
-        raise EngineAwayError("The engine broke off in the middle of its answer.")
+        raise EngineAwayError("The engine closed the connection in the middle of its answer.")
     on_chunk(Chunk("", tokens=usage["completion_tokens"]))
     return Completion("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
 
@@ -273,7 +274,7 @@ def _raise_for_status(response: "httpx.Response") -> None:
     except (ValueError, KeyError, TypeError):
         sentence = response.text[:300] or response.reason_phrase
     kind = EngineAwayError if response.status_code in RETRYABLE else EngineError
-    raise kind(f"{response.url} refused the request with {response.status_code}: {sentence}")
+    raise kind(f"{response.url} rejected the request with {response.status_code}: {sentence}")
 
 
 def _sentence(answer: dict[str, Any]) -> str:
@@ -287,14 +288,14 @@ def models(base_url: str, api_key: str | None = None) -> list[str]:
 
 
 def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
-    """Tokens of the longest prompt and answer together; None where the endpoint does not say so (vLLM does)."""
+    """Longest context in tokens, prompt and answer; None if the endpoint does not say (vLLM does)."""
     listed = _call("GET", base_url, "/v1/models", api_key)
     lengths = [one.get("max_model_len") for one in listed.get("data", []) if one.get("id") == model]
     return int(lengths[0]) if lengths and lengths[0] else None
 
 
 def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
-    """How the served model is to be asked, where the endpoint is a gateway of ours; any other one says nothing of it."""
+    """The prompt settings of the served model if the endpoint is a storyreason gateway; empty for others."""
     with contextlib.suppress(EngineError):
         return dict(_call("GET", base_url, "/healthz", api_key).get("prompt") or {})
     return {}
@@ -302,13 +303,13 @@ def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
-    """Tokens of a text; its bytes, which are never fewer, where the endpoint cannot say."""
+    """Tokens of a text; its length in bytes, an upper bound, if the endpoint cannot count."""
     counted = _call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
     return int(counted.get("count", len(text.encode())))
 
 
 def _call(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
-    """What an endpoint says beyond completions; nothing where it has no such interface."""
+    """JSON of a route beyond completions; empty if the endpoint does not have it."""
     import httpx
 
     url = root(base_url) + path

@@ -1,4 +1,4 @@
-"""The vLLM process that evaluation and the gateway both use: start, probe, stop."""
+"""The vLLM process, as evaluation and the gateway use it: start, probe, stop."""
 
 import contextlib
 import importlib.metadata
@@ -26,7 +26,7 @@ NAME = "storyteller"
 
 GIB = 2**30
 PROCESSES_GIB = 2.0
-"""What vLLM's processes take beside weights and cache: measured 1.4 GiB with a tiny model on a CPU, rounded up."""
+"""Memory of vLLM's processes beside weights and cache: 1.4 GiB measured with a tiny model on a CPU, rounded up."""
 
 
 class VllmServer:
@@ -37,7 +37,7 @@ class VllmServer:
     """
 
     def __init__(self, model: Path | str, config: EngineConfig, log: Path) -> None:
-        """`model` is a model folder or a model's name on the Hub; what vLLM prints is appended to `log`."""
+        """`model` is a model folder or a model's name on the Hub. vLLM's output is appended to `log`."""
         self.model = model
         self.config = config
         self.log = log
@@ -61,7 +61,7 @@ class VllmServer:
     def start(self) -> None:
         """Start the process and wait until it has answered a real request.
 
-        Raises EngineError, with nothing left running, when it ends or does not answer in `startup_timeout` seconds.
+        Raises EngineError, and leaves nothing running, if it exits or does not answer within `startup_timeout` seconds.
         """
         command = self._command()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
@@ -73,11 +73,11 @@ class VllmServer:
             raise
 
     def alive(self) -> bool:
-        """Whether the process runs. It may still be starting."""
+        """Whether the process is running. It may still be starting."""
         return self._process is not None and self._process.poll() is None
 
     def probe(self, timeout: float = 10.0) -> None:
-        """Raise EngineError unless the engine lists its model and tells one token about one grey picture."""
+        """Raise EngineError unless the engine lists its model and generates one token about a grey picture."""
         import httpx
 
         try:
@@ -85,11 +85,11 @@ class VllmServer:
         except (httpx.HTTPError, ValueError) as error:
             raise EngineError(f"vLLM on port {self.port} does not list its models ({error}); see {self.log}.") from None
         if self.name not in [model["id"] for model in listed["data"]]:
-            raise EngineError(f"Port {self.port} serves other models than {self.name!r}: another server has taken it.")
+            raise EngineError(f"Port {self.port} does not serve {self.name!r}: another server has taken it.")
         tell(self.url, self.name, [_grey_picture()], GenerationConfig(max_tokens=1, timeout=timeout))
 
     def stop(self) -> None:
-        """End the process and all it started; requests in flight are aborted. Stopping twice is fine."""
+        """Stop the process and everything it started; requests in flight are aborted. May be called twice."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -106,7 +106,9 @@ class VllmServer:
     def _command(self) -> list[str]:
         vllm = Path(sys.executable).with_name("vllm")
         if not vllm.exists():
-            raise EngineError(f"vLLM is not in this environment ({vllm} is missing): install it with `make install`.")
+            raise EngineError(
+                f"vLLM is not installed in this environment ({vllm} is missing): install it with `make install`."
+            )
         _check_model(self.model)
         self.port = _free_port()
         config = self.config
@@ -126,11 +128,11 @@ class VllmServer:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         if on_cpu():
             environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.kv_cache_gb)
-            # One process less: the model runs in the engine's core, not in a worker beside it. Measured with a tiny
-            # model on two cores: 31 instead of 44 s of CPU time to start, 0.4 GiB less, 40 % less time per token. It
-            # also means that vLLM pins no threads to cores, which two engines would share; so say how many.
+            # One process fewer: the model runs in the engine's core instead of a worker. Measured with a tiny model on
+            # two cores: 31 instead of 44 s of CPU time to start, 0.4 GiB less, 40 % less time per token. vLLM then does
+            # not pin threads to cores, which two engines would share, so the number of threads is set here.
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-            cores = max(1, (os.cpu_count() or 1) - 1)  # one for what serves and tokenizes
+            cores = max(1, (os.cpu_count() or 1) - 1)  # one for serving and tokenizing
             environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
         return environment
 
@@ -138,24 +140,24 @@ class VllmServer:
         deadline = time.monotonic() + self.config.startup_timeout
         while not _listens(self.port):
             if not self.alive():
-                raise EngineError(f"vLLM did not start on {self.model}: {self._cause()} All it said is in {self.log}.")
+                raise EngineError(f"vLLM did not start on {self.model}: {self._cause()} Its output is in {self.log}.")
             if time.monotonic() > deadline:
                 raise EngineError(
                     f"vLLM on {self.model} did not answer within {self.config.startup_timeout:.0f} s. Raise "
-                    f"serving.startup_timeout if the machine is slow; what it said is in {self.log}."
+                    f"serving.startup_timeout if the machine is slow; its output is in {self.log}."
                 )
             time.sleep(0.25)
         self.probe(timeout=max(10.0, deadline - time.monotonic()))
 
     def _cause(self) -> str:
-        """The last line of the log that says something: the deepest error, not the ones it caused further out."""
+        """The line of the log that names the root cause: the deepest error, not those that it led to."""
         with self.log.open("rb") as file:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()
         lines = [re.sub(r"^(\(\w+ pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?", "", line).strip() for line in lines]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
         deep = [line for line in errors if not re.search(r"initialization failed|root cause", line)]
-        said = (deep or errors or [line for line in lines if line] or ["it said nothing"])[-1]
+        said = (deep or errors or [line for line in lines if line] or ["it printed nothing"])[-1]
         return said if said.endswith(".") else said + "."
 
 
@@ -166,34 +168,34 @@ def tell_and_check(
     config: GenerationConfig,
     wanted: Literal["none", "readable", "valid"],
 ) -> str:
-    """Let the engine at `url` tell one story and give it back; raises EngineError when it is not what is wanted."""
+    """The story of the engine at `url` about `images` (encoded). Raises EngineError if it is not `wanted` or better."""
     text = tell(url, model, images, config).text
     read = answer.read(text)
     if wanted != "none" and not read.readable:
         raise EngineError(
-            f"It answers, but its story of {len(images)} images has no analysis that can be read: {_beginning(text)!r}. "
+            f"The model answers, but the analysis in its story of {len(images)} images cannot be read: {_beginning(text)!r}. "
             "Deploy a model that was trained on stories, or set serving.probe to none."
         )
     if wanted == "valid" and not rules.is_valid(
         problems := rules.check(read, [pictures.size(image) for image in images])
     ):
         raise EngineError(
-            f"It answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "
+            f"The model answers, but its story of {len(images)} images breaks rules ({problems[0].message}): deploy a better "
             "model, or set serving.probe to readable."
         )
     return text
 
 
 def on_cpu() -> bool:
-    """Whether the installed vLLM is a build for CPUs."""
+    """Whether the installed vLLM is a CPU build. Raises EngineError if none is installed."""
     try:
         return "cpu" in importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
-        raise EngineError("vLLM is not in this environment: install it with `make install`.") from None
+        raise EngineError("vLLM is not installed in this environment: install it with `make install`.") from None
 
 
 def memory_needed(model: Path | str, config: EngineConfig) -> int:
-    """Bytes of main memory that an engine will take, roughly and rather too much; a GPU's memory is not in it."""
+    """Bytes of main memory that an engine will use: a rough upper estimate, without a GPU's memory."""
     if not on_cpu():
         return int(2 * PROCESSES_GIB * GIB)
     folder = Path(model)
@@ -205,14 +207,14 @@ def memory_needed(model: Path | str, config: EngineConfig) -> int:
 
 
 def check_memory(model: Path | str, config: EngineConfig) -> None:
-    """Raise EngineError when the machine's free memory does not hold one more engine with this model."""
+    """Raise EngineError if the machine's free memory is too small for one more engine with this model."""
     import psutil
 
     needed, free = memory_needed(model, config), psutil.virtual_memory().available
     if needed > free:
         raise EngineError(
             f"An engine for {model} needs about {needed / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: "
-            "end other programs, lower serving.kv_cache_gb, or stop the gateway first."
+            "close other programs, lower serving.kv_cache_gb, or stop the gateway first."
         )
 
 
@@ -224,7 +226,7 @@ def _check_model(model: Path | str) -> None:
     folder = Path(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise EngineError(f"{folder} is no model folder: it has no config.json. Name the folder that has it.")
+            raise EngineError(f"{folder} is not a model folder: it has no config.json. Name the folder that has one.")
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise EngineError(f"There is no model folder {model}: name a folder, or a model on the Hub as owner/name.")
 

@@ -1,4 +1,4 @@
-"""The gateway: one address before the engines that serve a model."""
+"""The gateway: one address in front of the engines that serve a model."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def routes() -> "tuple[Route, ...]":
-    """Every route of the gateway in the order in which they are matched, as they are declared; nothing is started."""
+    """The declarations of the gateway's routes, in matching order. Starts nothing."""
     from storyreason.serving.gateway import ROUTES
 
     return ROUTES

@@ -1,4 +1,4 @@
-"""The gateway from outside: start it, ask it, deploy to it, stop it."""
+"""A client for this checkout's gateway: start it, query it, deploy to it, suspend it, stop it."""
 
 import base64
 import logging
@@ -23,17 +23,17 @@ from storyreason.serving.config import ServingConfig
 log = logging.getLogger(__name__)
 
 LEASE = 60.0
-"""Seconds after which the gateway serves again when whom it gave way to is gone."""
+"""Seconds after which the gateway resumes by itself if the lease is not renewed."""
 STARTUP = 90.0
-"""Seconds until a started gateway answers; its engine takes longer."""
+"""Seconds that a gateway may take to answer after it was started; its engine takes longer."""
 
 _started: list["subprocess.Popen[bytes]"] = []
-"""Gateways that this process started and that are to outlive it."""
+"""Gateways that this process started. They outlive it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the gateway says of itself. `problem`: why the model that is to be served is not."""
+    """The answer of `/admin/status`. `problem` says why the deployed model is not being served."""
 
     healthy: bool
     folder: str | None
@@ -55,35 +55,36 @@ def url(config: ServingConfig) -> str:
 
 
 def token() -> str:
-    """What opens everything of this checkout's gateway, its `/v1` too where that wants a key."""
+    """The administrator's token, which is accepted by every route, `/v1` included."""
     return state.token()
 
 
 def status(config: ServingConfig) -> Status:
-    """Raises GatewayError when no gateway of this checkout answers."""
+    """Raises GatewayError if no gateway of this checkout answers."""
     try:
         return Status(**_request(config, "GET", "/admin/status"))
     except TypeError:
         raise GatewayError(
-            f"The gateway at {url(config)} runs code of another version: end it with `storyreason down`, then run the same again."
+            f"The gateway at {url(config)} runs another version of the code: stop it with `storyreason down`, then run "
+            "this command again."
         ) from None
 
 
 def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> bool:
-    """Whether this model is served, healthy, with these settings and asked like this: `deploy` would change nothing."""
+    """Whether this model is being served with these engine settings and this prompt, so that `deploy` would change nothing."""
     now, prompt = status(config), generation.as_trained(folder).prompt()
     return now.healthy and (now.folder, now.engine, now.prompt) == (folder, config.engine(), prompt)
 
 
 def check(config: ServingConfig) -> None:
-    """Raises GatewayError when the gateway's port is used by something else; costs nothing."""
+    """Raises GatewayError if something else uses the gateway's port. Starts nothing."""
     _is_running(config)
 
 
 def ensure_running(config: ServingConfig) -> None:
-    """Start a gateway that outlives this process, unless one answers. Its log is `runs/gateway/gateway.log`.
+    """Start a gateway that outlives this process, unless one is running. Its log is `runs/gateway/gateway.log`.
 
-    Raises GatewayError when it does not answer, with what it said last.
+    Raises GatewayError with the last line of the log if the gateway does not answer.
     """
     if _is_running(config):
         return
@@ -92,7 +93,7 @@ def ensure_running(config: ServingConfig) -> None:
         start = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "storyreason.serving.gateway", config.model_dump_json()],
-            cwd=Path(__file__).parents[2],  # so that it is this storyreason, installed or not
+            cwd=Path(__file__).parents[2],  # so that it imports this storyreason, installed or not
             env=os.environ | {"STORYREASON_RUNS": str(runs.root())},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -107,7 +108,7 @@ def ensure_running(config: ServingConfig) -> None:
                 file.seek(start)
                 said = file.read().decode(errors="replace").split("\n")
             raise GatewayError(
-                next((line for line in reversed(said) if line), f"The gateway ended at once; see {log}.")
+                next((line for line in reversed(said) if line), f"The gateway exited immediately; see {log}.")
             )
         if time.monotonic() > deadline:
             raise GatewayError(f"The gateway did not answer within {STARTUP:.0f} s; see {log}.")
@@ -123,10 +124,10 @@ def deploy(
     generation: GenerationConfig | None = None,
     run_id: str | None = None,
 ) -> str | None:
-    """Let the gateway serve another model; returns when it does and the old one is gone, with the story it told first.
+    """Make the gateway serve another model. Returns its first story once it serves and the old engine has stopped.
 
-    A deployment that is under way already (of a run that was killed, say) is waited for. Raises GatewayError that says
-    why the model was refused; what was served before is served still.
+    Waits for a deployment that is already in progress (left by a killed run, for example). Raises GatewayError with the
+    reason if the model is rejected; the previous model keeps serving.
     """
     generation = generation or GenerationConfig()
     body = {
@@ -146,10 +147,10 @@ def deploy(
 
 @contextmanager
 def suspended(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator[None]:
-    """For the time of the block the gateway serves nothing: its engine's memory is free. `who` is whom it names meanwhile.
+    """Suspend serving for the duration of the block, which frees the engine's memory. `who` appears in its answers.
 
-    It is a lease of so many seconds that a thread renews: when this process is gone, the gateway serves again by itself.
-    Requests in flight, and a deployment that is under way, are waited for. Raises GatewayError when it refuses.
+    A thread renews a lease of `lease` seconds, so that the gateway resumes by itself if this process dies. Requests in
+    flight and a deployment in progress are waited for. Raises GatewayError if the gateway refuses.
     """
     longest = config.startup_timeout + config.drain_timeout + config.stop_timeout + 60
     _wait_for_deployments(config, longest)
@@ -160,7 +161,7 @@ def suspended(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator
         while not ending.wait(lease / 4):
             try:
                 _request(config, "POST", "/admin/rest", {"who": who, "seconds": lease}, timeout=longest)
-            except GatewayError as error:  # it may be about to be started again
+            except GatewayError as error:  # it may be restarting
                 log.warning("the gateway did not renew the lease of %s: %s", who, error)
 
     renewing = threading.Thread(target=renew, daemon=True)
@@ -173,7 +174,7 @@ def suspended(config: ServingConfig, who: str, lease: float = LEASE) -> Iterator
         try:
             _request(config, "POST", "/admin/wake", {"who": who})
         except GatewayError as error:
-            log.warning("%s What was served comes back by itself within %.0f s of the gateway's start.", error, lease)
+            log.warning("%s Serving resumes by itself within %.0f s of the gateway's start.", error, lease)
 
 
 def _wait_for_deployments(config: ServingConfig, longest: float) -> None:
@@ -183,7 +184,7 @@ def _wait_for_deployments(config: ServingConfig, longest: float) -> None:
 
 
 def stop() -> bool:
-    """End the gateway of this checkout and its engines; False when none runs. GatewayError when it does not end."""
+    """Stop the gateway of this checkout and its engines; False if none is running. Raises GatewayError if it does not stop."""
     import httpx
 
     address = state.address()
@@ -194,13 +195,13 @@ def stop() -> bool:
     try:
         _request(config, "POST", "/admin/stop", timeout=5)
     except (GatewayError, httpx.HTTPError):
-        with suppress(ProcessLookupError):  # it has just ended
+        with suppress(ProcessLookupError):  # it has just exited
             os.kill(address.pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
     while _is_locked():
         if time.monotonic() > deadline:
             raise GatewayError(
-                f"The gateway, process {address.pid}, does not end: end it with `kill -9 {address.pid}`."
+                f"The gateway (process {address.pid}) does not stop: kill it with `kill -9 {address.pid}`."
             )
         time.sleep(0.1)
     _reap(address.pid)
@@ -208,7 +209,7 @@ def stop() -> bool:
 
 
 def _reap(ended: int | None = None) -> None:
-    """Take leave of the gateways that this process started and that have ended; `ended` is about to."""
+    """Collect the exit status of gateways that this process started and that have exited; `ended` is about to exit."""
     for process in list(_started):
         if process.pid == ended:
             process.wait(10)
@@ -217,7 +218,7 @@ def _reap(ended: int | None = None) -> None:
 
 
 def _is_locked() -> bool:
-    """Whether a gateway of this checkout runs: it holds the lock of its folder, and the lock dies with it."""
+    """Whether a gateway of this checkout is running: it holds the lock of its folder until it exits."""
     try:
         with runs.lock(state.folder(), wait=0):
             return False
@@ -226,7 +227,7 @@ def _is_locked() -> bool:
 
 
 def _is_running(config: ServingConfig) -> bool:
-    """Whether this checkout's gateway answers. Raises GatewayError when something else does."""
+    """Whether this checkout's gateway answers. Raises GatewayError if something else does."""
     import httpx
 
     try:
@@ -252,8 +253,8 @@ def _request(config: ServingConfig, method: str, path: str, body: Any = None, ti
     except httpx.TransportError as error:
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise GatewayError(
-            f"The gateway at {url(config)} broke off ({said}): look at {state.folder() / 'gateway.log'}, and run the same "
-            "again; what it served before, it serves again when it is started."
+            f"The gateway at {url(config)} closed the connection ({said}): see {state.folder() / 'gateway.log'}, then run "
+            "this command again. A restarted gateway serves what it served before."
         ) from error
     try:
         answer = response.json()
@@ -269,6 +270,6 @@ def _request(config: ServingConfig, method: str, path: str, body: Any = None, ti
 
 def _port_taken(config: ServingConfig) -> GatewayError:
     return GatewayError(
-        f"Port {config.port} is in use by something that is not the gateway of {runs.root()}: end it, or choose "
+        f"Port {config.port} is in use by something that is not the gateway of {runs.root()}: stop it, or choose "
         "another port with `--set serving.port=N`."
     )

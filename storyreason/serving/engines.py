@@ -1,4 +1,4 @@
-"""The engines behind the gateway: one that serves, now and then a second one that is about to, and their exchange."""
+"""The engines behind the gateway: the one that serves, at times a second one that is about to, and the swap."""
 
 import asyncio
 import contextlib
@@ -21,16 +21,16 @@ from storyreason.serving.state import Leases, Served
 log = logging.getLogger(__name__)
 
 MAX_PAUSE = 60.0
-"""Seconds between two starts of an engine that keeps dying; after one that lived longer the pauses grow anew."""
+"""Longest pause in seconds between restarts. An engine that lived longer than this resets the pauses."""
 
 
 class BusyError(GatewayError):
-    """Another deployment is under way."""
+    """The gateway cannot do this now: it is deploying, or suspended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What came of a deployment. `story`: what the new model told for the probe's images, if there were any."""
+    """The outcome of a deployment. `story` is what the new model wrote about the probe's images, if there were any."""
 
     served: Served
     changed: bool
@@ -38,7 +38,7 @@ class Deployed:
 
 
 class RunningEngine:
-    """A running vLLM and the requests it is answering."""
+    """A running vLLM server and the number of requests that it is answering."""
 
     def __init__(self, server: VllmServer) -> None:
         self.server = server
@@ -58,7 +58,7 @@ class RunningEngine:
 
 
 class EnginePool:
-    """Keeps one model served. All methods run in one event loop; what blocks (starting, stopping) runs in threads."""
+    """Keeps one model served. All methods run in one event loop; blocking work (starting, stopping) runs in threads."""
 
     def __init__(self, config: ServingConfig) -> None:
         self.config = config
@@ -78,7 +78,7 @@ class EnginePool:
 
     @property
     def settings(self) -> ServingConfig:
-        """The gateway's settings, and those that the served model's deployment brought for its engine."""
+        """The gateway's settings, updated with the engine settings of the served model's deployment."""
         return self._settings_of(self.served) if self.served else self.config
 
     def _settings_of(self, served: Served) -> ServingConfig:
@@ -86,18 +86,18 @@ class EnginePool:
 
     @property
     def requests(self) -> int:
-        """How many requests the serving engine is answering."""
+        """Number of requests that the serving engine is answering."""
         return self._engine.requests if self._engine else 0
 
     def healthy(self) -> bool:
-        """Whether an engine runs that has answered a request."""
+        """Whether an engine is running that has answered its start-up probe."""
         return self._engine is not None and self._engine.server.alive()
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[RunningEngine]:
-        """The engine for one request, which it will see through even if another one takes over meanwhile.
+        """The engine for one request. It keeps running until the request is done, even if another one takes over.
 
-        Waits for an engine that is being started again. Raises GatewayError when there is none.
+        Waits for an engine that is restarting. Raises GatewayError if there is none.
         """
         await self._wait_until_healthy(self.config.wait_timeout)
         engine = self._engine
@@ -109,7 +109,7 @@ class EnginePool:
             engine.give_back()
 
     async def keep(self) -> None:
-        """Start what is to be served whenever it does not run, with growing pauses. Ends only by cancellation."""
+        """Start the deployed model's engine whenever it is not running, with growing pauses. Ends only when cancelled."""
         pause = self.config.restart_pause
         while True:
             try:
@@ -123,14 +123,14 @@ class EnginePool:
                         pause = self.config.restart_pause
                     await self._drop()
                     await asyncio.sleep(pause)
-                    continue  # meanwhile a training may have taken the device, or a deployment the engine's place
+                    continue  # during the pause a training may have taken the device, or a deployment replaced the engine
                 await self._restart(self.served)
-            except Exception as error:  # a full disk too, say: nobody else would start it again
-                if self.suspended_for():  # it was ended while it started
+            except Exception as error:  # anything, a full disk for example: nothing else would restart the engine
+                if self.suspended_for():  # it was stopped while it was starting
                     continue
                 self.problem = str(error) or repr(error)
                 log.error(
-                    "%s Next try in %.0f s.", self.problem, pause, exc_info=not isinstance(error, StoryReasonError)
+                    "%s Next attempt in %.0f s.", self.problem, pause, exc_info=not isinstance(error, StoryReasonError)
                 )
                 await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
@@ -144,11 +144,11 @@ class EnginePool:
         generation: GenerationConfig,
         engine: EngineConfig | None = None,
     ) -> Deployed:
-        """Start the model beside the one that serves, let it tell a story of `images`, and exchange the two.
+        """Start the model beside the serving one, have it tell a story of `images` (encoded), then swap the two.
 
-        `engine` is what it is started with, then and after a crash; without it, the gateway's own settings. Raises
-        BusyError while another deployment is under way, and GatewayError when this one failed: what served before serves on.
-        Asking for what is served already changes nothing.
+        `engine` holds its engine settings, also for restarts after a crash; by default the gateway's own. Does nothing if
+        the same model is already served with the same settings. Raises BusyError during another deployment, and
+        GatewayError if this one failed, in which case the previous model keeps serving.
         """
         self._refuse_while_deploying()
         if (sentence := self.suspended_for()) is not None:
@@ -166,7 +166,7 @@ class EnginePool:
             deployed = await self._exchange(wanted, images, generation)
         except StoryReasonError as error:
             state.write_deployment(folder=folder, version=version, run_id=run_id, since=_now(), error=str(error))
-            still = f" Version {self.served.version} serves on." if self.served and self.healthy() else ""
+            still = f" Version {self.served.version} keeps serving." if self.served and self.healthy() else ""
             raise GatewayError(f"Version {version} was not deployed. {error}{still}") from error
         finally:
             self.deploying = None
@@ -175,18 +175,17 @@ class EnginePool:
         return deployed
 
     def suspended_for(self) -> str | None:
-        """The sentence that says for whom nothing is served now, or None when nobody has asked for it."""
+        """A sentence that says for whom serving is suspended; None if it is not."""
         holders = self._leases.holders()
         if not holders:
             return None
         what = f"Version {self.served.version}" if self.served else "Serving"
-        return (
-            f"{what} gives way to {' and '.join(holders)}: it comes back by itself when that has ended; try again then."
-        )
+        return f"{what} is suspended for {' and '.join(holders)} and resumes by itself when that ends: try again then."
 
     async def suspend(self, who: str, seconds: float) -> None:
-        """Serve nothing, once what is being answered has its answer, until `wake`, or until `seconds` pass without this
-        being asked again. Returns when no engine runs. Raises BusyError while a deployment is under way.
+        """Finish the requests in flight, then stop the engine until `resume`, or until `seconds` pass without a renewal.
+
+        Returns when no engine is running. Raises BusyError during a deployment.
         """
         self._refuse_while_deploying()
         self._leases.take(who, seconds, extra=self.config.drain_timeout)
@@ -194,23 +193,23 @@ class EnginePool:
             self._up.clear()
             engine, self._engine = self._engine, None
             if engine is not None:
-                log.info("version %s gives way to %s", self.served.version if self.served else "", who)
+                log.info("version %s is suspended for %s", self.served.version if self.served else "", who)
                 await self._retire(engine)
-            while self._servers:  # one that is just being started
+            while self._servers:  # one may be starting right now
                 await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
                 await asyncio.sleep(0.05)
         self._leases.take(who, seconds)
 
     def resume(self, who: str) -> None:
-        """Serve again, as far as `who` is concerned: `keep` starts what is to be served."""
+        """Give the lease of `who` back. After the last one `keep` starts the engine."""
         self._leases.end(who)
 
     def _refuse_while_deploying(self) -> None:
         if self.deploying is not None:
-            raise BusyError(f"Version {self.deploying} is being deployed: try again when it has ended.")
+            raise BusyError(f"Version {self.deploying} is being deployed: try again when that is done.")
 
     async def stop(self) -> None:
-        """End every engine, those that are starting too."""
+        """Stop every engine, including those that are starting."""
         self.served = None
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
 
@@ -229,7 +228,7 @@ class EnginePool:
         except BaseException:
             await self._stop(new)
             raise
-        # From here to the next await nothing else runs: a request has the old engine or the new one, never none.
+        # Nothing else runs until the next await: a request gets the old engine or the new one, never none.
         old, self._engine, self.served, self.problem = self._engine, new, served, None
         self._up.set()
         log.info("version %s serves", served.version)
@@ -243,14 +242,14 @@ class EnginePool:
             await asyncio.wait_for(old.idle.wait(), self.config.drain_timeout)
         except TimeoutError:
             log.warning(
-                "%d requests of the replaced engine are cut after %.0f s", old.requests, self.config.drain_timeout
+                "%d requests of the replaced engine are aborted after %.0f s", old.requests, self.config.drain_timeout
             )
         await self._stop(old)
 
     async def _restart(self, served: Served) -> None:
         log.info("starting version %s", served.version)
         engine = await self._start(served)
-        if self.served != served or self._engine is not None or self.suspended_for():  # something was faster
+        if self.served != served or self._engine is not None or self.suspended_for():  # something else came first
             await self._stop(engine)
             return
         self._engine, self.problem = engine, None
@@ -274,7 +273,7 @@ class EnginePool:
         self._servers.discard(engine.server)
 
     async def _drop(self) -> None:
-        """Forget the serving engine, which has died, and end what it left."""
+        """Forget the serving engine, which has died, and clean up after it."""
         engine, self._engine = self._engine, None
         self._up.clear()
         if engine is not None:
@@ -290,9 +289,9 @@ class EnginePool:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GatewayError(
-                    f"Version {self.served.version} does not run: {self.problem or 'it is being started; try again.'}"
+                    f"Version {self.served.version} is not running: {self.problem or 'it is starting; try again.'}"
                 )
-            if self._up.is_set():  # it died just now, and `keep` has not seen it yet
+            if self._up.is_set():  # it has just died and `keep` has not noticed yet
                 await asyncio.sleep(0.05)
                 continue
             with contextlib.suppress(TimeoutError):
@@ -300,16 +299,16 @@ class EnginePool:
 
 
 def _check_location(folder: str, config: ServingConfig) -> None:
-    """Raise GatewayError unless a model lies where models do: who may deploy need not be let see the whole disk.
+    """Raise GatewayError for a folder outside `serving.models`: whoever may deploy need not read the whole disk.
 
-    A name on the Hub, as owner/name, is no place, unless it is one here too.
+    A model's name on the Hub (owner/name) passes, unless such a folder exists.
     """
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", folder) and not Path(folder).exists():
         return
     top = Path(config.models or runs.root()).resolve()
     if not Path(folder).resolve().is_relative_to(top):
         raise GatewayError(
-            f"There is no model folder {folder} under {top}: name one there, or set serving.models and start the gateway anew."
+            f"There is no model folder {folder} under {top}: name one there, or set serving.models and restart the gateway."
         )
 
 

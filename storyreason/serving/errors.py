@@ -1,7 +1,8 @@
-"""Requests that are not served: why, in a sentence, with a status. Every error body of the gateway is written here.
+"""Refused requests: a status and a sentence. Every error body of the gateway is written here.
 
-Two forms exist. What OpenAI's clients may read (the door's refusals, `/v1/*` of the engine) has OpenAI's fields; the
-gateway's own routes, and the `error` event of a story's stream, have `message` and `code` alone.
+There are two forms. Errors that clients of the OpenAI interface may see (those of the middleware and of `/v1/*` on its
+way to the engine) have OpenAI's fields. Those of the gateway's own routes, and the `error` event of a story's stream,
+have only `message` and `code`.
 """
 
 import json
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RefusedError(GatewayError):
-    """A request that is not served, with the status and the sentence for it, and headers."""
+    """A request that is refused, with its status, the sentence for the client, and headers (`retry_after="5"`)."""
 
     def __init__(self, status: int, sentence: str, **headers: str) -> None:
         super().__init__(sentence)
@@ -26,22 +27,22 @@ class RefusedError(GatewayError):
 
 
 def body(status: int, sentence: str) -> dict[str, Any]:
-    """The error of one of the gateway's own routes."""
+    """The error body of the gateway's own routes."""
     return {"error": {"message": sentence, "code": status}}
 
 
 def openai_body(status: int, sentence: str) -> bytes:
-    """The error in the form of the OpenAI interface."""
+    """The error body of the OpenAI interface."""
     return json.dumps({"error": {"message": sentence, "type": "GatewayError", "param": None, "code": status}}).encode()
 
 
 def openai_event(status: int, sentence: str) -> bytes:
-    """The same as the last event of a stream of the OpenAI interface."""
+    """`openai_body` as the last event of a stream."""
     return b"data: " + openai_body(status, sentence) + b"\n\n"
 
 
 def body_of(error: StoryReasonError | ValidationError) -> dict[str, Any]:
-    """`body` with the status that belongs to the kind of the error."""
+    """`body` with the status for this class of error."""
     if isinstance(error, ValidationError):
         return body(400, fault(error))
     if isinstance(error, RefusedError):
@@ -50,20 +51,20 @@ def body_of(error: StoryReasonError | ValidationError) -> dict[str, Any]:
 
 
 def fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a request's body, as a sentence."""
+    """The first fault of a request's body, as a sentence."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))[:200] or 'the body'}: {first['msg']}."
 
 
 def response(status: int, sentence: str) -> "JSONResponse":
-    """`body` as an answer."""
+    """A response with `body`."""
     from starlette.responses import JSONResponse
 
     return JSONResponse(body(status, sentence), status)
 
 
 def response_of(error: StoryReasonError | ValidationError) -> "JSONResponse":
-    """`body_of` as an answer."""
+    """A response with `body_of`."""
     from starlette.responses import JSONResponse
 
     content = body_of(error)
@@ -71,7 +72,7 @@ def response_of(error: StoryReasonError | ValidationError) -> "JSONResponse":
 
 
 async def refuse(send: Send, error: RefusedError) -> None:
-    """Answer with an error in the form of the OpenAI interface."""
+    """Send an error response in the form of the OpenAI interface."""
     content = openai_body(error.status, str(error))
     headers = {"content-type": "application/json", "content-length": str(len(content)), **error.headers}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -1,4 +1,4 @@
-"""The gateway: one address that never changes before engines that do."""
+"""The gateway: one address that stays the same while the engines behind it change."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from storyreason.serving.passthrough import PassThrough
 from storyreason.serving.routing import Access, RouteTable, declared, route
 from storyreason.serving.stories import PageRoutes, StoryRoutes
 
-log = logging.getLogger("storyreason.serving.gateway")  # also as a process of its own, where it is `__main__`
+log = logging.getLogger("storyreason.serving.gateway")  # also when run as a process, where `__name__` is `__main__`
 
 UNREAD_TIMEOUT_MS = 120_000
 
@@ -40,12 +40,14 @@ class Deployment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: str = Field(min_length=1, description="The model folder, absolute, or a model's name on the Hub.")
-    version: str = Field(min_length=1, max_length=100, description="What this model is called in answers and logs.")
-    run_id: str | None = Field(default=None, description="The run that asks for it, for the record.")
-    images: tuple[Base64Bytes, ...] = Field(default=(), description="Frames of a story that it must tell first.")
-    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it tells that story.")
-    engine: EngineConfig | None = Field(default=None, description="Its engine's settings; without: the gateway's own.")
+    folder: str = Field(min_length=1, description="An absolute model folder, or a model's name on the Hub.")
+    version: str = Field(min_length=1, max_length=100, description="The version's name in answers and logs.")
+    run_id: str | None = Field(default=None, description="The run that deploys it, for the record.")
+    images: tuple[Base64Bytes, ...] = Field(
+        default=(), description="Frames, in Base64, of a story that it must tell first."
+    )
+    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it generates that story.")
+    engine: EngineConfig | None = Field(default=None, description="Its engine's settings; empty: the gateway's own.")
 
 
 class Lease(BaseModel):
@@ -53,22 +55,22 @@ class Lease(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    who: str = Field(min_length=1, max_length=300, description="For whom the gateway gives way.")
+    who: str = Field(min_length=1, max_length=300, description="For whom serving is suspended.")
     seconds: float = Field(
-        default=60.0, gt=0, le=3600, description="Without being asked again so long, it serves again."
+        default=60.0, gt=0, le=3600, description="Seconds after which serving resumes unless the lease is renewed."
     )
 
 
 class AdminRoutes:
-    """How the gateway is, and what administers it."""
+    """Health, metrics and administration."""
 
     def __init__(self, engines: EnginePool, metrics: Metrics, stopping: list[Callable[[], object]]) -> None:
-        """`stopping` is called, one after the other, to end the gateway."""
+        """`stopping` holds what `/admin/stop` calls, in order."""
         self.engines = engines
         self.metrics = metrics
         self.stopping = stopping
 
-    @route("GET", "/healthz", Access.NOTHING, "Whether a model is served, and which.")
+    @route("GET", "/healthz", Access.NOTHING, "Whether a model is being served, and which one; 503 if none is.")
     async def healthz(self) -> JSONResponse:
         healthy = self.engines.healthy()
         return JSONResponse({"healthy": healthy} | _served(self.engines), 200 if healthy else 503)
@@ -77,7 +79,12 @@ class AdminRoutes:
     async def counted(self) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
-    @route("GET", "/admin/status", Access.TOKEN, "What `/healthz` says, the engine's settings and what is going on.")
+    @route(
+        "GET",
+        "/admin/status",
+        Access.TOKEN,
+        "The answer of `/healthz`, the engine's settings, requests in flight and a deployment in progress.",
+    )
     async def status(self) -> dict[str, Any]:
         return {
             "healthy": self.engines.healthy(),
@@ -87,7 +94,13 @@ class AdminRoutes:
             "engine": self.engines.settings.engine(),
         }
 
-    @route("POST", "/admin/deploy", Access.TOKEN, "Serve another model, once it has told a story.", body=Deployment)
+    @route(
+        "POST",
+        "/admin/deploy",
+        Access.TOKEN,
+        "Serve another model, after it has told a story; returns when it serves.",
+        body=Deployment,
+    )
     async def deploy(self, request: Request) -> dict[str, Any]:
         raw = await request.body()
         try:
@@ -103,7 +116,7 @@ class AdminRoutes:
             raise HTTPException(502, str(error)) from None
         return {**asdict(deployed.served), "changed": deployed.changed, "story": deployed.story}
 
-    @route("POST", "/admin/rest", Access.TOKEN, "Stop the engine for as long as the lease is renewed.", body=Lease)
+    @route("POST", "/admin/rest", Access.TOKEN, "Suspend serving for as long as this lease is renewed.", body=Lease)
     async def rest(self, lease: Lease) -> dict[str, Any]:
         try:
             await self.engines.suspend(lease.who, lease.seconds)
@@ -111,12 +124,12 @@ class AdminRoutes:
             raise HTTPException(409, str(error)) from None
         return {"resting": self.engines.suspended_for() is not None}
 
-    @route("POST", "/admin/wake", Access.TOKEN, "Give a lease back.", body=Lease)
+    @route("POST", "/admin/wake", Access.TOKEN, "Give a lease back; serving resumes after the last one.", body=Lease)
     async def wake(self, lease: Lease) -> dict[str, Any]:
         self.engines.resume(lease.who)
         return {"resting": self.engines.suspended_for() is not None}
 
-    @route("POST", "/admin/stop", Access.TOKEN, "End the gateway and its engines.")
+    @route("POST", "/admin/stop", Access.TOKEN, "Stop the gateway and its engines.")
     async def stop(self) -> dict[str, Any]:
         for call in self.stopping:
             call()
@@ -124,12 +137,14 @@ class AdminRoutes:
 
 
 HANDLERS = (AdminRoutes, StoryRoutes, PageRoutes, PassThrough)
-"""The classes whose methods are routes, in the order in which a request is matched; `PassThrough` takes what is left."""
+"""The classes with the routes, in matching order. `PassThrough` comes last: it takes the rest of `/v1`."""
 ROUTES = tuple(one for kind in HANDLERS for one, _ in declared(kind))
 
 
 def application(config: ServingConfig) -> tuple[FastAPI, list[Any]]:
-    """The FastAPI application, and the list of what `/admin/stop` calls."""
+    """The FastAPI application, and the list of what `/admin/stop` calls.
+
+    Raises GatewayError or DataError for a state file or a gallery that cannot be read."""
     engines = EnginePool(config)
     pass_through = PassThrough(engines)
     stories = StoryRoutes(engines, config)
@@ -170,7 +185,7 @@ def application(config: ServingConfig) -> tuple[FastAPI, list[Any]]:
 
 
 def _register(app: FastAPI, admin: AdminRoutes, *others: object) -> RouteTable:
-    """Give the application the routes of `HANDLERS`: FastAPI reads the arguments of `admin`'s, the others their requests."""
+    """Add the routes of `HANDLERS`. FastAPI parses the arguments of `admin`'s handlers; the others read their requests."""
     table = RouteTable()
     for one, name in declared(AdminRoutes):
         app.add_api_route(one.path, getattr(admin, name), methods=[one.method])
@@ -185,18 +200,18 @@ def _register(app: FastAPI, admin: AdminRoutes, *others: object) -> RouteTable:
 
 
 def run(config: ServingConfig, first: state.Served | None = None) -> None:
-    """Serve until stopped; `first` is served instead of what the state file names.
+    """Serve until stopped. `first` replaces the model that the state file names.
 
-    Raises GatewayError when the port is taken or another gateway of this checkout runs.
+    Raises GatewayError if the port is taken or another gateway of this checkout is running.
     """
     import uvicorn
 
     from storyreason.serving.protocol import settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it names every request
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     with _only_one(), _listen(config) as listening:
-        # First of all: until this is there, `down` signals the process of the address before.
+        # Before anything else: until then, `down` would signal the process of the previous address.
         state.write_address(state.Address(os.getpid(), config.host, config.port))
         if first is not None:
             state.write_served(first)
@@ -221,7 +236,7 @@ def _only_one() -> Any:
         running = state.address()
         where = f"process {running.pid} on port {running.port}" if running else "another process"
         raise GatewayError(
-            f"A gateway of {runs.root()} runs already ({where}): use it, or stop it with `storyreason down`."
+            f"A gateway of {runs.root()} is already running ({where}): use it, or stop it with `storyreason down`."
         ) from None
     try:
         yield
@@ -234,14 +249,14 @@ def _listen(config: ServingConfig) -> socket.socket:
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections inherit it: who takes nothing of an answer for so long holds neither its memory nor its place.
+        # Inherited by connections: a client that reads nothing for this long loses its connection, which frees its slot.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
     try:
         listening.bind((config.host, config.port))
     except OSError as error:
         listening.close()
         raise GatewayError(
-            f"The gateway cannot listen on {config.host}:{config.port} ({error.strerror}): end what uses port "
+            f"The gateway cannot listen on {config.host}:{config.port} ({error.strerror}): stop what uses port "
             f"{config.port}, or choose another port with `--set serving.port=N`."
         ) from None
     return listening

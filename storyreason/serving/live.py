@@ -1,15 +1,15 @@
-"""A story while it is being told, as server-sent events.
+"""A story while it is being generated, as server-sent events.
 
-    event: progress   {"stage": "analysis", "images": 1, "tokens": 43}         another stage, image or 20 tokens more
-    event: text       {"text": "| char1 | Mara |"}                             as the model writes; with "back": 12, take
-                                                                               as many characters back before
-    event: row        {"kind": "character", "image": 1, "id": "char1", …}      a whole row of a table
+    event: progress   {"stage": "analysis", "images": 1, "tokens": 43}         at each stage, image, and every 20 tokens
+    event: text       {"text": "| char1 | Mara |"}                             as the model writes; with "back": 12,
+                                                                               first remove that many characters
+    event: row        {"kind": "character", "image": 1, "id": "char1", …}      a complete row of a table
     event: span       {"image": 1, "kind": "gdo", "ids": ["char1"], "text": "Mara"}   or plain: {"image": 1, "text": …}
-    event: view       page.view's JSON of all that is whole, without pictures; at most 4 a second
-    event: done       the answer that a request without a stream gets
+    event: view       the JSON of page.view for everything complete so far, without pictures; at most 4 a second
+    event: done       the response that a request without streaming gets
     event: error      {"error": {"message": "…", "code": 503}}
 
-The last is `done` or `error`. A row or a span that was changed afterwards (a box that was mended) comes once more.
+The last event is `done` or `error`. A row or span that changed afterwards (a repaired box) is sent again.
 """
 
 import asyncio
@@ -35,14 +35,15 @@ Json = dict[str, Any]
 Emit = Callable[[str, Json], None]
 
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which a comment is sent, lest something on the way takes the stream for dead."""
+"""Seconds of silence after which a comment is sent, so that no proxy considers the stream dead."""
 BETWEEN_VIEWS = 0.25
+"""Seconds."""
 BETWEEN_PROGRESS = 20
 """Tokens."""
 
 
 class StoryEvents:
-    """Makes events of the pieces of one answer, reading it as it grows."""
+    """Turns the chunks of one answer into events, parsing the answer as it grows."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]], emit: Emit) -> None:
         """`sizes` are the images' (width, height) in pixels."""
@@ -57,7 +58,7 @@ class StoryEvents:
         self._last_view = 0.0
 
     def feed(self, piece: Chunk) -> None:
-        """Runs in the thread that asks the engine. Linear in the answer's length, but for the few pieces that go back."""
+        """Runs in the thread that reads from the engine. Linear in the answer's length, except for the few chunks with `back`."""
         if piece.text or piece.back:
             self._emit("text", {"text": piece.text} | ({"back": piece.back} if piece.back else {}))
         if piece.back:
@@ -77,7 +78,7 @@ class StoryEvents:
         return self._reader.close() if text == self._text else answer.read(text)
 
     def _read_again(self) -> None:
-        """Something was taken back: what is told anew is what is not as it was."""
+        """Characters were taken back: parse again, and emit only what differs from before."""
         before, self._emitted, self._reader = self._emitted, [], answer.Reader()
         self._stage, self._images, self._changed = "analysis", 0, True
         self._emit_found(self._reader.feed(self._text), before)
@@ -115,13 +116,13 @@ def _event(found: Found) -> tuple[str, Json]:
 
 
 class EventStream:
-    """An ASGI response that sends what `tell` emits, and at the end what it gives, until the client goes away.
+    """An ASGI response that streams the events that `tell` emits, and at the end the one it returns.
 
-    `tell` is cancelled then, and waited for.
+    When the client disconnects, `tell` is cancelled and awaited.
     """
 
     def __init__(self, tell: Callable[[Emit], Awaitable[tuple[str, Json]]]) -> None:
-        """`tell(emit)` gives the last event; it may call `emit` from any thread."""
+        """`tell(emit)` returns the last event. It may call `emit` from any thread."""
         self._emit_found = tell
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -129,7 +130,7 @@ class EventStream:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),  # for a proxy before this one: pass events on as they come
+            (b"x-accel-buffering", b"no"),  # tells a proxy in front not to buffer
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         telling = asyncio.create_task(self._work())
@@ -138,7 +139,7 @@ class EventStream:
         try:
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
-                log.info("a client went away")
+                log.info("a client disconnected")
         finally:
             for task in (telling, sending, gone):
                 task.cancel()
@@ -152,7 +153,7 @@ class EventStream:
 
         def emit(event: str, data: Json) -> None:
             line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the client
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and the client with it
                 loop.call_soon_threadsafe(self._queue.put_nowait, f"event: {event}\ndata: {line}\n\n".encode())
 
         try:

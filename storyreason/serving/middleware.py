@@ -1,4 +1,4 @@
-"""Who may come in, with how much, how many at a time: what every request meets before the gateway reads of it."""
+"""Access, size and concurrency limits: the checks that every request passes before the application sees it."""
 
 import asyncio
 import hmac
@@ -22,13 +22,13 @@ SECURITY = [
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 ]
-"""Headers of every answer: a browser believes the type it is told, shows it in no frame, and tells no one the address."""
+"""Headers of every response: no content sniffing, no framing, no referrer."""
 
 
 class AccessMiddleware:
-    """An ASGI middleware. It lets through what a declared route matches, with what that route asks for, and nothing else.
+    """ASGI middleware that passes on only requests that match a declared route and show what that route asks for.
 
-    Whoever has the token or a key is known by comparing all of them in constant time.
+    The token and the keys are compared in constant time.
     """
 
     def __init__(
@@ -58,23 +58,25 @@ class AccessMiddleware:
                 self._at_work += working
                 await (self._app if route else response(404, "Not Found"))(scope, body, answering)
             except RefusedError as refusal:
-                if visit.status is not None:  # it has begun to answer, so that there is nothing left to say
+                if visit.status is not None:  # the response has started, so it is too late for another status
                     raise
                 await refuse(answering, refusal)
             finally:
                 self._at_work -= working
 
     def _admit(self, method: str, access: Access, headers: dict[str, str]) -> bool:
-        """Whether it is work, of which there is only so much at a time. Raises RefusedError."""
+        """Whether the request counts towards `serving.max_requests`. Raises RefusedError."""
         self._check_browser(headers)
         known = self._known(headers.get("authorization", ""))
         if access is Access.TOKEN and known != "administrator":
-            raise RefusedError(401, "This needs the token of runs/gateway/token, as `Authorization: Bearer <token>`.")
+            raise RefusedError(
+                401, "This route needs the token in runs/gateway/token: send `Authorization: Bearer <token>`."
+            )
         if access is not Access.KEY:
             return False
         if self._keys and known is None:
             raise RefusedError(
-                401, "This needs an API key, as `Authorization: Bearer <key>`.", www_authenticate="Bearer"
+                401, "This route needs an API key: send `Authorization: Bearer <key>`.", www_authenticate="Bearer"
             )
         length = headers.get("content-length", "0")
         if not re.fullmatch("[0-9]{1,18}", length) or int(length) > _most(self._config):
@@ -83,35 +85,35 @@ class AccessMiddleware:
         if working and self._at_work >= self._config.max_requests:
             raise RefusedError(
                 429,
-                f"{self._at_work} requests are being answered, and no more at a time (serving.max_requests): try again "
+                f"The gateway is answering {self._at_work} requests, which is the limit (serving.max_requests): try again "
                 f"in {RETRY_AFTER} seconds.",
                 retry_after=str(RETRY_AFTER),
             )
         return working
 
     def _check_browser(self, headers: dict[str, str]) -> None:
-        """A page from elsewhere that a browser shows must not reach this port, unless it is on the list.
+        """Refuse requests that a browser makes for another site's page, unless its origin is allowed.
 
-        Asking whether an answer can be read is the browser's part; a request does its work even when it cannot. And a
-        name of somebody else's that leads to this machine makes the page look as if it came from here.
+        CORS is not enough: it keeps a page from reading the response, but the request has been carried out by then. The
+        check of `Host` stops DNS rebinding, where a foreign host name resolves to this machine.
         """
         origin = headers.get("origin", "")
         try:
             host, place = urlsplit(f"//{headers.get('host', '')}").hostname, urlsplit(origin).netloc
         except ValueError:
-            raise RefusedError(400, "The Host or the Origin of this request is no address.") from None
+            raise RefusedError(400, "The Host or Origin header of this request is not an address.") from None
         if self._config.host in LOOPBACK and host not in self._hosts:
             raise RefusedError(
                 403,
-                "This gateway listens for this machine alone: ask it as 127.0.0.1, or add to serving.allowed_origins.",
+                "This gateway serves this machine only: use 127.0.0.1 as its host, or set serving.allowed_origins.",
             )
         if origin and origin not in self._config.allowed_origins and place != headers.get("host"):
             raise RefusedError(
-                403, f"Pages of {origin[:100]!r} may not use this gateway: add it to serving.allowed_origins."
+                403, f"Pages of {origin[:100]!r} may not use this gateway: add the origin to serving.allowed_origins."
             )
 
     def _known(self, authorization: str) -> str | None:
-        """`administrator`, `user`, or None. Compares with everything there is, whatever was found before."""
+        """`administrator`, `user`, or None. Compares with every secret, even after a match."""
         shown = authorization.removeprefix("Bearer ").encode()
         found = None
         for key in self._keys:
@@ -120,14 +122,14 @@ class AccessMiddleware:
 
 
 def _access(path: str, route: Route | None) -> Access:
-    """What is asked for before an answer. Where nothing is, that is said to anyone; under `/admin` with the token alone."""
+    """What the request must show. A path without a route is answered to anyone, under `/admin` only with the token."""
     if route is not None:
         return route.access
     return Access.TOKEN if path.startswith("/admin") else Access.NOTHING
 
 
 class _Body:
-    """The body of a request as the application receives it, while it is not too much and does not take too long."""
+    """The body of a request as the application receives it. Raises RefusedError if it is too large or too slow."""
 
     def __init__(self, receive: Receive, headers: dict[str, str], config: ServingConfig) -> None:
         self._receive = receive
@@ -135,7 +137,7 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + config.body_timeout
         self._size = 0
         self.whole = not _has_body(headers)
-        """Whether all of it was received."""
+        """Whether the whole body was received."""
 
     async def __call__(self) -> Message:
         if self.whole:
@@ -145,7 +147,9 @@ class _Body:
                 message = await self._receive()
         except TimeoutError:
             seconds = f"{self._config.body_timeout:g} s"
-            raise RefusedError(408, f"The request did not arrive within {seconds} (serving.body_timeout).") from None
+            raise RefusedError(
+                408, f"The request's body did not arrive within {seconds} (serving.body_timeout)."
+            ) from None
         self._size += len(message.get("body", b""))
         if self._size > _most(self._config):
             raise _too_large(self._config)
@@ -158,7 +162,7 @@ def _has_body(headers: dict[str, str]) -> bool:
 
 
 def _most(config: ServingConfig) -> int:
-    """Bytes of a body at most."""
+    """Largest body in bytes."""
     return config.max_body_mb * 2**20
 
 
@@ -171,7 +175,7 @@ def _answering(send: Send, visit: TrackedRequest, body: _Body) -> Send:
         if message["type"] == "http.response.start":
             visit.response_started(message["status"], message["headers"])
             message["headers"] = [*message["headers"], *SECURITY]
-            if not body.whole:  # or who goes on sending holds the connection for ever
+            if not body.whole:  # otherwise a client that goes on sending would hold the connection forever
                 message["headers"].append((b"connection", b"close"))
         else:
             visit.body_sent(message.get("body", b""))
@@ -181,7 +185,7 @@ def _answering(send: Send, visit: TrackedRequest, body: _Body) -> Send:
 
 
 def cors(app: Any, origins: tuple[str, ...]) -> None:
-    """Let pages of these origins read the answers."""
+    """Allow pages of these origins to read responses."""
     from starlette.middleware.cors import CORSMiddleware
 
     if origins:

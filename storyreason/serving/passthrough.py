@@ -1,4 +1,4 @@
-"""`/v1/*` as the engine gives it: every byte in both directions, streams as they come."""
+"""`/v1/*` passed through to the engine: bodies unchanged in both directions, streams as they arrive."""
 
 import asyncio
 import contextlib
@@ -20,19 +20,19 @@ HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
 }  # fmt: skip
-"""Headers that belong to one connection (RFC 9110, section 7.6.1), not to the message."""
+"""Hop-by-hop headers (RFC 9110, section 7.6.1): they belong to a connection, not to the message."""
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}
 INLINE_BYTES = 2**16
-"""Bytes of a body that is read sooner than a thread is asked to."""
+"""Bodies smaller than this many bytes are parsed faster than a thread is reached."""
 MAX_ATTEMPTS = 3
-"""How often a request is sent to engines that live and yet do not answer."""
+"""How often a request is sent to engines that are running but do not answer."""
 MAX_ENGINES_LOST = 2
-"""EnginePool that may end at one request: one that ends them all is not for a third."""
+"""How many engines may die during one request. It is not sent to another: it may be the cause."""
 
 
 class PassThrough:
-    """An ASGI application. A client that goes away ends its request at the engine too."""
+    """An ASGI application. Closing the connection cancels the request at the engine, too."""
 
     def __init__(self, engines: EnginePool) -> None:
         self.engines = engines
@@ -40,14 +40,14 @@ class PassThrough:
 
     @property
     def _client(self) -> "aiohttp.ClientSession":
-        """aiohttp, whose parser is compiled: with httpx a chunk takes more than twice the CPU time."""
+        """aiohttp, because its parser is compiled: with httpx a chunk takes more than twice the CPU time."""
         import aiohttp
 
         if self._opened is None:
             self._opened = aiohttp.ClientSession(
-                # vLLM drops idle connections after 5 s, so leave them before it does.
+                # vLLM closes idle connections after 5 s; close them first.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
-                # An answer takes as long as it takes.
+                # No total limit: answers may take long.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
@@ -59,13 +59,15 @@ class PassThrough:
         if self._opened is not None:
             await self._opened.close()
 
-    @route("POST", "/tokenize", Access.KEY, "Count the tokens of a text.")  # grounded decoding counts with it
-    @route("GET", "/v1/models", Access.KEY, "List the model that is served.")
-    @route("POST", "/v1/chat/completions", Access.KEY, "OpenAI's chat completions.")
-    @route("POST", "/v1/completions", Access.KEY, "OpenAI's completions.")
-    @route("POST", "/v1/responses", Access.KEY, "OpenAI's responses.")
-    @route("POST", "/v1/messages", Access.KEY, "Anthropic's messages.")
-    @route("*", "/v1/{path:path}", Access.KEY, "Whatever else the engine has under this path.")
+    @route(
+        "POST", "/tokenize", Access.KEY, "Count the tokens of a text (vLLM's interface)."
+    )  # grounded decoding needs it
+    @route("GET", "/v1/models", Access.KEY, "List the served model (OpenAI's interface).")
+    @route("POST", "/v1/chat/completions", Access.KEY, "Chat completions (OpenAI's interface).")
+    @route("POST", "/v1/completions", Access.KEY, "Completions (OpenAI's interface).")
+    @route("POST", "/v1/responses", Access.KEY, "Responses (OpenAI's interface).")
+    @route("POST", "/v1/messages", Access.KEY, "Messages (Anthropic's interface).")
+    @route("*", "/v1/{path:path}", Access.KEY, "Anything else that the engine serves.")
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if scope["method"] == "POST":
@@ -78,9 +80,9 @@ class PassThrough:
         try:
             await asyncio.wait((forward, gone), return_when=asyncio.FIRST_COMPLETED)
             if not forward.done():
-                log.info("a client went away")
+                log.info("a client disconnected")
         finally:
-            # Cancelled or ended, both are waited for: the engine's count of requests is right when this returns.
+            # Await both, cancelled or not, so that the engine's count of requests is right on return.
             for task in (forward, gone):
                 task.cancel()
             results = await asyncio.gather(forward, gone, return_exceptions=True)
@@ -99,13 +101,13 @@ class PassThrough:
             except GatewayError as error:
                 raise RefusedError(503, str(error)) from None
             if failures == MAX_ATTEMPTS:
-                raise RefusedError(502, "The engine does not answer, though it runs: try again later.")
+                raise RefusedError(502, "The engine is running but does not answer: try again later.")
             if ended == MAX_ENGINES_LOST:
                 raise engines_lost()
             await asyncio.sleep(0.2)
 
     async def _answer(self, engine: RunningEngine, scope: Message, body: bytes, send: Send) -> bool:
-        """Whether the engine answered. False: not a byte came, so that the request can be sent again."""
+        """Whether the engine answered. If not, no byte reached the client and the request can be sent again."""
         import aiohttp
         from yarl import URL
 
@@ -123,10 +125,10 @@ class PassThrough:
             )
         except (aiohttp.ClientError, OSError):
             return False
-        # Leaving closes the connection unless the answer came to its end; the engine then ends its work.
+        # Leaving the block closes an unfinished connection, which makes the engine abort the request.
         with contextlib.closing(response):
             try:
-                # The status waits for the first byte: an engine that dies before it costs the client nothing.
+                # The status is sent with the first byte: if the engine dies before, the request can be sent again.
                 first = await response.content.readany()
             except (aiohttp.ClientError, OSError):
                 return False
@@ -145,8 +147,8 @@ class PassThrough:
         return True
 
     async def _break_off(self, response: "aiohttp.ClientResponse", error: Exception, send: Send) -> None:
-        """Tell the client of a stream that its engine died; leave any other answer incomplete, which clients notice."""
-        sentence = "The engine ended in the middle of this answer: ask again."
+        """End a stream with an error event; leave any other response incomplete, which clients notice."""
+        sentence = "The engine died in the middle of this answer: send the request again."
         log.error("%s (%r)", sentence, error)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise GatewayError(sentence) from error
@@ -154,7 +156,7 @@ class PassThrough:
 
 
 async def _body(receive: Receive) -> bytes:
-    """The whole request; nothing of one whose client has gone."""
+    """The whole body; empty if the client disconnected."""
     parts = []
     while True:
         message = await receive()
@@ -167,12 +169,17 @@ async def _body(receive: Receive) -> bytes:
 
 def engines_lost() -> RefusedError:
     return RefusedError(
-        502, f"{MAX_ENGINES_LOST} engines ended at this request, and no other is asked: change it, or try again later."
+        502,
+        f"{MAX_ENGINES_LOST} engines died during this request, so it is not sent to another: change it, or try again "
+        "later.",
     )
 
 
 async def still_running(engine: RunningEngine) -> bool:
-    """Whether an engine that answered with a server error still runs: one whose core has died says so, then ends."""
+    """Whether an engine that answered with a server error is still running two seconds later.
+
+    One whose core has died answers so, then exits.
+    """
     for _ in range(20):
         if not engine.server.alive():
             return False

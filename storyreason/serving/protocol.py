@@ -1,4 +1,4 @@
-"""uvicorn, with an end to how long and how large the head of a request may be: it has none of its own."""
+"""uvicorn with limits on the time and size of a request's head, which it does not have itself."""
 
 import asyncio
 import functools
@@ -8,26 +8,26 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_TIMEOUT = 20.0
-"""Seconds until the whole head of a request is there, from the connection's beginning or from the answer before."""
+"""Seconds in which a request's head must arrive, from the start of the connection or the previous response."""
 MAX_HEAD = 2**16
 """Bytes."""
 
 
 def settings(app: Any, head_timeout: float = HEAD_TIMEOUT, **more: Any) -> uvicorn.Config:
-    """How a gateway's application is run."""
+    """uvicorn's configuration for a gateway's application."""
     protocol: Any = functools.partial(Protocol, head_timeout=head_timeout)
     return uvicorn.Config(app, http=protocol, ws="none", log_config=None, lifespan="on", **more)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. The body's limits are the door's."""
+    """One connection. The limits of bodies are in `middleware`."""
 
     def __init__(self, *args: Any, head_timeout: float, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head_timeout = head_timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._head = 0  # bytes of this request's address and headers
-        self._unparsed = 0  # bytes since the parser told of anything: it collects a header that does not end
+        self._head = 0  # bytes of this request's target and headers
+        self._unparsed = 0  # bytes since the parser's last event: it buffers a header without an end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,13 +67,13 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         another = bool(self.pipeline)
         super().on_response_complete()
-        # uvicorn waits too, but only for the first byte: whatever comes ends that.
+        # uvicorn's own keep-alive timeout ends with the first byte, whatever it is.
         if not another and not self.transport.is_closing():
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
         too_large = max(self._head, self._unparsed) > MAX_HEAD
-        super().send_400_response(f"The head of a request has {MAX_HEAD} bytes at most." if too_large else msg)
+        super().send_400_response(f"The head of a request may have {MAX_HEAD} bytes at most." if too_large else msg)
 
     def _count(self, size: int) -> None:
         self._unparsed = 0

@@ -1,7 +1,7 @@
-"""What a route of the gateway declares, and what its handlers share.
+"""What every route of the gateway declares, and what the handlers share.
 
-A route is a method of a class in `gateway.HANDLERS` under `@route(...)`. What has no declaration is not served: the door
-answers 404 to every request that no declared route matches, before the application hears of it.
+A route is a method, decorated with `@route(...)`, of a class in `gateway.HANDLERS`. Undeclared routes are not served: the
+middleware answers 404 to any request that matches no declared route, and the application never sees it.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 Method = Literal["GET", "POST", "*"]
-"""`*`: any."""
+"""`*` stands for any method."""
 
 
 class Access(StrEnum):
-    """What a request must carry as `Authorization: Bearer ...`. The token is accepted wherever a key is."""
+    """What a request must send as `Authorization: Bearer ...`. The token is accepted wherever a key is."""
 
     NOTHING = "nothing"
     KEY = "key"  # an API key, if the gateway has any
@@ -34,7 +34,7 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, as it is declared. `body` is the model of the request's body, if the gateway reads it as one."""
+    """The declaration of a route. `body` is the model of the request's body, if the gateway has one."""
 
     method: Method
     path: str
@@ -42,7 +42,7 @@ class Route:
     summary: str
     body: type[BaseModel] | None
     counted: bool
-    """Whether `/metrics` counts it under its own path; otherwise under `other`."""
+    """Whether `/metrics` counts it under its own path; otherwise as `other`."""
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -58,7 +58,7 @@ def route(
     body: type[BaseModel] | None = None,
     counted: bool | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Declare a handler's route. `counted` defaults to True for a path without parameters, of which there is only one."""
+    """Declare a handler's route. By default a path without parameters is `counted`; one with parameters never ends."""
     one = Route(method, path, access, summary, body, "{" not in path if counted is None else counted)
 
     def declare(handler: Handler) -> Handler:
@@ -69,24 +69,24 @@ def route(
 
 
 def declared(kind: type) -> Iterator[tuple[Route, str]]:
-    """The routes that a class declares, in order, each with the name of its handler."""
+    """The routes that a class declares, in order, each with its handler's name."""
     for name, handler in vars(kind).items():
         for one in getattr(handler, _DECLARED, ()):
             yield one, name
 
 
 class RouteTable:
-    """The routes of an application with their declarations, to find the one that a request is for."""
+    """The routes of an application with their declarations; finds the one for a request."""
 
     def __init__(self) -> None:
         self._routes: list[tuple[BaseRoute, Route]] = []
 
     def add(self, served: "BaseRoute", route: Route) -> None:
-        """`served` is the route in the application's router; they are to be added in the router's order."""
+        """`served` is the route in the application's router. Add routes in the router's order."""
         self._routes.append((served, route))
 
     def find(self, scope: Message) -> Route | None:
-        """What Starlette's router would choose: the first route that matches, else the first of another method."""
+        """The route that Starlette's router would choose: the first that matches, else the first with another method."""
         from starlette.routing import Match
 
         other = None
@@ -102,18 +102,18 @@ class RouteTable:
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-_threads = ThreadPoolExecutor(4, thread_name_prefix="client")  # few: they take turns with the event loop
+_threads = ThreadPoolExecutor(4, thread_name_prefix="client")  # few, since they compete with the event loop
 
 
 async def in_thread(work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-    """What `work` gives, worked out in a thread for clients' work.
+    """Run `work` in a thread reserved for clients' requests.
 
-    Starting and ending engines, in asyncio's own threads, never waits behind clients.
+    Engines are started and stopped in asyncio's own threads, so that they never wait for clients.
     """
     return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*given, **named))
 
 
 async def until_disconnected(receive: Receive) -> None:
-    """Returns when the client has gone away; the request's body must have been read."""
+    """Return once the client has disconnected. The request's body must have been read before."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What the gateway keeps on the disk, in `runs/gateway/`: what it serves, where it listens, its token, its history."""
+"""What the gateway keeps on disk, in `runs/gateway/`: its model, address, token, API keys, leases and history."""
 
 import contextlib
 import json
@@ -19,26 +19,26 @@ Kind = TypeVar("Kind")
 log = logging.getLogger(__name__)
 
 MIN_KEY_LENGTH = 16
-"""Characters of the token or of an API key."""
+"""Fewest characters of the token and of an API key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model that is served: what a restarted gateway serves again. `since` is when it took over (UTC, ISO 8601)."""
+    """The served model, which a restarted gateway serves again. `since`: when it took over (UTC, ISO 8601)."""
 
     folder: str
     version: str
     run_id: str | None
     since: str
     engine: dict[str, Any] = field(default_factory=dict)
-    """The settings of its engine, as `EngineConfig` has them; what is missing is as the gateway was started."""
+    """Its engine's settings, keyed as in `EngineConfig`; the gateway's own settings replace missing ones."""
     prompt: dict[str, Any] = field(default_factory=dict)
-    """How it is asked, as `GenerationConfig.prompt` has it; what is missing is as its folder says."""
+    """Its prompt settings, from `GenerationConfig.prompt`; the model folder's replace missing ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a gateway listens, and its process."""
+    """A gateway's process and address."""
 
     pid: int
     host: str
@@ -46,14 +46,14 @@ class Address:
 
 
 def folder() -> Path:
-    """`runs/gateway/`, made when missing. Its lock is held by the one gateway of this checkout."""
+    """`runs/gateway/`, created if missing. The one gateway of this checkout holds its lock."""
     path = runs.root() / "gateway"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def served() -> Served | None:
-    """What was served last, or None when nothing ever was."""
+    """The model served last; None if there never was one. Raises GatewayError if the file cannot be read."""
     return _read(folder() / "state.json", Served)
 
 
@@ -62,7 +62,7 @@ def write_served(state: Served) -> None:
 
 
 def address() -> Address | None:
-    """Where the gateway listens, or did when it was last started."""
+    """The address of the gateway, or of the last one that ran. Raises GatewayError if the file cannot be read."""
     return _read(folder() / "address.json", Address)
 
 
@@ -71,14 +71,14 @@ def write_address(address: Address) -> None:
 
 
 def resting() -> dict[str, float]:
-    """For whom the gateway gives way, and the seconds of each one's lease; a time of day is not in it, for clocks jump."""
+    """Who holds a lease, and each lease's seconds; no time of day, since clocks jump. Raises GatewayError."""
     path = folder() / "resting.json"
     try:
         return {str(who): float(seconds) for who, seconds in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
-        raise GatewayError(f"{path} cannot be read ({error}): delete it, then start the gateway again.") from None
+        raise GatewayError(f"{path} cannot be read ({error}): delete it, then restart the gateway.") from None
 
 
 def write_resting(leases: dict[str, float]) -> None:
@@ -86,8 +86,10 @@ def write_resting(leases: dict[str, float]) -> None:
 
 
 class Leases:
-    """Leases by their holders' names. They are kept in `runs/gateway/resting.json` too: a gateway that is started again
-    in the middle rests on, each lease counted anew. Time is the monotonic clock's, which does not jump.
+    """Leases that suspend serving, by the names of their holders. Each expires by itself, so that serving always resumes.
+
+    They are also kept in `runs/gateway/resting.json`: a gateway restarted meanwhile stays suspended, and every lease
+    starts over. Times are those of the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -95,19 +97,19 @@ class Leases:
         self._until = {who: time.monotonic() + seconds for who, seconds in self._leases.items()}
 
     def take(self, who: str, seconds: float, extra: float = 0) -> None:
-        """Begin or renew a lease of so many seconds; `extra` ones are added this time alone."""
+        """Begin or renew a lease of `seconds`; this time it lasts `extra` seconds longer."""
         self._until[who] = time.monotonic() + seconds + extra
         self._write({**self._leases, who: seconds})
 
     def end(self, who: str) -> None:
-        """Give a lease back. One that is not there, or no longer, changes nothing."""
+        """Give a lease back. Does nothing if there is no such lease."""
         self._until.pop(who, None)
         self._write({name: seconds for name, seconds in self._leases.items() if name != who})
 
     def holders(self) -> list[str]:
-        """Whose lease runs. One that has run out is forgotten here, and said."""
+        """Who holds a lease now. Expired leases are logged and dropped here."""
         for who in [who for who, until in self._until.items() if until < time.monotonic()]:
-            log.warning("%s has not renewed its lease of %.0f s: it no longer holds serving up", who, self._leases[who])
+            log.warning("%s has not renewed its lease of %.0f s: it no longer suspends serving", who, self._leases[who])
             self.end(who)
         return list(self._until)
 
@@ -116,21 +118,21 @@ class Leases:
             self._leases = leases
             try:
                 write_resting(leases)
-            except OSError as error:  # the leases hold all the same, but for a gateway that is started again
-                log.error("the leases were not written down: %s", error)
+            except OSError as error:  # they still hold, except for a gateway that is restarted
+                log.error("the leases could not be saved: %s", error)
 
 
 def write_deployment(**record: object) -> None:
-    """Add one deployment, carried out or refused, to `deployments.jsonl`."""
+    """Append one deployment, successful or rejected, to `deployments.jsonl`."""
     with (folder() / "deployments.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def token() -> str:
-    """The secret that administers this gateway, in a file that its owner alone can read. Made when missing."""
+    """The administrator's secret, from a file that only its owner can read; created if missing. Raises GatewayError."""
     path = folder() / "token"
     if not path.exists():
-        # mkstemp makes a file that its owner alone can read; a link appears whole, and of two who make it, one wins.
+        # mkstemp creates a file that only its owner can read; the link appears whole, and only one of two processes wins.
         handle, new = tempfile.mkstemp(dir=folder(), prefix=".token.")
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32))
@@ -140,9 +142,9 @@ def token() -> str:
             os.link(new, path)
         Path(new).unlink()
     secret = path.read_text()
-    if len(secret.strip()) < MIN_KEY_LENGTH:  # an empty one would open everything to everybody
+    if len(secret.strip()) < MIN_KEY_LENGTH:  # an empty one would let everybody in
         raise GatewayError(
-            f"{path} holds no token of {MIN_KEY_LENGTH} characters: delete it, then start the gateway again."
+            f"{path} does not hold a token of {MIN_KEY_LENGTH} characters or more: delete it, then restart the gateway."
         )
     return secret
 
@@ -151,8 +153,10 @@ KEYS = "STORYREASON_API_KEYS"
 
 
 def api_keys() -> tuple[str, ...]:
-    """The keys, one of which `/v1` wants; none: it wants no key. From `$STORYREASON_API_KEYS`, between commas, or else
-    from the lines of `runs/gateway/api-keys`; what is on a command line, other people of the machine can read.
+    """The API keys that `/v1` accepts; if there are none, it is open. Raises GatewayError for a short key.
+
+    They come from `$STORYREASON_API_KEYS`, separated by commas, or else from the lines of `runs/gateway/api-keys`; never
+    from the command line, which other users of the machine can read.
     """
     path = folder() / "api-keys"
     written = (
@@ -160,7 +164,7 @@ def api_keys() -> tuple[str, ...]:
     )
     keys = tuple(key.strip() for key in written if key.strip())
     if any(len(key) < MIN_KEY_LENGTH for key in keys):
-        raise GatewayError(f"An API key has {MIN_KEY_LENGTH} characters or more: one in ${KEYS} or {path} has fewer.")
+        raise GatewayError(f"An API key in ${KEYS} or {path} is too short: use {MIN_KEY_LENGTH} characters or more.")
     return keys
 
 

@@ -1,4 +1,4 @@
-"""`/v1/stories`: images in, a grounded story out, read and checked; `/v1/stories/read`: the same of a text that is there."""
+"""`/v1/stories`: images in, a checked grounded story out; `/v1/stories/read`: check an existing text. And the web page."""
 
 import asyncio
 import contextlib
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 500_000
-"""Characters of a text that is read: many times what a model tells."""
+"""Of a text to read: many times the length of a model's answer."""
 MAX_FIELDS = 20
-"""Of a body, known or not: each that is not known would be an error of its own."""
+"""Of a body. Each unknown field would be an error of its own."""
 
 Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
-"""What is wrong is told of the first one alone: there may be millions."""
+"""Fails at the first fault: there may be millions."""
 
 
 class StoryRequest(BaseModel):
@@ -50,17 +50,23 @@ class StoryRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: Images = Field(min_length=1, description="The frames in order: data URLs, or Base64 alone.")
+    images: Images = Field(min_length=1, description="The frames in order, as data URLs or plain Base64.")
     request: str | None = Field(
-        default=None, max_length=4000, description="What to ask for; the default is what it was scored with."
+        default=None,
+        max_length=4000,
+        description="The user's request; by default the one that the model was scored with.",
     )
     model: str | None = Field(
-        default=None, max_length=300, description="One of GET /v1/models; the default is what is served."
+        default=None, max_length=300, description="One of GET /v1/models; by default the served model."
     )
-    decoding: Decoding = Field(default="grounded", description="grounded: the answer cannot break a rule.")
-    temperature: float = Field(default=0.0, ge=0, le=2, description="0 takes the likeliest token.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampling.")
-    max_tokens: int | None = Field(default=None, ge=1, description="An answer's greatest length in tokens.")
+    decoding: Decoding = Field(
+        default="grounded", description="grounded: grammars keep the answer valid; free: no constraint."
+    )
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 always takes the likeliest token.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed for sampling.")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Longest answer in tokens; by default what the engine's context leaves."
+    )
 
 
 class ReadRequest(BaseModel):
@@ -69,13 +75,13 @@ class ReadRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     answer: str | None = Field(
-        default=None, max_length=MAX_CHARACTERS, description="Analysis and story, `<think>` to `</gdi>`."
+        default=None, max_length=MAX_CHARACTERS, description="Analysis and story, from `<think>` to the last `</gdi>`."
     )
     analysis: str | None = Field(
-        default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the analysis without `<think>`,"
+        default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the analysis, without `<think>`."
     )
-    story: str | None = Field(default=None, max_length=MAX_CHARACTERS, description="and the story.")
-    images: Images = Field(default=(), description="Its frames, to check the boxes and to show them.")
+    story: str | None = Field(default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the story.")
+    images: Images = Field(default=(), description="The frames, to check boxes against and to show.")
 
     @model_validator(mode="after")
     def _one_or_both(self) -> "ReadRequest":
@@ -85,7 +91,7 @@ class ReadRequest(BaseModel):
 
     @property
     def whole(self) -> str:
-        """The answer, whichever way it was sent."""
+        """The answer, in whichever form it was sent."""
         if self.answer is not None:
             return self.answer
         return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
@@ -95,21 +101,27 @@ Body = TypeVar("Body", StoryRequest, ReadRequest)
 
 
 class StoryRoutes:
-    """The two handlers. Nothing of a request is fetched from the network or touches the disk."""
+    """The handlers for stories. They fetch nothing that a request names and write nothing of it to disk."""
 
     def __init__(self, engines: EnginePool, config: ServingConfig) -> None:
         self.engines = engines
         self._threads = ThreadPoolExecutor(config.max_requests, thread_name_prefix="story")
 
-    @route("POST", "/v1/stories", Access.KEY, "Tell a grounded story of images.", body=StoryRequest)
+    @route(
+        "POST",
+        "/v1/stories",
+        Access.KEY,
+        "Tell a grounded story of images; streamed if `text/event-stream` is accepted.",
+        body=StoryRequest,
+    )
     async def tell(self, request: "Request") -> "JSONResponse | EventStream":
-        """A story as JSON, or as server-sent events for who accepts them. A client that goes away ends its request."""
+        """A story as JSON, or as server-sent events if the client accepts them. Closing the connection cancels it."""
         try:
             asked = await in_thread(_parsed, StoryRequest, await request.body())
             if asked.model not in (None, NAME):
-                raise RefusedError(404, f"There is no model {asked.model!r} here: ask for {NAME!r}, or leave it out.")
+                raise RefusedError(404, f"There is no model {asked.model!r}: use {NAME!r}, or leave it out.")
             if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
-                raise RefusedError(400, f"max_tokens: ask for {most} at most (serving.max_model_len).")
+                raise RefusedError(400, f"max_tokens: {most} at most (serving.max_model_len).")
             images = await in_thread(limits.decoded, asked.images, self.engines.settings)
         except (StoryReasonError, ValidationError) as error:
             return response_of(error)
@@ -117,7 +129,9 @@ class StoryRoutes:
             return EventStream(functools.partial(self._tell_live, asked, images))
         return await _cancel_if_gone(request, self._tell_whole(asked, images))
 
-    @route("POST", "/v1/stories/read", Access.KEY, "Read and check an answer that exists.", body=ReadRequest)
+    @route(
+        "POST", "/v1/stories/read", Access.KEY, "Read and check an existing answer; needs no model.", body=ReadRequest
+    )
     async def read(self, request: "Request") -> "JSONResponse":
         from starlette.responses import JSONResponse
 
@@ -147,9 +161,9 @@ class StoryRoutes:
             return "error", body_of(error)
 
     async def _story(self, asked: StoryRequest, images: list[bytes], emit: Emit | None) -> Json:
-        """The answer to a request, asked of one engine in all its stages, whatever takes over meanwhile.
+        """The response to a request. One engine answers all of its stages, even if another takes over meanwhile.
 
-        An engine that dies before the client got anything of it costs the client nothing: its successor is asked.
+        If the engine dies before anything was sent to the client, its successor gets the request.
         """
         wanted = asked.model_dump(exclude={"images", "model"}, exclude_none=True)
         emitted, ended = False, 0
@@ -175,14 +189,14 @@ class StoryRoutes:
                     ended += 1
                     if ended == MAX_ENGINES_LOST:
                         raise engines_lost() from error
-                    log.warning("%s Its successor is asked.", error)
+                    log.warning("%s Retrying with its successor.", error)
         read = await in_thread(lambda: _reading(live.whole(told.answer) if live else told.answer, images))
         return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
 
     async def _request(
         self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, live: StoryEvents | None
     ) -> answering.Prediction:
-        """In a thread of its own, which is ended, and waited for, when this is cancelled."""
+        """Ask the engine in a thread, which is stopped and awaited if this is cancelled."""
         stop = Stop()
         ask = functools.partial(
             answering.answer_to, engine.server.url, engine.server.name, "story", images, config,
@@ -199,13 +213,13 @@ class StoryRoutes:
 
 
 class PageRoutes:
-    """The page at `/`, and the gallery that it shows. No path from a request touches the disk.
+    """The web page at `/` and its gallery. No path in a request reaches the disk.
 
-    The page is made once; the gallery's index too, from the folder that `serving.gallery` names.
+    The page and the gallery's index (of the folder `serving.gallery`) are built once.
     """
 
     def __init__(self, config: ServingConfig) -> None:
-        """Raises DataError when the gallery's folder is not there."""
+        """Raises DataError if the gallery's folder does not exist."""
         self._page, self._headers = web(), headers()
         self._gallery = Gallery(Path(config.gallery)) if config.gallery else None
         if self._gallery is not None:
@@ -224,9 +238,14 @@ class PageRoutes:
 
         return JSONResponse(self._gallery.index if self._gallery else {"collections": []})
 
-    @route("GET", "/v1/stories/gallery/{place:path}", Access.KEY, "One of the gallery's stories, such as `0/3`.")
+    @route(
+        "GET",
+        "/v1/stories/gallery/{place:path}",
+        Access.KEY,
+        "One of the gallery's stories: collection and number, such as `0/3`.",
+    )
     async def story(self, request: "Request") -> "Response":
-        """One view, by the numbers of its collection and its place there: `0/3`."""
+        """One view, by the number of its collection and its number there: `0/3`."""
         from starlette.responses import JSONResponse
 
         place = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", request.path_params["place"])
@@ -234,13 +253,13 @@ class PageRoutes:
         if place and self._gallery is not None:
             view = await in_thread(self._gallery.story, int(place[1]), int(place[2]))
         if view is None:
-            sentence = "The gallery has no such story: take one of GET /v1/stories/gallery, as /v1/stories/gallery/0/0."
+            sentence = "The gallery has no such story: GET /v1/stories/gallery lists them; the first is /v1/stories/gallery/0/0."
             return response(404, sentence)
         return JSONResponse(view)
 
 
 def _parsed(kind: type[Body], body: bytes) -> Body:
-    """The body of a request. Raises RefusedError, or ValidationError with few errors."""
+    """Parse the body of a request. Raises RefusedError, or ValidationError with few errors."""
     try:
         fields = from_json(body)
     except ValueError as error:
@@ -248,12 +267,12 @@ def _parsed(kind: type[Body], body: bytes) -> Body:
     if not isinstance(fields, dict):
         raise RefusedError(400, "the body: Input should be an object.")
     if len(fields) > MAX_FIELDS:
-        raise RefusedError(400, f"The body has {len(fields)} fields: send {', '.join(kind.model_fields)} at most.")
+        raise RefusedError(400, f"The body has {len(fields)} fields: send only {', '.join(kind.model_fields)}.")
     return kind.model_validate(fields)
 
 
 def _reading(answer: str | answers.Answer, images: list[bytes]) -> dict[str, Any]:
-    """What the page shows of an answer (`page.view`), and what breaks a rule in it."""
+    """What the page shows of an answer (`page.view`), and which rules it breaks."""
     from storyreason import page
 
     view = page.view("story", images, answer)
@@ -263,7 +282,7 @@ def _reading(answer: str | answers.Answer, images: list[bytes]) -> dict[str, Any
 
 
 async def _cancel_if_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
-    """What `telling` gives; it is cancelled, and waited for, when the client goes away."""
+    """The result of `telling`, which is cancelled and awaited if the client disconnects."""
     task = asyncio.create_task(telling)
     gone = asyncio.create_task(until_disconnected(request.receive))
     try:
@@ -273,4 +292,4 @@ async def _cancel_if_gone(request: "Request", telling: "Coroutine[Any, Any, JSON
         if not task.done():
             task.cancel()
         await asyncio.wait((task, gone))
-    return response(499, "The client went away.") if task.cancelled() else task.result()
+    return response(499, "The client disconnected.") if task.cancelled() else task.result()

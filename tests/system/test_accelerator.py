@@ -117,7 +117,7 @@ def test_serving_gives_way_while_a_training_computes_on_its_device_and_comes_bac
 
     assert {event for event, _, _ in seen} >= {"start", "step", "end"}
     assert {running for _, running, _ in seen} == {0}
-    assert "Version 7 gives way to training smoke" in seen[0][2]
+    assert "Version 7 is suspended for training smoke" in seen[0][2]
     wait_for(lambda: serves(served), "version 7 to be served again", 60)
     assert taken("0") == 0
 

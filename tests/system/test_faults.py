@@ -189,7 +189,7 @@ def test_a_gateway_that_is_killed_while_it_deploys_is_said_to_have_broken_off_an
         wait_for(lambda: client.status(config).deploying == "1", "the deployment to begin")
         os.kill(first.pid, signal.SIGKILL)
         deploying.join(60)
-        assert "broke off" in str(failures[0]) and "run the same again" in str(failures[0])
+        assert "closed the connection" in str(failures[0]) and "run this command again" in str(failures[0])
         with pytest.raises(GatewayError, match=r"No gateway answers at .*: start it with `storyreason serve`"):
             client.status(config)
 

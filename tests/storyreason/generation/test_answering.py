@@ -98,7 +98,7 @@ def test_passing_failures_are_asked_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("replies", "sentence"),
     [
-        ([refusal(503, "busy")] * 9, r"Story film-1: no answer after 3 tries\. .*503: busy"),
+        ([refusal(503, "busy")] * 9, r"Story film-1: no answer after 3 attempts\. .*503: busy"),
         ([refusal(400, "too long")], r"Story film-1: .*400: too long"),
     ],
 )

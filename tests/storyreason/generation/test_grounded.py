@@ -36,7 +36,9 @@ def test_an_untrained_model_tells_valid_stories(
 def test_too_few_tokens_for_an_ending_are_refused_with_the_number_that_would_do(
     vllm_server: VllmServer, frames: tuple[bytes, ...]
 ) -> None:
-    with pytest.raises(EngineError, match=r"about 5 images needs \d+ tokens or more, and has 200: raise generation"):
+    with pytest.raises(
+        EngineError, match=r"about 5 images needs \d+ tokens or more, but the limit is 200: raise generation"
+    ):
         grounded.tell(Endpoint(vllm_server.url, vllm_server.name), frames, GenerationConfig(max_tokens=200))
 
 

@@ -62,9 +62,9 @@ def test_line_separators_that_json_allows_do_not_break_a_stream() -> None:
         (refusal(429, "too many"), EngineAwayError, "429: too many"),
         (refusal(400, "too long"), EngineError, "400: too long"),
         ((404, "<h1>nothing here</h1>"), EngineError, "404: <h1>nothing here</h1>"),
-        ((200, "<h1>welcome</h1>"), EngineError, "no OpenAI-compatible endpoint"),
-        ((200, '{"choices": []}'), EngineError, "no OpenAI-compatible endpoint"),
-        ((200, "[]"), EngineError, "no OpenAI-compatible endpoint"),
+        ((200, "<h1>welcome</h1>"), EngineError, "not an OpenAI-compatible endpoint"),
+        ((200, '{"choices": []}'), EngineError, "not an OpenAI-compatible endpoint"),
+        ((200, "[]"), EngineError, "not an OpenAI-compatible endpoint"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(reply: tuple[int, str], kind: type[EngineError], sentence: str) -> None:

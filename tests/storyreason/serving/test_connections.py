@@ -42,7 +42,7 @@ def raw(url: str, head: str, *bodies: bytes, pause: float = 0.0) -> bytes:
 def test_a_body_that_comes_slowly_is_given_up(url: str, path: str) -> None:
     said = raw(url, f"POST {path} HTTP/1.1\r\nContent-Length: 1000", b"{", b" ", b" ", pause=0.1)
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert b"The request did not arrive within 2 s (serving.body_timeout)." in said
+    assert b"The request's body did not arrive within 2 s (serving.body_timeout)." in said
 
 
 def test_a_body_without_a_length_is_counted_while_it_comes(url: str) -> None:
@@ -88,7 +88,7 @@ def test_no_more_at_a_time_than_there_may_be(tmp_path: Path, frames: tuple[bytes
         for path in (CHAT, STORIES):
             refused = post(url, path, body, {})
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
-            assert "2 requests are being answered, and no more at a time (serving.max_requests)" in says(refused)
+            assert "The gateway is answering 2 requests, which is the limit (serving.max_requests)" in says(refused)
         assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
         waiting.append(1)
         assert [one.result().status_code for one in first] == [200, 200]

@@ -82,8 +82,8 @@ def deploying(engines: EnginePool, folders: Callable[[str], str], images: tuple[
 @pytest.mark.parametrize(
     ("probe", "name", "sentence"),
     [
-        ("readable", "nonsense", "has no analysis that can be read: 'la la la'. Deploy a model that was trained"),
-        ("valid", "nonsense", "has no analysis that can be read"),
+        ("readable", "nonsense", "cannot be read: 'la la la'. Deploy a model that was trained"),
+        ("valid", "nonsense", "cannot be read"),
         ("valid", "careless", "breaks rules .*: deploy a better model, or set serving.probe to readable"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")
         with pytest.raises(
-            GatewayError, match=f"Version {name} was not deployed. .*{sentence}.*Version good serves on"
+            GatewayError, match=f"Version {name} was not deployed. .*{sentence}.*Version good keeps serving"
         ):
             await deploy(name)
         assert engines.healthy() and engines.served is not None and engines.served.version == "good"
@@ -209,7 +209,7 @@ def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_go
             async with engines.engine() as after:
                 assert after is not before
             assert before.server.alive() and not exchange.done()
-            with pytest.raises(BusyError, match="Version better is being deployed: try again when it has ended"):
+            with pytest.raises(BusyError, match="Version better is being deployed: try again when that is done"):
                 await deploy("nonsense")
         assert (await exchange).changed
         assert not before.server.alive() and after.server.alive()
@@ -229,7 +229,9 @@ def test_what_does_not_fit_beside_what_serves_is_not_started(
         engines = EnginePool(ServingConfig(kv_cache_gb=1_000_000))
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")  # alone: what there is to lose is nothing
-        with pytest.raises(GatewayError, match=r"needs about .* GiB of memory.*stop the gateway first.*good serves on"):
+        with pytest.raises(
+            GatewayError, match=r"needs about .* GiB of memory.*stop the gateway first.*good keeps serving"
+        ):
             await deploy("better")
 
     asyncio.run(story())
@@ -295,7 +297,7 @@ def test_a_lease_that_cannot_be_written_down_holds(
     monkeypatch.setattr(state, "write_resting", full)
     engines = EnginePool(ServingConfig())
     asyncio.run(engines.suspend("training a1", 60))
-    assert "gives way to training a1" in str(engines.suspended_for())
+    assert "is suspended for training a1" in str(engines.suspended_for())
     engines.resume("training a1")
     assert engines.suspended_for() is None
 

@@ -78,7 +78,7 @@ def test_administration_wants_the_token(gateway: ServingConfig) -> None:
         (str(Path(__file__).parent), "There is no model folder .* under .*: name one there, or set serving.models"),
         ("../../etc", "There is no model folder .*etc under "),
         ("{runs}/../../etc", "There is no model folder .* under "),
-        ("{runs}/gateway", "is no model folder: it has no config.json"),
+        ("{runs}/gateway", "is not a model folder: it has no config.json"),
         ("models:/storyteller@champion", "There is no model folder models:/storyteller@champion"),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_it_does_not_have_is_not_found(gateway: ServingConfig) -> None:
 
 def test_a_second_gateway_is_refused_by_the_first(gateway: ServingConfig) -> None:
     elsewhere = gateway.model_copy(update={"port": free_port()})
-    with pytest.raises(GatewayError, match=f"runs already .*on port {gateway.port}.*storyreason down"):
+    with pytest.raises(GatewayError, match=f"is already running .*on port {gateway.port}.*storyreason down"):
         client.ensure_running(elsewhere)
 
 
@@ -144,7 +144,7 @@ def test_a_gateway_of_another_version_of_the_code_is_named(
     gateway: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_request", lambda *_: {"healthy": True, "devices": None})
-    with pytest.raises(GatewayError, match="runs code of another version: end it with `storyreason down`"):
+    with pytest.raises(GatewayError, match="runs another version of the code: stop it with `storyreason down`"):
         client.status(gateway)
 
 
@@ -154,14 +154,14 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
         command, env=os.environ | {"STORYREASON_RUNS": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "is no model folder: it has no config.json" in done.stderr
+    assert "is not a model folder: it has no config.json" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_an_empty_token_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     (state.folder() / "token").write_text("")
-    with pytest.raises(GatewayError, match="holds no token of 16 characters: delete it"):
+    with pytest.raises(GatewayError, match="does not hold a token of 16 characters or more: delete it"):
         state.token()
 
 

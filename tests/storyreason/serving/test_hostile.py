@@ -53,24 +53,24 @@ HOSTILE = [
     ("bomb, second", STORIES, {"images": [SMALL, BOMB]}, 400, "Image 2 "),
     ("bomb to the engine", CHAT, asking({"url": f"data:image/png;base64,{BOMB}"}), 400, "Image 1 "),
     ("bomb to read", READ, {"answer": "", "images": [BOMB]}, 400, "Image 1 "),
-    ("many large pictures", STORIES, {"images": [LARGE] * 6}, 400, "pixels together: send 200,000,000 at most."),
-    ("10,000 images", STORIES, {"images": [SMALL[:40]] * 10_000}, 400, "10000 images are too many: send 22 at most"),
-    ("10,000 to read", READ, {"answer": "", "images": [""] * 10_000}, 400, "10000 images are too many"),
-    ("a format of ancient libraries", STORIES, {"images": [tiff()]}, 400, "Image 1 is no picture in Base64"),
-    ("no picture", STORIES, {"images": ["aGFsbG8="]}, 400, "Image 1 is no picture in Base64"),
-    ("no Base64", STORIES, {"images": ["data:image/png;base64,\u2603"]}, 400, "Image 1 is no picture in Base64"),
+    ("many large pictures", STORIES, {"images": [LARGE] * 6}, 400, "pixels in total: send 200,000,000 at most."),
+    ("10,000 images", STORIES, {"images": [SMALL[:40]] * 10_000}, 400, "The request has 10000 images: send 22 at most"),
+    ("10,000 to read", READ, {"answer": "", "images": [""] * 10_000}, 400, "The request has 10000 images"),
+    ("a format of ancient libraries", STORIES, {"images": [tiff()]}, 400, "Image 1 is not a picture in Base64"),
+    ("no picture", STORIES, {"images": ["aGFsbG8="]}, 400, "Image 1 is not a picture in Base64"),
+    ("no Base64", STORIES, {"images": ["data:image/png;base64,\u2603"]}, 400, "Image 1 is not a picture in Base64"),
     ("no images", STORIES, {"images": []}, 400, "images: "),
     ("images of a wrong type", STORIES, {"images": {"1": SMALL}}, 400, "images: "),
     ("numbers for images", STORIES, {"images": [1, 2]}, 400, "images.0: "),
     ("a field of somebody else's", STORIES, {"images": [SMALL], "endpoint": "http://10.0.0.1"}, 400, "endpoint: Extra"),
     ("too hot", STORIES, {"images": [SMALL], "temperature": 1e308}, 400, "temperature: "),
-    ("too long", STORIES, {"images": [SMALL], "max_tokens": 10**9}, 400, "max_tokens: ask for 4096 at most"),
+    ("too long", STORIES, {"images": [SMALL], "max_tokens": 10**9}, 400, "max_tokens: 4096 at most"),
     ("a novel to read", READ, {"answer": "a" * 500_001}, 400, "answer: String should have at most 500000 characters"),
-    ("a thousand fields", STORIES, {str(n): 1 for n in range(1000)}, 400, "The body has 1000 fields: send images, request"),
+    ("a thousand fields", STORIES, {str(n): 1 for n in range(1000)}, 400, "The body has 1000 fields: send only images, request"),
     ("a request of a novel", STORIES, {"images": [SMALL], "request": "a" * 5000}, 400, "request: "),
-    ("a file", STORIES, {"images": ["file:///etc/passwd"]}, 400, "Image 1 is no picture in Base64"),
-    ("a path", STORIES, {"images": ["../../../etc/passwd"]}, 400, "Image 1 is no picture in Base64"),
-    ("an address", STORIES, {"images": ["http://127.0.0.1:1/x.png"]}, 400, "Image 1 is no picture in Base64"),
+    ("a file", STORIES, {"images": ["file:///etc/passwd"]}, 400, "Image 1 is not a picture in Base64"),
+    ("a path", STORIES, {"images": ["../../../etc/passwd"]}, 400, "Image 1 is not a picture in Base64"),
+    ("an address", STORIES, {"images": ["http://127.0.0.1:1/x.png"]}, 400, "Image 1 is not a picture in Base64"),
     ("fetch for me", CHAT, asking({"url": "http://127.0.0.1:1/x.png"}), 400, FETCHES_NOTHING),
     ("fetch in short", CHAT, asking("https://169.254.169.254/latest/meta-data"), 400, FETCHES_NOTHING),
     ("fetch a file", CHAT, asking({"url": "file:///etc/passwd"}), 400, FETCHES_NOTHING),
@@ -81,16 +81,16 @@ HOSTILE = [
         "http://127.0.0.1:1"}]}]}, 400, FETCHES_NOTHING),
     ("fetch by a third", "/v1/messages", {"messages": [{"content": [{"type": "image", "source": {"type": "url", "url":
         "http://127.0.0.1:1"}}]}]}, 400, FETCHES_NOTHING),
-    ("a thousand answers", CHAT, asking({"url": f"data:,{SMALL}"}, n=1000), 400, "n is 1000: ask for 8 answers at most."),
-    ("a thousand prompts", "/v1/completions", {"prompt": ["a"] * 1000}, 400, "There are 1000 prompts: send 8 at most."),
-    ("a thousand in words", CHAT, {"n": "1000"}, 400, "n is no number: ask for 8 answers at most."),
-    ("a hundred conversations", f"{CHAT}/batch", {"messages": [[]] * 100}, 400, "There are 100 conversations: send 8"),
-    ("no object", CHAT, [1, 2], 400, "The body is no JSON object."),
-    ("no JSON", CHAT, b"{", 400, "The body is no JSON."),
+    ("a thousand answers", CHAT, asking({"url": f"data:,{SMALL}"}, n=1000), 400, "n is 1000: request 8 answers at most."),
+    ("a thousand prompts", "/v1/completions", {"prompt": ["a"] * 1000}, 400, "The request has 1000 prompts: send 8 at most."),
+    ("a thousand in words", CHAT, {"n": "1000"}, 400, "n is not a number: request 8 answers at most."),
+    ("a hundred conversations", f"{CHAT}/batch", {"messages": [[]] * 100}, 400, "The request has 100 conversations: send 8"),
+    ("no object", CHAT, [1, 2], 400, "The body is not a JSON object."),
+    ("no JSON", CHAT, b"{", 400, "The body is not JSON."),
     ("no JSON for a story", STORIES, b"\xff{", 400, "Invalid JSON"),
     ("no JSON to read", READ, b"", 400, "Invalid JSON"),
     ("no object to read", READ, [1, 2], 400, "Input should be an object"),
-    ("a deep well", CHAT, b'{"a":' + b"[" * 200_000, 400, "The body is no JSON."),
+    ("a deep well", CHAT, b'{"a":' + b"[" * 200_000, 400, "The body is not JSON."),
     ("a deep well of a story", STORIES, b"[" * 200_000, 400, "Invalid JSON"),
     ("a closed well", CHAT, b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", 200, ""),
     ("huge JSON", CHAT, b'{"a":"' + b"a" * 2**21 + b'"}', 413, "The request is larger than 1 MiB (serving.max_body_mb)."),
@@ -126,7 +126,7 @@ def test_without_a_key_nothing_is_answered(url: str, path: str, shown: str) -> N
         url + path, headers={b"authorization": shown.encode("latin-1")}, content=b"{}", trust_env=False
     )
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-    assert says(refused) == "This needs an API key, as `Authorization: Bearer <key>`."
+    assert says(refused) == "This route needs an API key: send `Authorization: Bearer <key>`."
 
 
 def test_each_key_opens_and_none_of_them_administers(url: str) -> None:
@@ -158,13 +158,13 @@ def test_a_page_from_elsewhere_gets_nothing_and_one_of_the_list_does(url: str) -
 def test_a_name_of_somebody_elses_that_leads_here_is_refused(url: str) -> None:
     for host in ("evil.example", f"evil.example:{urlsplit(url).port}", "127.0.0.1.evil.example"):
         refused = httpx.get(f"{url}/healthz", headers={"host": host}, trust_env=False)
-        assert refused.status_code == 403 and "for this machine alone" in says(refused)
+        assert refused.status_code == 403 and "serves this machine only" in says(refused)
 
 
 @pytest.mark.parametrize("header", [{"host": "["}, {"origin": "http://["}])
 def test_a_host_or_an_origin_that_is_no_address_is_refused(url: str, header: dict[str, str]) -> None:
     refused = httpx.get(f"{url}/healthz", headers=header, trust_env=False)
-    assert refused.status_code == 400 and "is no address" in says(refused)
+    assert refused.status_code == 400 and "is not an address" in says(refused)
 
 
 def test_every_answer_carries_the_headers_that_keep_a_browser_safe(url: str) -> None:
@@ -180,14 +180,14 @@ def test_keys_come_from_a_file_too_and_are_not_short(tmp_path: Path, monkeypatch
     (state.folder() / "api-keys").write_text(f"{KEY}\n\nanother-key-9876543210\n")
     assert state.api_keys() == (KEY, "another-key-9876543210")
     monkeypatch.setenv(state.KEYS, "short")
-    with pytest.raises(GatewayError, match="An API key has 16 characters or more") as caught:
+    with pytest.raises(GatewayError, match="is too short: use 16 characters or more") as caught:
         state.api_keys()
     assert "'short'" not in str(caught.value)
 
 
 @pytest.mark.parametrize("origin", ["*", "example.org", "https://example.org/", "https://example.org/page"])
 def test_what_is_no_origin_is_no_setting(origin: str) -> None:
-    with pytest.raises(ValueError, match=r"is no origin: write it as https://example\.org, without a path"):
+    with pytest.raises(ValueError, match=r"is not an origin: write it as https://example\.org, without a path"):
         ServingConfig(allowed_origins=(origin,))
 
 
@@ -218,4 +218,4 @@ def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None
             asked.clear()
             refused = post(url, path, body, {})
             assert (refused.status_code, len(asked)) == (502, 2)
-            assert "2 engines ended at this request" in says(refused)
+            assert "2 engines died during this request" in says(refused)

@@ -212,7 +212,7 @@ def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(frames: tuple[b
 
     assert [name for name, _ in events] == ["error"]
     assert events[0][1]["error"]["code"] == 422 and "too long" in events[0][1]["error"]["message"]
-    assert refused.status_code == 400 and "no picture" in refused.json()["error"]["message"]
+    assert refused.status_code == 400 and "not a picture" in refused.json()["error"]["message"]
 
 
 @pytest.mark.server

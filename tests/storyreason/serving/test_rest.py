@@ -1,5 +1,5 @@
-"""Serving gives way for a time and always comes back. A real gateway; its engines are scripts, as starting a real one takes a
-minute, which `test_swap` spends.
+"""Serving is suspended for a time and always resumes. A real gateway; its engines are scripts, since starting a real one
+takes a minute (see `test_swap`).
 """
 
 import os
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.server
 
 
 def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: ServingConfig) -> None:
-    sentence = "Version 7 gives way to training a1: it comes back by itself when that has ended; try again then."
+    sentence = "Version 7 is suspended for training a1 and resumes by itself when that ends: try again then."
     with client.suspended(served, "training a1"):
         assert not Process.running
         refused = httpx.post(f"{client.url(served)}/v1/chat/completions", json={}, timeout=60, trust_env=False)
         assert (refused.status_code, refused.json()["error"]["message"]) == (503, sentence)
         assert client.status(served).problem == sentence
-        with pytest.raises(GatewayError, match="Version 7 gives way to training a1"):
+        with pytest.raises(GatewayError, match="Version 7 is suspended for training a1"):
             client.deploy(served, folder=state.folder(), version="8")
         assert not Process.running
 
@@ -62,7 +62,7 @@ def test_of_two_that_it_gives_way_to_it_waits_for_both(served: ServingConfig) ->
     with client.suspended(served, "training a1"):
         with client.suspended(served, "training b2"):
             assert "training a1 and training b2" in str(client.status(served).problem)
-        assert "gives way to training a1:" in str(client.status(served).problem)
+        assert "is suspended for training a1 and resumes" in str(client.status(served).problem)
         assert not Process.running
     wait_for(lambda: serves(served), 60)
 

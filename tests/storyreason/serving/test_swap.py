@@ -195,7 +195,7 @@ def test_a_broken_model_leaves_the_old_one_serving(
 
     with Listeners(gateway, frames, count=1) as listeners:
         with pytest.raises(
-            GatewayError, match=r"Version 2 was not deployed\. vLLM did not start on .*Version 1 serves on"
+            GatewayError, match=r"Version 2 was not deployed\. vLLM did not start on .*Version 1 keeps serving"
         ):
             client.deploy(gateway, folder=broken, version="2", images=frames, generation=SHORT)
         listeners.hear(2)
