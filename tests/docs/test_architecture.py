@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,14 @@ def test_every_room_is_on_the_map() -> None:
     text = PAPERS[0].read_text()
     small = {"forms.py", "guard.py", "resources.py"}
     assert {room for room in rooms - small if f"`storyreason/{room}" not in text} == set()
+
+
+def test_the_map_has_the_rooms_in_the_order_of_the_import_contract() -> None:
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["storyreason"])
+    level = {room: number for number, layer in enumerate(layers) for room in re.findall(r"\w+", layer)}
+
+    shown = re.findall(r"^\| `storyreason/(\w+)", PAPERS[0].read_text(), re.M)
+
+    assert len(shown) > 15
+    assert [level[room] for room in shown] == sorted(level[room] for room in shown)
