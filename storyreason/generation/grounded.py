@@ -165,13 +165,13 @@ class _GroundedAnswer:
         self._left -= told.tokens
         return told.text, not told.cut
 
-    def _forward(self, written: str, piece: Chunk) -> None:
+    def _forward(self, written: str, chunk: Chunk) -> None:
         assert self.on_chunk is not None
         if self._going_on_from is not written:  # show nothing before the engine answers
             self.show(written)
             self._going_on_from = written
-        self._shown += piece.text
-        self.on_chunk(piece._replace(tokens=self.tokens + piece.tokens))
+        self._shown += chunk.text
+        self.on_chunk(chunk._replace(tokens=self.tokens + chunk.tokens))
 
     def _budget(self) -> int:
         """Tokens for the whole answer: as configured, else what the prompt leaves of the context. Raises EngineError."""

@@ -57,17 +57,17 @@ class StoryEvents:
         self._changed = False
         self._last_view = 0.0
 
-    def feed(self, piece: Chunk) -> None:
+    def feed(self, chunk: Chunk) -> None:
         """Runs in the thread that reads from the engine. Linear in the answer's length, except for the few chunks with `back`."""
-        if piece.text or piece.back:
-            self._emit("text", {"text": piece.text} | ({"back": piece.back} if piece.back else {}))
-        if piece.back:
-            self._text = self._text[: -piece.back] + piece.text
+        if chunk.text or chunk.back:
+            self._emit("text", {"text": chunk.text} | ({"back": chunk.back} if chunk.back else {}))
+        if chunk.back:
+            self._text = self._text[: -chunk.back] + chunk.text
             self._read_again()
         else:
-            self._text += piece.text
-            self._emit_found(self._reader.feed(piece.text))
-        self._emit_progress(piece.tokens)
+            self._text += chunk.text
+            self._emit_found(self._reader.feed(chunk.text))
+        self._emit_progress(chunk.tokens)
         now = time.monotonic()
         if self._changed and now - self._last_view >= BETWEEN_VIEWS:
             self._emit("view", page.so_far("story", self._sizes, self._reader.answer()))

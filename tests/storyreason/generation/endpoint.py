@@ -1,4 +1,4 @@
-"""An endpoint that answers by a script, for what a real engine cannot be made to do when asked: to fail now and then."""
+"""A scripted endpoint, for what a real engine cannot be made to do on demand: to fail now and then."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = tuple[int, str | Iterable[str]]
-"""A status, and a text or, of a stream, its parts, each sent at once."""
+"""A status, and a text or the parts of a stream, each sent immediately."""
 
 
 def answer(text: str, finish: str = "stop") -> Reply:
@@ -19,7 +19,7 @@ def answer(text: str, finish: str = "stop") -> Reply:
 
 
 def stream(pieces: Iterable[str], finish: str = "stop") -> Reply:
-    """A reply as events; an empty piece is a comment, which brings nothing."""
+    """A reply as events; an empty piece becomes a comment, which carries nothing."""
 
     def events() -> Iterator[str]:
         count = 0

@@ -1,4 +1,4 @@
-"""A whole split is asked about, and a run that was killed goes on."""
+"""Answers to a whole split, and a killed run that resumes."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ STORIES = [dataset.Example(f"film-{number}", (bytes([number]),), "", "") for num
 
 
 class Teller:
-    """Answers with what it was asked about, and remembers how often it was."""
+    """Answers with the request it received, and counts requests."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class Teller:
         return answer(f"told from {story}", finish="length" if story == "AA==" else "stop")
 
 
-def test_every_story_is_told_once_and_stands_in_the_order_of_the_data(tmp_path: Path) -> None:
+def test_every_story_is_generated_once_and_in_the_order_of_the_data(tmp_path: Path) -> None:
     teller, progress, out = Teller(), [], tmp_path / "work" / "predictions.jsonl"
 
     with endpoint(teller) as url:
@@ -52,7 +52,7 @@ def test_every_story_is_told_once_and_stands_in_the_order_of_the_data(tmp_path: 
     assert [path.name for path in out.parent.iterdir()] == ["predictions.jsonl"]
 
 
-def test_a_killed_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_missing_answers(tmp_path: Path) -> None:
     teller, out = Teller(), tmp_path / "predictions.jsonl"
     partial = tmp_path / "predictions.jsonl.partial"
 
@@ -77,7 +77,7 @@ def test_a_killed_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
-def test_a_finished_file_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_complete_file_is_not_generated_again(tmp_path: Path) -> None:
     out = tmp_path / "predictions.jsonl"
     with endpoint(Teller()) as url:
         told = predict(url, "teller", STORIES, CONFIG, out)
@@ -85,7 +85,7 @@ def test_a_finished_file_is_not_asked_for_again(tmp_path: Path) -> None:
     assert predict(url, "teller", STORIES, CONFIG, out) == told  # nobody listens there any more
 
 
-def test_passing_failures_are_asked_again(tmp_path: Path) -> None:
+def test_temporary_failures_are_retried(tmp_path: Path) -> None:
     teller = Teller()
     teller.refuse = {"AQ==": [refusal(503, "busy"), refusal(500, "fell over")]}
 
@@ -102,7 +102,7 @@ def test_passing_failures_are_asked_again(tmp_path: Path) -> None:
         ([refusal(400, "too long")], r"Story film-1: .*400: too long"),
     ],
 )
-def test_a_lasting_failure_names_the_story_and_keeps_the_others(
+def test_a_permanent_failure_names_the_story_and_keeps_the_others(
     tmp_path: Path, replies: list[Reply], sentence: str
 ) -> None:
     teller, out = Teller(), tmp_path / "predictions.jsonl"
@@ -118,7 +118,7 @@ def test_a_lasting_failure_names_the_story_and_keeps_the_others(
 
 
 @pytest.mark.server
-def test_vllm_tells_a_split_the_same_way_twice(
+def test_vllm_gives_the_same_answers_to_a_split_twice(
     vllm_server: VllmServer, examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     config = GenerationConfig(max_tokens=24, concurrency=4)

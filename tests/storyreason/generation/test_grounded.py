@@ -1,4 +1,4 @@
-"""Completion under grammars on a real vLLM, with a model that was never trained: what it says is nonsense, and valid."""
+"""Grounded decoding with a real vLLM and an untrained model: its answers are nonsense, but valid."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from storyreason.generation.vllm import VllmServer
 pytestmark = pytest.mark.server
 
 
-def test_an_untrained_model_tells_valid_stories(
+def test_an_untrained_model_writes_valid_stories(
     vllm_server: VllmServer, examples: list[dataset.Example], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     config = GenerationConfig(decoding="grounded", temperature=1.0)
@@ -33,7 +33,7 @@ def test_an_untrained_model_tells_valid_stories(
     assert generation.answering.read(out) == told
 
 
-def test_too_few_tokens_for_an_ending_are_refused_with_the_number_that_would_do(
+def test_too_few_tokens_for_an_ending_are_rejected_with_the_number_needed(
     vllm_server: VllmServer, frames: tuple[bytes, ...]
 ) -> None:
     with pytest.raises(
@@ -56,7 +56,7 @@ def test_tell_prints_a_valid_answer_and_writes_a_page(
     assert "<html" in (tmp_path / "page.html").read_text()
 
 
-def test_tell_names_what_the_endpoint_serves_and_what_is_no_picture(
+def test_tell_names_the_models_of_an_endpoint_and_files_that_are_not_pictures(
     vllm_server: VllmServer, frames: tuple[bytes, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "1.jpg").write_bytes(frames[0])

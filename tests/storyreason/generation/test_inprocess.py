@@ -1,4 +1,4 @@
-"""A model told from in this process."""
+"""A model that generates in this process."""
 
 import threading
 from pathlib import Path
@@ -20,7 +20,7 @@ def engine(untrained: Path) -> InProcess:
     return InProcess(untrained, longest=3072)
 
 
-def test_a_grounded_story_is_valid_and_its_pieces_come_to_it(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+def test_a_grounded_story_is_valid_and_its_chunks_add_up_to_it(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     config = GenerationConfig(decoding="grounded", temperature=1.0, max_tokens=700)
     pieces: list[Chunk] = []
     told = answering.answer_by(engine, "a story", frames[:1], config, on_chunk=pieces.append)
@@ -33,14 +33,14 @@ def test_a_grounded_story_is_valid_and_its_pieces_come_to_it(engine: InProcess, 
     assert told.tokens <= 700 and pieces[-1].tokens <= told.tokens
 
 
-def test_too_few_tokens_are_refused_as_an_endpoint_refuses_them(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+def test_too_few_tokens_are_rejected_as_with_an_endpoint(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     with pytest.raises(
         EngineError, match=r"needs \d+ tokens or more, but the limit is 50: raise generation\.max_tokens"
     ):
         grounded.tell(engine, frames[:1], GenerationConfig(max_tokens=50))
 
 
-def test_it_can_be_ended_from_another_thread(engine: InProcess, frames: tuple[bytes, ...]) -> None:
+def test_it_can_be_cancelled_from_another_thread(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     stop, begun = Stop(), threading.Event()
     threading.Thread(target=lambda: (begun.wait(60), stop.set())).start()
     with pytest.raises(EngineAwayError, match="The caller cancelled this request"):

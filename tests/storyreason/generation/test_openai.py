@@ -1,4 +1,4 @@
-"""One story, asked of an endpoint."""
+"""One story from an endpoint."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ CONFIG = GenerationConfig(request="Tell a story that connects these images.", ma
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
 
 
-def test_the_request_is_the_chat_of_the_training_with_pictures_as_data_urls() -> None:
+def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> None:
     seen: list[dict[str, Any]] = []
 
     with endpoint(lambda body: seen.append(body) or answer("once")) as url:
@@ -33,7 +33,7 @@ def test_the_request_is_the_chat_of_the_training_with_pictures_as_data_urls() ->
     assert seen[0]["model"] == "teller" and seen[0]["max_tokens"] == 9 and seen[0]["temperature"] == 0
 
 
-def test_the_request_may_come_first_and_the_length_be_left_open() -> None:
+def test_the_request_may_come_first_and_the_length_may_be_left_open() -> None:
     seen: list[dict[str, Any]] = []
 
     with endpoint(lambda body: seen.append(body) or answer("once", finish="length")) as url:
@@ -67,7 +67,7 @@ def test_line_separators_that_json_allows_do_not_break_a_stream() -> None:
         ((200, "[]"), EngineError, "not an OpenAI-compatible endpoint"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(reply: tuple[int, str], kind: type[EngineError], sentence: str) -> None:
+def test_every_failure_is_one_sentence(reply: tuple[int, str], kind: type[EngineError], sentence: str) -> None:
     with endpoint(lambda _: reply) as url, pytest.raises(EngineError) as caught:
         tell(url, "teller", PICTURES, CONFIG)
 
@@ -75,7 +75,7 @@ def test_what_goes_wrong_is_one_sentence(reply: tuple[int, str], kind: type[Engi
     assert sentence in str(caught.value)
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_endpoint_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
         with pytest.raises(EngineAwayError, match=f":{taken.getsockname()[1]}/v1/chat/completions did not answer"):
@@ -83,7 +83,7 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.server
-def test_vllm_tells_the_same_whole_and_as_a_stream(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
+def test_vllm_gives_the_same_answer_whole_and_streamed(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
     config = GenerationConfig(max_tokens=40)
     pieces: list[Chunk] = []
 
@@ -98,7 +98,7 @@ def test_vllm_tells_the_same_whole_and_as_a_stream(vllm_server: VllmServer, fram
 
 @pytest.mark.server
 def test_vllm_samples_with_seeds_for_many_at_once(vllm_server: VllmServer, examples: list[dataset.Example]) -> None:
-    """Prompts too long for one step of the engine are read in parts: on a CPU that once ended it, if they had a seed."""
+    """Prompts too long for one step are prefilled in parts: on a CPU this once crashed the engine if they had a seed."""
     request = "Create a story based on these images. " * 150
 
     def sampled(seed: int) -> str:
@@ -113,7 +113,7 @@ def test_vllm_samples_with_seeds_for_many_at_once(vllm_server: VllmServer, examp
 
 
 @pytest.mark.server
-def test_vllm_refuses_in_a_sentence(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
+def test_vllm_rejects_with_a_sentence(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
     with pytest.raises(EngineError, match=r"400: .*image"):
         tell(vllm_server.url, vllm_server.name, [b"no picture"], CONFIG)
     with pytest.raises(EngineError, match=r"400: At most 22 image"):

@@ -1,4 +1,4 @@
-"""What hostile tests share: a gateway that wants a key, what it is asked, and what it says."""
+"""Shared by the hostile tests: a gateway that needs a key, requests, and helpers to send them."""
 
 import base64
 import contextlib
@@ -44,7 +44,7 @@ SMALL = picture(8, 8)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An engine that answers anything, and what it was asked."""
+    """An engine that answers anything, and the requests it received."""
     asked: list[dict[str, Any]] = []
 
     def reply(body: dict[str, Any]) -> Reply:
@@ -57,7 +57,7 @@ def engine() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="module")
 def url(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway that wants a key, takes a mebibyte within two seconds, and lets one site's pages in."""
+    """A gateway with keys, a limit of 1 MiB in 2 s, and one allowed origin."""
     settings = {"max_body_mb": 1, "body_timeout": 2, "allowed_origins": (LIST,)}
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # while it starts; later gateways are to want no key

@@ -1,4 +1,4 @@
-"""A real gateway before an engine that is a script, for what a real engine takes too long to do."""
+"""A real gateway in front of a scripted engine, for what would take too long with a real one."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tests.storyreason.test_guard import wait_for
 
 
 class Scripted:
-    """Stands in for an engine's process: an address, and whether it lives."""
+    """Stands in for an engine's process: an address, and whether it is running."""
 
     name = "storyteller"
 
@@ -33,7 +33,7 @@ class Scripted:
 
 @contextmanager
 def gateway(url: str, folder: Path, head_timeout: float = 20, **settings: Any) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway before the engine at `url`, and its engines; what it writes lies in `folder`."""
+    """The address of a gateway in front of the engine at `url`, and its engine pool; it writes to `folder`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORYREASON_RUNS", str(folder))
         app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
@@ -51,7 +51,7 @@ def gateway(url: str, folder: Path, head_timeout: float = 20, **settings: Any) -
 
 
 class Process:
-    """Stands in for a vLLM process: whether it runs, and a start that can be held up."""
+    """Stands in for a vLLM process: whether it is running, and a start that can be delayed."""
 
     running: "set[Process]"
     may_start: threading.Event

@@ -1,4 +1,4 @@
-"""Hostile connections: slow, endless and too many; none of them is kept for long, and the gateway goes on serving."""
+"""Hostile connections: slow, endless, too many. None is kept for long, and the gateway keeps serving."""
 
 import contextlib
 import socket
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 
 
 def raw(url: str, head: str, *bodies: bytes, pause: float = 0.0) -> bytes:
-    """What comes back over a bare connection, until it is closed."""
+    """Everything received over a bare connection until it is closed."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port or 80), timeout=60) as connection:
         connection.sendall(f"{head}\r\nHost: {place.netloc}\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
@@ -39,37 +39,37 @@ def raw(url: str, head: str, *bodies: bytes, pause: float = 0.0) -> bytes:
 
 
 @pytest.mark.parametrize("path", [CHAT, STORIES, "/tokenize"])
-def test_a_body_that_comes_slowly_is_given_up(url: str, path: str) -> None:
+def test_a_slow_body_times_out(url: str, path: str) -> None:
     said = raw(url, f"POST {path} HTTP/1.1\r\nContent-Length: 1000", b"{", b" ", b" ", pause=0.1)
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b"The request's body did not arrive within 2 s (serving.body_timeout)." in said
 
 
-def test_a_body_without_a_length_is_counted_while_it_comes(url: str) -> None:
+def test_a_chunked_body_is_measured_while_it_arrives(url: str) -> None:
     chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
     said = raw(url, f"POST {STORIES} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 17)
     assert said.startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("path", [STORIES, "/nothing/there"])
-def test_who_goes_on_sending_after_the_answer_does_not_keep_the_connection(url: str, path: str) -> None:
+def test_a_client_that_goes_on_sending_after_the_response_loses_its_connection(url: str, path: str) -> None:
     chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
     said = raw(url, f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 20, pause=0.1)
     assert said.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 404 "))
     assert b"connection: close" in said
 
 
-def test_a_body_that_says_it_is_huge_is_not_waited_for(url: str) -> None:
+def test_a_huge_content_length_is_rejected_at_once(url: str) -> None:
     assert raw(url, f"POST {CHAT} HTTP/1.1\r\nContent-Length: 99999999999").startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_slow_deployment_and_a_huge_one_want_the_token_first(url: str) -> None:
+def test_a_deployment_is_authorized_before_its_size_is_checked(url: str) -> None:
     said = raw(url, f"POST {DEPLOY} HTTP/1.1\r\nContent-Length: 99999999999\r\nConnection: close")
     assert said.startswith(b"HTTP/1.1 401 ")
 
 
-def test_no_more_at_a_time_than_there_may_be(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
-    """The third is told to come again, and is served when it does."""
+def test_requests_beyond_the_concurrency_limit_are_rejected(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
+    """The third is told to retry, and is served when it does."""
     waiting: list[int] = []
 
     def reply(body: dict[str, Any]) -> Reply:
@@ -106,7 +106,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def until_closed(url: str, *parts: bytes) -> bytes:
-    """What comes back until the connection is closed, which it is to be within seconds."""
+    """Everything received until the connection is closed, which must happen within seconds."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
         said = b""
@@ -118,7 +118,7 @@ def until_closed(url: str, *parts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("parts", [[], [b"\r\n"], [b"GET /heal"], [HEALTH[:-2]], [HEALTH[:-2], b"X-A: b\r\n"]])
-def test_a_head_that_does_not_come_to_its_end_is_given_up(impatient: str, parts: list[bytes]) -> None:
+def test_an_incomplete_head_times_out(impatient: str, parts: list[bytes]) -> None:
     assert until_closed(impatient, *parts) == b""
 
 
@@ -132,12 +132,12 @@ def test_a_byte_after_an_answer_does_not_keep_the_connection(impatient: str) -> 
             pass
 
 
-def test_requests_in_one_breath_are_all_answered(impatient: str) -> None:
+def test_pipelined_requests_are_all_answered(impatient: str) -> None:
     assert until_closed(impatient, HEALTH * 5 + HEALTH[:-2]).count(b"HTTP/1.1 ") == 5
 
 
 def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
-    """A request that came whole is waited for, and so is the next one on its connection."""
+    """A complete request is not timed out, nor is the next one on its connection."""
     slow = threading.Event()
     threading.Timer(2, slow.set).start()
 
@@ -157,7 +157,7 @@ def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, frames: tuple[byt
 @pytest.mark.parametrize(
     "head", [b"GET /" + b"a" * 10**6, HEALTH[:-2] + b"A: " + b"a" * 10**6, HEALTH[:-2] + b"A: b\r\n" * 10**5]
 )
-def test_a_head_without_measure_is_refused(url: str, head: bytes) -> None:
+def test_an_oversized_head_is_rejected(url: str, head: bytes) -> None:
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
         with contextlib.suppress(ConnectionError):  # closed while there was more to come
@@ -166,7 +166,7 @@ def test_a_head_without_measure_is_refused(url: str, head: bytes) -> None:
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
 
 
-def test_whatever_has_a_body_takes_a_place(tmp_path: Path) -> None:
+def test_any_request_with_a_body_counts_towards_the_limit(tmp_path: Path) -> None:
     with gateway("http://127.0.0.1:9", tmp_path, max_requests=1, body_timeout=5) as (url, _):
         place = urlsplit(url)
         with socket.create_connection((place.hostname, place.port or 80), timeout=60) as connection:

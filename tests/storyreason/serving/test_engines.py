@@ -1,6 +1,4 @@
-"""What may take over from a model that serves, and what may not. The engines are scripts: starting a real one takes a
-minute, which `test_swap` spends.
-"""
+"""Which model may replace the serving one. The engines are scripted: starting a real one takes a minute (see `test_swap`)."""
 
 import asyncio
 import json
@@ -25,7 +23,7 @@ from tests.storyreason.generation.endpoint import answer, endpoint
 
 
 class Process:
-    """Stands in for a vLLM process: what it answers is told by the name of its folder."""
+    """Stands in for a vLLM process. The name of its folder determines its answers."""
 
     started: list["Process"]
     addresses: dict[str, str]
@@ -55,7 +53,7 @@ class Process:
 def folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
 ) -> Iterator[Callable[[str], str]]:
-    """Model folders by what their model tells: `good`, `better`, `nonsense`, `careless`."""
+    """Model folders, named by what their model writes: `good`, `better`, `nonsense`, `careless`."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setattr(serving_engines, "VllmServer", Process)
     monkeypatch.setattr(serving_engines, "check_memory", lambda *_: None)
@@ -87,7 +85,7 @@ def deploying(engines: EnginePool, folders: Callable[[str], str], images: tuple[
         ("valid", "careless", "breaks rules .*: deploy a better model, or set serving.probe to readable"),
     ],
 )
-def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
+def test_a_model_that_starts_but_writes_nonsense_does_not_take_over(
     folders: Callable[[str], str], examples: list[dataset.Example], probe: str, name: str, sentence: str
 ) -> None:
     async def story() -> None:
@@ -109,7 +107,7 @@ def test_a_model_that_starts_and_tells_nonsense_does_not_take_over(
     assert last["version"] == name and "error" in last
 
 
-def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engines_after_it(
+def test_a_deployments_engine_settings_survive_restarts_of_engine_and_gateway(
     folders: Callable[[str], str],
 ) -> None:
     short, long = EngineConfig(max_model_len=2048), EngineConfig(max_model_len=8192, dtype="float32")
@@ -138,7 +136,7 @@ def test_a_model_is_served_with_the_settings_of_its_deployment_also_by_the_engin
     assert EnginePool(ServingConfig()).settings.engine() == long.engine()
 
 
-def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folders: Callable[[str], str]) -> None:
+def test_prompt_settings_come_with_the_deployment_or_from_the_model_folder(folders: Callable[[str], str]) -> None:
     scored = GenerationConfig(images_first=False)
 
     async def story() -> None:
@@ -166,7 +164,7 @@ def test_how_a_model_is_asked_comes_with_its_deployment_or_from_its_folder(folde
     assert served is not None and served.prompt == scored.prompt()
 
 
-def test_what_a_gateway_before_wrote_down_is_served_with_this_ones_settings(folders: Callable[[str], str]) -> None:
+def test_a_state_file_without_engine_settings_gets_this_gateways_own(folders: Callable[[str], str]) -> None:
     old = {"folder": folders("good"), "version": "1", "run_id": None, "since": "2026-01-01T00:00:00+00:00"}
     (state.folder() / "state.json").write_text(json.dumps(old))
 
@@ -181,7 +179,7 @@ def test_what_a_gateway_before_wrote_down_is_served_with_this_ones_settings(fold
     assert [process.config.max_model_len for process in Process.started] == [2048]
 
 
-def test_what_a_refusal_advises_can_be_done_without_a_new_gateway(
+def test_the_advice_of_a_rejection_works_without_restarting_the_gateway(
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
@@ -195,7 +193,7 @@ def test_what_a_refusal_advises_can_be_done_without_a_new_gateway(
     asyncio.run(story())
 
 
-def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_goes(
+def test_the_old_engine_finishes_its_requests_before_it_stops(
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
@@ -218,7 +216,7 @@ def test_who_is_being_answered_is_answered_to_the_end_and_then_the_old_engine_go
     assert [process.folder for process in Process.started] == ["good", "better"]
 
 
-def test_what_does_not_fit_beside_what_serves_is_not_started(
+def test_an_engine_that_does_not_fit_into_memory_is_not_started(
     folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from storyreason.generation import vllm
@@ -238,7 +236,7 @@ def test_what_does_not_fit_beside_what_serves_is_not_started(
     assert [process.folder for process in Process.started] == ["good"]
 
 
-def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
+def test_a_training_that_took_the_device_of_a_dead_engine_keeps_it(
     folders: Callable[[str], str], examples: list[dataset.Example]
 ) -> None:
     async def story() -> None:
@@ -249,7 +247,7 @@ def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
         while not engines.restarts:
             await asyncio.sleep(0.01)
         await engines.suspend("training a1", 60)
-        await asyncio.sleep(0.9)  # its pause has passed: what it does not do, nothing tells
+        await asyncio.sleep(0.9)  # its pause has passed: nothing reports what it does not do
         assert len(Process.started) == 1
         engines.resume("training a1")
         while not engines.healthy():
@@ -260,7 +258,7 @@ def test_who_took_the_device_while_an_engine_was_dead_keeps_it(
     assert len(Process.started) == 2
 
 
-def test_what_was_not_foreseen_does_not_end_the_keeping(
+def test_an_unexpected_error_does_not_stop_restarts(
     folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, faults = Process.start, [OSError(28, "No space left on device")]
@@ -288,7 +286,7 @@ def test_what_was_not_foreseen_does_not_end_the_keeping(
     asyncio.run(story())
 
 
-def test_a_lease_that_cannot_be_written_down_holds(
+def test_a_lease_that_cannot_be_saved_still_holds(
     folders: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: Any) -> None:
@@ -302,7 +300,7 @@ def test_a_lease_that_cannot_be_written_down_holds(
     assert engines.suspended_for() is None
 
 
-def test_clients_at_work_do_not_hold_up_an_engine(
+def test_busy_client_threads_do_not_delay_an_engine(
     folders: Callable[[str], str], examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()

@@ -14,7 +14,7 @@ from storyreason.serving.stories import StoryRequest
 
 
 def sent(app: Any) -> list[dict[str, Any]]:
-    """What an ASGI application sends to a client that goes on listening."""
+    """What an ASGI application sends to a client that stays connected."""
     messages: list[dict[str, Any]] = []
 
     async def run() -> None:
@@ -47,7 +47,7 @@ def test_a_refusal_has_openais_fields() -> None:
     assert errors.openai_event(429, "Busy – wait.") == b"data: " + content + b"\n\n"
 
 
-def test_the_gateways_own_routes_have_a_sentence_and_a_status() -> None:
+def test_errors_of_the_gateways_own_routes_have_message_and_code() -> None:
     response = errors.response(404, "Nothing – here.")
     assert response.status_code == 404
     assert response.body == '{"error":{"message":"Nothing – here.","code":404}}'.encode()
@@ -78,7 +78,7 @@ def test_each_kind_of_error_has_its_status(error: StoryReasonError, status: int)
     assert errors.response_of(error).status_code == status
 
 
-def test_a_body_that_does_not_fit_is_named_by_its_first_fault() -> None:
+def test_an_invalid_body_is_reported_by_its_first_fault() -> None:
     with pytest.raises(ValidationError) as caught:
         StoryRequest.model_validate({"images": ["x"], "seed": -1, "temperature": 3})
     assert errors.body_of(caught.value) == {

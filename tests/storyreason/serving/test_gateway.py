@@ -1,4 +1,4 @@
-"""The gateway without an engine: who may ask what, and what it says when something is missing."""
+"""The gateway without an engine: access, and what it answers if something is missing."""
 
 import os
 import socket
@@ -43,7 +43,7 @@ def get(config: ServingConfig, path: str, **headers: str) -> httpx.Response:
     return httpx.get(client.url(config) + path, headers=headers, trust_env=False)
 
 
-def test_starting_it_twice_is_one_gateway(gateway: ServingConfig) -> None:
+def test_starting_it_twice_gives_one_gateway(gateway: ServingConfig) -> None:
     before = state.address()
     client.ensure_running(gateway)
     assert state.address() == before
@@ -58,7 +58,7 @@ def test_without_a_model_it_is_not_healthy_and_says_what_to_do(gateway: ServingC
     assert not status.healthy and status.version is None and status.model == "storyteller"
 
 
-def test_administration_wants_the_token(gateway: ServingConfig) -> None:
+def test_administration_needs_the_token(gateway: ServingConfig) -> None:
     token = state.folder() / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text()) > 40
@@ -82,9 +82,7 @@ def test_administration_wants_the_token(gateway: ServingConfig) -> None:
         ("models:/storyteller@champion", "There is no model folder models:/storyteller@champion"),
     ],
 )
-def test_a_folder_without_a_model_is_refused_and_written_down(
-    gateway: ServingConfig, folder: str, sentence: str
-) -> None:
+def test_a_folder_without_a_model_is_rejected_and_recorded(gateway: ServingConfig, folder: str, sentence: str) -> None:
     folder = folder.replace("{runs}", str(runs.root()))
     with pytest.raises(GatewayError, match=f"Version 1 was not deployed. .*{sentence}"):
         client.deploy(gateway, folder=folder, version="1")
@@ -93,7 +91,7 @@ def test_a_folder_without_a_model_is_refused_and_written_down(
     assert client.status(gateway).deploying is None
 
 
-def test_it_counts_what_it_does(gateway: ServingConfig) -> None:
+def test_metrics_count_requests(gateway: ServingConfig) -> None:
     get(gateway, "/v1/models")
     get(gateway, "/nothing/" + "x" * 100)
     counted = get(gateway, "/metrics")
@@ -105,18 +103,18 @@ def test_it_counts_what_it_does(gateway: ServingConfig) -> None:
     assert (lines["storyreason_engine_up"], lines["storyreason_swaps_total"]) == ("0.0", "0.0")
 
 
-def test_a_body_beyond_the_limit_is_refused(gateway: ServingConfig) -> None:
+def test_a_body_beyond_the_limit_is_rejected(gateway: ServingConfig) -> None:
     refused = httpx.post(f"{client.url(gateway)}/v1/chat/completions", content=b" " * (2**20 + 1), trust_env=False)
     assert refused.status_code == 413
     assert "1 MiB" in refused.json()["error"]["message"]
 
 
-def test_what_it_does_not_have_is_not_found(gateway: ServingConfig) -> None:
+def test_unknown_paths_are_not_found(gateway: ServingConfig) -> None:
     for path in ("/docs", "/openapi.json", "/../etc/passwd", "/v1"):
         assert get(gateway, path).status_code == 404, path
 
 
-def test_a_second_gateway_is_refused_by_the_first(gateway: ServingConfig) -> None:
+def test_a_second_gateway_of_the_checkout_is_refused(gateway: ServingConfig) -> None:
     elsewhere = gateway.model_copy(update={"port": free_port()})
     with pytest.raises(GatewayError, match=f"is already running .*on port {gateway.port}.*storyreason down"):
         client.ensure_running(elsewhere)
@@ -132,7 +130,7 @@ def test_a_port_in_use_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pyt
     assert not client.stop()
 
 
-def test_a_foreign_gateway_on_the_port_is_not_taken_for_ours(
+def test_a_gateway_of_another_checkout_is_not_taken_for_ours(
     gateway: ServingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
@@ -148,7 +146,7 @@ def test_a_gateway_of_another_version_of_the_code_is_named(
         client.status(gateway)
 
 
-def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
+def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("storyreason")), "serve", "--model", str(tmp_path)]
     done = subprocess.run(
         command, env=os.environ | {"STORYREASON_RUNS": str(tmp_path)}, capture_output=True, text=True, check=False
@@ -158,14 +156,14 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_empty_token_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_token_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     (state.folder() / "token").write_text("")
     with pytest.raises(GatewayError, match="does not hold a token of 16 characters or more: delete it"):
         state.token()
 
 
-def test_a_gateway_that_ended_by_itself_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_a_gateway_that_has_just_exited_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     state.write_address(state.Address(1, "127.0.0.1", free_port()))
     with ExitStack() as running:
@@ -179,7 +177,7 @@ def test_a_gateway_that_ended_by_itself_is_stopped(tmp_path: Path, monkeypatch: 
         assert client.stop()
 
 
-def test_who_takes_nothing_of_an_answer_is_left() -> None:
+def test_a_client_that_reads_nothing_is_disconnected() -> None:
     with (
         _listen(ServingConfig(port=free_port())) as listening,
         socket.socket() as asking,

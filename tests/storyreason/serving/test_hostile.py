@@ -1,4 +1,4 @@
-"""Hostile requests: each gets its status and its sentence, and the gateway goes on serving."""
+"""Hostile requests: each gets its status and sentence, and the gateway keeps serving."""
 
 import base64
 import io
@@ -105,7 +105,7 @@ HOSTILE = [
 @pytest.mark.parametrize(
     ("path", "body", "status", "sentence"), [row[1:] for row in HOSTILE], ids=[r[0] for r in HOSTILE]
 )
-def test_it_is_refused_with_a_sentence_and_the_next_one_is_served(
+def test_a_hostile_request_is_rejected_and_the_next_one_is_served(
     url: str, engine: tuple[str, list[Any]], path: str, body: Any, status: int, sentence: str
 ) -> None:
     before = len(engine[1])
@@ -121,7 +121,7 @@ def test_it_is_refused_with_a_sentence_and_the_next_one_is_served(
 
 @pytest.mark.parametrize("path", [CHAT, STORIES, READ, "/tokenize", "/v1/models"])
 @pytest.mark.parametrize("shown", ["", "Bearer", "Bearer key-of-a-friend", f"Basic {KEY}", "Bearer é"])
-def test_without_a_key_nothing_is_answered(url: str, path: str, shown: str) -> None:
+def test_without_a_key_every_request_is_rejected(url: str, path: str, shown: str) -> None:
     refused = httpx.post(
         url + path, headers={b"authorization": shown.encode("latin-1")}, content=b"{}", trust_env=False
     )
@@ -129,7 +129,7 @@ def test_without_a_key_nothing_is_answered(url: str, path: str, shown: str) -> N
     assert says(refused) == "This route needs an API key: send `Authorization: Bearer <key>`."
 
 
-def test_each_key_opens_and_none_of_them_administers(url: str) -> None:
+def test_every_key_works_and_none_gives_access_to_administration(url: str) -> None:
     for key in (KEY, "another-key-9876543210"):
         headers = {"authorization": f"Bearer {key}"}
         assert post(url, CHAT, {"messages": []}, headers).status_code == 200
@@ -138,7 +138,7 @@ def test_each_key_opens_and_none_of_them_administers(url: str) -> None:
     assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
 
 
-def test_a_page_from_elsewhere_gets_nothing_and_one_of_the_list_does(url: str) -> None:
+def test_only_pages_of_allowed_origins_may_use_the_gateway(url: str) -> None:
     for origin in ("https://evil.example", "null", LIST + ".evil.example", "http://127.0.0.1:1"):
         refused = post(url, CHAT, {"messages": []}, {**FRIEND, "origin": origin})
         assert refused.status_code == 403 and "may not use this gateway" in says(refused)
@@ -155,25 +155,25 @@ def test_a_page_from_elsewhere_gets_nothing_and_one_of_the_list_does(url: str) -
     assert foreign.status_code == 400 and "access-control-allow-origin" not in foreign.headers
 
 
-def test_a_name_of_somebody_elses_that_leads_here_is_refused(url: str) -> None:
+def test_a_foreign_host_name_is_rejected(url: str) -> None:
     for host in ("evil.example", f"evil.example:{urlsplit(url).port}", "127.0.0.1.evil.example"):
         refused = httpx.get(f"{url}/healthz", headers={"host": host}, trust_env=False)
         assert refused.status_code == 403 and "serves this machine only" in says(refused)
 
 
 @pytest.mark.parametrize("header", [{"host": "["}, {"origin": "http://["}])
-def test_a_host_or_an_origin_that_is_no_address_is_refused(url: str, header: dict[str, str]) -> None:
+def test_a_malformed_host_or_origin_is_rejected(url: str, header: dict[str, str]) -> None:
     refused = httpx.get(f"{url}/healthz", headers=header, trust_env=False)
     assert refused.status_code == 400 and "is not an address" in says(refused)
 
 
-def test_every_answer_carries_the_headers_that_keep_a_browser_safe(url: str) -> None:
+def test_every_response_has_the_security_headers(url: str) -> None:
     for answered in (httpx.get(f"{url}/healthz", trust_env=False), post(url, CHAT, b"{")):
         assert answered.headers["x-content-type-options"] == "nosniff"
         assert answered.headers["x-frame-options"] == "DENY"
 
 
-def test_keys_come_from_a_file_too_and_are_not_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_also_come_from_a_file_and_must_not_be_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.delenv(state.KEYS, raising=False)
     assert state.api_keys() == ()
@@ -186,25 +186,25 @@ def test_keys_come_from_a_file_too_and_are_not_short(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("origin", ["*", "example.org", "https://example.org/", "https://example.org/page"])
-def test_what_is_no_origin_is_no_setting(origin: str) -> None:
+def test_an_invalid_origin_is_rejected(origin: str) -> None:
     with pytest.raises(ValueError, match=r"is not an origin: write it as https://example\.org, without a path"):
         ServingConfig(allowed_origins=(origin,))
 
 
-def test_a_long_answer_to_read_takes_no_longer_than_its_length(url: str, examples: list[dataset.Example]) -> None:
+def test_reading_a_long_answer_takes_linear_time(url: str, examples: list[dataset.Example]) -> None:
     many = "<think>\n" + "".join(f"## Image {number}\n" for number in range(30_000))
     for text in (many, "<think>\n" + "|" * 400_000, "<gdo " * 80_000, "<think></think>" + "<gdi image1>" * 30_000):
         answered = post(url, READ, {"answer": text})
         assert answered.status_code == 200 and answered.json()["valid"] is False
 
 
-def test_of_a_million_wrong_images_one_is_told() -> None:
+def test_of_many_invalid_images_only_the_first_is_reported() -> None:
     with pytest.raises(ValidationError) as caught:
         _parsed(StoryRequest, b'{"images": [' + b"1, " * 100_000 + b"1]}")
     assert caught.value.error_count() < 3
 
 
-def test_a_request_that_ends_every_engine_is_sent_to_two(tmp_path: Path) -> None:
+def test_a_request_that_kills_engines_is_sent_to_two_at_most(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
 
     def reply(body: dict[str, Any]) -> Reply:

@@ -1,4 +1,4 @@
-"""A story while it is being told: what its stream says, and when. The engine is a script, the gateway is real."""
+"""A streamed story: its events and their order. The engine is scripted, the gateway is real."""
 
 import contextlib
 import json
@@ -50,14 +50,14 @@ def of(events: list[Event], name: str) -> list[dict[str, Any]]:
 
 
 def heard(events: list[Event]) -> str:
-    """What the `text` events come to."""
+    """The text that the `text` events add up to."""
     text = ""
     for data in of(events, "text"):
         text = text[: len(text) - data.get("back", 0)] + data["text"]
     return text
 
 
-def test_every_row_and_span_is_told_once_and_in_order(example: dataset.Example, text: str) -> None:
+def test_every_row_and_span_is_sent_once_and_in_order(example: dataset.Example, text: str) -> None:
     events: list[Event] = []
     live = StoryEvents(dataset.sizes(example), lambda event, data: events.append((event, data)))
     for number, piece in enumerate(pieces(text), 1):
@@ -85,7 +85,7 @@ def test_every_row_and_span_is_told_once_and_in_order(example: dataset.Example, 
     ]
 
 
-def test_views_are_of_what_is_whole_and_miss_nothing_that_is_yet_to_come(example: dataset.Example, text: str) -> None:
+def test_views_show_what_is_complete_and_report_nothing_as_missing(example: dataset.Example, text: str) -> None:
     events: list[Event] = []
     live = StoryEvents(dataset.sizes(example), lambda event, data: events.append((event, data)))
     half = text.index("| char") + 200  # in the middle of a row
@@ -101,7 +101,7 @@ def test_views_are_of_what_is_whole_and_miss_nothing_that_is_yet_to_come(example
     assert not [problem for view in views for problem in view["answers"][0]["problems"]]
 
 
-def test_what_was_taken_back_is_told_again_and_nothing_else(example: dataset.Example, text: str) -> None:
+def test_only_what_was_taken_back_is_sent_again(example: dataset.Example, text: str) -> None:
     read = answer.read(text)
     assert read.analysis is not None
     row = read.analysis.sections[0].entities[0]
@@ -141,7 +141,7 @@ def tell(url: str, body: dict[str, Any]) -> list[Event]:
 
 
 def script(example: dataset.Example) -> Any:
-    """An engine that tells the example's story, with the first box the wrong way round."""
+    """An engine that writes the example's story, with the corners of the first box swapped."""
     read = answer.read(join(example.chain_of_thought, example.story))
     assert read.analysis is not None
     box = read.analysis.sections[0].entities[0].box
@@ -165,7 +165,9 @@ def script(example: dataset.Example) -> Any:
 
 @pytest.mark.server
 @pytest.mark.parametrize("decoding", ["grounded", "free"])
-def test_the_stream_ends_with_what_a_whole_answer_is(example: dataset.Example, decoding: str, tmp_path: Path) -> None:
+def test_the_stream_ends_with_the_response_of_a_request_without_streaming(
+    example: dataset.Example, decoding: str, tmp_path: Path
+) -> None:
     body = {"images": [data_url(image) for image in example.images], "decoding": decoding, "max_tokens": 20_000}
     with endpoint(script(example)) as engine, gateway(engine, tmp_path, max_model_len=32_768) as (url, engines):
         events = tell(url, body)
@@ -181,7 +183,9 @@ def test_the_stream_ends_with_what_a_whole_answer_is(example: dataset.Example, d
 
 
 @pytest.mark.server
-def test_a_story_is_asked_for_as_its_model_was_scored(frames: tuple[bytes, ...], tmp_path: Path) -> None:
+def test_a_story_is_requested_with_the_prompt_its_model_was_scored_with(
+    frames: tuple[bytes, ...], tmp_path: Path
+) -> None:
     asked: list[list[str]] = []
 
     def reply(body: dict[str, Any]) -> Reply:
@@ -199,7 +203,7 @@ def test_a_story_is_asked_for_as_its_model_was_scored(frames: tuple[bytes, ...],
 
 
 @pytest.mark.server
-def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(frames: tuple[bytes, ...], tmp_path: Path) -> None:
+def test_an_error_of_the_engine_ends_the_stream_with_a_sentence(frames: tuple[bytes, ...], tmp_path: Path) -> None:
     body = {"images": [data_url(frames[0])], "decoding": "free"}
     with (
         endpoint(lambda _: refusal(400, "too long")) as engine,
@@ -218,10 +222,10 @@ def test_what_the_engine_refuses_ends_the_stream_with_a_sentence(frames: tuple[b
 @pytest.mark.server
 @pytest.mark.parametrize("piece", ["once ", ""])
 @pytest.mark.parametrize("live", [True, False])
-def test_a_client_that_goes_away_ends_its_request_at_the_engine(
+def test_closing_the_connection_cancels_the_request_at_the_engine(
     piece: str, live: bool, frames: tuple[bytes, ...], tmp_path: Path
 ) -> None:
-    """Also while the engine has said nothing yet, and the thread that asks it hears nothing."""
+    """Also before the first token, while the thread that reads from the engine is blocked."""
     begun, ended = threading.Event(), threading.Event()
 
     def forever(piece: str) -> Iterator[str]:
@@ -259,7 +263,7 @@ def test_a_client_that_goes_away_ends_its_request_at_the_engine(
 
 
 @pytest.mark.server
-def test_an_engine_that_dies_before_its_first_word_costs_the_client_nothing(
+def test_if_an_engine_dies_before_its_first_token_its_successor_answers(
     example: dataset.Example, tmp_path: Path
 ) -> None:
     body = {"images": [data_url(image) for image in example.images], "decoding": "free"}

@@ -1,4 +1,4 @@
-"""The page at `/` and the gallery's addresses, by the gateway's application."""
+"""The page at `/` and the gallery's routes, through the gateway's application."""
 
 import base64
 import hashlib
@@ -47,7 +47,7 @@ def test_the_page_is_one_file_whose_policy_names_its_script_and_style(client: Te
     assert set(re.findall(r"https?://[\w.]+", answer.text)) == {"http://www.w3.org"}  # the name of SVG
 
 
-def test_the_gallery_is_reached_by_numbers_alone(client: TestClient, examples: list[Example]) -> None:
+def test_gallery_stories_are_addressed_by_numbers_only(client: TestClient, examples: list[Example]) -> None:
     index = client.get("/v1/stories/gallery").json()["collections"]
     assert [[story["id"] for story in one["stories"]] for one in index] == [[examples[0].story_id]]
     assert client.get("/v1/stories/gallery/0/0").json()["id"] == examples[0].story_id
@@ -55,7 +55,7 @@ def test_the_gallery_is_reached_by_numbers_alone(client: TestClient, examples: l
         assert client.get(f"/v1/stories/gallery/{path}").status_code == 404, path
 
 
-def test_without_a_gallery_there_is_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gallery_the_index_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     app, _ = application(ServingConfig())
     client = TestClient(app, base_url="http://127.0.0.1")
@@ -63,7 +63,7 @@ def test_without_a_gallery_there_is_an_empty_one(tmp_path: Path, monkeypatch: py
     assert client.get("/v1/stories/gallery/0/0").status_code == 404
 
 
-def test_a_gallery_that_is_not_there_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gallery_folder_is_reported_at_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
         application(ServingConfig(gallery=str(tmp_path / "nowhere")))

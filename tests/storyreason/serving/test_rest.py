@@ -24,7 +24,7 @@ from tests.storyreason.test_guard import wait_for
 pytestmark = pytest.mark.server
 
 
-def test_while_it_gives_way_no_engine_runs_and_every_answer_says_why(served: ServingConfig) -> None:
+def test_while_suspended_no_engine_runs_and_every_response_says_why(served: ServingConfig) -> None:
     sentence = "Version 7 is suspended for training a1 and resumes by itself when that ends: try again then."
     with client.suspended(served, "training a1"):
         assert not Process.running
@@ -52,13 +52,13 @@ def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
     assert client.status(served).engine == longer.engine()
 
 
-def test_it_comes_back_after_a_training_that_failed(served: ServingConfig) -> None:
+def test_serving_resumes_after_a_failed_training(served: ServingConfig) -> None:
     with pytest.raises(RuntimeError), client.suspended(served, "training a1"):
         raise RuntimeError
     wait_for(lambda: serves(served), 60)
 
 
-def test_of_two_that_it_gives_way_to_it_waits_for_both(served: ServingConfig) -> None:
+def test_serving_resumes_only_after_the_last_of_two_leases(served: ServingConfig) -> None:
     with client.suspended(served, "training a1"):
         with client.suspended(served, "training b2"):
             assert "training a1 and training b2" in str(client.status(served).problem)
@@ -77,7 +77,7 @@ with client.suspended(ServingConfig(port=int(sys.argv[1])), "training a1", lease
 """
 
 
-def test_it_comes_back_by_itself_when_the_training_is_killed_and_not_before(served: ServingConfig) -> None:
+def test_serving_resumes_by_itself_when_the_training_is_killed_and_not_before(served: ServingConfig) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(served.port)], env=dict(os.environ), stdout=subprocess.PIPE, text=True
     )
@@ -101,7 +101,7 @@ def test_it_comes_back_by_itself_when_the_training_is_killed_and_not_before(serv
     assert state.resting() == {}
 
 
-def test_a_gateway_that_is_started_again_meanwhile_rests_on_and_comes_back(checkout: ServingConfig) -> None:
+def test_a_gateway_restarted_while_suspended_stays_suspended_then_resumes(checkout: ServingConfig) -> None:
     with ExitStack() as first, ExitStack() as training:
         first.enter_context(started(checkout))
         wait_for(lambda: serves(checkout), 60)
@@ -116,7 +116,7 @@ def test_a_gateway_that_is_started_again_meanwhile_rests_on_and_comes_back(check
             wait_for(lambda: serves(checkout), 60)
 
 
-def test_an_engine_that_is_just_starting_gives_way_too(checkout: ServingConfig) -> None:
+def test_an_engine_that_is_starting_is_suspended_too(checkout: ServingConfig) -> None:
     Process.may_start.clear()
     with started(checkout):
         assert Process.starting.wait(60)
@@ -131,7 +131,7 @@ def test_an_engine_that_is_just_starting_gives_way_too(checkout: ServingConfig) 
         wait_for(lambda: serves(checkout), 60)
 
 
-def test_a_state_file_that_cannot_be_read_is_named(checkout: ServingConfig) -> None:
+def test_an_unreadable_state_file_is_named(checkout: ServingConfig) -> None:
     (state.folder() / "resting.json").write_text("[")
     with pytest.raises(GatewayError, match=r"resting\.json cannot be read .*delete it"):
         application(checkout)

@@ -1,4 +1,4 @@
-"""Every route declares what it asks for, and what has no declaration is not served. No engine runs."""
+"""Every route declares its access, and an undeclared route is not served. No engine is running."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +40,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, dict[str, dict[str, str]]]]:
-    """A gateway with a key that serves nothing, and what a request can show."""
+    """A gateway with a key and without a model, and the headers a request can carry."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv(state.KEYS, KEY)
@@ -65,7 +65,7 @@ def test_the_routes_are_these() -> None:
 
 @pytest.mark.parametrize("place", [(one.method, one.path) for one in serving.routes()], ids=" ".join)
 @pytest.mark.parametrize("secret", ["nothing", "key", "token"])
-def test_a_route_answers_who_shows_what_it_asks_for(
+def test_a_route_answers_requests_with_the_declared_access(
     shown: tuple[TestClient, dict[str, dict[str, str]]], place: tuple[str, str], secret: str
 ) -> None:
     client, headers = shown
@@ -75,7 +75,7 @@ def test_a_route_answers_who_shows_what_it_asks_for(
     assert ask(client, *place, headers[secret]).status_code == (status if opens else 401)
 
 
-def test_what_declares_nothing_is_not_served(shown: tuple[TestClient, dict[str, dict[str, str]]]) -> None:
+def test_an_undeclared_route_is_not_served(shown: tuple[TestClient, dict[str, dict[str, str]]]) -> None:
     client, headers = shown
     assert not client.app.add_api_route("/leak", lambda: "secret")  # type: ignore[attr-defined]
     assert not client.app.add_api_route("/admin/leak", lambda: "secret")  # type: ignore[attr-defined]
@@ -84,12 +84,12 @@ def test_what_declares_nothing_is_not_served(shown: tuple[TestClient, dict[str, 
         assert client.get("/admin/leak", headers=headers[secret]).status_code == status
 
 
-def test_a_route_cannot_be_declared_without_what_it_asks_for() -> None:
+def test_a_route_cannot_be_declared_without_its_access() -> None:
     with pytest.raises(TypeError, match="access"):
         route("GET", "/leak")  # type: ignore[call-arg]
 
 
-def test_a_socket_is_closed(shown: tuple[TestClient, dict[str, dict[str, str]]]) -> None:
+def test_a_websocket_is_closed(shown: tuple[TestClient, dict[str, dict[str, str]]]) -> None:
     from starlette.websockets import WebSocketDisconnect
 
     client, headers = shown

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """The application of a gateway without an engine; one that a test lends it is not stopped."""
+    """The application of a gateway without an engine; an engine that a test lends it is not stopped."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     app, _ = application(ServingConfig(wait_timeout=1, max_body_mb=1))
     with TestClient(app, base_url="http://127.0.0.1") as client:
@@ -69,7 +69,7 @@ def test_a_text_is_read_without_an_engine(client: TestClient, examples: list[dat
 
 
 def bomb() -> bytes:
-    """A PNG of a few hundred bytes that says that it has 2.5 thousand million pixels."""
+    """A PNG of a few hundred bytes that claims 2.5 billion pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
@@ -103,14 +103,14 @@ def tiff() -> bytes:
         ({"images": ["aGFsbG8="], "max_tokens": 0}, 400, "max_tokens: Input should be greater than or equal to 1."),
     ],
 )
-def test_what_is_no_request_is_refused_with_a_sentence(
+def test_an_invalid_request_is_rejected_with_a_sentence(
     client: TestClient, body: dict[str, Any], status: int, sentence: str
 ) -> None:
     refused = client.post("/v1/stories", json=body)
     assert (refused.status_code, message(refused)[: len(sentence)]) == (status, sentence)
 
 
-def test_a_body_that_is_no_json_is_refused(client: TestClient) -> None:
+def test_a_body_that_is_not_json_is_rejected(client: TestClient) -> None:
     for path in ("/v1/stories", "/v1/stories/read"):
         refused = client.post(path, content=b"\xff{")
         assert refused.status_code == 400

@@ -1,7 +1,6 @@
-"""The gateway with engines: models are exchanged, killed and broken under clients who are to notice nothing.
+"""The gateway with engines: models are swapped, killed and broken while clients must notice nothing.
 
-The tests stand in the order of the story that they tell: an engine takes a minute to start, so each goes on where the
-one before has stopped.
+The tests depend on their order: an engine takes a minute to start, so each continues where the previous one stopped.
 """
 
 import contextlib
@@ -48,7 +47,7 @@ def gateway(serving: ServingConfig, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second model, which tells other nonsense."""
+    """A second model, which writes other nonsense."""
     return write_untrained(tmp_path_factory.mktemp("other") / "model", seed=1)
 
 
@@ -71,9 +70,9 @@ def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[dict[
 
 
 class Listeners:
-    """Clients that stream one story after the other; every story must come whole and from one engine.
+    """Clients that stream one story after another; every story must arrive complete and from one engine.
 
-    Seconds of a pause between them leave an engine that starts meanwhile some of two cores.
+    `pause` (seconds, between stories) leaves some CPU time to an engine that is starting.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Listeners:
             self._stopping.wait(self._pause)
 
     def hear(self, more: int) -> None:
-        """Wait until that many more stories were heard, and until then for nothing else."""
+        """Wait until that many more stories were received."""
         goal = len(self.stories) + more
         wait_for(lambda: len(self.stories) >= goal or any(one.done() for one in self._listening), 900)
 
@@ -122,7 +121,7 @@ class Listeners:
             one.result()  # raises what went wrong for any of them
 
 
-def test_the_first_model_is_deployed_and_told_of(
+def test_the_first_model_is_deployed_and_reported(
     gateway: ServingConfig, untrained: Path, frames: tuple[bytes, ...]
 ) -> None:
     story = client.deploy(gateway, folder=untrained, version="1", images=frames, generation=SHORT, run_id="first")
@@ -135,7 +134,7 @@ def test_the_first_model_is_deployed_and_told_of(
     assert (record["version"], record["run_id"], record["story"]) == ("1", "first", story)
 
 
-def test_deploying_what_is_served_changes_nothing(gateway: ServingConfig, untrained: Path) -> None:
+def test_deploying_the_served_model_changes_nothing(gateway: ServingConfig, untrained: Path) -> None:
     before = {process.pid for process in engines()}
     assert client.deploy(gateway, folder=untrained, version="1") is None
     assert {process.pid for process in engines()} == before
@@ -171,7 +170,7 @@ def test_errors_of_the_engine_pass_through(gateway: ServingConfig) -> None:
     assert httpx.get(f"{client.url(gateway)}/v1/nothing", timeout=60, trust_env=False).status_code == 404
 
 
-def test_a_client_that_goes_away_ends_its_request(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+def test_closing_the_connection_cancels_the_request(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
     body = {"model": "storyteller", "messages": chat(frames), "max_tokens": 2500, "ignore_eos": True}
     url = f"{client.url(gateway)}/v1/chat/completions"
 
@@ -240,7 +239,7 @@ def test_two_swaps_under_streaming_clients_cut_none_of_300_requests(
     assert "\nstoryreason_swaps_total 2.0\n" in counted and 'version="3"' in counted
 
 
-def test_an_engine_that_is_killed_comes_back(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
+def test_a_killed_engine_is_restarted(gateway: ServingConfig, frames: tuple[bytes, ...]) -> None:
     killed = next(process for process in engines() if "EngineCore" in " ".join(process.cmdline()))
 
     killed.kill()
