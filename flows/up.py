@@ -151,6 +151,7 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "STORYREASON_RUNS": str(runs.root()),
         "STORYREASON_MLFLOW_STORE": chosen.mlflow_store or store,
+        "MLFLOW_BACKEND_STORE_URI": chosen.mlflow_store or store,
         "STORYREASON_MLFLOW_ARTIFACTS": chosen.mlflow_artifacts or artifacts,
     }
     environment.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")

@@ -18,21 +18,25 @@ import pytest
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
+PASSWORD = "S3CRET-of-the-tests"
+"""PostgreSQL's password. No command line and no log may show it."""
+
+
 @dataclass(frozen=True)
 class Postgres:
-    """A server that listens on 127.0.0.1 alone; user and password are `storyreason`."""
+    """A server that listens on 127.0.0.1 alone, for the user `storyreason`."""
 
     port: int
 
     def url(self, driver: str, database: str) -> str:
-        return f"postgresql+{driver}://storyreason:storyreason@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+{driver}://storyreason:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def ask(self, sql: str, database: str = "postgres") -> list[Any]:
         """The rows that a statement gives; none for one that gives no rows."""
         import pg8000.native
 
         with pg8000.native.Connection(
-            "storyreason", password="storyreason", host="127.0.0.1", port=self.port, database=database
+            "storyreason", password=PASSWORD, host="127.0.0.1", port=self.port, database=database
         ) as connection:
             return list(connection.run(sql) or [])
 
@@ -48,7 +52,7 @@ def postgres(*databases: str) -> Iterator[Postgres]:
     other: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="storyreason-postgres-", dir="/tmp" if other else None))
     try:
-        (folder / "password").write_text("storyreason")
+        (folder / "password").write_text(PASSWORD)
         if other:
             for path in (folder, folder / "password"):
                 shutil.chown(path, other["user"], other["group"])

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
 
 from tasks import tracking
-from tests.stores import S3, Postgres, postgres, s3
+from tests.stores import PASSWORD, S3, Postgres, postgres, s3
 from tests.system.conftest import Platform, clone, free_port
 
 pytestmark = pytest.mark.server
@@ -59,6 +60,14 @@ def test_a_retraining_and_its_version_stand_in_postgresql(grown: Platform, datab
     losses = database.ask("SELECT step FROM metrics WHERE key = 'train/loss' ORDER BY step", "mlflow")
     assert losses == [[1], [2]]
     assert not list(grown.project.runs.rglob("*.db"))
+
+
+def test_no_command_line_and_no_log_shows_a_password(grown: Platform) -> None:
+    lines = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    assert any("mlflow" in line for line in lines)
+    assert [line for line in lines if PASSWORD in line] == []
+    files = [path for path in grown.project.runs.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
 
 
 def test_mlflows_server_shows_what_a_run_has_left_on_s3(
