@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from storyreason.format.analysis import Analysis, Section, column
 from storyreason.format.answer import Answer
@@ -92,6 +92,8 @@ def is_valid(problems: Iterable[Problem]) -> bool:
 
 
 _ID = re.compile(ID)
+_TAGS: dict[str, str] = {name: kind.tag for name, kind in KINDS.items()}
+_TABLES = tuple((table, kinds_in(table.name)) for table in ENTITY_TABLES)
 
 
 class _Checker:
@@ -123,8 +125,7 @@ class _Checker:
 
     def _section(self, section: Section) -> None:
         seen: set[str] = set()
-        for table in ENTITY_TABLES:
-            kinds = kinds_in(table.name)
+        for table, kinds in _TABLES:
             for row in section.rows(table):
                 match = _ID.fullmatch(row.id)
                 if not match or match[1] not in kinds:
@@ -197,7 +198,7 @@ class _Checker:
                 self._span("id-unknown", f"{id_} stands nowhere in the analysis.", mention.offset, image)
             elif id_ not in present:
                 self._span("id-absent", f"{id_} does not stand in the tables of image {image}.", mention.offset, image)
-            if match and mention.kind not in ("gda", KINDS[cast(Kind, match[1])].tag):
+            if match and mention.kind != "gda" and mention.kind != _TAGS[match[1]]:
                 self._span("tag-kind", f"{id_} stands in <{mention.kind}>.", mention.offset, image)
 
     def _untagged(self, passage: Passage, names: Names) -> None:

@@ -131,9 +131,9 @@ def _written(row: Row, name: str) -> str:
 
 def _boxed(kind: Callable[..., RowT]) -> Callable[[list[str], int], RowT]:
     def build(cells: list[str], line: int) -> RowT:
-        *plain, box_text = cells
-        box = boxes.parse(box_text)
-        return kind(*plain, box, "" if box else box_text, line)
+        text = cells[-1]
+        box = boxes.parse(text)
+        return kind(*cells[:-1], box, "" if box else text, line)
 
     return build
 
