@@ -1,4 +1,4 @@
-"""The analysis (chain of thought): what stands in each image, as Markdown tables, to objects and back."""
+"""The analysis (chain of thought): Markdown tables of what each image shows, parsed into objects and rendered back."""
 
 import re
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Section:
 
     @property
     def entities(self) -> tuple[Character | Object, ...]:
-        """All that has an ID and a box here, people first."""
+        """Every row with an ID and a box, characters first."""
         return self.characters + self.objects
 
     def rows(self, table: Table[RowT]) -> tuple[RowT, ...]:
@@ -55,7 +55,7 @@ class Analysis:
 def render(analysis: Analysis) -> str:
     """The analysis in the published headings and columns, without a final line end. Inverse of `read`.
 
-    A table without rows is left out with its heading, the Setting too (which `rules` then misses).
+    A table without rows is omitted together with its heading. That includes the Setting, which `rules` then reports.
     """
     blocks = []
     for section in analysis.sections:
@@ -67,7 +67,7 @@ def render(analysis: Analysis) -> str:
 
 
 def _render_table(table: Table[Row], rows: Sequence[Row]) -> str:
-    # A cell is one line, and a pipe inside it is escaped as Markdown does: a|b is written a\|b.
+    # A cell is one line, and a pipe inside it is escaped as in Markdown: a|b is written a\|b.
     lines = [
         "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in table.cells(row)) + " |"
         for row in rows
@@ -76,7 +76,10 @@ def _render_table(table: Table[Row], rows: Sequence[Row]) -> str:
 
 
 def read(text: str) -> tuple[Analysis, list[Problem]]:
-    """What can be read of an analysis, and what cannot, with places. Never raises; linear in the text's length."""
+    """Parses as much of an analysis as possible; the rest becomes problems with their positions.
+
+    Never raises. Takes time linear in the length of the text.
+    """
     parser = AnalysisParser()
     for line in text.split("\n"):
         parser.line(line)
@@ -93,7 +96,7 @@ _PIPE = re.compile(r"(?<!\\)\|")
 
 
 class _Rows(NamedTuple):
-    """A section that is still being read."""
+    """A section that is still being parsed."""
 
     image: int
     line: int
@@ -101,9 +104,9 @@ class _Rows(NamedTuple):
 
 
 class AnalysisParser:
-    """Reads an analysis line by line, so that it can be read while it is being written.
+    """Parses an analysis line by line, so that it can be parsed while it is being generated.
 
-    `problems` grows as lines come. `first_line` is the number of the first line, for their places.
+    `problems` grows as lines arrive. `first_line` is the number of the first line, for the positions of problems.
     """
 
     def __init__(self, first_line: int = 1) -> None:
@@ -113,11 +116,11 @@ class AnalysisParser:
         self._sections: list[_Rows] = []
         self._phases: list[Any] = []
         self._table: Table[Row] | None = None
-        self._rows: list[Any] | None = None  # where rows of the open table go
-        self._above = 2  # what may still stand above the rows: 2 header and separator, 1 the separator, 0 neither
+        self._rows: list[Any] | None = None  # collects the rows of the open table
+        self._above = 2  # what may still precede the rows: 2 header and separator, 1 the separator, 0 neither
 
     def line(self, text: str) -> Section | Row | None:
-        """Read the next line, without its line end. Gives the row it holds, or the empty section that it opens."""
+        """Parses the next line, given without its line end. Returns the row it holds or the (empty) section it opens."""
         self._line += 1
         if text[:1] == "|":
             return self._row(text)
@@ -131,16 +134,16 @@ class AnalysisParser:
         if stripped[:1] == "#":
             return self._heading(stripped, text)
         if stripped:
-            self._problem("analysis-text", f"{quote(stripped)} is neither a heading nor a row of a table.", text)
+            self._problem("analysis-text", f"{quote(stripped)} is neither a heading nor a table row.", text)
         return None
 
     def last_line(self, text: str) -> Section | Row | None:
-        """Read a line whose end never came: it counts only as a row with all its cells."""
+        """Parses a line whose line end never arrived: it only counts if it is a row with all its cells."""
         whole = self._table and text.rstrip()[-1:] == "|" and len(_cells(text)) == len(self._table.columns)
         return self.line(text) if whole else None
 
     def analysis(self) -> Analysis:
-        """All that was complete so far."""
+        """Everything that is complete so far."""
         sections = (
             Section(image, tuple(characters), tuple(objects), tuple(settings), line)
             for image, line, (characters, objects, settings) in self._sections
@@ -157,7 +160,7 @@ class AnalysisParser:
             return section
         self._open(_BY_TITLE.get(title))
         if self._table is None:
-            self._problem("analysis-text", f"No analysis has a heading that reads {quote(stripped)}.", text)
+            self._problem("analysis-text", f"{quote(stripped)} is not one of the published headings.", text)
         return None
 
     def _open(self, table: Table[Row] | None) -> None:
@@ -173,21 +176,21 @@ class AnalysisParser:
             return None
         table = self._table
         if table is None or self._rows is None:
-            self._problem("table-shape", "This row stands under no heading of an image and of a table.", text)
+            self._problem("table-shape", "This row is not below the headings of an image and a table.", text)
             return None
         if len(cells) != len(table.columns):
-            message = f"This row has {len(cells)} cells, but a row under {table.heading!r} has {len(table.columns)}."
+            message = f"This row has {len(cells)} cells; rows under {table.heading!r} have {len(table.columns)}."
             self._problem("table-shape", message, text)
             return None
         row = table.build(cells, self._line)
         if table.boxed and row.box is None:  # type: ignore[union-attr]
-            message = f"{quote(cells[-1])} is no bounding box: write four whole numbers as in 13,69,150,239."
+            message = f"{quote(cells[-1])} is not a bounding box: write four whole numbers, as in 13,69,150,239."
             self._problem("box-unreadable", message, text, cell=len(cells) - 1)
         self._rows.append(row)
         return row
 
     def _is_above(self, cells: list[str], text: str) -> bool:
-        """Whether this row is a table's header or separator, however ragged. A header opens its table by itself."""
+        """Whether this row is a table's header or separator, however ragged. A header opens its table even without a heading."""
         if self._above == 2 and cells and (table := _BY_COLUMN.get(cells[0].lower())):
             self._above = 1
             if table is not self._table:
@@ -216,7 +219,7 @@ def _cells(text: str) -> list[str]:
 
 
 def column(text: str, cell: int = 0) -> int:
-    """Where a cell of a row (counted from 0) begins in its line, from 1; for other lines where their text begins."""
+    """The column (from 1) where a cell (counted from 0) of a row begins; for other lines, where their text begins."""
     start = 0
     if text.lstrip()[:1] == "|":
         pipes = [match.end() for match in islice(_PIPE.finditer(text), cell + 1)]

@@ -1,4 +1,4 @@
-"""A model's answer: the analysis between `<think>` and `</think>`, then the story. Whole, or as a stream."""
+"""A model's answer: the analysis between `<think>` and `</think>`, then the story. Parsed whole or as a stream."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ OPEN, CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What could be read of an answer.
+    """A parsed answer, as far as it could be parsed.
 
-    `analysis` is None without `<think>`, `story` is None without `<think>` or `</think>`. Lines and columns of problems
-    and rows count in `text`, offsets of mentions and passages in `story_text`, which is the end of `text`. An answer
-    without `<think>` is all `story_text`.
+    `analysis` is None without `<think>`; `story` is None without `<think>` or `</think>`. Lines and columns of problems
+    and rows refer to `text`. Offsets of mentions and passages refer to `story_text`, which is the end of `text`. Without
+    `<think>`, the whole answer is `story_text`.
     """
 
     analysis: Analysis | None
@@ -31,28 +31,30 @@ class Answer:
 
     @property
     def readable(self) -> bool:
-        """Whether there is a `<think>` and at least one image section; what is not readable is scored as empty."""
+        """Whether there is a `<think>` and at least one image section. An unreadable answer is scored as empty."""
         return self.analysis is not None and bool(self.analysis.sections)
 
 
 def join(chain_of_thought: str, story_text: str) -> str:
-    """The answer of an example of the data set, as a model is taught to write it."""
+    """The text of an example's answer, as models are trained to write it."""
     return f"{OPEN}\n{chain_of_thought}\n{CLOSE}\n{story_text}"
 
 
 def render(analysis: Analysis, story: Story) -> str:
-    """The answer in the published format. `read` gives both back."""
+    """The answer in the published format. Inverse of `read`."""
     return of(analysis, story).text
 
 
 def of(analysis: Analysis, story: Story) -> Answer:
-    """The answer that `render` writes, without reading it again. Lines and offsets are those of the arguments."""
+    """The `Answer` for what `render` writes, without parsing it. Lines and offsets are those of the arguments."""
     thought, told = render_analysis(analysis), render_story(story)
     return Answer(analysis, story, (), thought, told, join(thought, told))
 
 
 def read(text: str) -> Answer:
-    """What can be read of an answer, and what cannot, with places. Never raises; linear in the text's length.
+    """Parses as much of an answer as possible; the rest becomes problems with their positions.
+
+    Never raises. Takes time linear in the length of the text.
 
     >>> read("<think>\\n## Image 1\\n").problems[0].rule
     'answer-truncated'
@@ -66,14 +68,14 @@ What = Section | Row | Passage | Mention | str
 
 
 class Found(NamedTuple):
-    """Something that a stream has completed: a section or passage that begins (empty), a row, a mention, plain text."""
+    """What a stream has completed: a row, a mention, plain text, or the (empty) section or passage that now begins."""
 
     image: int | None
     what: What
 
 
 class Reader:
-    """Reads an answer while it is being written; all pieces together take time linear in the text's length.
+    """Parses an answer while it is being generated. All chunks together take time linear in the length of the text.
 
     >>> reader = Reader()
     >>> reader.feed("<think>\\n## Image 1\\n## Im")
@@ -82,20 +84,20 @@ class Reader:
 
     def __init__(self) -> None:
         self._pieces: list[str] = []  # all that was fed
-        self._tail = ""  # the end of what was fed, where a marker may have begun
+        self._tail = ""  # the last characters fed, where a marker may have begun
         self._line: list[str] = []  # the unfinished line of the analysis
         self._analysis: AnalysisParser | None = None
         self._story: StoryParser | None = None
-        self._started = False  # whether the story has got its first character
+        self._started = False  # whether the first character of the story has arrived
         self._image: int | None = None
         self._problems: list[Problem] = []
 
     def feed(self, text: str) -> list[Found]:
-        """Read on. Gives what this piece completed, in the order of the text."""
+        """Parses the next chunk. Returns what it completed, in the order of the text."""
         return [self._found(what) for what in self._advance(text)]
 
     def close(self) -> Answer:
-        """The text ends here. A truncated answer keeps its complete rows."""
+        """Ends the text. A truncated answer keeps its complete rows."""
         if self._analysis and not self._story:
             self._analysis.last_line("".join(self._line))
         if self._story:
@@ -105,7 +107,7 @@ class Reader:
         return replace(answer, problems=(problem, *answer.problems)) if problem else answer
 
     def answer(self) -> Answer:
-        """All that was complete so far. The text may go on: that its end is missing is no problem yet."""
+        """Everything that is complete so far. The text may continue, so a missing end is not reported as a problem."""
         text = "".join(self._pieces)
         if not self._analysis:
             return Answer(None, None, (), "", text, text)
@@ -138,9 +140,9 @@ class Reader:
         lines = before.split("\n")
         if before.strip():
             place = next(number for number, line in enumerate(lines, 1) if line.strip())
-            self._problems.append(Problem("text-outside-image", "This stands before <think>.", place, 1))
+            self._problems.append(Problem("text-outside-image", "There is text before <think>.", place, 1))
         self._analysis = AnalysisParser(first_line=len(lines))
-        # "<think>## Image 1" on one line: the heading's column counts from the line's beginning.
+        # In "<think>## Image 1" the column of the heading still counts from the start of the line.
         self._line = [" " * (len(lines[-1]) + len(OPEN))]
         self._tail = ""
         return self._read_analysis(after)
@@ -172,11 +174,11 @@ def _unreadable(answer: Answer) -> Problem | None:
     if answer.readable:
         return None
     missing = OPEN if answer.analysis is None else "heading such as '## Image 1'"
-    return Problem("answer-unreadable", f"The answer has no {missing}: it counts as empty.", 1, 1)
+    return Problem("answer-unreadable", f"The answer has no {missing} and counts as empty.", 1, 1)
 
 
 def _truncated(answer: Answer) -> Problem | None:
     if answer.story is not None:
         return None
     lines = answer.text.split("\n")
-    return Problem("answer-truncated", f"The answer ends here, before {CLOSE}.", len(lines), len(lines[-1]) + 1)
+    return Problem("answer-truncated", f"The answer ends here, without {CLOSE}.", len(lines), len(lines[-1]) + 1)

@@ -1,4 +1,4 @@
-"""A bounding box: `x1,y1,x2,y2` in integer pixels of the original image; a proper one has x1 < x2 and y1 < y2."""
+"""Bounding boxes: `x1,y1,x2,y2` in whole pixels of the original image. A valid box has x1 < x2 and y1 < y2."""
 
 import re
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ class Box(NamedTuple):
         return f"{self.x1},{self.y1},{self.x2},{self.y2}"
 
 
-# Nine digits are more than any image has, and keep a hostile number out of int() and of numpy's 64 bits.
+# Nine digits exceed any image, and keep hostile numbers out of int() and of numpy's 64 bits.
 _BOX = re.compile(r"(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})[ \t]*,[ \t]*(-?[0-9]{1,9})")
 
 
 def parse(text: str) -> Box | None:
-    """The box of a cell such as `13,69,150,239` (spaces allowed), or None. An inverted one is given as it stands."""
+    """The box in a cell such as `13,69,150,239` (spaces allowed), or None. An inverted box is returned as it is."""
     match = _BOX.fullmatch(text.strip())
     return Box._make(map(int, match.groups())) if match else None
 
@@ -60,12 +60,12 @@ def _areas(boxes: "np.ndarray") -> "np.ndarray":
 
 
 def clip(box: Box, width: int, height: int) -> Box:
-    """The part of the box within an image of that size (pixels). Empty where it lies wholly outside."""
+    """The part of the box inside an image of that size (pixels). Empty if the box is entirely outside."""
     return Box(
         min(max(box.x1, 0), width), min(max(box.y1, 0), height), min(max(box.x2, 0), width), min(max(box.y2, 0), height)
     )
 
 
 def scale(box: Box, sx: float, sy: float) -> Box:
-    """The box in an image resized by `sx` and `sy` (new size over old size), rounded to whole pixels."""
+    """The box in an image resized by `sx` and `sy` (new size / old size), rounded to whole pixels."""
     return Box(round(box.x1 * sx), round(box.y1 * sy), round(box.x2 * sx), round(box.y2 * sy))

@@ -1,4 +1,4 @@
-"""What reading or checking found wrong with a text: never an exception, always a place and a plain sentence."""
+"""What parsing or checking found wrong with a text: never an exception, always a position and a sentence."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`rule` is a name from `rules.py`, which knows its severity. `line` and `column` count from 1; `image` from 1."""
+    """`rule` is a name in `rules.RULES`, which holds its severity. `line`, `column` and `image` count from 1."""
 
     rule: str
     message: str
@@ -16,12 +16,12 @@ class Problem:
 
 
 def quote(text: str) -> str:
-    """A text as a message shows it: in quotes, cut at 40 characters."""
+    """A text as messages show it: quoted and cut at 40 characters."""
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 class Tally:
-    """Lets through 1000 problems of each rule: a megabyte of `</gdo>` would be 170,000 of the same."""
+    """Keeps the first 1000 problems of each rule: a megabyte of `</gdo>` would make 170,000 identical ones."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

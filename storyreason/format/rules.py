@@ -1,4 +1,4 @@
-"""The rules of the format, each with a name and a severity: the one place that says what valid means."""
+"""The rules of the format, each with a name and a severity. This is the only place that defines what is valid."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ Sizes = Sequence[tuple[int, int]]
 
 
 class Rule(NamedTuple):
-    """A problem of severity `error` makes an answer invalid, a `warning` does not."""
+    """A rule and its severity. A broken rule of severity `error` makes an answer invalid; a `warning` does not."""
 
     severity: Literal["error", "warning"]
     sentence: str
@@ -41,41 +41,41 @@ def _warning(sentence: str) -> Rule:
 
 
 RULES = {
-    "answer-unreadable": _error("An answer has <think> and at least one '## Image N'."),
+    "answer-unreadable": _error("An answer has <think> and at least one '## Image N' section."),
     "answer-truncated": _error("An answer has </think>."),
     "image-sections": _error("The analysis has one section for each image, in order."),
     "story-images": _error("The story has one <gdi imageN> for each image, in order."),
-    "table-shape": _error("A table has a published heading and columns, and each row a cell for each column."),
-    "id-malformed": _error("An ID is char1, obj1, lm1 or bg1; people stand in Characters, all else in Objects."),
-    "id-repeated": _error("An ID stands once in the tables of an image."),
+    "table-shape": _error("A table has the published heading and columns, and every row has one cell per column."),
+    "id-malformed": _error("An ID looks like char1, obj1, lm1 or bg1; char IDs are in Characters, all others in Objects."),
+    "id-repeated": _error("An ID appears only once in the tables of an image."),
     "box-unreadable": _error("A bounding box is four whole numbers, x1,y1,x2,y2."),
     "box-inverted": _error("A bounding box has x1 < x2 and y1 < y2."),
-    "box-outside": _error("A bounding box begins at 0 or later and ends within 1.1 times the image's size."),
+    "box-outside": _error("A bounding box begins at 0 or above and ends within 1.1 times the image size."),
     "setting-missing": _error("Each image has a Setting table with at least one row."),
     "phase-missing": _error("The narrative structure has all five phases."),
-    "phase-images": _error("A phase names images that the story has."),
-    "id-unknown": _error("An ID of the story stands in the analysis."),
-    "id-absent": _error("An entity is mentioned only in images whose tables have it."),
-    "tag-malformed": _error("A tag is <gdi imageN>, <gdo id>, <gda id> or <gdl id>, or the end of one."),
-    "tag-unclosed": _error("Each tag is closed by an end of its kind, and each end closes a tag."),
-    "tag-nested": _error("The tags inside of a <gdi> do not nest."),
-    "text-outside-image": _error("All text of the story stands inside of a <gdi>, and none before <think>."),
-    "analysis-text": _warning("The analysis has the published headings and tables, and no other text."),
-    "box-over-edge": _warning("A bounding box lies within the image; up to 1.1 times its size it is clipped."),
-    "setting-element": _warning("A Setting Element is one of the published nine."),
-    "phase-name": _warning("A Narrative Phase is one of the published five."),
+    "phase-images": _error("A phase lists images that exist in the story."),
+    "id-unknown": _error("An ID in the story is defined in the analysis."),
+    "id-absent": _error("An entity is mentioned only in images whose tables list it."),
+    "tag-malformed": _error("A tag is <gdi imageN>, <gdo id>, <gda id> or <gdl id>, or its closing tag."),
+    "tag-unclosed": _error("Each tag has a matching closing tag, and each closing tag an opening one."),
+    "tag-nested": _error("The tags inside a <gdi> are not nested."),
+    "text-outside-image": _error("All text of the story is inside a <gdi>, and there is none before <think>."),
+    "analysis-text": _warning("The analysis has only the published headings and tables, no other text."),
+    "box-over-edge": _warning("A bounding box is within the image; up to 1.1 times the image size it is clipped."),
+    "setting-element": _warning("A Setting Element is one of the nine published ones."),
+    "phase-name": _warning("A Narrative Phase is one of the five published ones."),
     "tag-kind": _warning("<gdo> tags char and obj, <gdl> tags lm and bg."),
-    "pronoun-untagged": _warning("A pronoun of a person stands in a tag."),
-    "name-untagged": _warning("A character's name stands in a tag."),
+    "pronoun-untagged": _warning("A personal pronoun is inside a tag."),
+    "name-untagged": _warning("A character's name is inside a tag."),
 }  # fmt: skip
-"""Every rule by its name, which a `Problem` carries. Names are stable: MLflow's metrics are called after them."""
+"""Every rule by its name, which `Problem.rule` refers to. Names are stable: metrics in MLflow are named after them."""
 
 
 def check(answer: Answer, sizes: Sizes | None) -> list[Problem]:
-    """Every problem of an answer, those of reading included, in the order of the text.
+    """Every problem of an answer, including those found while parsing, in the order of the text.
 
-    `sizes` are the images' (width, height) in pixels. Where they are not known (None), the story is measured against
-    the sections of its own analysis, and whether a box lies in its image is not checked.
+    `sizes` are the (width, height) of the images in pixels. If they are unknown (None), the images are assumed to be the
+    sections of the analysis, and boxes are not checked against the image size.
     """
     checker = _Checker(answer, sizes)
     if answer.readable and answer.analysis:
@@ -87,7 +87,7 @@ def check(answer: Answer, sizes: Sizes | None) -> list[Problem]:
 
 
 def is_valid(problems: Iterable[Problem]) -> bool:
-    """Whether none of the problems is an error."""
+    """Whether there is no problem of severity error."""
     return all(RULES[problem.rule].severity == "warning" for problem in problems)
 
 
@@ -97,7 +97,7 @@ _TABLES = tuple((table, kinds_in(table.name)) for table in ENTITY_TABLES)
 
 
 class _Checker:
-    """Goes once through an answer and collects what it finds; a column is looked up only for a problem."""
+    """Goes through an answer once and collects what it finds. Columns are only looked up for problems."""
 
     def __init__(self, answer: Answer, sizes: Sizes | None) -> None:
         self.problems: list[Problem] = []
@@ -112,14 +112,14 @@ class _Checker:
     def analysis(self, analysis: Analysis) -> None:
         found = [section.image for section in analysis.sections]
         if found != list(range(1, self._count + 1)):
-            message = f"The analysis has sections for images {_list(found)}, there are {self._count} images."
+            message = f"The analysis has sections for images {_list(found)}, but there are {self._count} images."
             self._row("image-sections", message, analysis.sections[_first_wrong(found)].line)
         for section in analysis.sections:
             self._section(section)
         missing = [name for name in PHASES if name not in {phase.name for phase in analysis.phases}]
         if missing:
             place = analysis.phases[0] if analysis.phases else analysis.sections[-1]
-            self._row("phase-missing", f"The narrative structure has no {', no '.join(missing)}.", place.line)
+            self._row("phase-missing", f"The narrative structure lacks {', '.join(missing)}.", place.line)
         for phase in analysis.phases:
             self._phase(phase)
 
@@ -129,23 +129,25 @@ class _Checker:
             for row in section.rows(table):
                 match = _ID.fullmatch(row.id)
                 if not match or match[1] not in kinds:
-                    message = f"{quote(row.id)} is no ID of this table: write {_ids(kinds)}."
+                    message = f"{quote(row.id)} is not a valid ID in this table: write {_ids(kinds)}."
                     self._row("id-malformed", message, row.line, section)
                 if row.id in seen:
-                    self._row("id-repeated", f"{row.id} stands twice in image {section.image}.", row.line, section)
+                    self._row(
+                        "id-repeated", f"{row.id} appears more than once in image {section.image}.", row.line, section
+                    )
                 seen.add(row.id)
                 self._box(row, section, table)
         if not section.settings:
-            self._row("setting-missing", f"Image {section.image} has no Setting.", section.line, section)
+            self._row("setting-missing", f"Image {section.image} has no Setting table.", section.line, section)
         for setting in section.settings:
             if setting.element not in SETTING_ELEMENTS:
-                message = f"{quote(setting.element)} is none of {', '.join(SETTING_ELEMENTS)}."
+                message = f"{quote(setting.element)} is not one of {', '.join(SETTING_ELEMENTS)}."
                 self._row("setting-element", message, setting.line, section)
 
     def _box(self, row: Character | Object, section: Section, table: Table[Character | Object]) -> None:
         box = row.box
         if box is None:
-            return  # the reader has told
+            return  # already reported by the parser
         rule = ""
         if box.x1 >= box.x2 or box.y1 >= box.y2:
             rule, message = "box-inverted", f"The box {box} has no area: write x1 < x2 and y1 < y2."
@@ -153,28 +155,28 @@ class _Checker:
             width, height = self._sizes[section.image - 1]
             image = f"image {section.image}, {width} x {height} pixels"
             if box.x1 < 0 or box.y1 < 0 or 10 * box.x2 > 11 * width or 10 * box.y2 > 11 * height:
-                rule, message = "box-outside", f"The box {box} lies outside of {image}."
+                rule, message = "box-outside", f"The box {box} is outside {image}."
             elif box.x2 > width or box.y2 > height:
-                rule, message = "box-over-edge", f"The box {box} reaches over the edge of {image}."
+                rule, message = "box-over-edge", f"The box {box} extends beyond the edge of {image}."
         if rule:
             self._row(rule, message, row.line, section, table.place("box"))
 
     def _phase(self, phase: Phase) -> None:
         if phase.name not in PHASES:
-            self._row("phase-name", f"{quote(phase.name)} is none of {', '.join(PHASES)}.", phase.line)
+            self._row("phase-name", f"{quote(phase.name)} is not one of {', '.join(PHASES)}.", phase.line)
         cell = NARRATIVE.place("images")
         outside = [image for image in phase.images if not 1 <= image <= self._count]
         if outside:
-            message = f"{phase.name} names images {_list(outside)}, there are {self._count} images."
+            message = f"{phase.name} lists images {_list(outside)}, but there are {self._count} images."
             self._row("phase-images", message, phase.line, cell=cell)
         elif not phase.images:
-            self._row("phase-images", f"{quote(phase.images_text)} names no image.", phase.line, cell=cell)
+            self._row("phase-images", f"{quote(phase.images_text)} does not name any image.", phase.line, cell=cell)
 
     def story(self, story: Story, analysis: Analysis) -> None:
         found = [passage.image for passage in story.passages]
         if found != list(range(1, self._count + 1)):
             place = story.passages[_first_wrong(found)].offset if found else 0
-            message = f"The story tells images {_list(found)}, there are {self._count} images."
+            message = f"The story covers images {_list(found)}, but there are {self._count} images."
             self._span("story-images", message, place)
         present: dict[int, set[str]] = {}
         for section in analysis.sections:
@@ -189,24 +191,24 @@ class _Checker:
 
     def _mention(self, mention: Mention, image: int, known: set[str], present: set[str]) -> None:
         if not mention.ids:
-            self._span("id-malformed", f"<{mention.kind}> names no ID.", mention.offset, image)
+            self._span("id-malformed", f"<{mention.kind}> has no ID.", mention.offset, image)
         for id_ in mention.ids:
             match = _ID.fullmatch(id_)
             if not match:
-                self._span("id-malformed", f"{quote(id_)} is no ID.", mention.offset, image)
+                self._span("id-malformed", f"{quote(id_)} is not a valid ID.", mention.offset, image)
             elif id_ not in known:
-                self._span("id-unknown", f"{id_} stands nowhere in the analysis.", mention.offset, image)
+                self._span("id-unknown", f"{id_} is not in the analysis.", mention.offset, image)
             elif id_ not in present:
-                self._span("id-absent", f"{id_} does not stand in the tables of image {image}.", mention.offset, image)
+                self._span("id-absent", f"{id_} is not in the tables of image {image}.", mention.offset, image)
             if match and mention.kind != "gda" and mention.kind != _TAGS[match[1]]:
-                self._span("tag-kind", f"{id_} stands in <{mention.kind}>.", mention.offset, image)
+                self._span("tag-kind", f"{id_} is in a <{mention.kind}> tag.", mention.offset, image)
 
     def _untagged(self, passage: Passage, names: Names) -> None:
         found = list(untagged(passage, names))
         places = offsets(passage, self._answer.story_text) if found else []
         for word in found:
             rule = "pronoun-untagged" if word.pronoun else "name-untagged"
-            self._span(rule, f"{word.text!r} stands in no tag.", places[word.part] + word.start, passage.image)
+            self._span(rule, f"{word.text!r} is not inside a tag.", places[word.part] + word.start, passage.image)
 
     def _row(self, rule: str, message: str, line: int, section: Section | None = None, cell: int = 0) -> None:
         if not self._tally.allows(rule):

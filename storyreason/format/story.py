@@ -1,4 +1,4 @@
-"""The grounded story: tagged text to objects and back."""
+"""The grounded story: tagged text parsed into objects and rendered back."""
 
 import re
 from bisect import bisect_right
@@ -14,7 +14,7 @@ TagKind = Literal["gdo", "gda", "gdl"]
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A tagged span. `offset` is where its opening tag starts in the story text, in characters (0 if made by hand)."""
+    """A tagged span. `offset` is the position of its opening tag in the story text, in characters (0 if made by hand)."""
 
     kind: TagKind
     ids: tuple[str, ...]
@@ -24,7 +24,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One `<gdi imageN>` … `</gdi>`: plain text and mentions in order, without the line ends next to the two tags."""
+    """One `<gdi imageN>` … `</gdi>`: plain text and mentions in order, without the line ends next to these tags."""
 
     image: int
     parts: tuple[str | Mention, ...] = ()
@@ -33,13 +33,13 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Passages in the order of the text. What stands outside of them is not kept, it is a problem."""
+    """Passages in the order of the text. Text outside of them is not kept; it is reported as a problem."""
 
     passages: tuple[Passage, ...] = ()
 
 
 def render(story: Story) -> str:
-    """The tagged text, passages a blank line apart, without a final line end. Inverse of `read`."""
+    """The tagged text, with a blank line between passages and no final line end. Inverse of `read`."""
     return "\n\n".join(
         f"<gdi image{passage.image}>\n{''.join(map(_render_part, passage.parts))}\n</gdi>" for passage in story.passages
     )
@@ -52,7 +52,10 @@ def _render_part(part: str | Mention) -> str:
 
 
 def read(text: str) -> tuple[Story, list[Problem]]:
-    """What can be read of a story, and what cannot, with places. Never raises; linear in the text's length."""
+    """Parses as much of a story as possible; the rest becomes problems with their positions.
+
+    Never raises. Takes time linear in the length of the text.
+    """
     parser = StoryParser()
     parser.feed(text)
     parser.close()
@@ -60,14 +63,14 @@ def read(text: str) -> tuple[Story, list[Problem]]:
 
 
 def without_tags(text: str) -> str:
-    """A story's text with every tag taken out and all else as it was."""
+    """A story's text with every tag removed and everything else unchanged."""
     return _TAG.sub("", text)
 
 
-# Between "<gdo" and ">" stand at most 1000 characters: "<gdo" and a megabyte of anything is no tag.
+# At most 1000 characters between "<gdo" and ">": "<gdo" followed by a megabyte of anything is not a tag.
 _TAG = re.compile(r"<(/?)(gd[ioal])(?![a-zA-Z0-9])([^<>]{0,1000})>")
 _LONGEST_TAG = 1006
-# A whole mention, as nearly all are, or a single tag.
+# A complete mention (nearly all of them are) or a single tag.
 _TOKEN = re.compile(r"<(gd[oal])(?![a-zA-Z0-9])([^<>]{0,1000})>([^<>]*)</\1>|" + _TAG.pattern)
 _IMAGE = re.compile(r"\s*image\s*([0-9]{1,6})\s*", re.IGNORECASE)
 _ALMOST_TAG = re.compile(r"<\s*/?\s*gd", re.IGNORECASE)
@@ -75,7 +78,7 @@ _ALMOST_TAG = re.compile(r"<\s*/?\s*gd", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem whose place is an offset in characters from the start of the story's text."""
+    """A problem whose position is an offset, in characters, from the start of the story's text."""
 
     rule: str
     message: str
@@ -84,7 +87,7 @@ class Finding:
 
 
 def placed(findings: Iterable[Finding], text: str, start: int = 0) -> list[Problem]:
-    """Findings as problems with line and column. The story begins at `start` of `text`."""
+    """Turns findings into problems with line and column. The story begins at offset `start` of `text`."""
     findings = list(findings)
     if not findings:
         return []
@@ -98,27 +101,27 @@ def placed(findings: Iterable[Finding], text: str, start: int = 0) -> list[Probl
 
 
 class StoryParser:
-    """Reads a story piece by piece, so that it can be read while it is being written.
+    """Parses a story chunk by chunk, so that it can be parsed while it is being generated.
 
-    `findings` grows as pieces come. A tag may be cut anywhere between two pieces.
+    `findings` grows as chunks arrive. A tag may be split anywhere between two chunks.
     """
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self._tally = Tally()
         self._passages: list[tuple[int, int, list[str | Mention]]] = []  # image, offset, parts
-        self._offset = 0  # of what is not read yet
-        self._held = ""  # the beginning of what may become a tag
-        self._text: list[str] = []  # plain text since the last tag that counted
+        self._offset = 0  # of the text that is not parsed yet
+        self._held = ""  # the start of what may become a tag
+        self._text: list[str] = []  # plain text since the last valid tag
         self._text_offset = 0
         self._parts: list[str | Mention] | None = None  # of the open passage
         self._mention: tuple[TagKind, tuple[str, ...], int] | None = None  # the open one: kind, IDs, offset
-        self._interrupted: Counter[str] = Counter()  # ends yet to come of tags that count no more
-        self._outside_told = False  # one problem for all that stands between two passages
+        self._interrupted: Counter[str] = Counter()  # closing tags still expected for tags that were discarded
+        self._outside_reported = False  # one problem for all text between two passages
         self._new: list[Passage | Mention | str] = []
 
     def feed(self, text: str) -> list[Passage | Mention | str]:
-        """Read on. Gives what this piece completed: passages it opened (still empty), mentions, text between tags."""
+        """Parses the next chunk. Returns what it completed: mentions, text between tags, and passages it opened (empty)."""
         if "<" not in text and ">" not in text and len(self._held) + len(text) < _LONGEST_TAG:
             if self._held:
                 self._held += text
@@ -129,16 +132,16 @@ class StoryParser:
         position = 0
         for match in _TOKEN.finditer(text):
             self._plain(text[position : match.start()])
-            kind, ids, told, closing, tag, attributes = match.groups()
+            kind, ids, words, closing, tag, attributes = match.groups()
             if tag is None:
-                self._whole_mention(cast(TagKind, kind), ids, told)
+                self._whole_mention(cast(TagKind, kind), ids, words)
             elif closing:
                 self._close(tag)
             else:
                 self._open(tag, attributes, match[0])
             position = match.end()
             self._offset += position - match.start()
-        # "…held <gdo cha" keeps "<gdo cha" for the next piece.
+        # "… holding <gdo cha" keeps "<gdo cha" for the next chunk.
         cut = text.rfind("<", position)
         if cut < 0 or ">" in text[cut:] or len(text) - cut >= _LONGEST_TAG:
             cut = len(text)
@@ -146,11 +149,11 @@ class StoryParser:
         self._held = text[cut:]
         return self._take_new()
 
-    def _whole_mention(self, kind: TagKind, ids: str, told: str) -> None:
+    def _whole_mention(self, kind: TagKind, ids: str, words: str) -> None:
         if self._parts is not None and self._mention is None:
             if self._text:
                 self._end_text()
-            mention = Mention(kind, tuple(ids.split()), told, self._offset)
+            mention = Mention(kind, tuple(ids.split()), words, self._offset)
             self._parts.append(mention)
             self._new.append(mention)
             return
@@ -158,12 +161,12 @@ class StoryParser:
         tag = f"<{kind}{ids}>"
         self._open(kind, ids, tag)
         self._offset += len(tag)
-        self._plain(told)
+        self._plain(words)
         self._close(kind)
         self._offset = start
 
     def close(self) -> list[Passage | Mention | str]:
-        """The text ends here: whatever is open is a problem, and what it holds so far is kept."""
+        """Ends the text. Anything still open is a problem; its content so far is kept."""
         self._plain(self._held)
         self._held = ""
         if self._mention:
@@ -175,7 +178,7 @@ class StoryParser:
         return self._take_new()
 
     def story(self) -> Story:
-        """All that was complete so far."""
+        """Everything that is complete so far."""
         return Story(tuple(Passage(image, tuple(parts), offset) for image, offset, parts in self._passages))
 
     def _take_new(self) -> list[Passage | Mention | str]:
@@ -200,11 +203,11 @@ class StoryParser:
             if image:
                 self._open_passage(int(image[1]), tag)
             else:
-                self._find("tag-malformed", f"{quote(tag)} names no image: write it as in <gdi image1>.", self._offset)
+                self._find("tag-malformed", f"{quote(tag)} does not name an image: write <gdi image1>.", self._offset)
                 self._interrupted["gdi"] += 1
             return
         if self._mention:
-            self._find("tag-nested", f"{quote(tag)} stands inside of {self._tag()}: close that first.", self._offset)
+            self._find("tag-nested", f"{quote(tag)} is inside {self._tag()}: close that first.", self._offset)
             self._interrupted[self._mention[0]] += 1
             self._end_mention()
         else:
@@ -223,7 +226,7 @@ class StoryParser:
                 self._end_mention("is not closed before </gdi>")
             self._end_passage()
         else:
-            self._find("tag-unclosed", f"</{kind}> closes nothing.", self._offset)
+            self._find("tag-unclosed", f"</{kind}> has no opening tag.", self._offset)
 
     def _open_passage(self, image: int, tag: str) -> None:
         if self._mention:
@@ -232,7 +235,7 @@ class StoryParser:
             self._end_text()
         else:
             self._end_passage(f"is not closed before {tag}")
-        self._parts, self._outside_told = [], False
+        self._parts, self._outside_reported = [], False
         self._interrupted.clear()
         self._passages.append((image, self._offset, self._parts))
         self._new.append(Passage(image, offset=self._offset))
@@ -260,13 +263,13 @@ class StoryParser:
         return quote(f"<{' '.join((self._mention[0], *self._mention[1]))}>")
 
     def _end_text(self, last: bool = False) -> None:
-        """The plain text since the last tag becomes a part of the open passage; outside of one it is a problem."""
+        """The plain text since the last tag becomes a part of the open passage; outside of a passage it is a problem."""
         text = self._take_text()
         if self._parts is None:
             if not text.isspace() and text:
                 self._outside(self._text_offset + len(text) - len(text.lstrip()))
             return
-        # "<gdi image1>⏎Sarah …⏎</gdi>": the line ends at the tags belong to them.
+        # In "<gdi image1>⏎Sarah …⏎</gdi>" the line ends belong to the tags.
         if not self._parts:
             text = text.removeprefix("\r").removeprefix("\n")
         if last:
@@ -281,10 +284,12 @@ class StoryParser:
         almost = _ALMOST_TAG.search(text) if "<" in text else None
         if almost:
             found = quote(text[almost.start() : almost.start() + 40])
-            self._find("tag-malformed", f"{found} looks like a tag, but is none.", self._text_offset + almost.start())
+            self._find(
+                "tag-malformed", f"{found} looks like a tag, but is not one.", self._text_offset + almost.start()
+            )
         return text
 
     def _outside(self, offset: int) -> None:
-        if not self._outside_told:
-            self._find("text-outside-image", "This stands outside of every <gdi imageN> … </gdi>.", offset)
-        self._outside_told = True
+        if not self._outside_reported:
+            self._find("text-outside-image", "This text is outside of every <gdi imageN> … </gdi>.", offset)
+        self._outside_reported = True

@@ -1,7 +1,7 @@
 """The four tables of an analysis: their published headings and columns, and what a row of each holds.
 
-A table's columns are the fields of its row class, in the same order. All that counts or finds cells (reading, rules,
-grammars, the page) asks the `Table` here: a column is added by its name in a head and a field of the row.
+The columns of a table are the fields of its row class, in the same order. Code that counts or locates cells (parser,
+rules, grammars, page) asks the `Table` here: to add a column, add its name to a head and a field to the row class.
 """
 
 import re
@@ -25,8 +25,8 @@ PHASES = ("Introduction", "Development", "Conflict", "Turning Point", "Conclusio
 class Character:
     """One row of an image's Characters table.
 
-    `box` is None where the cell does not parse, and then `box_text` keeps it. `line` is the row's place in the text
-    that was read (0 if made by hand); two rows are equal wherever they stand.
+    `box` is None if the cell cannot be parsed; `box_text` then keeps the cell. `line` is the row's line in the parsed
+    text (0 if made by hand) and is ignored when rows are compared.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Setting:
 class Phase:
     """One row of the Narrative Structure table.
 
-    `images` are numbers from 1: `2-4` reads as 2, 3, 4, and `images_text` keeps a cell that is written otherwise than
+    `images` are numbers from 1: `2-4` is parsed as 2, 3, 4, and `images_text` keeps any cell that is not written as
     `2, 3, 4`.
     """
 
@@ -89,35 +89,36 @@ _NO_CELLS = {"box_text", "images_text", "line"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table(Generic[RowT]):
-    """One of the four tables: its name, published heading, columns and separator, and what a row becomes."""
+    """One of the four tables: its published heading and head, its columns, and how a row is built."""
 
     name: TableName
     heading: str
     head: str
+    """The published header row and the separator below it."""
     columns: tuple[str, ...]
     fields: tuple[str, ...]
-    """The fields of a row that its cells fill, by column."""
+    """The field of the row class that each column fills."""
     boxed: bool
     """Whether the last cell is a bounding box."""
     build: Callable[[list[str], int], RowT]
-    """Makes a row of as many cells as there are columns, and of its line."""
+    """Builds a row from its cells (one per column) and its line."""
 
     @property
     def title(self) -> str:
-        """The heading without its marks."""
+        """The heading without `#`."""
         return self.heading.lstrip("# ")
 
     @property
     def top(self) -> str:
-        """What stands above the rows. The table of phases comes after a blank line, those of an image do not."""
+        """Everything above the rows. Only the table of phases has a blank line below its heading."""
         return self.heading + ("\n" if self.heading.startswith("### ") else "\n\n") + self.head
 
     def place(self, field: str) -> int:
-        """Which cell fills a field, counted from 0."""
+        """The index (from 0) of the cell that fills a field."""
         return self.fields.index(field)
 
     def cells(self, row: Row) -> list[str]:
-        """A row's cells as they are written. `build` makes an equal row of them."""
+        """The cells of a row as text. Inverse of `build`."""
         return [_written(row, name) for name in self.fields]
 
 
@@ -146,7 +147,7 @@ def _setting(cells: list[str], line: int) -> Setting:
 
 def _phase(cells: list[str], line: int) -> Phase:
     name, *plain, text = cells
-    images = tuple(dict.fromkeys(islice(_numbers(text), 50)))  # more than any story has is a runaway answer
+    images = tuple(dict.fromkeys(islice(_numbers(text), 50)))  # more than any story has: a runaway answer
     written = "" if text == _join(images) else text
     make: Callable[..., Phase] = Phase
     return make(_PUBLISHED.get(name.lower(), name), *plain, images, written, line)
@@ -206,7 +207,7 @@ NARRATIVE = _table(
 )
 ENTITY_TABLES: tuple[Table[Character | Object], ...] = (CHARACTERS, OBJECTS)
 IMAGE_TABLES: tuple[Table[Row], ...] = (*ENTITY_TABLES, SETTINGS)
-"""The tables of one image, in their order. A `Section` has the rows of each under the table's name."""
+"""The tables of one image, in order. A `Section` has the rows of each in the attribute named after the table."""
 TABLES: tuple[Table[Row], ...] = (*IMAGE_TABLES, NARRATIVE)
 BOX_COLUMN = CHARACTERS.columns[CHARACTERS.place("box")]
-"""Both tables of entities end in it."""
+"""The last column of both entity tables."""

@@ -1,4 +1,4 @@
-"""Words of a story that name a person: pronouns, and the names that the analysis gives."""
+"""The words of a story that refer to people: personal pronouns, and the names given in the analysis."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,20 +18,20 @@ PRONOUNS = {
     )
     for word in forms.lower().split()
 }
-"""Every personal pronoun of a person, in lower case, and the one it is a form of: `him` is `he`."""
+"""Every personal pronoun for people, in lower case, and its base form: `him` is a form of `he`."""
 FIRST_FORMS = tuple(dict.fromkeys(PRONOUNS.values()))
 """I, you, he, she, we, they: each stands for all its forms."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NO_NAME = {"unknown", "unnamed", "none", "anonymous"}
 _PASSED_OVER = 4096
-"""Characters of stray tags that may stand before a part of a passage."""
+"""How many characters of stray tags may precede a part of a passage."""
 
 
 class Untagged(NamedTuple):
-    """A word that names a person in plain text. `pronoun` is its first form, None for a name.
+    """A pronoun or name in plain text, outside of every tag. `pronoun` is its base form, None for a name.
 
-    It begins at character `start` of the passage's part number `part`.
+    It begins at character `start` of part number `part` of the passage (both from 0).
     """
 
     text: str
@@ -41,7 +41,7 @@ class Untagged(NamedTuple):
 
 
 class Names:
-    """Names as `untagged` looks for them, split once for all passages. A name must begin with a capital letter."""
+    """The names that `untagged` searches for, split once for all passages. A name must begin with a capital letter."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.wanted = {words for name in names if (words := _words_of(name))}
@@ -50,7 +50,7 @@ class Names:
 
 
 def untagged(passage: Passage, names: Names) -> Iterator[Untagged]:
-    """The pronouns and names that stand outside of every mention, in order."""
+    """The pronouns and names outside of every mention, in order."""
     for number, part in enumerate(passage.parts):
         if isinstance(part, Mention):
             continue
@@ -70,18 +70,18 @@ def untagged(passage: Passage, names: Names) -> Iterator[Untagged]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without digits and marks: `Don't` is `don` and `t`."""
+    """The words of a text in lower case, without digits and punctuation: `Don't` gives `don` and `t`."""
     return [match[0].lower() for match in _WORD.finditer(text)]
 
 
 def _words_of(name: str) -> tuple[str, ...]:
-    """`John Smith` as its words; nothing for `-`, for a description in lower case, and beyond four words."""
+    """The words of a name such as `John Smith`. Empty for `-`, for lower-case descriptions and for more than four words."""
     words = tuple(_WORD.findall(name))
     return words if words and len(words) <= 4 and name[:1].isupper() and words[0].lower() not in _NO_NAME else ()
 
 
 def offsets(passage: Passage, story_text: str) -> list[int]:
-    """Where each part of a passage begins in the text it was read from, in characters; mentions with their tag."""
+    """The offset, in characters, of each part of a passage in the story text; for a mention that of its tag."""
     places = []
     place = story_text.find(">", passage.offset) + 1
     for part in passage.parts:
@@ -90,8 +90,8 @@ def offsets(passage: Passage, story_text: str) -> list[int]:
             text = story_text.find(">", part.offset) + 1
             place = story_text.find(">", text + len(part.text)) + 1
         else:
-            # A text part may follow the line end after <gdi image1>, or a stray tag that reading passed over.
-            # Not sought to the end of the text: of many parts that are not found, each would go through all of it.
+            # A text part may follow the line end after <gdi image1>, or a stray tag that the parser skipped. The search
+            # is bounded: otherwise each of many parts that are not found would scan the whole text.
             found = story_text.find(part, place, place + len(part) + _PASSED_OVER)
             places.append(place if found < 0 else found)
     return places
