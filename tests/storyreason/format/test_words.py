@@ -47,9 +47,11 @@ said = st.lists(st.sampled_from(["Sarah", "John", "Smith", "Mara", "ran", "she",
 )
 def test_a_name_is_found_just_where_it_stands(told: list[str], named: list[list[str]]) -> None:
     names = {" ".join(name) for name in named}
+    said = [word for word in told if word != "."]  # punctuation does not part the words of a name
     place, expected = 0, []
-    while place < len(told):
-        length = max((len(n) for n in named if told[place : place + len(n)] == n), default=0)
-        expected += [" ".join(told[place : place + length])] if length else []
+    while place < len(said):
+        length = max((len(n) for n in named if said[place : place + len(n)] == n), default=0)
+        expected += [said[place : place + length]] if length else []
         place += length or 1
-    assert [text for text, pronoun in words(" ".join(told), tuple(names)) if pronoun is None] == expected
+    found = [text for text, pronoun in words(" ".join(told), tuple(names)) if pronoun is None]
+    assert [text.replace(".", "").split() for text in found] == expected
