@@ -1,6 +1,6 @@
-"""An example as chat messages, and the one place where it becomes a model's inputs.
+"""Turns examples into chat messages and model inputs.
 
-Training and inference share all of it: the system prompt, the requests, the messages, the tokens.
+Training and inference share all of it: system prompt, requests, messages, tokens.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ REQUESTS = (
     "These images tell a story - what is it?",
 )
 IGNORED = -100
-"""The label of a token that the loss is not taken over (torch's `ignore_index`)."""
+"""The label of tokens that are excluded from the loss (`ignore_index` in torch)."""
 
 
 def messages(images: int | Sequence[Any], request: str, images_first: bool = True) -> list[dict[str, Any]]:
-    """The system turn and the user turn. `images` are PIL images, or just how many there are.
+    """The system turn and the user turn. `images` are PIL images, or only their number.
 
     >>> messages(1, "Tell me a story that connects these images.")[1]["content"]
     [{'type': 'image'}, {'type': 'text', 'text': 'Tell me a story that connects these images.'}]
@@ -56,9 +56,11 @@ def messages(images: int | Sequence[Any], request: str, images_first: bool = Tru
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One example for the model: tensors [tokens], the frames' patches [patches, patch size] and grids [images, 3].
+    """One example for the model.
 
-    Where training keeps what its frozen vision tower sees, `pixel_values` are those features [image tokens, size].
+    `input_ids`, `labels` and `mm_token_type_ids` have shape [tokens], `pixel_values` [patches, patch size] and
+    `image_grid_thw` [images, 3]. If training caches the features of a frozen vision tower, `pixel_values` holds those
+    features, with shape [image tokens, size].
     """
 
     input_ids: "Tensor"
@@ -71,12 +73,13 @@ class Inputs:
 class Encoder:
     """Turns examples into inputs with the processor of one base model.
 
-    The parts can be had one by one, because each has its own life in training: pictures and answer stay the same in
-    every epoch, the request changes. Joined they equal what the processor makes of the whole (`check` proves it).
+    The parts are available separately because training reuses them differently: pictures and answer are the same in
+    every epoch, the request changes. Joined, they equal the output of the processor for the whole example; `check`
+    verifies that.
     """
 
     def __init__(self, processor: Any, images_first: bool = True) -> None:
-        """Raises ModelError when the base's chat template cannot be cut into a prompt and an answer."""
+        """Raises ModelError if the chat template of the base model cannot be split into prompt and answer."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.images_first = images_first
@@ -84,7 +87,7 @@ class Encoder:
         self._prompt = lru_cache(maxsize=4096)(self._prompt_tokens)
 
     def identity(self) -> str:
-        """16 hex digits that name what decides the tokens of answers and pictures."""
+        """16 hex digits that identify everything that determines the tokens of answers and pictures."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         words = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         pictures = json.dumps(self.processor.image_processor.to_dict(), sort_keys=True, default=str)
@@ -96,19 +99,21 @@ class Encoder:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         try:
             return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
-        except Exception as error:  # jinja raises its own kinds, transformers ValueError: the template does not fit
+        except (
+            Exception
+        ) as error:  # jinja has its own exceptions, transformers raises ValueError: the template does not fit
             raise ModelError(f"The base model's chat template cannot render a story's messages: {error}") from error
 
     def _end_of_answer(self) -> str:
-        """What the chat template closes an answer with (`<|im_end|>` in Qwen's), the line break after it left out."""
+        """The token that ends an answer in the chat template (`<|im_end|>` for Qwen), without the line break after it."""
         prompt, probe = self._render(2, REQUESTS[1]), "<think>\nanalysis\n</think>\nstory"
         whole = self._render(2, REQUESTS[1], probe)
         end = whole.removeprefix(prompt + probe).strip()
         if not whole.startswith(prompt + probe) or end != self.tokenizer.eos_token:
             raise ModelError(
-                "The base model has another chat template: wanted the prompt, then the answer, then the end-of-text "
-                f"token {self.tokenizer.eos_token!r}; found {whole[-80:]!r}. Take a Qwen2.5-VL instruct model, or give "
-                "the base such a template."
+                "The base model's chat template is not supported: expected the prompt, the answer and then the "
+                f"end-of-text token {self.tokenizer.eos_token!r}, found {whole[-80:]!r}. Use a Qwen2.5-VL instruct model, "
+                "or give the base model such a template."
             )
         return end
 
@@ -116,11 +121,11 @@ class Encoder:
         return tuple(self.tokenizer(self._render(n_images, request))["input_ids"])
 
     def prompt_length(self, image_tokens: Sequence[int], request: str) -> int:
-        """Tokens of the prompt of a story whose frames take `image_tokens` tokens each."""
+        """Length in tokens of the prompt of a story. `image_tokens` has the number of tokens of each frame."""
         return len(self._prompt(len(image_tokens), request)) + sum(image_tokens) - len(image_tokens)
 
     def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-        """How many tokens each frame takes; `sizes` are (width, height) in pixels. Nothing is decoded for it."""
+        """The number of tokens of each frame; `sizes` are (width, height) in pixels. No picture is decoded."""
         return models.image_tokens(self.processor, sizes)
 
     def pictures(self, images: "Sequence[Image]") -> "tuple[Tensor, Tensor]":
@@ -129,7 +134,7 @@ class Encoder:
         return found["pixel_values"], found["image_grid_thw"]
 
     def answer(self, text: str) -> list[int]:
-        """The tokens that the model is to write: the answer and the end of its turn."""
+        """The tokens that the model has to generate: the answer and the end of its turn."""
         return list(self.tokenizer(text + self.end, add_special_tokens=False)["input_ids"])
 
     def join(
@@ -139,7 +144,7 @@ class Encoder:
         answer: Sequence[int],
         loss: Literal["answer", "all"] = "answer",
     ) -> Inputs:
-        """One example from its parts; labels on the answer alone, or on all but the image tokens."""
+        """Joins the parts of one example. Labels cover the answer only, or everything but the image tokens (`all`)."""
         import torch
 
         pixels, grids = pictures
@@ -147,7 +152,9 @@ class Encoder:
         merged = self.processor.image_processor.merge_size**2
         counts = iter((grids.prod(dim=1) // merged).tolist())
         prompt: list[int] = []
-        for token in self._prompt(len(grids), request):  # one <|image_pad|> a frame becomes as many as it has features
+        for token in self._prompt(
+            len(grids), request
+        ):  # each frame has one <|image_pad|>, which is repeated once per feature
             prompt.extend([image_token] * next(counts) if token == image_token else [token])
         input_ids = torch.tensor([*prompt, *answer])
         is_image = input_ids == image_token
@@ -157,7 +164,7 @@ class Encoder:
         return Inputs(input_ids, labels, is_image.long(), pixels, grids)
 
     def check(self, images: "Sequence[Image]", answer: str) -> None:
-        """Raise ModelError unless the joined parts equal what the processor makes of the whole example."""
+        """Raises ModelError unless the joined parts equal the output of the processor for the whole example."""
         request = REQUESTS[1]
         ours = self.join(self.pictures(images), request, self.answer(answer))
         text = self._render(len(images), request) + answer + self.end
@@ -166,6 +173,6 @@ class Encoder:
             whole = theirs[name][0] if name in ("input_ids", "mm_token_type_ids") else theirs[name]
             if whole.shape != getattr(ours, name).shape or not bool((whole == getattr(ours, name)).all()):
                 raise ModelError(
-                    f"The base model's processor gives other {name} than expected: it does not have Qwen2.5-VL's "
-                    "interface. Take a model of that family."
+                    f"The base model's processor returns unexpected {name}: it does not have the interface of "
+                    "Qwen2.5-VL. Use a model of that family."
                 )

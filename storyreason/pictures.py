@@ -1,6 +1,6 @@
-"""Encoded pictures (PNG, JPEG, ...): their type, size and pixels, thumbnails and data URLs.
+"""Encoded pictures (PNG, JPEG, ...): type, size, pixels, thumbnails and data URLs.
 
-The one place that opens pictures, and that knows what Pillow raises for bad ones: callers see `PictureError` alone.
+This is the only place that opens pictures and knows what Pillow raises for bad ones: callers only see `PictureError`.
 """
 
 import base64
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-"""Pillow's formats that every browser shows, and their media types."""
+"""The formats that every browser shows, by their names in Pillow, and their media types."""
 
 
 class PictureError(DataError):
-    """The bytes are not a picture that can be read. The message says why, without story or image."""
+    """The bytes are not a readable picture. The message only gives the reason; callers add story and image."""
 
 
 class Header(NamedTuple):
-    """What a picture says of itself before its pixels. Sizes are in pixels."""
+    """The format and the size (in pixels) that a picture's header declares."""
 
     format: str
-    """As Pillow names it: `PNG`, `JPEG`, `MPO`, ..."""
+    """The name in Pillow: `PNG`, `JPEG`, `MPO`, ..."""
     width: int
     height: int
 
     @property
     def media_type(self) -> str | None:
-        """`image/png`; None for a format that browsers do not show."""
+        """Such as `image/png`; None for a format that browsers do not show."""
         return BROWSER_FORMATS.get(self.format)
 
 
 def sniff(encoded: bytes) -> str | None:
-    """`png`, `jpeg`, `webp` or `gif` by the first bytes, None for others. Cheap: nothing is opened.
+    """`png`, `jpeg`, `webp` or `gif` by the first bytes, else None. Cheap: the picture is not opened.
 
     >>> sniff(b"GIF89a...")
     'gif'
@@ -55,7 +55,7 @@ def sniff(encoded: bytes) -> str | None:
 
 
 def header(encoded: bytes, formats: tuple[str, ...] | None = None) -> Header:
-    """Format and size from the header alone; `formats` are the ones to allow. Raises PictureError."""
+    """Format and size from the header alone. Only `formats` (names in Pillow) are accepted. Raises PictureError."""
     with _opened(encoded, formats) as picture:
         return Header(picture.format or "", *picture.size)
 
@@ -67,7 +67,7 @@ def size(encoded: bytes) -> tuple[int, int]:
 
 
 def decoded_size(encoded: bytes) -> tuple[int, int]:
-    """The same after decoding every pixel, so that a picture that breaks off raises PictureError."""
+    """The same, but decodes every pixel, so that truncated pictures raise PictureError."""
     with _opened(encoded) as picture:
         picture.load()
         return picture.size
@@ -80,7 +80,7 @@ def rgb(encoded: bytes) -> "Image":
 
 
 def open_frames(images: Sequence[bytes], story_id: str) -> "list[Image]":
-    """The frames of a story as RGB pictures. Raises DataError that names story and image (from 1)."""
+    """The frames of a story as RGB pictures. Raises DataError with the story and the image (from 1)."""
     opened = []
     for number, encoded in enumerate(images, start=1):
         try:
@@ -103,7 +103,7 @@ def thumbnail(encoded: bytes, side: int) -> bytes:
 
 
 def data_url(encoded: bytes, media_type: str | None = None) -> str:
-    """`data:image/png;base64,...`; without a media type it is read from the first bytes, PNG if they say nothing."""
+    """`data:image/png;base64,...`. The default media type is that of the first bytes, or PNG if they are unknown."""
     kind = media_type or f"image/{sniff(encoded) or 'png'}"
     return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
 
@@ -134,7 +134,7 @@ def _opened(encoded: bytes, formats: tuple[str, ...] | None = None) -> "Iterator
     try:
         with Image.open(io.BytesIO(encoded), formats=formats) as picture:
             yield picture
-    except UnidentifiedImageError as error:  # its own message is the address of the buffer
+    except UnidentifiedImageError as error:  # its message only has the address of the buffer
         raise PictureError("unknown picture format") from error
     except bad as error:
         raise PictureError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The data set: examples from parquet shards in the Hub's layout, checked before use; films and the validation part.
+"""The data set: examples in parquet shards in the Hub's layout, checks before use, films and the validation set.
 
 >>> from storyreason import dataset
 >>> example = dataset.load("data", "test")[0]

@@ -1,4 +1,4 @@
-"""A data set that changes: stories that join it, and what differs between two versions of it."""
+"""Changes to a data set: adding or replacing stories, and the differences between two versions."""
 
 import hashlib
 import os
@@ -16,25 +16,25 @@ from storyreason.dataset.shards import SPLITS, Example, load, shards, write
 from storyreason.errors import DataError
 
 NAMED = 5
-"""So many stories of a kind are named in a report; the rest is counted."""
+"""How many stories of each kind of change a report names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What differs between two versions of a data set. Story IDs, by split."""
+    """The differences between two versions of a data set: story IDs by split, and the number of stories before and after."""
 
     before: Mapping[str, int]
     after: Mapping[str, int]
     added: Mapping[str, tuple[str, ...]]
     removed: Mapping[str, tuple[str, ...]]
     rewritten: Mapping[str, tuple[str, ...]]
-    """Stories whose pictures or texts differ."""
+    """Stories with different pictures or texts."""
     moved: tuple[str, ...]
-    """Stories that stand in another split than before: scores on the test split can no longer be compared."""
+    """Stories that changed their split: scores on the test split are no longer comparable."""
 
     @property
     def nothing(self) -> bool:
-        """Whether both hold the same stories."""
+        """Whether both versions have the same stories."""
         return not (self.moved or any(any(kind.values()) for kind in (self.added, self.removed, self.rewritten)))
 
     def summary(self) -> str:
@@ -48,12 +48,12 @@ class Change:
             if said:
                 lines.append(f"{split}: {self.before[split]} -> {self.after[split]} stories, {', '.join(said)}")
         if self.moved:
-            lines.append(f"{len(self.moved)} stories stand in another split than before ({_named(self.moved)})")
+            lines.append(f"{len(self.moved)} stories moved to another split ({_named(self.moved)})")
         return "\n".join(lines)
 
 
 def compare(before: Path | None, after: Path) -> Change:
-    """What the data set in `after` changes. `before` is None where there was none."""
+    """The differences between two data sets. `before` is None if there was none."""
     old: dict[str, tuple[str, str]] = {} if before is None else _contents(before)
     new = _contents(after)
     added, removed, rewritten = (dict[str, tuple[str, ...]]() for _ in range(3))
@@ -69,14 +69,14 @@ def compare(before: Path | None, after: Path) -> Change:
 
 
 def append(folder: Path, source: Path) -> Change:
-    """Add the stories of `source` to the data set in `folder`, as new shards beside those that are there.
+    """Adds the stories of `source` to the data set in `folder`, as new shards next to the existing ones.
 
-    Every story that is there stays in its split. Raises DataError, and changes nothing, when a story's ID is used
-    already, when a new story's film has stories in the other split, or when the whole does not pass `check`.
+    Existing stories stay in their split. Raises DataError and changes nothing if a story ID is already in use, if the film
+    of a new story has stories in the other split, or if the result does not pass `check`.
     """
     joining = {split: _stories(source, split) for split in SPLITS}
     if not any(joining.values()):
-        raise DataError(f"{source} holds no story: wanted {' or '.join(f'{s}-*.parquet' for s in SPLITS)} in it.")
+        raise DataError(f"{source} has no stories: it must contain {' or '.join(f'{s}-*.parquet' for s in SPLITS)}.")
     _refuse_doubles(folder, source, joining)
     with _beside(folder) as new:
         for split in SPLITS:
@@ -97,9 +97,9 @@ def append(folder: Path, source: Path) -> Change:
 
 
 def adopt(folder: Path, source: Path) -> Change:
-    """Let the data set in `folder` be that of `source`, whatever was there before.
+    """Replaces the data set in `folder` by the one in `source`.
 
-    Raises DataError, and changes nothing, when `source` lacks a split or does not pass `check`.
+    Raises DataError and changes nothing if `source` lacks a split or does not pass `check`.
     """
     with _beside(folder) as new:
         for split in SPLITS:
@@ -113,7 +113,7 @@ def adopt(folder: Path, source: Path) -> Change:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside another, which is gone afterwards unless it was renamed."""
+    """A new folder next to `folder`, removed afterwards unless it was renamed."""
     path = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
     path.chmod(0o755)
     try:
@@ -136,11 +136,11 @@ def _refuse_doubles(folder: Path, source: Path, joining: Mapping[str, list[str]]
     doubles = [name for names in joining.values() for name in names if name in split_of]
     if doubles:
         raise DataError(
-            f"{len(doubles)} stories of {source} are in {folder} already ({_named(doubles)}): remove them from "
+            f"{len(doubles)} stories of {source} are already in {folder} ({_named(doubles)}): remove them from "
             f"{source}, or give them other IDs."
         )
     if not all("-" in name for name in [*split_of, *joining["train"], *joining["test"]]):
-        return  # the IDs name no film
+        return  # the IDs do not contain the film
     places: dict[str, set[str]] = {}
     for name, film in films(list(split_of)).items():
         places.setdefault(film, set()).add(split_of[name])
@@ -149,13 +149,13 @@ def _refuse_doubles(folder: Path, source: Path, joining: Mapping[str, list[str]]
             others = places.get(film, set()) - {split}
             if others:
                 raise DataError(
-                    f"Story {name} of {source} joins {split}, and its film {film} has stories in {others.pop()}: a film's "
-                    "stories belong into one split. Move it, or give the film another name."
+                    f"Story {name} of {source} is for {split}, but its film {film} has stories in {others.pop()}: all stories of "
+                    "a film must be in one split. Move the story, or rename the film."
                 )
 
 
 def _contents(folder: Path) -> dict[str, tuple[str, str]]:
-    """Each story's split, and the SHA-256 of its pictures and texts."""
+    """The split of each story, and the SHA-256 of its pictures and texts."""
     return {example.story_id: (split, _hash(example)) for split in SPLITS for example in load(folder, split)}
 
 
@@ -175,7 +175,7 @@ def _link(file: Path, name: Path) -> None:
 
 
 def _keep_the_rest(folder: Path, new: Path) -> None:
-    """Whatever else stands in the folder: a card, a film mapping."""
+    """Links the other files of the folder, such as a card or a film mapping, into the new one."""
     for path in folder.iterdir():
         if path.is_file() and path.suffix != ".parquet":
             _link(path, new / path.name)

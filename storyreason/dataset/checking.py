@@ -1,4 +1,4 @@
-"""Looks at every example before anything is trained or scored on it: pictures, counts, analyses, rules."""
+"""Checks every example before it is used for training or scoring: pictures, counts, analyses, rules."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,20 +15,20 @@ from storyreason.format.kinds import KINDS, OTHER, kind_of
 from storyreason.format.problems import Problem
 
 MAX_BAD = 0.01
-"""More bad examples than this share, and the data set is refused."""
+"""A data set with a larger share of bad examples is rejected."""
 NAMED = 5
-"""So many bad examples are named; the rest is counted."""
+"""How many bad examples a message names; the others are counted."""
 
 UNREADABLE = frozenset({
     "answer-unreadable", "answer-truncated", "image-sections", "table-shape", "box-unreadable", "story-images",
 })  # fmt: skip
-"""Rules whose breach makes an example useless. Other errors are counted and shown: one wrong ID in a long story is a
-flaw to know of, not a reason to refuse a published data set."""
+"""Rules that make an example unusable if broken. Other errors are only counted and shown: one wrong ID in a long story is
+worth knowing about, but no reason to reject a published data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """An example that cannot be used. `image` counts from 1; None where it is the whole example."""
+    """An example that cannot be used. `image` counts from 1; None if the fault concerns the whole example."""
 
     split: str
     story_id: str
@@ -42,18 +42,18 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a data set holds and what is wrong with it: the data card."""
+    """What a data set contains and what is wrong with it: the data card."""
 
     folder: str
     stories: Mapping[str, int]
     frames: Mapping[str, int]
     entities: Mapping[str, Mapping[str, int]]
-    """Table rows by split and kind (`char`, `obj`, `lm`, `bg`; `other` where an ID says none)."""
+    """Table rows by split and kind (`char`, `obj`, `lm`, `bg`; `other` for IDs without a known kind)."""
     sizes: Mapping[tuple[int, int], int]
-    """Frames by width and height in pixels."""
+    """Number of frames by (width, height) in pixels."""
     bad: tuple[Bad, ...]
     broken_rules: Mapping[str, int]
-    """Stories that break a rule, by the rule's name; warnings too."""
+    """Number of stories that break a rule, by rule, warnings included."""
     shared_films: tuple[str, ...]
     """Films with stories in more than one split."""
 
@@ -81,7 +81,7 @@ class Report:
         common = sorted(self.sizes.items(), key=lambda item: -item[1])[:5]
         lines += ["", "Sizes in pixels: " + ", ".join(f"{w}x{h} ({count})" for (w, h), count in common) + "."]
         if self.shared_films:
-            lines += ["", f"**{len(self.shared_films)} films stand in both splits**, {self.shared_films[0]} first: "
+            lines += ["", f"**{len(self.shared_films)} films are in both splits**, starting with {self.shared_films[0]}: "
                           "scores on them say little about unseen films."]  # fmt: skip
         if self.broken_rules:
             lines += ["", "| rule | stories that break it |", "|---|---:|"]
@@ -94,11 +94,11 @@ class Report:
 
 
 def check(folder: Path | str) -> Report:
-    """Read every example of every split, decode every picture, apply every rule.
+    """Reads every example of every split, decodes every picture and applies every rule.
 
-    Bad is an example whose pictures do not decode, whose `frame_count` differs, or that cannot be read as an answer
-    (`UNREADABLE`). Raises DataError when shards or columns are missing, a story ID is used twice, or more than 1 % of
-    the examples are bad; it names story and image of the first few.
+    An example is bad if a picture does not decode, if `frame_count` is wrong, or if it breaks a rule in `UNREADABLE`.
+    Raises DataError if shards or columns are missing, if a story ID is used twice, or if more than 1 % of the examples are
+    bad; the message names story and image of the first few.
     """
     tally = _Tally()
     for split in SPLITS:
@@ -108,47 +108,47 @@ def check(folder: Path | str) -> Report:
     report = tally.report(str(folder))
     total = sum(report.stories.values())
     if total == 0:
-        raise DataError(f"{folder} holds no story; wanted at least one: pull or make the data again.")
+        raise DataError(f"{folder} has no stories: pull or create the data again.")
     refuse_many(folder, report.bad, total)
     return report
 
 
 def refuse_many(folder: Path | str, bad: Sequence[Bad], total: int) -> None:
-    """Raise DataError that names the first few when more than `MAX_BAD` of all examples are bad."""
+    """Raises DataError, naming the first few, if more than `MAX_BAD` of `total` examples are bad."""
     if len(bad) > MAX_BAD * total:
         shown = "; ".join(map(str, bad[:NAMED]))
         more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise DataError(
             f"{folder}: {len(bad)} of {total} stories are bad, more than {MAX_BAD:.0%}: {shown}{more}. "
-            "Mend or remove them, or pull another version of the data."
+            "Fix or remove them, or pull another version of the data."
         )
 
 
 Fault = tuple[int | None, str]
-"""An image, from 1, and what is wrong with it."""
+"""What is wrong, and with which image (from 1; None for the whole example)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What one look at an example found. Whoever uses the example afterwards need not decode or parse it again."""
+    """The result of checking one example. It saves later users from decoding and parsing the example again."""
 
     example: Example
     sizes: tuple[tuple[int, int], ...]
-    """Width and height in pixels of the pictures that decode whole."""
+    """Width and height in pixels of the pictures that decode completely."""
     answer: Answer
-    """Analysis and story, read as one answer."""
+    """Analysis and story, parsed as one answer."""
     problems: tuple[Problem, ...]
-    """All that breaks a rule."""
+    """Every broken rule."""
     faults: tuple[Fault, ...]
-    """Why the example cannot be used; empty when it can."""
+    """Why the example cannot be used; empty if it can."""
 
     def bad(self, split: str) -> Bad | None:
-        """The first fault by name, or None."""
+        """The first fault as a `Bad`, or None."""
         return Bad(split, self.example.story_id, *self.faults[0]) if self.faults else None
 
 
 def inspect(example: Example) -> Inspected:
-    """Decode every picture of an example, parse its texts and apply every rule, once each."""
+    """Decodes every picture of an example, parses its texts and applies every rule, once each."""
     sizes, faults = _decode(example)
     read = answer.read(answer.join(example.chain_of_thought, example.story))
     problems = rules.check(read, sizes if not faults else None)
@@ -172,7 +172,7 @@ class _Tally:
     def add(self, split: str, example: Example) -> None:
         if (other := self.split_of.get(example.story_id)) is not None:
             raise DataError(
-                f"Story {example.story_id} stands in {other} and again in {split}; wanted IDs that are unique: "
+                f"Story {example.story_id} is in {other} and again in {split}, but IDs must be unique: "
                 "rename or remove one of them."
             )
         self.split_of[example.story_id] = split
@@ -194,7 +194,7 @@ class _Tally:
 
     def _shared(self) -> tuple[str, ...]:
         if not all("-" in story_id for story_id in self.split_of):
-            return ()  # the IDs name no film
+            return ()  # the IDs do not contain the film
         splits: dict[str, set[str]] = {}
         for story_id, film in films(list(self.split_of)).items():
             splits.setdefault(film, set()).add(self.split_of[story_id])
@@ -202,7 +202,7 @@ class _Tally:
 
 
 def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
-    """The sizes of the pictures that decode whole, and the faults of the others and of their number."""
+    """The sizes of the pictures that decode completely, and the faults of the others and of their number."""
     sizes: list[tuple[int, int]] = []
     faults: list[Fault] = []
     for number, encoded in enumerate(example.images, 1):
@@ -211,7 +211,7 @@ def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
         except pictures.PictureError as error:
             faults.append((number, f"the picture does not decode ({error})"))
     if example.frame_count is not None and example.frame_count != len(example.images):
-        faults.append((None, f"frame_count says {example.frame_count}, there are {len(example.images)} images"))
+        faults.append((None, f"frame_count is {example.frame_count}, but there are {len(example.images)} images"))
     return sizes, faults
 
 

@@ -1,4 +1,4 @@
-"""Films and the validation part: which stories of `train` choose the best checkpoint, and are not trained on."""
+"""Films and the validation set: the stories of `train` that select the best checkpoint and are not trained on."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ VALIDATION_SHARE = 0.05
 
 
 def films(story_ids: Sequence[str], mapping: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Each story's film: as `mapping` says, else what stands before the ID's last `-`, else the story itself."""
+    """The film of each story: from `mapping` if given, else the part of the ID before the last `-`, else the story itself."""
     if mapping is not None:
         missing = [story_id for story_id in story_ids if story_id not in mapping]
         if missing:
             raise DataError(
-                f"The film mapping lacks {len(missing)} of {len(story_ids)} stories, {missing[0]} first: "
-                "add them, or leave the mapping out."
+                f"The film mapping lacks {len(missing)} of {len(story_ids)} stories, starting with {missing[0]}: "
+                "add them, or omit the mapping."
             )
         return {story_id: mapping[story_id] for story_id in story_ids}
     named = {story_id: story_id.rpartition("-")[0] for story_id in story_ids}
     if not all(named.values()):
         log.warning(
-            "Story IDs name no film (`film-k`) and there is no film mapping: the validation part is cut by story."
+            "Story IDs do not contain a film (`film-k`) and there is no film mapping: the validation set is split by story."
         )
         return {story_id: story_id for story_id in story_ids}
     return named
@@ -35,13 +35,13 @@ def films(story_ids: Sequence[str], mapping: Mapping[str, str] | None = None) ->
 def validation_ids(
     story_ids: Sequence[str], mapping: Mapping[str, str] | None = None, share: float = VALIDATION_SHARE
 ) -> frozenset[str]:
-    """The stories of train's validation part: the films whose SHA-256 hash lies in the lowest `share` of all hashes.
+    """The validation stories of `train`: those of films whose SHA-256 is in the lowest `share` of all possible hashes.
 
-    A film's part never changes when others join, unless there are so few that one part would be empty: of several films
-    at least one is chosen and one is not; a single one is not chosen.
+    Adding films never moves other films between training and validation, unless there are so few that one of the two
+    would be empty: with several films at least one is chosen and at least one is not; a single film is not chosen.
     """
     film_of = films(story_ids, mapping)
-    # The first eight hex digits as a number from 0 to 1.
+    # The first eight hex digits as a number in 0..1.
     place = {film: int(hashlib.sha256(film.encode()).hexdigest()[:8], 16) / 2**32 for film in set(film_of.values())}
     chosen = {film for film, at in place.items() if at < share}
     if not chosen and len(place) > 1:
@@ -52,11 +52,13 @@ def validation_ids(
 
 
 def film_mapping(path: Path) -> dict[str, str]:
-    """A film mapping from a JSON file: `{"story 1": "film a", ...}`. Raises DataError when it is something else."""
+    """Reads a film mapping from a JSON file: `{"story 1": "film a", ...}`. Raises DataError for anything else."""
     try:
         mapping = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); wanted an object from story ID to film.") from error
+        raise DataError(
+            f"{path} cannot be read as JSON ({error}); it must be an object from story ID to film."
+        ) from error
     if not isinstance(mapping, dict) or not all(isinstance(film, str) for film in mapping.values()):
-        raise DataError(f"{path} holds something else; wanted a JSON object from story ID to film.")
+        raise DataError(f"{path} is not a JSON object from story ID to film.")
     return mapping

@@ -1,4 +1,4 @@
-"""Parquet shards in the Hub's layout, read lazily, written whole or not at all.
+"""Parquet shards in the Hub's layout: read lazily, and written completely or not at all.
 
     data/train-00000-of-00002.parquet
     data/train-00001-of-00002.parquet
@@ -26,24 +26,24 @@ COLUMNS = ("story_id", "images", "frame_count", "chain_of_thought", "story")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: encoded images in order, the analysis and the grounded story."""
+    """One row: the encoded images in order, the analysis and the grounded story."""
 
     story_id: str
     images: tuple[bytes, ...]
     chain_of_thought: str
     story: str
     frame_count: int | None = None
-    """As the column says; None for an example that was not read from a file."""
+    """The value of the column; None for an example that was not read from a file."""
 
 
 class Split(Sequence[Example]):
-    """The examples of one split, in the order of the shards. Rows are read when asked for; no picture is decoded."""
+    """The examples of one split, in the order of the shards. Rows are read on access; no picture is decoded."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         import pyarrow.parquet as pq
 
         self._files = [pq.ParquetFile(path, memory_map=True) for path in files]
-        # Where each row group starts: [(0, file 0, group 0), (100, file 0, group 1), ...]
+        # The first row of each row group: [(0, file 0, group 0), (100, file 0, group 1), ...]
         self._groups: list[tuple[int, int, int]] = []
         self._length = 0
         for number, file in enumerate(self._files):
@@ -72,7 +72,7 @@ class Split(Sequence[Example]):
         return (self[number] for number in range(len(self)))
 
     def story_ids(self) -> list[str]:
-        """Every story's ID, without reading pictures or texts."""
+        """The ID of every story, without reading pictures or texts."""
         return [
             value for file in self._files for value in file.read(columns=["story_id"]).column("story_id").to_pylist()
         ]
@@ -84,14 +84,14 @@ def _example(row: Mapping[str, Any]) -> Example:
 
 
 def shards(folder: Path, split: str) -> list[Path]:
-    """The split's files in order, from the folder itself or its `data/` (as a clone from the Hub has them)."""
+    """The files of a split in order, from the folder or its `data/` (the layout of a clone from the Hub)."""
     folder = Path(folder)
     for place in (folder, folder / "data"):
         found = sorted(place.glob(f"{split}-*.parquet"))
         if found:
             return found
     raise DataError(
-        f"{folder} has no {split}-*.parquet; wanted shards in the Hub's layout: pull the data, or name another folder."
+        f"{folder} has no {split}-*.parquet (shards in the Hub's layout): pull the data, or name another folder."
     )
 
 
@@ -105,12 +105,12 @@ def load(folder: Path | str, split: str) -> Split:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is no parquet file ({error}): pull or make the data again.") from error
+            raise DataError(f"{file} is not a parquet file ({error}): pull or create the data again.") from error
         missing = [column for column in COLUMNS if column not in schema.names]
         if missing:
             raise DataError(
-                f"{file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}); "
-                f"wanted {', '.join(COLUMNS)}: make the data set again, or rename its columns."
+                f"{file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}); required are "
+                f"{', '.join(COLUMNS)}: create the data set again, or rename its columns."
             )
         _check_types(file, schema)
     return Split(files)
@@ -124,13 +124,13 @@ def _check_types(file: Path, schema: "pa.Schema") -> None:
         pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("bytes") >= 0
     ):
         raise DataError(
-            f"{file} has `images` of type {kind}; wanted a list of structs with `bytes` and `path`: "
-            "write the pictures into the file (datasets' Image feature does)."
+            f"{file} has `images` of type {kind}; a list of structs with `bytes` and `path` is required: "
+            "embed the pictures in the file, as the Image feature of `datasets` does."
         )
 
 
 def _schema() -> "pa.Schema":
-    """The published data set's schema, with the metadata by which `datasets` knows that `images` are pictures."""
+    """The schema of the published data set, with the metadata that tells `datasets` that `images` are pictures."""
     import pyarrow as pa
 
     text = {"dtype": "string", "_type": "Value"}
@@ -155,9 +155,9 @@ def _schema() -> "pa.Schema":
 
 
 def write(examples: Iterable[Example], folder: Path | str, split: str, shard_rows: int = 500) -> list[Path]:
-    """Write a split as shards of `shard_rows` examples; the same examples give the same bytes. Old shards are replaced.
+    """Writes a split as shards of `shard_rows` examples and replaces its old shards.
 
-    Files are written under temporary names and renamed when all of them are whole.
+    The same examples give the same bytes. Files are written under temporary names and renamed once all are complete.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,7 +170,7 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
     def flush() -> None:
         path = folder / f".{split}-{len(temporary):05d}.parquet.part"
         temporary.append(path)
-        # Pictures are compressed already: small row groups keep a random read cheap.
+        # Pictures are already compressed; small row groups keep random access cheap.
         table = pa.Table.from_pylist(rows, schema=_schema())
         pq.write_table(table, path, compression="zstd", row_group_size=50, use_dictionary=False)
         rows.clear()
@@ -210,7 +210,7 @@ def _extension(image: bytes) -> str:
 
 
 def sizes(example: Example) -> list[tuple[int, int]]:
-    """Width and height of each image in pixels, from the headers alone. Raises DataError for one that is no picture."""
+    """Width and height of each image in pixels, from the headers alone. Raises DataError for unreadable pictures."""
     return [_size(example.story_id, number, image) for number, image in enumerate(example.images, 1)]
 
 
@@ -219,6 +219,6 @@ def _size(story_id: str, number: int, image: bytes) -> tuple[int, int]:
         return pictures.size(image)
     except pictures.PictureError as error:
         raise DataError(
-            f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); "
-            "wanted JPEG or PNG: make or pull the data again."
+            f"Story {story_id}, image {number}: {len(image)} bytes that are not a readable picture ({error}); "
+            "JPEG or PNG is required: create or pull the data again."
         ) from error

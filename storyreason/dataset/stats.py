@@ -1,4 +1,4 @@
-"""Describes a data set: how much there is of what, how entities live across images, which words are grounded.
+"""Statistics of a data set: counts, how entities persist across images, which words are grounded.
 
 {"stories": 240, "unreadable": 0, "totals": {"images": 1432, "words": 60210, "mentions": 9120, …},
  "distributions": {"frames per story": {"mean": 5.9, "minimum": 5, "median": 6, "maximum": 7, "counts": {"5": 80, …}}, …},
@@ -28,14 +28,14 @@ from storyreason.format.words import PRONOUNS, Names, untagged, words
 Json = dict[str, Any]
 
 DRIFT_STEP = 5
-"""Width of a bin of an entity's movement, in percent of the frame's diagonal."""
+"""Bin width of the movement of boxes, in percent of the frame diagonal."""
 
 
 def describe(examples: Iterable[Example], count_tokens: Callable[[str], int] | None = None) -> Json:
-    """The statistics of a split as JSON. Reads one example at a time; only counts are kept.
+    """The statistics of a split as JSON. Reads one example at a time and only keeps counts.
 
-    `count_tokens` gives a text's length in a model's tokens; without it there is no distribution of tokens. An example
-    whose analysis has no image section is counted as unreadable and left out. Raises DataError for a picture that is none.
+    `count_tokens` returns the length of a text in tokens of a model; without it, token distributions are omitted. Examples
+    whose analysis has no image section are counted as unreadable and left out. Raises DataError for unreadable pictures.
     """
     tally = _Tally()
     for example in examples:
@@ -44,7 +44,7 @@ def describe(examples: Iterable[Example], count_tokens: Callable[[str], int] | N
 
 
 def case_of(word: str) -> str:
-    """A pronoun's grammatical case; `her` and `you` can be two."""
+    """The grammatical case of a pronoun; for `her` and `you` both possible ones."""
     if word.endswith(("self", "selves")):
         return "reflexive"
     if word in {"you", "her"}:
@@ -130,7 +130,7 @@ class _Tally:
         self._transitions(sections)
 
     def _transitions(self, sections: Sequence[Section]) -> None:
-        """`new` was in no image before, `returned` was, but not in the last one."""
+        """`new` entities were in no earlier image; `returned` ones were, but not in the previous image."""
         before: set[str] = set()
         for last, now in pairwise(sections):
             there, here = _ids(last), _ids(now)
@@ -161,14 +161,14 @@ class _Tally:
                     self.names["untagged"] += 1
 
     def _movements(self, sections: Sequence[Section], frames: Sequence[tuple[int, int]]) -> None:
-        """How far an entity's box is from where it was in the image before."""
+        """How far the box of an entity moved since the previous image."""
         for last, now in pairwise(sections):
             if max(last.image, now.image) > len(frames) or min(last.image, now.image) < 1:
                 continue
             there, here = _boxes(last), _boxes(now)
             for id_ in there.keys() & here.keys():
                 width, height = frames[last.image - 1]
-                # Both as if in the first of the two frames, so that frames of two sizes compare.
+                # Both relative to the first of the two frames, so that frames of different sizes can be compared.
                 a, b = _centre(there[id_], frames[last.image - 1]), _centre(here[id_], frames[now.image - 1])
                 way = math.hypot((a[0] - b[0]) * width, (a[1] - b[1]) * height) / math.hypot(width, height)
                 kind = kind_of(id_) or OTHER
@@ -230,7 +230,7 @@ def _boxes(section: Section) -> dict[str, Box]:
 
 
 def _centre(box: Box, size: tuple[int, int]) -> tuple[float, float]:
-    """Of a box, in 0..1 of its frame."""
+    """The centre of a box, in 0..1 of the frame's width and height. `size` is (width, height)."""
     return (box.x1 + box.x2) / 2 / size[0], (box.y1 + box.y2) / 2 / size[1]
 
 
@@ -239,7 +239,7 @@ def _sorted(counts: Counter[int]) -> dict[str, int]:
 
 
 def _distribution(counts: Counter[int]) -> Json:
-    """Mean, quantiles (nearest rank) and the counts themselves."""
+    """Mean, quantiles (nearest-rank method) and the counts."""
     total = counts.total()
     ordered = sorted(counts)
 

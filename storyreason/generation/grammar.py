@@ -1,11 +1,16 @@
-"""Grammars (GBNF, as xgrammar reads it) that a grounded answer cannot leave: first of the analysis, then of the story.
+"""Grammars that constrain grounded decoding: one for the analysis, then one for the story.
 
-An analysis under its grammar has one section for each image with the published headings and columns, IDs of the right
-kind in ascending order (so none twice), boxes of whole numbers within the frame, and all five phases. A story under
-its own has one `<gdi>` for each image in order, in which only that image's entities are mentioned, in tags of the right
-kind that are closed.
+The notation is GBNF as xgrammar implements it, an EBNF with character classes: "text", [a-z], (a | b), a?, a{1,3}.
+Source: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md; decoding by masks: Dong et al. 2024,
+"XGrammar" (arXiv 2411.15100).
 
-What was cut short is ended under a grammar too, one that allows only what validity asks for, in few tokens.
+An analysis written under its grammar has one section per image with the published headings and columns, IDs of the right
+kind in ascending order (so no ID twice), boxes of whole numbers within the frame, and all five phases. A story written
+under its grammar has one `<gdi>` per image in order; in it only the entities of that image are mentioned, in tags of the
+right kind that are closed.
+
+A grammar cannot compare numbers, so x1 < x2 and y1 < y2 are not guaranteed: `grounded` repairs such boxes. An answer that
+was cut off is completed under a grammar, too: one that allows only what validity requires, in few tokens.
 """
 
 from collections.abc import Sequence
@@ -28,34 +33,37 @@ from storyreason.format.tables import (
 MOST: dict[Kind, int] = {"char": 24, "obj": 40, "lm": 12, "bg": 12}
 """The highest ID of each kind."""
 CELL = 200
-"""Characters in a cell, at most."""
+"""Maximum characters in a cell."""
 SPAN = 80
-"""Characters in a tag."""
+"""Maximum characters inside a tag."""
 PLAIN = 240
-"""Characters between two tags."""
+"""Maximum characters between two tags."""
 MENTIONS = 40
-"""Tags in one image."""
+"""Maximum tags per image."""
 FEW = 12
-"""Characters in a cell or, twice as many, in a passage that only ends what was cut: letters, which are a token or less."""
+"""Maximum letters in a cell that completes a cut-off answer; a passage may have twice as many. A letter is at most a token."""
 
 
 @dataclass
 class _Grammar:
+    """Collects the rules of a grammar."""
+
     names: dict[str, str] = field(default_factory=dict)
-    """Of each rule's body."""
+    """The name of each rule by its body."""
 
     def rule(self, body: str) -> str:
-        """The name of the rule with this body; equal bodies are one rule."""
+        """The name of the rule with this body. Equal bodies share one rule, which keeps grammars small."""
         return self.names.setdefault(body, f"r{len(self.names)}")
 
     def text(self, root: str) -> str:
+        """The whole grammar, one rule per line."""
         return "\n".join([f"root ::= {root}", *(f"{name} ::= {body}" for body, name in self.names.items())]) + "\n"
 
 
 def of_analysis(sizes: Sizes) -> str:
-    """Any analysis of images of `sizes` (width, height) in pixels, as `analysis.render` writes it."""
+    """The grammar of all analyses of images with these `sizes` (width, height) in pixels, as `analysis.render` writes them."""
     grammar = _Grammar()
-    # No "<": a "</think>" in a cell would end the analysis.
+    # Without "<": a "</think>" in a cell would end the analysis.
     cell = grammar.rule(f"[^|<\\n\\r ] [^|<\\n\\r]{{0,{CELL - 1}}}")
     blocks = []
     for number, size in enumerate(sizes, 1):
@@ -65,9 +73,10 @@ def of_analysis(sizes: Sizes) -> str:
 
 
 def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
-    """The least that makes `written` a valid analysis, after its text without a final line end; None: nothing.
+    """The grammar of the shortest texts that complete `written` to a valid analysis; None if nothing is missing.
 
-    Its last section and its phases may be incomplete.
+    The completion follows the text of `written` without a final line end. Its last section and its phases may be
+    incomplete.
     """
     grammar = _Grammar()
     cell = grammar.rule(f"[a-zA-Z] [a-zA-Z ]{{0,{FEW - 1}}}")
@@ -84,12 +93,16 @@ def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
 
 
 def _entities(grammar: _Grammar, cell: str, table: Table[Character | Object], size: tuple[int, int]) -> str:
-    """A table that may be left out, with the blank line after it."""
+    """An optional table of entities and the blank line after it. `size` is (width, height) in pixels.
+
+    Ascending IDs are a chain of optional rows, built from the last ID to the first: each rule is "this ID, then maybe
+    later ones, or only later ones".
+    """
     plain = len(table.columns) - 2  # all but the ID and the box
     across, down = (grammar.rule(_up_to(edge)) for edge in size)
     box = grammar.rule(f'{across} "," {down} "," {across} "," {down}')
     rest = grammar.rule(f'{f""" " | " {cell}""" * plain} " | " {box} " |\\n"'.strip())
-    rows = ""  # one or more: each ID is used or passed over once
+    rows = ""  # one or more; each ID is used or skipped once
     for kind in reversed(kinds_in(table.name)):
         for number in range(MOST[kind], 0, -1):
             row = f'"| {kind}{number}" {rest}'
@@ -98,6 +111,7 @@ def _entities(grammar: _Grammar, cell: str, table: Table[Character | Object], si
 
 
 def _setting(grammar: _Grammar, cell: str, most: int) -> str:
+    """A Setting table with 1 to `most` rows."""
     plain = len(SETTINGS.columns) - 1
     elements = grammar.rule(" | ".join(_literal(name) for name in SETTING_ELEMENTS))
     row = grammar.rule(f'"| " {elements}{f""" " | " {cell}""" * plain} " |"')
@@ -109,6 +123,7 @@ def _phases(grammar: _Grammar, cell: str, images: int) -> str:
 
 
 def _phase_rows(grammar: _Grammar, cell: str, images: int) -> list[str]:
+    """One row per phase, in order; its last cell lists numbers from 1 to `images`."""
     number = grammar.rule(" | ".join(f'"{image}"' for image in range(1, images + 1)))
     numbers = grammar.rule(f'{number} (", " {number}){{0,{images - 1}}}')
     plain = f'{cell} " | " ' * (len(NARRATIVE.columns) - 2)  # all but the name and the images
@@ -116,7 +131,10 @@ def _phase_rows(grammar: _Grammar, cell: str, images: int) -> list[str]:
 
 
 def _up_to(most: int) -> str:
-    """Whole numbers from 0 to `most`, without leading zeros: 115 gives 0-9, 10-99, 100-109, 110-114, 115."""
+    """Whole numbers from 0 to `most`, without leading zeros: 115 gives 0-9, 10-99, 100-109, 110-114, 115.
+
+    First all shorter numbers; then, digit by digit, those that share the digits before it and have a smaller one there.
+    """
     digits = str(most)
     choices = [f"[0-{most if len(digits) == 1 else 9}]"]
     choices += [f"[1-9] [0-9]{{{length - 1}}}" for length in range(2, len(digits))]
@@ -129,13 +147,13 @@ def _up_to(most: int) -> str:
 
 
 def of_story(analysis: Analysis) -> str:
-    """Any story whose every mention is of an entity of its own image in `analysis`, as `story.render` writes it."""
+    """The grammar of all stories that mention only entities of the same image in `analysis`, as `story.render` writes them."""
     grammar = _Grammar()
-    return grammar.text(_joined([_passage(section.image, _told(grammar, section)) for section in analysis.sections]))
+    return grammar.text(_joined([_passage(section.image, _content(grammar, section)) for section in analysis.sections]))
 
 
 def end_of_story(analysis: Analysis, written: str) -> str | None:
-    """The least that ends a story that begins with `written`, whose last tag is whole; None: nothing."""
+    """The grammar of the shortest texts that complete `written`, whose last tag is complete; None if nothing is missing."""
     grammar = _Grammar()
     short = grammar.rule(f'[a-zA-Z] [a-zA-Z ]{{0,{2 * FEW - 1}}} "."')
     begun, ended = written.count("<gdi "), written.count("</gdi>")
@@ -148,12 +166,12 @@ def end_of_story(analysis: Analysis, written: str) -> str | None:
     return grammar.text(f'"\\n\\n" {_joined(blocks)}' if ended else _joined(blocks)) if blocks else None
 
 
-def _passage(image: int, told: str) -> str:
-    return f'"<gdi image{image}>\\n" {told} "\\n</gdi>"'
+def _passage(image: int, content: str) -> str:
+    return f'"<gdi image{image}>\\n" {content} "\\n</gdi>"'
 
 
-def _told(grammar: _Grammar, section: Section) -> str:
-    """Text and mentions in turn."""
+def _content(grammar: _Grammar, section: Section) -> str:
+    """Alternating text and mentions."""
     plain = grammar.rule(f"[^<] [^<]{{0,{PLAIN - 1}}}")
     mentions = []
     for tags in (("gdo", "gda"), ("gdl",)):
@@ -170,10 +188,11 @@ def _told(grammar: _Grammar, section: Section) -> str:
 
 
 def _literal(text: str) -> str:
+    """A quoted terminal."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
 def _joined(blocks: Sequence[str]) -> str:
-    """Blocks with a blank line between them."""
+    """Blocks separated by blank lines."""
     return ' "\\n\\n" '.join(blocks)

@@ -1,4 +1,4 @@
-"""One HTML page that shows stories: frames with boxes, tables, tagged text, and what breaks a rule."""
+"""HTML pages that show stories: frames with boxes, tables, tagged text and broken rules."""
 
 from storyreason.page.html import card, index, render
 from storyreason.page.view import so_far, view

@@ -1,6 +1,6 @@
-// The switches of the bar above a story, and the button for dark and light.
+// The switches in the bar above a story, and the button for dark and light mode.
 
-/** A button that is on or off; `press(on)` is called when it changes. Words that a phone has no room for are `wordy`. */
+/** A toggle button; `press(on)` is called when it changes. `wordy` buttons are hidden on phones. */
 function toggle(label, press, wordy = true) {
   const button = h(`button${wordy ? ".wordy" : ""}`, { type: "button", "aria-pressed": "false", onclick: () => {
     const on = button.getAttribute("aria-pressed") !== "true";
@@ -10,7 +10,7 @@ function toggle(label, press, wordy = true) {
   return button;
 }
 
-/** Dark or light, over what the system prefers. */
+/** Switches between dark and light mode, overriding the system preference. */
 function theme() {
   return h("button", { type: "button", "aria-label": "Dark or light", title: "Dark or light", onclick: () => {
     const scheme = getComputedStyle(document.documentElement).colorScheme;
@@ -19,7 +19,7 @@ function theme() {
   } }, "◐");
 }
 
-/** Boxes, tables, dark or light. `reset` is for another story, whose tables are closed. */
+/** Toggles for boxes, tables and dark mode. Call `reset` when another story is shown: its tables are closed. */
 function switches() {
   const open = (on) => document.querySelectorAll("details.analysis").forEach((fold) => { fold.open = on; });
   const tables = toggle("All tables", open, false);

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: no script, no colours of their own (report.css gives them by class), a title on every bar.
+"""Charts as inline SVG: without scripts, coloured by the classes in report.css, with a title on every bar.
 
-A chart is read by a screen reader as its label; the numbers stand in the table below it.
+Screen readers read the label of a chart; the numbers are in the table below it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from html import escape
 
 WIDTH, HEIGHT = 560, 190
 LABELS = 158
-"""Width of the column of labels in `bars`, in the same units."""
+"""Width of the label column in `bars`, in the same units."""
 
 
 def columns(series: Mapping[str, Mapping[int, float]], label: str, unit: str = "", most: int = 28) -> str:
-    """Columns over whole numbers, one colour for each series; values are shares of their series.
+    """A histogram over whole numbers, one colour per series; values are shares of their series.
 
-    With more than `most` different numbers, neighbours share a column: 73 to 198 words become 70-79, 80-89, …
+    If there are more than `most` different numbers, neighbours share a column: 73 to 198 words become 70-79, 80-89, …
     """
     values = sorted({value for counts in series.values() for value in counts})
     if not values:
@@ -23,7 +23,7 @@ def columns(series: Mapping[str, Mapping[int, float]], label: str, unit: str = "
     first, last = values[0] // step, values[-1] // step
     shares = {name: _binned(counts, step) for name, counts in series.items()}
     high = max(share for binned in shares.values() for share in binned.values())
-    slot = min(WIDTH / (last - first + 1), 72.0)  # few columns stay slim, at the left
+    slot = min(WIDTH / (last - first + 1), 72.0)  # a few columns stay slim and at the left
     width = slot * 0.84 / len(shares)
     parts = []
     for place, (name, binned) in enumerate(shares.items()):
@@ -42,7 +42,7 @@ def columns(series: Mapping[str, Mapping[int, float]], label: str, unit: str = "
 
 
 def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]], str]], label: str, whole: float | None = None) -> str:
-    """Horizontal stacked bars: (name, [(part, value), …], text at the end) each; `whole` is the value of a full bar."""
+    """Stacked horizontal bars, each (name, [(part, value), …], text at the end). `whole` is the value of a full bar."""
     if not rows:
         return ""
     whole = whole or max(sum(value for _, value in parts) for _, parts, _ in rows) or 1.0
@@ -62,13 +62,13 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]], str]], label: st
 
 
 def legend(names: Sequence[str]) -> str:
-    """The colours of parts or series, in their order."""
+    """The colours of the parts or series, in order."""
     items = (f'<span class="key s{place}">{escape(name)}</span>' for place, name in enumerate(names))
     return f'<p class="keys">{"".join(items)}</p>'
 
 
 def _step(span: int, most: int) -> int:
-    """1, 2, 5, 10, 20, 50, …: the first that cuts `span` numbers into at most `most` columns."""
+    """1, 2, 5, 10, 20, 50, …: the smallest that divides `span` numbers into at most `most` columns."""
     scale = 1
     while True:
         for factor in (1, 2, 5):

@@ -1,6 +1,6 @@
-// Elements are made here and nowhere else: text goes in as text, so nothing in a story can become markup.
+// The only place that creates elements. Text is inserted as text, so nothing in a story can become markup.
 
-/** h("p.soft", {title: "x", onclick: f}, "text", [more], null): an element. Data attributes by their names ("data-ids"). */
+/** h("p.soft", {title: "x", onclick: f}, "text", [more], null) creates an element. Data attributes keep their names ("data-ids"). */
 function h(name, props = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
@@ -14,7 +14,7 @@ function h(name, props = {}, ...children) {
   return element;
 }
 
-/** An SVG element, the same way. */
+/** The same for SVG elements. */
 function svg(name, props, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(props)) element.setAttribute(key, value);
@@ -22,12 +22,12 @@ function svg(name, props, ...children) {
   return element;
 }
 
-// Neighbours in this list lie far apart on the wheel, so that the first entities of a story differ most.
+// Neighbours in this list are far apart on the colour wheel, so that the first entities of a story differ most.
 const HUES = [28, 250, 150, 320, 80, 200, 0, 280, 115, 225, 345, 55];
 const hue = (colour) => HUES[colour % HUES.length];
 const edge = (colour) => `light-dark(oklch(.62 .15 ${hue(colour)}), oklch(.76 .125 ${hue(colour)}))`;
 
-/** Gives an element the colours of its entities: the first fills it, all of them stripe its underline. */
+/** Colours an element by its entities: the first one fills it, all of them appear in its striped underline. */
 function paint(element, colours) {
   if (!colours.length) return element;
   element.style.setProperty("--h", hue(colours[0]));
@@ -36,10 +36,10 @@ function paint(element, colours) {
   return element;
 }
 
-/** Small frames are enlarged pixel by pixel, film frames smoothly. */
+/** Small frames are scaled up as sharp pixels, film frames smoothly. */
 const isSmall = (image) => image.width <= 256;
 
-/** The part of a frame that a box covers, a little air around it, in a square; of a long box its middle. */
+/** A square crop of a frame around a box, with a small margin; for a long box only its middle. */
 function crop(image, box, colour) {
   if (!image || !box) return paint(h("span.crop.none", { "aria-hidden": "true" }, "–"), [colour]);
   const [x1, y1, x2, y2] = box;
@@ -51,7 +51,7 @@ function crop(image, box, colour) {
   return paint(h(`span.crop${isSmall(image) ? ".small" : ""}`, {}, picture), [colour]);
 }
 
-/** One Tab stop per group (a passage, a frame, a table), arrow keys inside it. */
+/** Roving tabindex: one Tab stop per group (passage, frame, table), arrow keys inside the group. */
 function rove(group) {
   const stops = () => [...group.querySelectorAll("[data-ids]")];
   stops().forEach((stop, i) => stop.setAttribute("tabindex", i ? "-1" : "0"));

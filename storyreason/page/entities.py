@@ -1,4 +1,4 @@
-"""Who and what a story is about, where each is seen and told of, and which of two answers' entities are the same."""
+"""The entities of an answer, where each is seen and mentioned, and which entities of two answers are the same."""
 
 import re
 from collections import Counter, defaultdict
@@ -15,10 +15,10 @@ Json = dict[str, Any]
 
 
 def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: Sequence[Json]) -> list[Json]:
-    """Everything that stands in a table or is told of: people, then things, landmarks, backgrounds, each by number."""
+    """All entities in tables or mentions, sorted by kind and number. `scenes` hold the clipped boxes of each image."""
     people = {row.id for section in sections for row in section.characters}
     first: dict[str, Character | Object] = {}
-    seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 where only its tables have it
+    seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 if only in the tables
     for section in sections:
         for row in section.entities:
             first.setdefault(row.id, row)
@@ -47,7 +47,7 @@ def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: S
 
 
 def _name(row: Character | Object | None) -> str:
-    """What to call an entity in a few words: a person's name; a thing's description without its article."""
+    """A short name for an entity: the name of a character, or the description without its article."""
     if row is None:
         return ""
     name = row.name if isinstance(row, Character) else ""
@@ -57,9 +57,9 @@ def _name(row: Character | Object | None) -> str:
 def pair_up(
     predicted: Json, referenced: Json, prediction: Answer, reference: Answer, sizes: list[tuple[int, int]]
 ) -> None:
-    """Give the entities of both answers that stand in the same places each other's name and one colour.
+    """Links the entities of two answers that are in the same places (`twin`) and gives them the same colour.
 
-    Pairs are those of the identity score: one to one, as many same-image boxes with IoU >= 0.5 as possible.
+    Pairs are those of the identity score: one to one, with as many boxes of IoU >= 0.5 in the same image as possible.
     """
     from storyreason.scoring.matching import assign_names, entity_boxes, pairs
 

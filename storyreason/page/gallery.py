@@ -1,4 +1,4 @@
-"""Story pages that lie in a folder, as a gallery: what the web page lists, and one story's view."""
+"""A gallery of the story pages in a folder: the index for the web page, and single stories."""
 
 import json
 import re
@@ -14,32 +14,32 @@ from storyreason.scoring.catalogue import BOX_F1
 Json = dict[str, Any]
 
 MOST_PAGES = 2000
-"""Of one gallery; a folder with more is not the one that was meant."""
+"""Maximum pages of a gallery. A folder with more is probably the wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A story of a page: where the page lies, and the story's place in it."""
+    """One story: the file of its page and its index (from 0) there."""
 
     page: Path
     place: int
 
 
 class Gallery:
-    """The stories of all pages below a folder, as they were when it was opened.
+    """The stories of all pages below a folder, as of the time it was opened.
 
-    A page of several stories (an evaluation's) is a collection by its title; the pages of one story in a folder
-    (`storyreason page`) are one by the folder's name. Other files are left alone.
+    A page with several stories (from an evaluation) is a collection named after its title. Pages with one story each
+    (from `storyreason page`) form a collection named after their folder. Other files are ignored.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError when there is no such folder, or far too many pages in it."""
+        """Raises DataError if the folder does not exist or has too many pages."""
         if not folder.is_dir():
-            raise DataError(f"There is no folder {folder}: set serving.gallery to a folder of story pages, or to ''.")
+            raise DataError(f"There is no folder {folder}: set serving.gallery to a folder with story pages, or to ''.")
         pages = sorted(folder.rglob("*.html"))
         if len(pages) > MOST_PAGES:
             raise DataError(
-                f"{folder} holds {len(pages)} pages: set serving.gallery to a folder of {MOST_PAGES} at most."
+                f"{folder} has {len(pages)} pages: set serving.gallery to a folder with at most {MOST_PAGES}."
             )
         found: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = defaultdict(list)
         for path in pages:
@@ -53,7 +53,7 @@ class Gallery:
         self.index: Json = {
             "collections": [
                 {
-                    # Two evaluations of one role are told apart by their work folders.
+                    # The work folder distinguishes several evaluations of the same role.
                     "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
                     "stories": [{"number": number, **entry} for number, (_, entry) in enumerate(stories)],
                 }
@@ -62,7 +62,7 @@ class Gallery:
         }
 
     def story(self, collection: int, number: int) -> Json | None:
-        """The view of a story of the index, or None when the index has none there or its page has gone since."""
+        """The view of a story by its place in the index; None if there is none, or if its page was removed since."""
         if not (0 <= collection < len(self._stories) and 0 <= number < len(self._stories[collection])):
             return None
         shown = self._stories[collection][number]
@@ -75,7 +75,7 @@ _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', 
 
 
 def _content(path: Path) -> Json | None:
-    """Title and views of a page that `render` made; None of any other file."""
+    """Title and views of a page written by `render`; None for any other file."""
     try:
         data = _DATA.search(path.read_text(encoding="utf-8"))
         content = json.loads(data[1]) if data else None
@@ -85,12 +85,12 @@ def _content(path: Path) -> Json | None:
 
 
 def _short(title: str) -> str:
-    """An evaluation's title without what all have in common: "base, free"."""
+    """The title of an evaluation without the part that all titles share: "base, free"."""
     return re.sub(r": stories of the (\w+ )?split, (\w+) decoding$", r", \2", title)
 
 
 def _entry(view: Json) -> Json:
-    """What the shelf shows of a story, and of its first answer."""
+    """What the index shows of a story and its first answer."""
     answer = view["answers"][0]
     scores = answer["scores"]
     return {

@@ -1,4 +1,4 @@
-"""Puts views, style and script into one file that needs nothing else: no network, no server, no build step."""
+"""Puts views, styles and scripts into one self-contained file: no network, no server, no build step."""
 
 import base64
 import hashlib
@@ -21,16 +21,16 @@ STYLES = ("base.css", "story.css")
 SCRIPTS = ("dom.js", "light.js", "bar.js", "story.js", "page.js")
 
 POLICY = "default-src 'none'; img-src data:"
-"""What a story page may load: the pictures that it has in it."""
+"""What a story page may load: only the pictures embedded in it."""
 
 
 def render(views: Sequence[Json], title: str = "Stories") -> str:
-    """One self-contained HTML page of `view`s; with several, a picker chooses among them."""
+    """One self-contained HTML page for one or more `view`s. With several, it has a picker."""
     script = scripts(SCRIPTS)
     content = {"title": title, "views": list(views)}
     data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     body = (
-        '<noscript><p class="empty">This page shows its stories with JavaScript, which is switched off here.</p></noscript>\n'
+        '<noscript><p class="empty">This page needs JavaScript, which is disabled.</p></noscript>\n'
         f'<script type="application/json" id="data">{inert(data)}</script>\n'
         f'<script type="module">{script}</script>'
     )
@@ -38,7 +38,7 @@ def render(views: Sequence[Json], title: str = "Stories") -> str:
 
 
 def index(cards: Sequence[str], title: str) -> str:
-    """A page that leads to other pages, by their `card`s."""
+    """A page that links to other pages by their `card`s."""
     body = (
         f'<main class="wide"><section class="head"><h1>{html.escape(title)}</h1>'
         f'<p class="soft">{len(cards)} {"story" if len(cards) == 1 else "stories"}</p></section>'
@@ -48,7 +48,7 @@ def index(cards: Sequence[str], title: str) -> str:
 
 
 def card(view: Json, link: str) -> str:
-    """What an index shows of a view: its first frame and how it fares, with a link to its page."""
+    """The entry of a view in an index: first frame, counts, errors, and a link to its page."""
     answer = view["answers"][0]
     errors = sum(problem["severity"] == "error" for problem in answer["problems"])
     state = ("good", "valid") if not errors else ("error", f"{errors} error{'s' if errors > 1 else ''}")
@@ -61,14 +61,14 @@ def card(view: Json, link: str) -> str:
 
 
 def thumbnail(src: str) -> str:
-    """The picture of a data URL, 320 pixels wide where it is large, so that an index of a film data set stays small."""
+    """The picture of a data URL, reduced to 320 pixels if it is large, so that the index of a film data set stays small."""
     if len(src) < 20_000:
         return src
     return pictures.data_url(pictures.thumbnail(pictures.from_data_url(src), 320))
 
 
 def fill(title: str, body: str, styles: Sequence[str], script: str = "", sources: str = POLICY) -> str:
-    """The page around a body. Its policy lets a browser run this style and this script only, and fetch nothing."""
+    """The page around a body. Its policy only allows these styles, this script and `sources`."""
     css = "\n".join(read(name) for name in styles)
     return Template(read("page.html")).substitute(
         title=html.escape(title),
@@ -79,29 +79,29 @@ def fill(title: str, body: str, styles: Sequence[str], script: str = "", sources
 
 
 def policy(styles: Sequence[str], script: str, sources: str = POLICY) -> str:
-    """The Content-Security-Policy of a page of these styles and this script, which may load from `sources` only."""
+    """The Content-Security-Policy of a page with these styles and this script that may only load from `sources`."""
     css = "\n".join(read(name) for name in styles)
     return f"{sources}; style-src {_digest(css)}; script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
 
 
 def inert(data: str) -> str:
-    """JSON that cannot end its script element: `</script>` becomes `\\u003c/script\\u003e`, which reads the same."""
+    """JSON that cannot close its script element: `</script>` becomes the equivalent `\\u003c/script\\u003e`."""
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     return data
 
 
 def read(name: str) -> str:
-    """A file that lies beside this module."""
+    """The text of a file next to this module."""
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def scripts(names: Sequence[str]) -> str:
-    """The scripts of a page in one, after the vocabulary that they take from Python: scores, kinds, a column."""
+    """The scripts of a page joined, preceded by the constants that they get from Python."""
     constants = {
         "KINDS": {name: kind.singular for name, kind in KINDS.items()},
         "BOX_COLUMN": BOX_COLUMN,
-        # The scores that are shown first. Whether an answer is valid is said in words.
+        # The scores shown first. Validity is shown in words.
         "HEADLINES": [score.name for score in HEADLINES if score.name != VALID],
     }
     known = [f"const {name} = {json.dumps(value)};" for name, value in constants.items()]

@@ -1,13 +1,13 @@
-// Pointing at, focusing or tapping a mention, a box, a row or a person lights up all its occurrences and shows a card.
+// Hovering, focusing or tapping a mention, box, row or cast member highlights all its occurrences and shows a card.
 
-/** What an entity is called in the reference, by which two answers' entities are the same; null where it stands alone. */
+/** The ID of an entity in the reference, which identifies it across both answers; null if it has no counterpart. */
 const shared = (answer, id) => {
   const twin = answer.entities.find((e) => e.id === id)?.twin ?? null;
   return twin && (answer.role === "reference" ? id : twin);
 };
 
-/** Wires one shown story. Every element with data-ids stands inside one with data-answer; data-image says where.
-    `now()` is what it shows, which grows while a story is told; `renew` is called when elements were exchanged. */
+/** Adds highlighting to one story. Every element with data-ids is inside one with data-answer; data-image has its image.
+    `now()` returns the current view, which grows while a story is told. Call `renew` after elements were replaced. */
 function lighting(root, now, card) {
   let pinned = null, shown = null;
 
@@ -86,13 +86,13 @@ function lighting(root, now, card) {
   return { renew };
 }
 
-/** Near the element, inside the window, never over it; below or above its whole passage where there is room, so that it
-    can be read on. (On a phone the style sheet docks it at the edge.) */
+/** Places the card near the element, inside the window and never over it: below or above the whole passage if there is
+    room, so that the passage stays readable. (On phones the style sheet docks the card at the edge.) */
 function place(card, element) {
   const at = element.getClientRects()[0] ?? element.getBoundingClientRect();
   const passage = element.closest(".passage")?.getBoundingClientRect() ?? at;
   const { width, height } = card.getBoundingClientRect();
-  card.classList.toggle("top", at.bottom > innerHeight - height - 16); // only the phone's style sheet uses it
+  card.classList.toggle("top", at.bottom > innerHeight - height - 16); // only used by the style sheet for phones
   const gap = 10, wide = document.documentElement.clientWidth, high = document.documentElement.clientHeight;
   const tops = [passage.bottom + gap, passage.top - gap - height, at.bottom + gap, at.top - gap - height];
   const fits = tops.find((top) => top >= gap && top + height <= high);
@@ -105,7 +105,7 @@ function place(card, element) {
   card.style.top = `${Math.max(gap, top)}px`;
 }
 
-/** What the card says: each entity with its crops and this image's row, then what is wrong with the thing pointed at. */
+/** The content of the card: each entity with its crops and its row for this image, then the problems of the element. */
 function cardOf(view, answer, ids, element) {
   const told = view.answers[answer];
   const image = Number(element.dataset.image) || null;
@@ -116,7 +116,7 @@ function cardOf(view, answer, ids, element) {
     const now = seen.find((place) => place.image === image);
     const scene = told.scenes.find((s) => s.image === (now ?? entity.images[0])?.image);
     const [table, row] = (scene?.tables ?? []).flatMap((t) => t.rows.map((r) => [t, r])).find(([, r]) => r.id === id) ?? [];
-    // The row's own words, for one entity; for several their pictures must do.
+    // The cells of the row if there is one entity; for several only their crops.
     const facts = row && ids.length === 1 ? row.cells.map((cell, i) => [table.columns[i], cell])
       .filter(([name, cell], i) => i > 0 && cell && cell !== entity.name && name !== BOX_COLUMN) : [];
     const twin = view.answers.length > 1 && entity.twin;
@@ -126,7 +126,7 @@ function cardOf(view, answer, ids, element) {
         h(`figure${place.image === image ? ".now" : ""}`, {},
           crop(view.images[place.image - 1], place.box, entity.colour), h("figcaption", {}, place.image)))),
       facts.length > 0 && h("dl", {}, facts.map(([name, cell]) => [h("dt", {}, name), h("dd", {}, cell)])),
-      !entity.known && h("p.problem", {}, "Stands in no table of the analysis."),
+      !entity.known && h("p.problem", {}, "Not in any table of the analysis."),
       twin && h("p.soft", {}, `${told.role === "prediction" ? "In the reference" : "In the prediction"}: `, h("code", {}, twin),
         now?.iou ? `, overlap here ${Math.round(100 * now.iou)} %` : "")), [entity.colour]);
   });

@@ -1,4 +1,4 @@
-// A page of stories that were told: a bar with the picker and switches, and one story below it.
+// A static page of stories.
 
 /** The whole page: a bar with the picker and switches, and one story below it. */
 function page(views, title) {
@@ -24,7 +24,7 @@ function page(views, title) {
       tools)),
     card);
   if (views.length) go(shown);
-  else card.before(h("p.empty.wide", {}, "No story."));
+  else card.before(h("p.empty.wide", {}, "There are no stories."));
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);

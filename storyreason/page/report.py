@@ -1,4 +1,4 @@
-"""The statistics of a data set (`storyreason.dataset.stats`) as one page that reads well: numbers, charts, the tables below."""
+"""The statistics of a data set (`storyreason.dataset.stats`) as one page with numbers, charts and tables."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,20 +11,20 @@ from storyreason.page.html import fill
 
 Json = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
-"""Heading and rows."""
+"""Column headings and rows."""
 
 TAGS = {"gdo": "characters and objects", "gda": "actions", "gdl": "places"}
 LONG = 5
-"""Entities in so many images or more are persistent."""
+"""Entities in this many images or more are persistent."""
 
 
 def report(statistics: Json, title: str) -> str:
-    """One self-contained HTML page of what `stats.describe` found."""
+    """One self-contained HTML page for the result of `stats.describe`."""
     totals = statistics["totals"]
     tiles = {"stories": statistics["stories"], "images": totals.get("images", 0)}
     tiles |= {name: totals.get(name, 0) for name in (*(kind.plural for kind in KINDS.values()), "mentions", "words")}
     unreadable = statistics["unreadable"]
-    left_out = f" {unreadable} of them cannot be read and are left out." if unreadable else ""
+    left_out = f" {unreadable} of them are unreadable and left out." if unreadable else ""
     body = (
         f'<main class="wide"><section class="head"><h1>{escape(title)}</h1>'
         f'<p class="soft">{statistics["stories"]:,} stories.{left_out}</p></section>'
@@ -37,11 +37,11 @@ def report(statistics: Json, title: str) -> str:
 def _sections(statistics: Json) -> list[str]:
     sizes = [_distribution(name, found) for name, found in statistics["distributions"].items()]
     return [
-        "<h2>How much there is</h2>",
+        "<h2>Counts</h2>",
         f'<div class="small">{"".join(sizes)}</div>',
         "<h2>Entities across images</h2>",
-        _across("analysis", statistics["across"]["analysis"], "Images in whose tables an entity stands"),
-        _across("story", statistics["across"]["story"], "Images whose text mentions an entity"),
+        _across("analysis", statistics["across"]["analysis"], "Number of images in whose tables an entity appears"),
+        _across("story", statistics["across"]["story"], "Number of images whose text mentions an entity"),
         _transitions(statistics["transitions"]),
         _drift(statistics["drift"]),
         "<h2>Grounded words</h2>",
@@ -53,7 +53,7 @@ def _sections(statistics: Json) -> list[str]:
 
 def _distribution(name: str, found: Json) -> str:
     counts = {int(value): count for value, count in found["counts"].items()}
-    said = f"{found['median']:,} in the middle, {found['mean']:,.1f} on average, {found['minimum']:,} to {found['maximum']:,}."
+    said = f"Median {found['median']:,}, mean {found['mean']:,.1f}, range {found['minimum']:,} to {found['maximum']:,}."
     shown = name[0].upper() + name[1:]
     return _figure(shown, said, charts.columns({"": counts}, shown), (("", ""), list(counts.items())))
 
@@ -88,7 +88,7 @@ def _transitions(found: Json) -> str:
     ]
     table = [(number, *counts.values()) for number, counts in found.items()]
     title = "From one image to the next"
-    said = "Entities per image: in the last one too, never seen before, or back after a pause."
+    said = "Entities per image: also in the previous image (stayed), first seen here (new), or back after a gap (returned)."
     chart = charts.bars(rows, title) + charts.legend(parts)
     return _figure(title, said, chart, (("image", "transitions", "stayed", "new", "returned", "left"), table))
 
@@ -96,15 +96,15 @@ def _transitions(found: Json) -> str:
 def _drift(found: Json) -> str:
     kinds = [kind for kind in KINDS if kind in found]
     series = {KINDS[kind].plural: _numbers(found[kind]["moved"]) for kind in kinds}
-    said = "Way of a box's centre to the next image, in percent of the frame's diagonal. IoU of the two boxes: "
+    said = "Distance that a box's centre moves to the next image, in percent of the frame diagonal. Mean IoU of the two boxes: "
     said += ", ".join(f"{found[kind]['mean_iou']:.2f} for {KINDS[kind].plural}" for kind in kinds) + "."
     rows = [
         (f"{moved} to {moved + DRIFT_STEP} %", *(counts.get(moved, 0) for counts in series.values()))
         for moved in sorted({moved for counts in series.values() for moved in counts})
     ]
-    title = "Drift of an entity's box"
+    title = "Drift of boxes"
     chart = charts.columns(series, title, unit=" %", most=20) + charts.legend(list(series))
-    return _figure(title, said, chart, (("way", *series), rows))
+    return _figure(title, said, chart, (("distance", *series), rows))
 
 
 def _pronouns(found: Json) -> str:
@@ -117,7 +117,7 @@ def _pronouns(found: Json) -> str:
         for word, counts in found.items()
     ]
     table = [(word, *counts.values()) for word, counts in found.items()]
-    title = "Pronouns that are grounded"
+    title = "Grounded pronouns"
     chart = charts.bars(rows, title) + charts.legend(("tagged", "not tagged"))
     return _figure(
         title, _all_of(found.values()), chart, (("pronoun", "person", "case", "tagged", "not tagged"), table)
@@ -141,8 +141,8 @@ def _by_person(found: Json, names: Json) -> str:
         for group, sums in groups.items()
         if sums["tagged"] + sums["untagged"]
     ]
-    title = "Grounded by person and case, and names"
-    said = f"{names['untagged']:,} names of characters stand untagged in the text."
+    title = "Grounded words by person and case, and names"
+    said = f"{names['untagged']:,} mentions of character names are not tagged."
     table = [(group, sums["tagged"], sums["untagged"]) for group, sums in groups.items()]
     chart = charts.bars(rows, title, whole=1.0) + charts.legend(("tagged", "not tagged"))
     return _figure(title, said, chart, (("", "tagged", "not tagged"), table))
@@ -167,7 +167,7 @@ def _phases(found: Json) -> str:
 def _all_of(found: Any) -> str:
     tagged = sum(counts["tagged"] for counts in found)
     total = tagged + sum(counts["untagged"] for counts in found)
-    return f"{tagged / max(1, total):.1%} of {total:,} pronouns of persons stand in a tag."
+    return f"{tagged / max(1, total):.1%} of {total:,} personal pronouns are tagged."
 
 
 def _share(counts: Mapping[str, int]) -> float:

@@ -1,4 +1,4 @@
-// Shows one view that Python made (storyreason/page/view.py). It parses no tags and no tables.
+// Shows one view made by Python (storyreason/page/view.py). It does not parse tags or tables.
 
 const ROLES = { prediction: "Prediction", reference: "Reference" };
 const labelOf = (answer) => answer.label ?? ROLES[answer.role];
@@ -9,13 +9,13 @@ const wrong = (answer, part) => (part.problems?.length ? severity(answer, part.p
 const nameOf = (answer, id) => answer.entities.find((e) => e.id === id)?.name ?? id;
 const coloursOf = (answer, ids) => ids.map((id) => answer.entities.find((e) => e.id === id)?.colour ?? 0);
 
-/** One line that says how an answer fares; what is wrong with it and all its scores unfold below. */
+/** A one-line summary of an answer; its problems and all its scores unfold below. */
 function verdict(answer, root, view) {
   if (view.partial) return h("div.verdict", {}, h("span.state.open", {}, view.partial));
   const errors = answer.problems.filter((p) => p.severity === "error").length;
   const warnings = answer.problems.length - errors;
-  const [state, words] = !answer.readable ? ["error", "cannot be read"]
-    : errors ? ["error", `breaks the rules: ${plural(errors, "error")}`] : ["good", "valid"];
+  const [state, words] = !answer.readable ? ["error", "unreadable"]
+    : errors ? ["error", plural(errors, "error")] : ["good", "valid"];
   const scores = Object.entries(answer.scores);
   const first = scores.filter(([name]) => HEADLINES.includes(name));
   const line = [
@@ -31,7 +31,7 @@ function verdict(answer, root, view) {
 const list = (scores) => h("dl.scores", {}, scores.map(([name, value]) =>
   h("div", {}, h("dt", {}, name), h("dd", {}, Number(value.toFixed(3))))));
 
-/** All problems, rule by rule, errors first; each leads to where it stands. */
+/** All problems, grouped by rule, errors first; clicking one scrolls to its place. */
 function problems(answer, root) {
   const go = (i) => {
     const at = [...root.querySelectorAll(`[data-answer="${answer.index}"] [data-problems]`)]
@@ -51,7 +51,7 @@ function problems(answer, root) {
 }
 
 function cast(view, answer) {
-  if (!answer.entities.length) return h("p.empty", {}, view.partial ? "Nobody has been seen yet." : "Nobody and nothing in it.");
+  if (!answer.entities.length) return h("p.empty", {}, view.partial ? "No entities yet." : "No entities.");
   return rove(h("div.cast", { role: "group", "aria-label": "Cast" }, answer.entities.map((entity) => {
     const best = entity.images.filter((place) => place.box).sort((a, b) => area(b.box) - area(a.box))[0];
     const seen = view.images.map((image) => {
@@ -70,7 +70,7 @@ const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
 
 function frame(view, answer, scene) {
   const image = view.images[scene.image - 1];
-  if (!image) return h("p.empty", {}, view.images.length ? `The story has no image ${scene.image}.` : "Read without its image.");
+  if (!image) return h("p.empty", {}, view.images.length ? `The story has no image ${scene.image}.` : "No image was given.");
   const percent = (value, of) => `${Math.min(100, Math.max(0, (100 * value) / of))}%`;
   const boxes = [...scene.boxes].sort((a, b) => area(b.box) - area(a.box)).map(({ id, box, iou, problems }) => {
     const [x1, y1, x2, y2] = box;
@@ -93,7 +93,7 @@ function frame(view, answer, scene) {
 }
 
 function passage(view, answer, scene) {
-  if (!scene.parts.length) return h("p.empty", {}, view.partial ? "Not told yet." : "The story does not tell this image.");
+  if (!scene.parts.length) return h("p.empty", {}, view.partial ? "Not written yet." : "The story has no text for this image.");
   return rove(h("p.passage", {}, scene.parts.map((part) => {
     if (!part.ids) {
       return part.problems?.length
@@ -120,7 +120,7 @@ function table(answer, { columns, rows }, image) {
 function scene(view, answer, number) {
   const told = answer.scenes.find((s) => s.image === number);
   const image = view.images[number - 1];
-  if (!told) return h("p.empty", {}, "Nothing about this image.");
+  if (!told) return h("p.empty", {}, "The answer has nothing about this image.");
   const telling = h(`div.telling${image && isSmall(image) ? ".small" : ""}`, {}, frame(view, answer, told), passage(view, answer, told));
   if (image) telling.style.setProperty("--w", `${image.width}px`);
   return [
@@ -139,7 +139,7 @@ function arc(view, answer) {
     h("div", {}, h("p", {}, phase.description), h("p.soft", {}, phase.events)))));
 }
 
-/** One story as an element. `root.show(view)` shows a fuller view of it and leaves alone the sections that stay the same. */
+/** One story as an element. `root.show(view)` shows a newer view and leaves unchanged sections alone. */
 function story(view, card) {
   const root = h("main", { id: "story" });
   const lights = lighting(root, () => view, card);
@@ -157,7 +157,7 @@ function story(view, card) {
   return root;
 }
 
-/** The section that is there already if this one looks the same, else this one, opened where that one is open. */
+/** The existing section if the new one looks the same, else the new one with the same details open. */
 function settled(section, before) {
   section.made = section.outerHTML;
   if (before?.made === section.made) return before;
@@ -167,7 +167,7 @@ function settled(section, before) {
   return section;
 }
 
-/** The sections of a story: what it is, its cast, its images, its narrative structure. */
+/** The sections of a story: heading, cast, images, narrative structure. */
 function parts(view, root) {
   const two = view.answers.length > 1;
   const cells = (fill) => h("div.cells", {}, view.answers.map((answer, i) =>
@@ -187,7 +187,7 @@ function parts(view, root) {
     numbers.map((number) => h("section.scene", { id: `image-${number}`, "aria-label": `Image ${number}` }, h("div.wide", {},
       h("header", {}, h("h2", {}, `Image ${number}`), h("span.eyebrow", {}, phases(number))),
       cells((answer) => [two && h("span.eyebrow", {}, labelOf(answer)),
-        answer.readable || view.partial ? scene(view, answer, number) : h("p.empty", {}, "Cannot be read.")])))),
+        answer.readable || view.partial ? scene(view, answer, number) : h("p.empty", {}, "Unreadable.")])))),
     h("section.scene", { id: "arc" }, h("div.wide", {}, h("header", {}, h("h2", {}, "Narrative structure")),
       cells((answer) => [two && h("span.eyebrow", {}, labelOf(answer)), arc(view, answer)]))),
   ].flat();
@@ -196,8 +196,8 @@ function parts(view, root) {
 function legend(two) {
   const sample = (kind, text, meaning) => h("span", {}, paint(h(`span.mention.${kind}`, {}, text), [kind === "gdl" ? 2 : kind === "gda" ? 0 : 1]), ` ${meaning}`);
   return h("div.legend", { "aria-label": "Legend" },
-    sample("gdo", "she", "a person or thing"), sample("gda", "ran", "who acts"), sample("gdl", "the shore", "a place"),
+    sample("gdo", "she", "a character or thing"), sample("gda", "ran", "an action"), sample("gdl", "the shore", "a place"),
     h("span", {}, h("span.wrong", {}, "she"), " breaks a rule"),
     two && h("span", {}, h("b", {}, "84 %"), " overlap with the reference's box"),
-    h("span", {}, "One colour is one entity. Point at it, tap it, or use Tab and the arrow keys; Escape lets go."));
+    h("span", {}, "Each entity has one colour. Hover over it, tap it, or use Tab and the arrow keys; press Escape to deselect."));
 }

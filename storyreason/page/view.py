@@ -1,6 +1,6 @@
-"""One story as the JSON that the page shows: pictures as data URLs, entities in colours, tables, tagged text, problems.
+"""One story as the JSON shown by the page: pictures as data URLs, entities with colours, tables, tagged text, problems.
 
-The page's JavaScript reads no tags and no tables, so everything it shows is worked out here:
+The JavaScript of the page does not parse tags or tables; everything it shows is prepared here:
 
     {"id": "harbour-2", "images": [{"number": 1, "src": "data:image/png;base64,…", "width": 196, "height": 112}, …],
      "answers": [{"role": "prediction", "readable": true, "valid": false, "raw": "", "scores": {},
@@ -12,7 +12,7 @@ The page's JavaScript reads no tags and no tables, so everything it shows is wor
        "phases": [{"name": "Introduction", "description": "…", "events": "…", "images": [1]}],
        "problems": [{"rule": "…", "severity": "error", "message": "…", "wanted": "…", "line": 3, …}]}]}
 
-Whatever breaks a rule carries `"problems": [2]`, places in its answer's list.
+Parts that break a rule have `"problems": [2]`: indices in the problems of their answer.
 """
 
 import math
@@ -35,7 +35,7 @@ from storyreason.format.tables import IMAGE_TABLES, Character, Object, Row, Tabl
 from storyreason.format.words import offsets
 from storyreason.page.entities import Json, entities, pair_up
 
-Told = TypeVar("Told", Section, Passage)
+OfImage = TypeVar("OfImage", Section, Passage)
 
 
 def view(
@@ -45,11 +45,11 @@ def view(
     reference: str | Answer | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Json:
-    """What the page shows of one story.
+    """The JSON of one story.
 
-    `images` are encoded pictures in order (PNG, JPEG, WebP and GIF go in as they are, others become PNG); `prediction`
-    and `reference` whole answers with `<think>`, as text or read already, either may be missing; `scores` the
-    prediction's. Bad text never raises; a picture that cannot be read raises DataError.
+    `images` are encoded pictures in order; PNG, JPEG, WebP and GIF are embedded unchanged, others are converted to PNG.
+    `prediction` and `reference` are whole answers with `<think>`, as text or parsed; either may be missing. `scores` are
+    those of the prediction. Malformed text never raises; an unreadable picture raises DataError.
     """
     frames = [_frame(story_id, number, image) for number, image in enumerate(images, 1)]
     sizes = [(frame["width"], frame["height"]) for frame in frames]
@@ -71,11 +71,14 @@ NOT_YET = {
     "phase-missing",
     "story-images",
 }
-"""Rules that every answer breaks until it is whole."""
+"""Rules that every answer breaks until it is complete."""
 
 
 def so_far(story_id: str, sizes: Sequence[tuple[int, int]], read: Answer) -> Json:
-    """What the page shows of an answer that is still being told, without its pictures and what must be missing yet."""
+    """The JSON of an answer that is still being generated, without pictures and without problems in `NOT_YET`.
+
+    `sizes` are the (width, height) of the images in pixels.
+    """
     frames = [{"number": number, "width": width, "height": height} for number, (width, height) in enumerate(sizes, 1)]
     return {"id": story_id, "images": frames, "answers": [_answer("prediction", read, list(sizes), NOT_YET)]}
 
@@ -86,14 +89,14 @@ def _frame(story_id: str, number: int, image: bytes) -> Json:
         shown = image if header.media_type else pictures.png(image)
     except pictures.PictureError as error:
         raise DataError(
-            f"Story {story_id}, image {number}: {len(image)} bytes that are no picture ({error}); wanted JPEG or PNG."
+            f"Story {story_id}, image {number}: {len(image)} bytes that are not a readable picture ({error}); use JPEG or PNG."
         ) from error
     src = pictures.data_url(shown, header.media_type or "image/png")
     return {"number": number, "src": src, "width": header.width, "height": header.height}
 
 
-def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Container[str] = ()) -> Json:
-    problems = [problem for problem in rules.check(read, sizes or None) if problem.rule not in unasked]
+def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], ignored: Container[str] = ()) -> Json:
+    problems = [problem for problem in rules.check(read, sizes or None) if problem.rule not in ignored]
     sections = read.analysis.sections if read.analysis else ()
     passages = read.story.passages if read.story else ()
     places = _Places(read, problems)
@@ -142,21 +145,21 @@ def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], unasked: Cont
     }
 
 
-def _by_image(told: Sequence[Told]) -> dict[int, list[Told]]:
-    """Sections or passages by their image, gone through once: an answer may have tens of thousands."""
-    groups: dict[int, list[Told]] = defaultdict(list)
-    for one in told:
+def _by_image(parts: Sequence[OfImage]) -> dict[int, list[OfImage]]:
+    """Groups sections or passages by image, in one pass: an answer may have tens of thousands."""
+    groups: dict[int, list[OfImage]] = defaultdict(list)
+    for one in parts:
         groups[one.image].append(one)
     return groups
 
 
 class _Places:
-    """Finds the problems of a table row by its line, and of a span of the story by its offsets."""
+    """Finds the problems of a table row by line, and those of a span of the story by offset."""
 
     def __init__(self, read: Answer, problems: Sequence[Problem]) -> None:
         self._rows: dict[int, list[int]] = defaultdict(list)
         self._passages = [passage.offset for passage in read.story.passages] if read.story else []
-        self._spans: list[tuple[int, int]] = []  # offset in the story, problem; ascending
+        self._spans: list[tuple[int, int]] = []  # offset in the story, index of the problem; ascending
         self.story = read.story_text if read.story else ""
         starts = [0, *(match.end() for match in re.finditer("\n", read.text))]
         story = len(read.text) - len(self.story)
@@ -174,11 +177,11 @@ class _Places:
         return self._rows.get(line, [])
 
     def of_span(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(offset, problem) of all from `start` up to `end`, in characters of the story."""
+        """(offset, index of the problem) for all problems from `start` up to `end`, in characters of the story."""
         return self._spans[bisect_left(self._spans, (start, 0)) : bisect_left(self._spans, (end, 0))]
 
     def end_of(self, passage: Passage) -> int:
-        """Where the next passage begins, or the story ends."""
+        """The offset where the next passage begins or the story ends."""
         following = bisect_right(self._passages, passage.offset)
         return self._passages[following] if following < len(self._passages) else len(self.story)
 
@@ -201,14 +204,14 @@ def _scene(
     )
     return {
         "image": number,
-        "setting": " · ".join(_said(location.description, location.mood, location.time)) if location else "",
+        "setting": " · ".join(_filled(location.description, location.mood, location.time)) if location else "",
         "boxes": boxes,
         "tables": _tables(sections, places),
         "parts": [part for passage in passages for part in _parts(passage, places)],
     }
 
 
-def _said(*cells: str) -> list[str]:
+def _filled(*cells: str) -> list[str]:
     return [cell for cell in cells if cell.strip(" -–")]
 
 
@@ -222,7 +225,7 @@ def _tables(sections: Sequence[Section], places: _Places) -> list[Json]:
 
 
 def _columns(table: Table[Row]) -> list[str]:
-    """`Character ID` stands under Characters: ID says it."""
+    """The column names, with `Character ID` shortened to `ID`."""
     first, *others = table.columns
     return [first.rpartition(" ")[2], *others]
 
@@ -236,7 +239,7 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 def _parts(passage: Passage, places: _Places) -> list[Json]:
-    """The text of one image as spans. A plain word that breaks a rule (an untagged pronoun) is a span of its own."""
+    """The text of one image as spans. A plain word that breaks a rule, such as an untagged pronoun, is a separate span."""
     shown: list[Json] = []
     starts = offsets(passage, places.story)
     ends = [*starts, places.end_of(passage)][1:]

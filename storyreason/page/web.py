@@ -1,4 +1,4 @@
-"""The gateway's own page: tell a story, read an answer, look through a gallery. One file, as every page here."""
+"""The web page of the gateway: tell a story, check an answer, browse the gallery. A single file, like every page here."""
 
 import json
 
@@ -10,14 +10,14 @@ SCRIPTS = (
     "app/pictures.js", "app/ask.js", "app/keep.js", "app/shown.js", "app/gallery.js", "app/form.js", "app/app.js",
 )  # fmt: skip
 SOURCES = "default-src 'none'; img-src data: blob:; connect-src 'self'"
-"""What the page may load: its pictures, and answers of the gateway that it came from."""
+"""What the page may load: its pictures, and responses of the gateway that served it."""
 
 
 def web() -> str:
-    """The page at `/`. It carries an empty story page too, which it fills to save a story while no gateway answers."""
+    """The page at `/`. It embeds an empty story page, which it fills in to save a story without asking the gateway."""
     empty = inert(_json(render([], "")))
     body = (
-        '<noscript><p class="empty">This page asks the gateway with JavaScript, which is switched off here.</p></noscript>\n'
+        '<noscript><p class="empty">This page needs JavaScript, which is disabled.</p></noscript>\n'
         f'<script type="application/json" id="empty">{empty}</script>\n'
         f'<script type="module">{_script()}</script>'
     )
@@ -25,7 +25,7 @@ def web() -> str:
 
 
 def headers() -> dict[str, str]:
-    """The headers of the page at `/`, beside those of every answer: what it may load, and that no page may frame it."""
+    """Additional headers of the page at `/`: what it may load, and that other pages must not embed it in a frame."""
     return {
         "content-security-policy": f"{policy(STYLES, _script(), SOURCES)}; frame-ancestors 'none'",
         "cross-origin-opener-policy": "same-origin",

@@ -1,10 +1,10 @@
-// The page of the gateway: tell, read, gallery. The address's #part says which is shown.
+// The web page of the gateway: tell, read, gallery. The #fragment of the address selects one.
 
 function app() {
   const card = h("aside.card", { id: "card", role: "tooltip", hidden: true });
   const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
   const say = (sentence) => { spoken.textContent = sentence; };
-  let asking = null; // the AbortController of what is asked
+  let asking = null; // the AbortController of the current request
 
   const right = shown(card, () => asking?.abort());
   const left = form({ tell, read, say });
@@ -31,13 +31,13 @@ function app() {
     else {
       left.to(mode);
       if (mode === "read" && left.empty && right.text) left.fill(right.text);
-      right.idle(mode === "tell" ? "Add the frames of a scene. The model looks at each, finds who is who, and tells a story whose every mention has a box."
-        : "Paste the text of an answer, or drop its file. It is read and checked here without any model; its images are optional.");
+      right.idle(mode === "tell" ? "Add the frames of a scene. The model describes each of them, tracks the characters and tells a story in which every mention is linked to a box."
+        : "Paste the text of an answer, or drop its file. It is parsed and checked without a model; images are optional.");
     }
     if (mode === "gallery") scrollTo(0, 0);
   }
 
-  /** One request at a time: what it asks, what it shows, and what is said when it breaks off. */
+  /** Runs one request at a time: sends it, shows the result, and reports when it fails or is cancelled. */
   async function carry(body, items, work) {
     asking?.abort();
     const mine = asking = new AbortController();
@@ -48,11 +48,11 @@ function app() {
       const images = await Promise.all(items.map((item) => dataUrl(item.blob)));
       await work({ ...body, images }, mine.signal);
     } catch (error) {
-      const told = right.text ? " What was told until then is below." : "";
-      if (mine.signal.aborted) right.end("warning", "Cancelled.", told);
+      const rest = right.text ? " The text received so far is below." : "";
+      if (mine.signal.aborted) right.end("warning", "Cancelled.", rest);
       else {
         if (error.code === 401) left.askKey();
-        right.end("error", error instanceof Refusal ? error.message : `The page failed: ${error.message}`, told);
+        right.end("error", error instanceof Refusal ? error.message : `Internal error of this page: ${error.message}`, rest);
       }
     } finally {
       if (asking === mine) { asking = null; left.busy = false; }
@@ -67,9 +67,9 @@ function app() {
         else if (event === "view") right.show(data, "unfinished");
         else if (event === "error") throw new Refusal(data.error.message, data.error.code);
         else if (event === "done") {
-          const facts = [data.version && `version ${data.version}`, right.seconds(), data.mended && `${plural(data.mended, "box", "boxes")} mended`,
-            data.cut && "cut by the limit of tokens"].filter(Boolean).join(" · ");
-          right.end(data.valid && !data.cut ? "good" : "warning", data.cut ? "Told, but cut short." : data.valid ? "Told, and it keeps every rule." : "Told. Some rules are broken, and marked below.", facts, data);
+          const facts = [data.version && `version ${data.version}`, right.seconds(), data.mended && `${plural(data.mended, "box", "boxes")} repaired`,
+            data.cut && "cut off at the token limit"].filter(Boolean).join(" · ");
+          right.end(data.valid && !data.cut ? "good" : "warning", data.cut ? "Done, but the answer was cut off." : data.valid ? "Done. The answer keeps every rule." : "Done. The answer breaks some rules, marked below.", facts, data);
         }
       }
     });
@@ -79,27 +79,27 @@ function app() {
     return carry(body, items, async (whole, signal) => {
       const data = await ask("/v1/stories/read", { body: whole, key: left.key, signal });
       const errors = data.problems.filter(({ severity }) => severity === "error").length;
-      right.end(data.valid ? "good" : "warning", data.valid ? "Read, and it keeps every rule." : "Read. Some rules are broken, and marked below.",
+      right.end(data.valid ? "good" : "warning", data.valid ? "Checked. The answer keeps every rule." : "Checked. The answer breaks some rules, marked below.",
         errors ? plural(errors, "error") : "", { answer: body.answer ?? "", ...data });
     });
   }
 
-  /** A gallery's frames as images to tell. */
+  /** Puts the frames of a gallery story into the form. */
   async function again(images) {
     left.list.set(await Promise.all(images.map(({ src, number }) => picture(blobOf(src), `image ${number}`))));
     location.hash = "#tell";
   }
 
-  /** What the gateway serves, and whether there is a gallery. */
+  /** Asks the gateway what it serves and whether it has a gallery. */
   async function greet() {
-    const told = await fetch("/healthz", { cache: "no-store" }).then((response) => response.json(), () => null);
-    health.className = `health ${told?.healthy ? "good" : told ? "warning" : "error"}`;
-    health.lastChild.textContent = !told ? "no answer" : told.healthy ? (told.version ? `version ${told.version}` : "ready") : "no model";
-    health.title = [location.origin, told?.problem].filter(Boolean).join(": ");
-    const wanted = (path) => ask(path, { key: left.key }).catch((error) => { if (error.code === 401) left.askKey(); });
-    const models = told?.healthy ? await wanted("/v1/models") : null;
+    const status = await fetch("/healthz", { cache: "no-store" }).then((response) => response.json(), () => null);
+    health.className = `health ${status?.healthy ? "good" : status ? "warning" : "error"}`;
+    health.lastChild.textContent = !status ? "unreachable" : status.healthy ? (status.version ? `version ${status.version}` : "ready") : "no model";
+    health.title = [location.origin, status?.problem].filter(Boolean).join(": ");
+    const get = (path) => ask(path, { key: left.key }).catch((error) => { if (error.code === 401) left.askKey(); });
+    const models = status?.healthy ? await get("/v1/models") : null;
     left.models(models?.data.map(({ id }) => id) ?? []);
-    const index = museum ? null : await wanted("/v1/stories/gallery");
+    const index = museum ? null : await get("/v1/stories/gallery");
     if (!index?.collections.length) return;
     museum = gallery(index, () => left.key, card, again);
     room.replaceChildren(museum.element);

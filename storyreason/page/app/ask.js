@@ -1,6 +1,6 @@
-// Asks the gateway, and reads its events as they come.
+// Sends requests to the gateway and reads its event streams.
 
-/** What the gateway refused, in its own sentence. */
+/** An error response of the gateway, with its message. */
 class Refusal extends Error {
   constructor(message, code) {
     super(message);
@@ -8,7 +8,7 @@ class Refusal extends Error {
   }
 }
 
-/** The gateway's JSON. `key` is an API key, for a gateway that wants one. Raises Refusal. */
+/** Sends a request and returns its JSON. `key` is an API key, for gateways that require one. Throws Refusal. */
 async function ask(path, { body, key, signal, accept = "application/json" } = {}) {
   const headers = { accept, ...(key && { authorization: `Bearer ${key}` }), ...(body && { "content-type": "application/json" }) };
   let response;
@@ -16,14 +16,14 @@ async function ask(path, { body, key, signal, accept = "application/json" } = {}
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal, cache: "no-store" });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refusal("The gateway does not answer: see whether it still runs, then try again.", 0);
+    throw new Refusal("The gateway does not respond: check that it is running, then try again.", 0);
   }
   if (response.ok) return accept === "application/json" ? response.json() : response;
   const said = await response.json().catch(() => null);
   throw new Refusal(said?.error?.message ?? `The gateway answered ${response.status}.`, response.status);
 }
 
-/** Yields [event, data] of a story that is told, the last of them "done" or "error". Raises Refusal when it breaks off. */
+/** Yields [event, data] while a story is told; the last event is "done" or "error". Throws Refusal if the stream breaks. */
 async function* tale(body, key, signal) {
   const response = await ask("/v1/stories", { body, key, signal, accept: "text/event-stream" });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -31,7 +31,7 @@ async function* tale(body, key, signal) {
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
       if (signal.aborted) throw error;
-      throw new Refusal("The connection to the gateway broke.", 0);
+      throw new Refusal("The connection to the gateway was lost.", 0);
     });
     const blocks = (rest + (value ?? "")).split("\n\n");
     rest = blocks.pop();
@@ -43,6 +43,6 @@ async function* tale(body, key, signal) {
       yield [event, JSON.parse(data)];
       if (event === "done" || event === "error") return;
     }
-    if (done) throw new Refusal("The gateway ended before the answer was whole.", 0);
+    if (done) throw new Refusal("The stream ended before the answer was complete.", 0);
   }
 }

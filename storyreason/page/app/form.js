@@ -1,8 +1,8 @@
-// What is asked: images and a request to tell a story, or images and a text to read.
+// The form: images and a request to tell a story, or images and an answer to check.
 
-const KEY = "api-key"; // for this tab alone, when the gateway wants one
+const KEY = "api-key"; // kept for this tab only, if the gateway requires one
 
-/** The form. `tell(body, items)` and `read(body, items)` are called when it is sent; `say` tells a screen reader. */
+/** The form. `tell(body, items)` and `read(body, items)` are called on submit; `say` announces a sentence to screen readers. */
 function form({ tell, read, say }) {
   const list = pictures(() => changed(), say);
   const field = (label, control, hint) => h("label.field", {}, h("span.name", {}, label), control, hint && h("span.hint", {}, hint));
@@ -10,38 +10,38 @@ function form({ tell, read, say }) {
     h("label", { title }, h("input", { type: "radio", name: name.toLowerCase(), value, checked: i === 0 }), h("span", {}, label)))));
 
   const request = h("textarea", { rows: "2", maxlength: "4000", placeholder: "Create a story based on these images." });
-  const decoding = options("Decoding", [["grounded", "Grounded", "Tables, IDs, boxes and tags cannot break a rule"], ["free", "Free", "The model writes as it likes"]]);
+  const decoding = options("Decoding", [["grounded", "Grounded", "The format of tables, IDs, boxes and tags is enforced"], ["free", "Free", "The output is not constrained"]]);
   const temperature = h("input", { type: "range", id: "temperature", min: "0", max: "1.5", step: "0.1", value: "0", oninput: () => heat() });
   const degree = h("output", { for: "temperature" });
-  const tokens = h("input", { type: "number", min: "64", step: "1", inputmode: "numeric", placeholder: "as many as fit" });
+  const tokens = h("input", { type: "number", min: "64", step: "1", inputmode: "numeric", placeholder: "the model's limit" });
   const seed = h("input", { type: "number", min: "0", max: "2147483647", step: "1", value: "0", inputmode: "numeric" });
-  const model = h("select", { disabled: true }, h("option", {}, "asking the gateway …"));
+  const model = h("select", { disabled: true }, h("option", {}, "loading …"));
   const key = h("input", { type: "password", autocomplete: "off", value: sessionStorage.getItem(KEY) ?? "", onchange: () => { sessionStorage.setItem(KEY, key.value); keyed(); } });
-  const keyField = field("API key", key, "This gateway wants one. It stays in this tab.");
+  const keyField = field("API key", key, "This gateway requires one. It is kept for this tab only.");
   keyField.hidden = !key.value;
-  const heat = () => { degree.textContent = Number(temperature.value) ? Number(temperature.value).toFixed(1) : "0 · the likeliest words"; };
+  const heat = () => { degree.textContent = Number(temperature.value) ? Number(temperature.value).toFixed(1) : "0 · greedy"; };
   const telling = h("div.part", {},
     field("Request", request),
     field("Model", model),
     decoding,
     h("details.more", {}, h("summary", {}, "More settings"), h("div.part", {},
       h("div.field", {}, h("span.name", {}, h("label", { for: "temperature" }, "Temperature "), degree), temperature),
-      h("div.pair", {}, field("Most tokens", tokens), field("Seed", seed)))));
+      h("div.pair", {}, field("Token limit", tokens), field("Seed", seed)))));
 
   const answer = h("textarea.text", { rows: "9", spellcheck: "false", placeholder: "<think>\n## Image 1\n…\n</think>\n<gdi image1>\n…" });
   const tale = h("textarea.text", { rows: "4", spellcheck: "false", placeholder: "<gdi image1>\n…" });
-  const apart = h("details.more", {}, h("summary", {}, "The story is a text of its own"), field("Story", tale, "The text above is then the analysis alone."));
+  const apart = h("details.more", {}, h("summary", {}, "The story is a separate text"), field("Story", tale, "Then the text above is only the analysis."));
   const loaded = h("input.hidden", { type: "file", id: "texts", accept: ".txt,.md,.json,text/plain,application/json", multiple: true, onchange: () => { load([...loaded.files]); loaded.value = ""; } });
   const reading = h("div.part", {},
     field("Answer: analysis and story", answer),
-    h("div.row", {}, loaded, h("label.button", { for: "texts" }, "Load a file"), h("span.hint", {}, "A text, or JSON that was saved here.")),
+    h("div.row", {}, loaded, h("label.button", { for: "texts" }, "Load a file"), h("span.hint", {}, "A text file, or JSON saved by this page.")),
     apart);
 
   const fault = h("p.fault", { role: "alert" });
   const send = h("button.send", { type: "submit" });
   const element = h("form.form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); submit(); }, onkeydown: (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
-  } }, h("h2.hidden", {}, "What to ask"), list.element, telling, reading, keyField, fault, send);
+  } }, h("h2.hidden", {}, "Request"), list.element, telling, reading, keyField, fault, send);
   let mode = "tell", busy = false, keyed = () => {};
 
   list.element.addEventListener("texts", ({ detail }) => { if (detail.length) { location.hash = "#read"; load(detail); } });
@@ -51,7 +51,7 @@ function form({ tell, read, say }) {
     fault.textContent = "";
     const empty = mode === "tell" ? !list.items.length : !answer.value.trim();
     send.disabled = busy || empty;
-    send.textContent = mode === "read" ? "Read the answer" : list.items.length > 1 ? `Tell a story of ${list.items.length} images` : "Tell a story";
+    send.textContent = mode === "read" ? "Read the answer" : list.items.length > 1 ? `Tell a story from ${list.items.length} images` : "Tell a story";
   }
 
   function to(wanted) {
@@ -68,7 +68,7 @@ function form({ tell, read, say }) {
     const wrong = [tokens, seed].find((control) => !control.checkValidity());
     if (mode === "tell" && wrong) {
       wrong.closest("details").open = true;
-      fault.textContent = `${wrong === seed ? "Seed" : "Most tokens"}: ${wrong.validationMessage}`;
+      fault.textContent = `${wrong === seed ? "Seed" : "Token limit"}: ${wrong.validationMessage}`;
       return wrong.focus();
     }
     if (mode === "read") {
@@ -83,7 +83,7 @@ function form({ tell, read, say }) {
     return tell(asked, items);
   }
 
-  /** Texts, or one JSON of ours with its images. */
+  /** Loads text files, or JSON saved by this page together with its images. */
   async function load(files) {
     fault.textContent = "";
     for (const file of files) {
@@ -104,7 +104,7 @@ function form({ tell, read, say }) {
     answer.value = text;
     tale.value = "";
     changed();
-    say(`A text of ${plural(text.split("\n").length, "line")} is there to be read.`);
+    say(`Loaded a text of ${plural(text.split("\n").length, "line")}.`);
   }
 
   heat();
@@ -117,7 +117,7 @@ function form({ tell, read, say }) {
     set keyed(call) { keyed = call; },
     askKey() { keyField.hidden = false; },
     models(names) {
-      model.replaceChildren(...(names.length ? names : ["none is served"]).map((name) => h("option", { value: names.length ? name : "" }, name)));
+      model.replaceChildren(...(names.length ? names : ["no model is served"]).map((name) => h("option", { value: names.length ? name : "" }, name)));
       model.disabled = !names.length;
     },
   };

@@ -1,6 +1,6 @@
-// Stories of the test split that were evaluated: an answer beside its reference, or two models' answers side by side.
+// Evaluated stories of the test split: an answer next to its reference, or the answers of two models side by side.
 
-const SIDES = "gallery-sides"; // what was compared last, for this tab
+const SIDES = "gallery-sides"; // the last comparison, for this tab
 
 /** The gallery as an element. `open(place)` shows the shelf ("") or one story ("collection/story"). */
 function gallery(index, key, card, tell) {
@@ -12,7 +12,7 @@ function gallery(index, key, card, tell) {
     sessionStorage.setItem(SIDES, JSON.stringify(sides));
     open(place);
   } }, more, collections.map(({ name }, i) => h("option", { value: i, selected: i === sides[side] }, name))));
-  const picks = h("div.sides", {}, choose("Show", 0), choose("beside", 1, h("option", { value: -1, selected: sides[1] < 0 }, "its reference")));
+  const picks = h("div.sides", {}, choose("Show", 0), choose("next to", 1, h("option", { value: -1, selected: sides[1] < 0 }, "its reference")));
   const body = h("div.room");
   const element = h("section.gallery", { "aria-label": "Gallery" }, h("div.wide", {}, picks), body);
   let place = "", turn = 0;
@@ -40,7 +40,7 @@ function gallery(index, key, card, tell) {
         h(`span.state.${one.errors ? "error" : "good"}`, {}, `${one.errors ? plural(one.errors, "error") : "valid"}${one.f1 === null ? "" : ` · F1 ${one.f1.toFixed(2)}`}`)))))));
   }
 
-  /** Back to the shelf, and to the neighbours. */
+  /** Links to the shelf and to the neighbouring stories. */
   function walk(story) {
     const { stories } = collections[sides[0]];
     const at = stories.indexOf(story);
@@ -50,14 +50,14 @@ function gallery(index, key, card, tell) {
   }
   let images = [];
 
-  /** One view of what stands on both sides. Two predictions carry their reference's colours, so theirs are the same. */
+  /** One view with the answers of both sides. Both predictions use the colours of the reference, so theirs match. */
   async function compared(one) {
     const load = (side, { number }) => ask(`/v1/stories/gallery/${side}/${number}`, { key: key() });
     const view = await load(sides[0], one);
     images = view.images;
     if (sides[1] < 0) return story(view, card);
     const other = collections[sides[1]].stories.find(({ id }) => id === one.id);
-    if (!other) throw new Error(`${collections[sides[1]].name} has no story ${one.id}: choose another one to stand beside it.`);
+    if (!other) throw new Error(`${collections[sides[1]].name} has no story ${one.id}: choose another collection to compare with.`);
     const beside = await load(sides[1], other);
     const answers = [view, beside].map(({ answers: [first] }, i) => ({ ...first, label: collections[sides[i]].name }));
     return story({ ...view, answers }, card);

@@ -1,4 +1,4 @@
-// Saves what was told: as a page that needs nothing else, or as JSON that this page reads again.
+// Saves a story: as a self-contained page, or as JSON that this page can load again.
 
 /** A name for files: "story-2026-03-01-1412.html". */
 function fileName(ending) {
@@ -14,10 +14,10 @@ function save(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** JSON that cannot end its script element, as `inert` of storyreason/page/html.py. */
+/** JSON that cannot close its script element, like `inert` in storyreason/page/html.py. */
 const inert = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
-/** The self-contained page of a view: the empty one that Python rendered, with this view in it and its pictures as data URLs. */
+/** The self-contained page of a view: the empty page that Python rendered, with this view and its pictures as data URLs. */
 async function pageOf(view, items) {
   const images = await Promise.all(view.images.map(async (image, i) => ({ ...image, src: items[i] ? await dataUrl(items[i].blob) : image.src })));
   const content = inert({ title: view.title, views: [{ ...view, images }] });

@@ -1,9 +1,9 @@
-// The images of a story: added from files, dropped or pasted, put in order, removed.
+// The images of a story: adding (from files, by drag and drop, by pasting), ordering, removing.
 
-const LARGEST = 2048; // pixels a side; a model of this kind sees no more of a frame
+const LARGEST = 2048; // pixels per side; models of this kind do not use more of a frame
 
 /** The list as an element, with `items` ({name, blob, url, width, height}), `add(files)`, `set(items)`.
-    `changed()` is called after each change; `say(sentence)` tells a screen reader. */
+    `changed()` is called after each change; `say(sentence)` announces a sentence to screen readers. */
 function pictures(changed, say) {
   let items = [];
   const input = h("input.hidden", { type: "file", id: "files", accept: "image/png,image/jpeg,image/webp,image/gif", multiple: true,
@@ -20,11 +20,11 @@ function pictures(changed, say) {
       try {
         items.push(await picture(file, file.name));
       } catch {
-        fault.textContent = `${file.name || "This file"} is no picture that a browser can show: use PNG, JPEG, WebP or GIF.`;
+        fault.textContent = `${file.name || "This file"} is not a picture that this browser can show: use PNG, JPEG, WebP or GIF.`;
       }
     }
     show();
-    if (items.length > before) say(`${plural(items.length - before, "image")} added, ${items.length} in all.`);
+    if (items.length > before) say(`${plural(items.length - before, "image")} added, ${items.length} in total.`);
   }
 
   function set(fresh) {
@@ -48,7 +48,7 @@ function pictures(changed, say) {
     (list.children[Math.min(at, items.length - 1)]?.querySelector(".thumb") ?? input).focus();
   }
 
-  /** Elements of items that stay are moved, not made again, so that focus and a drag go on. */
+  /** Reuses the elements of remaining items, so that focus and a drag in progress are kept. */
   function show() {
     const known = new Map([...list.children].map((li) => [li.item, li]));
     const rows = items.map((item) => known.get(item) ?? row(item));
@@ -58,7 +58,7 @@ function pictures(changed, say) {
     rows.forEach((li, i) => {
       li.querySelector(".number").textContent = i + 1;
       li.querySelector(".thumb").setAttribute("aria-label",
-        `Image ${i + 1} of ${rows.length}, ${items[i].name}. Arrow keys move it, Delete removes it.`);
+        `Image ${i + 1} of ${rows.length}, ${items[i].name}. Use the arrow keys to move it, Delete to remove it.`);
     });
     element.classList.toggle("some", items.length > 0);
     changed();
@@ -85,7 +85,7 @@ function pictures(changed, say) {
     return li;
   }
 
-  /** A mouse or pen carries an image over the others; a finger scrolls, and has the buttons. */
+  /** Drag and drop with mouse or pen; touch scrolls, and uses the buttons instead. */
   function drag(event, li, item) {
     if (event.button !== 0 || event.pointerType === "touch") return;
     const over = (moved) => {
@@ -106,7 +106,7 @@ function pictures(changed, say) {
     addEventListener("pointercancel", end, { once: true });
   }
 
-  let depth = 0; // of dragenter over children
+  let depth = 0; // how many nested elements are being dragged over
   const files = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragenter", (event) => { if (files(event)) { depth += 1; element.classList.add("over"); } });
   addEventListener("dragleave", (event) => { if (files(event) && --depth <= 0) element.classList.remove("over"); });
@@ -127,7 +127,7 @@ function pictures(changed, say) {
   return { element, add, set, get items() { return items; } };
 }
 
-/** A blob as an item of the list. Raises when it is no picture. Sizes are those of the stored pixels. */
+/** A blob as a list item. Throws if it is not a picture. Sizes are those of the stored pixels. */
 async function picture(blob, name) {
   const url = URL.createObjectURL(blob);
   const image = new Image();
@@ -136,7 +136,7 @@ async function picture(blob, name) {
   return { name: name || "image", blob, url, width: image.naturalWidth, height: image.naturalHeight };
 }
 
-/** The item as a model is to see it: a camera's picture upright and without its place and time, none larger than needed. */
+/** The item as sent to the model: photos upright and without location and time, nothing larger than needed. */
 async function prepared(item) {
   const camera = item.blob.type === "image/jpeg" && new TextDecoder("latin1").decode(await item.blob.slice(0, 65536).arrayBuffer()).includes("Exif\0");
   const scale = Math.min(1, LARGEST / Math.max(item.width, item.height));
@@ -150,7 +150,7 @@ async function prepared(item) {
   return picture(await new Promise((done) => canvas.toBlob(done, type, 0.95)), item.name);
 }
 
-/** A blob as a data URL, and back. (A policy that lets the page ask its gateway alone refuses fetch() of a data URL.) */
+/** A blob as a data URL, and back. (The policy of the page only allows requests to its gateway, so fetch() refuses data URLs.) */
 const dataUrl = (blob) => new Promise((done, failed) => {
   const reader = new FileReader();
   reader.onload = () => done(reader.result);

@@ -1,6 +1,6 @@
-// The story that is told or read: how far it is, what came of it, and the story itself as it grows.
+// The story being told or checked: progress, result, and the story itself as it grows.
 
-/** The right-hand side of the page. `stop()` is called by its Cancel button. */
+/** The right side of the page. `stop()` is called by its Cancel button. */
 function shown(card, stop) {
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Progress" });
   const line = h("p.line");
@@ -10,8 +10,8 @@ function shown(card, stop) {
   const saveJson = h("button", { type: "button", onclick: async () => save(fileName("json"), await json(), "application/json") }, "Save JSON");
   const status = h("div.status", { hidden: true }, h("div.words", {}, line, facts), h("div.acts", {}, cancel, savePage, saveJson), bar);
   const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
-  const raw = h("pre.raw", { tabindex: "0", "aria-label": "The answer as the model writes it" });
-  const written = h("details.written.wide", { hidden: true }, h("summary", {}, "The answer as it is written"), raw);
+  const raw = h("pre.raw", { tabindex: "0", "aria-label": "Raw answer" });
+  const written = h("details.written.wide", { hidden: true }, h("summary", {}, "Raw answer"), raw);
   const nothing = h("div.nothing", {}, illustration(), h("h2", {}, "No story yet"), h("p.soft"));
   const element = h("section.shown", { "aria-label": "Story" }, spoken, nothing, status, written);
 
@@ -25,9 +25,9 @@ function shown(card, stop) {
     main = null;
     card.hidden = true;
     nothing.hidden = status.hidden = true;
-    state("busy", asked.answer === undefined ? "Waiting for the model …" : "Reading …", "");
+    state("busy", asked.answer === undefined ? "Waiting for the model …" : "Checking …", "");
     status.hidden = false;
-    bar.removeAttribute("value"); // as long as it is not known
+    bar.removeAttribute("value"); // indeterminate until progress is known
     cancel.hidden = false;
     savePage.hidden = saveJson.hidden = true;
     clearInterval(tick);
@@ -47,8 +47,8 @@ function shown(card, stop) {
     const all = items.length || 1;
     bar.value = ((stage === "story" ? all : 0) + Math.max(0, Math.min(images, all) - 0.5)) / (2 * all);
     progressed = tokens ? plural(tokens, "token") : "";
-    const what = stage === "story" ? "Telling" : "Looking at";
-    state("busy", images ? `${what} image ${Math.min(images, all)} of ${all}` : "Looking at the images", [progressed, seconds()].filter(Boolean).join(" · "));
+    const what = stage === "story" ? "Writing about" : "Analysing";
+    state("busy", images ? `${what} image ${Math.min(images, all)} of ${all}` : "Analysing the images", [progressed, seconds()].filter(Boolean).join(" · "));
   }
 
   function write(more, back = 0) {
@@ -59,7 +59,7 @@ function shown(card, stop) {
     if (following) raw.scrollTop = raw.scrollHeight;
   }
 
-  /** Shows a view, at most one a frame. An entity keeps the colour that it had first. */
+  /** Shows a view, at most once per animation frame. Entities keep their first colour. */
   function show(fuller, partial = null) {
     for (const answer of fuller.answers) {
       for (const entity of answer.entities) {
@@ -77,7 +77,7 @@ function shown(card, stop) {
     else written.before(main = story(view, card));
   }
 
-  /** The end, whatever it was. What was told until then stays. `kind` is good, warning or error. */
+  /** The end of the request, whatever the reason. The text so far stays. `kind` is good, warning or error. */
   function end(kind, words, more = "", answer = {}) {
     clearInterval(tick);
     result = answer;
@@ -92,7 +92,7 @@ function shown(card, stop) {
     saveJson.hidden = !view && !text;
   }
 
-  /** Answer, images, request and what was found, as this page loads it again. */
+  /** Answer, images, request and results, in the form that this page can load again. */
   async function json() {
     const images = await Promise.all(items.map(async (item) => ({ name: item.name, data: await dataUrl(item.blob) })));
     const { view: _, ...found } = result;
@@ -103,7 +103,7 @@ function shown(card, stop) {
   return { element, begin, progress, write, show, end, idle, seconds, get text() { return text; } };
 }
 
-/** "Felix, Leo and Ella": a story is called by its people. */
+/** "Felix, Leo and Ella": a story is named after its characters. */
 function titleOf(answer) {
   const names = [...new Set(answer.entities.filter((e) => e.kind === "char" && e.name !== e.id).map((e) => e.name))];
   if (!names.length) return "A story";
@@ -111,7 +111,7 @@ function titleOf(answer) {
   return names.length === 1 ? names[0] : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }
 
-/** Three frames, a box in each, a line of text: what this page is about. */
+/** Three frames with a box in each, connected by a line. */
 function illustration() {
   const frame = (x, y, turn, box) => svg("g", { transform: `translate(${x} ${y}) rotate(${turn})` },
     svg("rect", { class: "sheet", width: "92", height: "60", rx: "6" }),

@@ -52,7 +52,7 @@ def test_one_split_alone_can_join(data: Path, tmp_path: Path) -> None:
 def test_a_story_that_is_there_is_refused_in_any_split(data: Path, tmp_path: Path) -> None:
     before = contents(data)
     for number, (train, test) in enumerate((([TRAIN[0]], []), ([], [TRAIN[0]]))):
-        with pytest.raises(DataError, match=f"in .*data already .{TRAIN[0].story_id}"):
+        with pytest.raises(DataError, match=f"already in .*data .{TRAIN[0].story_id}"):
             dataset.append(data, made(tmp_path / f"new{number}", train, test))
     assert contents(data) == before
 
@@ -72,7 +72,7 @@ def test_bad_stories_are_refused_and_nothing_changes(data: Path, tmp_path: Path)
 
 def test_an_empty_folder_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    with pytest.raises(DataError, match="holds no story"):
+    with pytest.raises(DataError, match="has no stories"):
         dataset.append(data, tmp_path / "new")
 
 

@@ -43,7 +43,7 @@ BROKEN = {
     "picture": (lambda one: replace(one, images=(one.images[0], one.images[1][:900], *one.images[2:])),
                 "image 2: the picture does not decode"),
     "no picture": (lambda one: replace(one, images=(b"", *one.images[1:])), "image 1: the picture does not decode"),
-    "count": (lambda one: replace(one, frame_count=9), "frame_count says 9"),
+    "count": (lambda one: replace(one, frame_count=9), "frame_count is 9"),
     "analysis": (lambda one: replace(one, chain_of_thought="Once upon a time."), "answer-unreadable"),
     "section": (lambda one: replace(one, chain_of_thought=one.chain_of_thought.replace("## Image 3\n", "")),
                 "image-sections"),
@@ -89,7 +89,7 @@ def test_a_flaw_in_a_story_is_counted_by_rule_and_refuses_nothing(tmp_path: Path
 
 
 def test_a_story_id_that_is_used_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"Story {TRAIN[0].story_id} stands in train and again in test"):
+    with pytest.raises(DataError, match=f"Story {TRAIN[0].story_id} is in train and again in test"):
         dataset.check(_write(tmp_path, TRAIN, [TRAIN[0]]))
 
 
@@ -97,9 +97,9 @@ def test_a_film_in_both_splits_is_shown(tmp_path: Path) -> None:
     film = TRAIN[0].story_id.rpartition("-")[0]
     report = dataset.check(_write(tmp_path, TRAIN, [*TEST, replace(TRAIN[0], story_id=f"{film}-3")]))
     assert report.shared_films == (film,)
-    assert "1 films stand in both splits" in report.markdown()
+    assert "1 films are in both splits" in report.markdown()
 
 
 def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no story"):
+    with pytest.raises(DataError, match="has no stories"):
         dataset.check(_write(tmp_path, [], []))

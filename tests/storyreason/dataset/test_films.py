@@ -50,7 +50,7 @@ def test_a_mapping_says_which_film_a_story_is_of(tmp_path: Path) -> None:
     (tmp_path / "films.json").write_text(json.dumps({"a": "one", "b": "one", "c": "two"}))
     mapping = dataset.film_mapping(tmp_path / "films.json")
     assert dataset.validation_ids(["a", "b", "c"], mapping) in ({"a", "b"}, {"c"})
-    with pytest.raises(DataError, match="lacks 1 of 4 stories, d first"):
+    with pytest.raises(DataError, match="lacks 1 of 4 stories, starting with d"):
         dataset.validation_ids(["a", "b", "c", "d"], mapping)
 
 
@@ -65,4 +65,4 @@ def test_ids_without_a_film_are_cut_by_story_with_a_warning(caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         chosen = dataset.validation_ids(["17", "18", "19"])
     assert len(chosen) == 1
-    assert "cut by story" in caplog.text
+    assert "split by story" in caplog.text

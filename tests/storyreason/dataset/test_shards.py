@@ -60,7 +60,9 @@ def test_sizes_come_from_the_headers(folder: Path) -> None:
     Image.effect_noise((300, 200), 80).save(buffer, "PNG")
     cut = buffer.getvalue()[:100]  # the header and no pixel
     assert dataset.sizes(replace(EXAMPLES[0], images=(cut,))) == [(300, 200)]
-    with pytest.raises(DataError, match=f"Story {EXAMPLES[0].story_id}, image 2: 7 bytes that are no picture"):
+    with pytest.raises(
+        DataError, match=f"Story {EXAMPLES[0].story_id}, image 2: 7 bytes that are not a readable picture"
+    ):
         dataset.sizes(replace(EXAMPLES[0], images=(cut, b"nothing")))
 
 
@@ -87,7 +89,7 @@ def test_missing_columns_are_named(folder: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns(["story", "images"]), path)
     with pytest.raises(DataError, match=r"test-00001-of-00003\.parquet has no column images, story") as refused:
         dataset.load(folder, "test")
-    assert "wanted story_id, images, frame_count, chain_of_thought, story" in str(refused.value)
+    assert "required are story_id, images, frame_count, chain_of_thought, story" in str(refused.value)
 
 
 def test_pictures_that_are_not_in_the_file_are_refused(folder: Path) -> None:
@@ -95,11 +97,11 @@ def test_pictures_that_are_not_in_the_file_are_refused(folder: Path) -> None:
     table = pq.read_table(path)
     paths = pa.array([["a.jpg"]] * len(table), pa.list_(pa.string()))
     pq.write_table(table.set_column(1, "images", paths), path)
-    with pytest.raises(DataError, match="wanted a list of structs with `bytes` and `path`"):
+    with pytest.raises(DataError, match="a list of structs with `bytes` and `path` is required"):
         dataset.load(folder, "test")
 
 
 def test_a_file_that_is_no_parquet_is_named(folder: Path) -> None:
     dataset.shards(folder, "test")[0].write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match=r"test-00000-of-00003\.parquet is no parquet file"):
+    with pytest.raises(DataError, match=r"test-00000-of-00003\.parquet is not a parquet file"):
         dataset.load(folder, "test")

@@ -128,7 +128,7 @@ def test_a_row_with_a_missing_or_a_surplus_cell_is_told_and_passed_over() -> Non
         ("table-shape", 7, 3, 3),
         ("table-shape", 8, 3, 3),
     ]
-    assert "3 cells" in problems[0].message and "has 5" in problems[0].message
+    assert "3 cells" in problems[0].message and "have 5" in problems[0].message
 
 
 def test_a_box_that_does_not_parse_is_told_with_its_place_and_kept() -> None:

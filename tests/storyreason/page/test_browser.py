@@ -87,7 +87,7 @@ def test_what_breaks_a_rule_is_marked_and_listed(open_page):
     shown = open_page()
     assert shown.locator("[data-answer='0'] .mention.wrong").all_inner_texts() == ["a dog"]
     assert shown.locator("[data-answer='0'] .passage .wrong.mild").all_inner_texts() == ["she"]
-    assert "breaks the rules" in shown.locator("[data-answer='0'] .state").first.inner_text()
+    assert "error" in shown.locator("[data-answer='0'] .state").first.inner_text()
     shown.hover(".mention.wrong")
     assert "obj9" in shown.locator("#card .problem").last.inner_text()
     shown.click("[data-answer='0'] details.verdict summary")

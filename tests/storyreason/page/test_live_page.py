@@ -53,7 +53,7 @@ def half_told(shown: Any, files: list[Path]) -> None:
     """Ask for a story, and wait until its first image is told."""
     add(shown, files)
     shown.click("text=Free")
-    shown.click("text=Tell a story of 2 images")
+    shown.click("text=Tell a story from 2 images")
     shown.wait_for_selector("#image-1 .mention")
 
 
@@ -62,10 +62,10 @@ def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
     shown = open_(url)
     half_told(shown, files)
     # its first image is there, with boxes and tables; the second is not told yet, and nothing is called wrong
-    assert shown.inner_text(".status .line") == "Telling image 1 of 2"
+    assert shown.inner_text(".status .line") == "Writing about image 1 of 2"
     assert shown.inner_text("#players .state") == "unfinished"
     assert shown.locator("#image-1 .box").count() == 2
-    assert shown.inner_text("#image-2 .telling > .empty") == "Not told yet."
+    assert shown.inner_text("#image-2 .telling > .empty") == "Not written yet."
     # what one points at stays lit while the rest comes in, and so do open tables
     shown.click("#image-1 summary")
     shown.hover("#image-1 .mention[data-ids=obj2]")
@@ -75,7 +75,7 @@ def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
     assert shown.locator("#image-1 .tables").is_visible()
     assert shown.locator(".passage").count() == 2
     assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
-    assert "Some rules are broken" in shown.inner_text(".status")
+    assert "breaks some rules" in shown.inner_text(".status")
     assert shown.locator("pre.raw").text_content() == script.written
 
 
@@ -90,7 +90,7 @@ def test_what_was_told_stays_when_it_is_cancelled(open_, scripted, files):
     assert shown.locator("text=Save page").is_visible()
     # and the next story can be asked for
     script.go.set()
-    shown.click("text=Tell a story of 2 images")
+    shown.click("text=Tell a story from 2 images")
     shown.wait_for_selector("#image-2 .mention")
 
 
@@ -101,7 +101,7 @@ def test_what_was_told_stays_when_the_engine_breaks_off(open_, scripted, files):
     half_told(shown, files)
     script.go.set()
     shown.wait_for_selector(".status.error")
-    assert "What was told until then is below." in shown.inner_text(".status")
+    assert "The text received so far is below." in shown.inner_text(".status")
     assert shown.locator("#image-1 .mention").count() == 3
     assert shown.locator("pre.raw").text_content().startswith("<think>")
 
@@ -112,7 +112,7 @@ def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
     half_told(shown, files)
     server.should_exit = server.force_exit = True
     shown.wait_for_selector(".status.error")
-    assert shown.inner_text(".status .line").startswith(("The gateway ended", "The connection to the gateway broke"))
+    assert shown.inner_text(".status .line").startswith(("The stream ended", "The connection to the gateway was lost"))
     assert shown.locator("#image-1 .mention").count() == 3
 
 
@@ -124,7 +124,7 @@ def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
         shown.wait_for_selector(".health.good")
         shown.wait_for_selector("form select:enabled")
         assert shown.input_value("form select") == "storyteller"
-        shown.click("text=Tell a story of 2 images")
+        shown.click("text=Tell a story from 2 images")
         # parts are there before the whole
         shown.wait_for_selector(".status.busy ~ #story")
         assert shown.inner_text("#players .state") == "unfinished"
@@ -132,7 +132,7 @@ def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
         shown.click("text=Cancel")
         shown.wait_for_selector(".status.warning")
         assert "## Image 1" in shown.locator("pre.raw").text_content()
-        shown.click("text=Tell a story of 2 images")
+        shown.click("text=Tell a story from 2 images")
         shown.wait_for_selector(".status.good", timeout=600_000)
         assert shown.locator(".passage").count() == 2
         assert shown.inner_text("#players .state") == "valid"

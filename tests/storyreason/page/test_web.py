@@ -64,7 +64,7 @@ def test_images_are_dropped_and_what_is_no_image_is_named(open_, site):
         document.querySelector(".drop").dispatchEvent(event);
     }""")
     shown.wait_for_selector(".images .fault:not(:empty)")
-    assert shown.inner_text(".images .fault").startswith("broken.png is no picture")
+    assert shown.inner_text(".images .fault").startswith("broken.png is not a picture")
     assert shown.locator(".send").is_disabled()
 
 
@@ -73,7 +73,7 @@ def test_without_a_model_telling_says_what_to_do(open_, site, files):
     add(shown, files)
     shown.wait_for_selector(".health.warning")
     assert shown.inner_text(".health") == "no model"
-    shown.click("text=Tell a story of 2 images")
+    shown.click("text=Tell a story from 2 images")
     shown.wait_for_selector(".status.error")
     assert "deploy one with `storyreason deploy`" in shown.inner_text(".status .line")
     assert names(shown) == ["one.png", "two.png"]
@@ -87,7 +87,7 @@ def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(open_, site, files, 
     shown.click("text=Read the answer")
     shown.wait_for_selector("#story")
     assert shown.inner_text("h1") == "Mara"
-    assert "Some rules are broken" in shown.inner_text(".status")
+    assert "breaks some rules" in shown.inner_text(".status")
     assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
     # pointing at the ball's mention lights its box, and a card shows its crop
     shown.hover(".mention[data-ids=obj2]")
@@ -104,7 +104,7 @@ def test_an_analysis_and_a_story_are_read_without_images(open_, site, told):
     shown = open_(f"{site}#read")
     thought, story = told.reference.removeprefix("<think>\n").split("\n</think>\n")
     shown.fill("textarea.text >> nth=0", thought)
-    shown.click("text=The story is a text of its own")
+    shown.click("text=The story is a separate text")
     shown.fill("textarea.text >> nth=1", story)
     shown.click("text=Read the answer")
     shown.wait_for_selector("#story")
@@ -182,7 +182,7 @@ def test_the_gallery_shows_two_models_side_by_side(open_, site):
     # its frames can be told again
     shown.click("text=Tell these images")
     shown.wait_for_selector(".pictures li:nth-child(2)")
-    assert shown.locator(".send").inner_text() == "Tell a story of 2 images"
+    assert shown.locator(".send").inner_text() == "Tell a story from 2 images"
 
 
 def test_the_page_fits_its_window_in_light_and_dark(open_, site, files, told):
