@@ -1,4 +1,4 @@
-"""What happens when things go wrong: runs whose process is gone are marked, and somebody is told."""
+"""Prefect automations: mark runs whose process is gone as crashed, and notify somebody when a run needs attention."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from prefect.automations import Automation
 
 GONE_AFTER = 10
-"""So many heartbeats must be missing before a run counts as gone. Prefect's advice is three; a busy machine delays them."""
+"""How many heartbeats must be missing before a run counts as gone. Prefect suggests three; busy machines delay them."""
 BLOCK = "storyreason-notify"
 NOTIFIED = {
     "failed": "prefect.flow-run.Failed",
@@ -20,25 +20,27 @@ NOTIFIED = {
     "late": "prefect.flow-run.Late",
     "waiting for a person's word": "prefect.flow-run.Paused",
 }
-"""By word, the event of Prefect that somebody is told of."""
+"""The Prefect events to notify of, by the words in the automations' names. A changed name would leave the old one behind."""
+SUBJECTS = {"waiting for a person's word": "waiting for approval"}
+"""The subjects of notifications that differ from those words."""
 BODY = """{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}
 {{ flow_run|ui_url }}"""
 HELD_BODY = "{{ event.payload.version }}: {{ event.payload.reason }}"
 
 
 def everything(chosen: Settings) -> "list[Automation]":
-    """The automations of this checkout. Somebody is told when `STORYREASON_NOTIFY` says whom."""
+    """The automations of this checkout. Those that notify exist only when `STORYREASON_NOTIFY` is set."""
     from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, SendNotification
     from prefect.client.schemas.objects import StateType
     from prefect.events import Posture
 
     runs = {"prefect.resource.id": "prefect.flow-run.*"}
-    # Whatever ends a run, and whatever lets it wait for its turn, is no sign of a process that is gone.
+    # A run that has ended or waits for its turn sends no heartbeats either.
     quiet = ("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot")
     found = [
         Automation(
             name="storyreason: a run whose process is gone has crashed",
-            description="A flow run sends heartbeats; without one for long enough its process is gone.",
+            description="A flow run sends heartbeats; when they stop, its process is gone.",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{name}" for name in quiet)},
@@ -73,7 +75,7 @@ def everything(chosen: Settings) -> "list[Automation]":
                 actions=[
                     SendNotification(
                         block_document_id=block,
-                        subject=f"storyreason: {word}",
+                        subject=f"storyreason: {SUBJECTS.get(word, word)}",
                         body=HELD_BODY if held else f"{BODY}\n{GO_ON}" if word == "crashed" else BODY,
                     )
                 ],
@@ -83,7 +85,7 @@ def everything(chosen: Settings) -> "list[Automation]":
 
 
 def _block(url: str) -> UUID:
-    """The block that sends: any address that Apprise knows, for Prefect's Slack block passes those on that are not Slack's."""
+    """The block that sends the notifications. Prefect's Slack block accepts any address that Apprise knows."""
     from prefect.blocks.notifications import SlackWebhook
     from pydantic import SecretStr
 
@@ -92,7 +94,7 @@ def _block(url: str) -> UUID:
 
 
 def apply(chosen: Settings) -> None:
-    """Make or renew them. One that a person has switched off stays off; what is no longer wanted goes."""
+    """Create or update the automations. A disabled one stays disabled; obsolete ones are deleted."""
     from prefect.client.orchestration import get_client
 
     wanted = {one.name: one for one in everything(chosen)}

@@ -20,7 +20,9 @@ app.add_typer(data, name="data", rich_help_panel="Platform")
 Preset = Annotated[str, typer.Argument(help="A preset of deploy/presets, or a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the preset: --set training.learning_rate=1e-4."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a value of the preset: --set training.learning_rate=1e-4."
+    ),
 ]
 
 
@@ -91,7 +93,7 @@ def import_(
     target: Target = "data.dvc",
     revision: Annotated[str | None, typer.Option(help="The Hub's revision.", show_default=False)] = None,
 ) -> None:
-    """Let the data be that of SOURCE: checked, reported, and made a new DVC version."""
+    """Replace the data by SOURCE: check it, report on it, and make it a new DVC version."""
     from storyreason import dataset
 
     _change(target, source, dataset.adopt, revision)
@@ -102,7 +104,7 @@ def add(
     folder: Annotated[Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True)],
     target: Target = "data.dvc",
 ) -> None:
-    """Add the stories of FOLDER as new shards; every story that is there stays in its split. Doubles are refused."""
+    """Add the stories of FOLDER as new shards. Existing stories stay in their splits; duplicates are refused."""
     from storyreason import dataset
 
     _change(target, str(folder), dataset.append)
@@ -110,7 +112,7 @@ def add(
 
 @data.command()
 def announce(target: Target = "data.dvc") -> None:
-    """Tell Prefect of the data version that is here, as `add` does: for one that came by git, or whose word was lost."""
+    """Announce the current data version to Prefect, as `add` does: for one that came with a Git pull or whose event was lost."""
     from flows import local, report
 
     local.prepare()
@@ -122,7 +124,7 @@ def announce(target: Target = "data.dvc") -> None:
 def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
     from flows import local, report
 
-    local.prepare()  # before Prefect is imported, which reads its settings then
+    local.prepare()  # before Prefect is imported and reads its settings
     from tasks import data
 
     report.say(data.change(target, source, how, revision))
@@ -130,7 +132,7 @@ def _change(target: str, source: str, how: Any, revision: str | None = None) -> 
 
 @app.command(rich_help_panel="Platform")
 def up() -> None:
-    """Start Prefect, MLflow, the gateway and the Prefect deployments, and say where they answer. Twice is fine."""
+    """Start Prefect, MLflow, the gateway and the Prefect deployments, and print their addresses. Running it twice is fine."""
     from flows import report
     from flows import up as platform
 
@@ -139,14 +141,14 @@ def up() -> None:
 
 @app.command(rich_help_panel="Platform")
 def down() -> None:
-    """Stop what this checkout left running: all that `up` started, the gateway and its engine."""
+    """Stop everything that this checkout runs: all that `up` started, the gateway and its engine."""
     from flows import report
     from flows import up as platform
     from storyreason.serving import client
 
     if platform.down():
         client.stop()
-        report.say("all that `storyreason up` started is stopped")
+        report.say("everything that `storyreason up` started is stopped")
     else:
         report.say("the gateway is stopped" if client.stop() else "no gateway of this checkout is running")
 
@@ -154,11 +156,11 @@ def down() -> None:
 @app.command(rich_help_panel="Platform")
 def clean(
     keep: Annotated[
-        int, typer.Option(min=1, help="So many newest versions stay whole, beside those with an alias.")
+        int, typer.Option(min=1, help="How many of the newest versions to keep, besides those with an alias.")
     ] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
-    """Make room: old versions' weights, old trainings, checkpoints, fetched data. Never what is used."""
+    """Free disk space: remove old versions' weights, old trainings, checkpoints and fetched data. Never what is in use."""
     from flows import local, report
 
     local.prepare()

@@ -1,4 +1,4 @@
-"""Serve a registered version: by number, or an alias (`previous` rolls back)."""
+"""Serve a registered version, by its number or an alias (`previous` rolls back)."""
 
 from prefect import flow, get_run_logger
 
@@ -13,7 +13,7 @@ from tasks.faults import plainly, say_how_to_go_on
 @flow(name="deploy", flow_run_name="deploy-{which}", on_crashed=[say_how_to_go_on])
 @plainly()
 def deploy(config: RunConfig, which: str = "champion") -> Served:
-    """Swap the served model and move the aliases; a version that is served already is left alone.
+    """Swap the served model and move the aliases; a version that is served already is left as it is.
 
     Args:
         config: What the run does, grouped as a preset is.
@@ -24,9 +24,9 @@ def deploy(config: RunConfig, which: str = "champion") -> Served:
 
 
 def _probe(config: RunConfig) -> dataset.Example:
-    """A test story that the version tells first, or one without pictures where there is none: no data must hold up a way back."""
+    """A test story that the version tells first; one without pictures if there is none, so that a rollback needs no data."""
     try:
         return next(data.stories_to_tell(config.data, data.pull(data.identify(config.data))))
     except StoryReasonError as error:
-        get_run_logger().warning("deploying without telling a test story first, for there are no data: %s", error)
+        get_run_logger().warning("deploying without telling a test story first, because there are no data: %s", error)
         return dataset.Example("none", images=(), chain_of_thought="", story="")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 NAME = "storyteller"
-"""Of each deployment; Prefect shows the flow's name before it: `retrain/storyteller`."""
+"""The name of every deployment. Prefect shows it after the flow's name: `retrain/storyteller`."""
 FLOWS = ("retrain", "evaluate", "deploy")
 PATIENCE = 900.0
 """Seconds to wait for Prefect's server."""
 
 
 def everything(chosen: Settings) -> "list[RunnerDeployment]":
-    """The deployments of this checkout, its preset in their forms. What a person has paused stays paused."""
+    """The deployments of this checkout, with its preset in their forms. A paused schedule stays paused."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.events import DeploymentEventTrigger
@@ -88,10 +88,10 @@ def _schedule_is_active(client: "SyncPrefectClient") -> bool:
     return all(schedule.active for schedule in known.schedules)
 
 
-def take_up_interrupted() -> list[str]:
-    """Schedule anew what the process before this one left unfinished, and give the names of those runs.
+def resume_interrupted() -> list[str]:
+    """Schedule the runs again that the previous process left unfinished, and give their names.
 
-    Nothing of it runs any more: a flow run's process ends with the process that serves the deployments.
+    None of them is still running: the process of a flow run ends with the process that serves the deployments.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
@@ -99,7 +99,7 @@ def take_up_interrupted() -> list[str]:
     from prefect.states import Cancelled, Scheduled, State
 
     begun = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
-    taken_up = []
+    resumed = []
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": begun}}}),
@@ -113,12 +113,12 @@ def take_up_interrupted() -> list[str]:
                 continue
             again: State[Any] = Scheduled(message="Its process had ended; complete steps are not repeated.")
             client.set_flow_run_state(one.id, again)
-            taken_up.append(one.name)
-    return taken_up
+            resumed.append(one.name)
+    return resumed
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve the deployments until the process ends."""
     settings.prepare()
     chosen = settings.read()
     os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
@@ -137,7 +137,7 @@ def main() -> None:
     compat.let_cancel_after_an_outage()
 
     class AtOnce(Runner):
-        """Asked to end, it does: what it ran is then as after a crash, and the next one takes it up again."""
+        """Exits at once on SIGTERM. Its runs are then interrupted as by a crash, and the next process resumes them."""
 
         def handle_sigterm(self, *_: object, **__: object) -> None:
             os._exit(0)
@@ -146,8 +146,8 @@ def main() -> None:
     for one in everything(chosen):
         runner.add_deployment(one)
     automations.apply(chosen)
-    for name in take_up_interrupted():
-        print(f"{name} goes on", flush=True)  # noqa: T201 - the log of this process
+    for name in resume_interrupted():
+        print(f"{name} resumes", flush=True)  # noqa: T201 - the log of this process
     runs.write_text(up.ready_file(), "")
     asyncio.run(runner.start())
 

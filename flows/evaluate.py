@@ -12,7 +12,7 @@ from tasks.results import Evaluated
 @flow(name="evaluate", flow_run_name="evaluate-{which}", on_crashed=[say_how_to_go_on])
 @plainly()
 def evaluate(config: RunConfig, which: str = "champion") -> Evaluated:
-    """The scores of a registered version (number or alias), or of the base model (`base`), from the cache if they are there.
+    """Score a registered version (number or alias) or the base model (`base`), or take the scores from the cache.
 
     Args:
         config: What the run does, grouped as a preset is.

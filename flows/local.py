@@ -1,4 +1,4 @@
-"""On one machine nothing has to be started beforehand: a flow brings its own Prefect server and takes it along when it ends."""
+"""Flows on one machine, with nothing to start beforehand: a flow starts its own Prefect server and stops it when it ends."""
 
 import atexit
 import os
@@ -22,7 +22,7 @@ STARTUP = 180.0
 
 
 def prepare() -> None:
-    """Where state is kept, and the Prefect server of `storyreason up` where it runs."""
+    """Set where state is kept, and use the Prefect server of `storyreason up` if it runs."""
     settings.prepare()
     if up.running() is not None:
         os.environ.setdefault("PREFECT_API_URL", f"{settings.read().prefect_url}/api")
@@ -30,9 +30,9 @@ def prepare() -> None:
 
 @contextmanager
 def platform() -> Iterator[None]:
-    """Prefect, MLflow and DVC ready for a flow. A server named by PREFECT_API_URL, or of `storyreason up`, is used as it is.
+    """Make Prefect, MLflow and DVC ready for a flow. A Prefect server in PREFECT_API_URL, or of `storyreason up`, is used.
 
-    Enter it before Prefect is imported: what Prefect still sends when the process ends is sent before its server goes.
+    Enter it before Prefect is imported: Prefect then sends its last messages before its server stops.
     """
     prepare()
     try:
@@ -62,7 +62,7 @@ def _server() -> Iterator[None]:
 
 
 def _start_server(home: Path) -> str:
-    """The API's address of a Prefect server on a free loopback port. It dies with this process, kill -9 included."""
+    """Start a Prefect server on a free loopback port that ends with this process (even by kill -9); gives its API's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal when a flow has ended."""
+"""What the terminal shows when a flow has ended."""
 
 import logging
 from typing import TYPE_CHECKING, get_args
@@ -17,18 +17,18 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def quiet_failures() -> None:
-    """Let Prefect's loggers tell a person's fault as one sentence (any other failure keeps its stack trace)."""
+    """Have Prefect's loggers show a StoryReasonError as one sentence; any other failure keeps its stack trace."""
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(PlainFailures())
 
 
 def say(text: str) -> None:
-    """One line, as it is."""
+    """Print one line unchanged."""
     console.print(text, markup=False)
 
 
 def show(outcome: "Outcome", config: RunConfig) -> None:
-    """Seconds of each step, scores, the story, the page, and, last, where it is served and how to stop it."""
+    """Print the story, the scores, the seconds of each step, and, last, where the model is served and how to stop it."""
     if outcome.story:
         console.rule("a story for frames it never saw")
         say(outcome.story)
@@ -51,7 +51,7 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:
-    """The headline scores, a column for each model."""
+    """Print the headline scores, with a column for each model."""
     from storyreason.scoring.catalogue import HEADLINES
 
     table = Table(box=None)

@@ -18,7 +18,7 @@ from tasks.results import Evaluated, Until
 
 @dataclass
 class Outcome:
-    """What a retraining came to. Fields of steps that were not asked for stay empty."""
+    """The outcome of a retraining. Fields of steps that did not run stay empty."""
 
     version: Version | None = None
     scores: dict[str, Evaluated] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Outcome:
 @flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True, on_crashed=[say_how_to_go_on])
 @plainly()
 def retrain(config: RunConfig, until: Until = "deploy") -> Outcome:
-    """Fine-tune, evaluate, register and, when the gate allows it, serve a storyteller. Complete steps are not repeated.
+    """Fine-tune, register, evaluate and, if the gate allows it, serve a storyteller. Complete steps are not repeated.
 
     Args:
         config: What the run does, grouped as a preset is.
@@ -49,7 +49,7 @@ def retrain(config: RunConfig, until: Until = "deploy") -> Outcome:
 
 
 def _steps(config: RunConfig, outcome: Outcome) -> Iterator[Until]:
-    """The steps in order; each is named once it is complete."""
+    """Run the steps in order; yields the name of each when it is complete."""
     clock = outcome.seconds
     with stopwatch(clock, "pull"):
         pulled, base = data.pull_all(config)

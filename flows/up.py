@@ -1,9 +1,9 @@
 """`storyreason up` and `down`: the processes of deploy/Procfile under a supervisor that outlives the command.
 
-`python -m flows.up`, which is `make ui`, starts only those that show runs, and ends them when it is interrupted.
+`python -m flows.up`, which `make ui` runs, starts only those that show runs, and stops them when it is interrupted.
 
-Each is guarded: when the supervisor ends, kill -9 included, all that came of it ends too. Their state is in `runs/`, so that
-the next `up` goes on where they were.
+A guard ends each process and its children when the supervisor ends, even by kill -9. Their state is in `runs/`, so that
+the next `up` resumes it.
 """
 
 import configparser
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 
 PROCFILE = Path(__file__).resolve().parents[1] / "deploy" / "Procfile"
 MARK = "STORYREASON_UP"
-"""The environment variable by which every process that came of `up` is known: the folder of its state."""
+"""The environment variable that marks every process started by `up`, directly or not; its value is the state folder."""
 VIEWERS = ("prefect", "mlflow")
 """The parts that show runs."""
 STARTUP = 900.0
 """Seconds until all must answer: 30 on an idle machine, far more on a busy one."""
 END = 60.0
-"""Seconds until what was asked to end must have ended."""
+"""Seconds that a process may take to end."""
 
 
 def folder() -> Path:
-    """Where the supervisor keeps its state, and all parts their logs."""
+    """The folder of the supervisor's state and of all logs."""
     path = runs.root() / "up"
     path.mkdir(exist_ok=True)
     return path
 
 
 def ready_file() -> Path:
-    """It is there once the process that serves the Prefect deployments has made them known."""
+    """Exists once the process that serves the Prefect deployments has registered them."""
     return folder() / "deployments.ready"
 
 
 def running() -> int | None:
-    """The supervisor's process ID, or None when `up` does not run in this checkout."""
+    """The supervisor's process ID, or None when `up` is not running in this checkout."""
     import psutil
 
     try:
@@ -65,7 +65,7 @@ def running() -> int | None:
 
 
 def up(say: Callable[[str], None]) -> None:
-    """Start what does not run yet, wait until each answers, and say where. Raises RunError that names what did not start."""
+    """Start what is not running yet, wait until all answer, and say where. Raises RunError, which names what did not start."""
     settings.prepare()
     chosen = settings.read()
     with runs.lock(folder()):
@@ -73,7 +73,9 @@ def up(say: Callable[[str], None]) -> None:
             _end_leftovers()
             _start(chosen, say, programs())
         elif _shows_runs_only():
-            raise RunError("`make ui` runs in this checkout: end it with Ctrl-C, then run `storyreason up` again.")
+            raise RunError(
+                "`make ui` is running in this checkout: end it with Ctrl-C, then run `storyreason up` again."
+            )
         _wait(chosen, say, programs())
     _say_where(chosen, say)
     say(f"gateway     {chosen.gateway_url}/v1")
@@ -81,9 +83,9 @@ def up(say: Callable[[str], None]) -> None:
 
 
 def show_runs(say: Callable[[str], None]) -> None:
-    """Serve Prefect's and MLflow's pages alone until Ctrl-C. Where `up` runs they are served already: only say where.
+    """Serve only Prefect's and MLflow's pages, until Ctrl-C. If `up` is running, only say where it serves them.
 
-    Raises RunError that names what did not start.
+    Raises RunError, which names what did not start.
     """
     settings.prepare()
     chosen = settings.read()
@@ -113,7 +115,7 @@ def _say_where(chosen: Settings, say: Callable[[str], None]) -> None:
 
 
 def down() -> bool:
-    """End all that `up` started; False when nothing runs. Flow runs that it interrupts go on with the next `up`."""
+    """End everything that `up` started; False when nothing was running. Interrupted flow runs resume with the next `up`."""
     import psutil
 
     pid = running()
@@ -132,14 +134,14 @@ def down() -> bool:
 def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
     started = {name: line for name, line in programs().items() if name in parts and name not in _elsewhere(chosen)}
     if "gateway" in started and _gateway_answers(chosen):
-        say("the gateway runs already and stays as it is")
+        say("the gateway is already running and stays as it is")
         del started["gateway"]
     ports = {"prefect": chosen.prefect_port, "mlflow": chosen.mlflow_port, "gateway": chosen.gateway_port}
     for name in started.keys() & ports.keys():
         _check_free(name, ports[name])
     home = Path(os.environ["PREFECT_HOME"])
     if parts != VIEWERS:
-        with runs.lock(home, wait=0):  # a flow that brought its own server along is using the same database
+        with runs.lock(home, wait=0):  # a flow with its own Prefect server uses the same database
             pass
     ready_file().unlink(missing_ok=True)
     runs.write_text(_configuration(), _supervisor(started))
@@ -169,25 +171,25 @@ def _configuration() -> Path:
 
 
 def programs() -> dict[str, str]:
-    """The Procfile's lines: a name, and the command for a shell."""
+    """The lines of the Procfile: each process's name and shell command."""
     lines = (line.partition(":") for line in PROCFILE.read_text().splitlines() if line and not line.startswith("#"))
     return {name.strip(): command.strip() for name, _, command in lines}
 
 
 def _shows_runs_only() -> bool:
-    """Whether what runs is not all of it, but what `make ui` starts."""
+    """Whether the supervisor was started by `make ui`."""
     return "deployments" in programs() and "[program:deployments]" not in _configuration().read_text()
 
 
 def _elsewhere(chosen: Settings) -> dict[str, str]:
-    """The servers that this checkout uses and does not start, and their addresses."""
+    """The addresses of servers that this checkout uses but does not start."""
     prefect, mlflow = os.environ.get("PREFECT_API_URL", ""), os.environ["MLFLOW_TRACKING_URI"]
     found = {"prefect": prefect} if prefect not in ("", f"{chosen.prefect_url}/api") else {}
     return found | ({"mlflow": mlflow} if mlflow.startswith("http") else {})
 
 
 def _supervisor(started: dict[str, str]) -> str:
-    """The configuration of supervisord: the programs, started again whenever they end."""
+    """The configuration of supervisord: the programs, which it restarts whenever they end."""
     import io
 
     written = configparser.RawConfigParser()
@@ -233,13 +235,13 @@ def _check_free(name: str, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise RunError(
-                f"Port {port}, wanted for {name}, is in use: end what uses it, or set "
+                f"Port {port} of {name} is in use: end the process that uses it, or set "
                 f"STORYREASON_{name.upper()}_PORT to another port in .env."
             ) from None
 
 
 def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
-    """Until each of these parts answers, in the order of the Procfile."""
+    """Wait until each of these parts answers, in the order of the Procfile."""
     conditions: dict[str, Callable[[], bool]] = {
         "prefect": lambda: answers(f"{chosen.prefect_url}/api/health"),
         "mlflow": lambda: answers(f"{chosen.mlflow_url}/health"),
@@ -253,10 +255,10 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
         while not condition():
             log = folder() / f"{name}.log"
             if running() is None:
-                raise RunError(f"The supervisor has ended: its last words are in {folder() / 'supervisord.log'}.")
+                raise RunError(f"The supervisor has ended: its last output is in {folder() / 'supervisord.log'}.")
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"{name} did not answer within {STARTUP:.0f} s: its last words are in {log}. "
+                    f"{name} did not answer within {STARTUP:.0f} s: its last output is in {log}. "
                     "Stop the others with `storyreason down`."
                 )
             time.sleep(0.2)
@@ -264,7 +266,7 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
 
 
 def answers(url: str) -> bool:
-    """Whether something speaks HTTP there, whatever it says."""
+    """Whether an HTTP server answers there, with any status."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -276,9 +278,9 @@ def answers(url: str) -> bool:
 
 
 def _end_leftovers() -> bool:
-    """Wait for the processes that came of `up`, and kill what does not end; whether there were any.
+    """Wait for the processes that `up` started, and kill those that do not end; gives whether there were any.
 
-    They end by themselves when the supervisor has: servers at once, training once it has written a checkpoint.
+    They end by themselves after the supervisor: servers at once, a training once it has written a checkpoint.
     """
     import psutil
 

@@ -1,7 +1,7 @@
 """The one place that knows paths: `runs/`, fingerprints, work folders, locks and manifests.
 
-A step's work folder is `runs/<step>/<fingerprint>/`. Its `manifest.json` is written last, by rename: its existence means
-that the step is complete. Deleting the folder forgets the step.
+A step's work folder is `runs/<step>/<fingerprint>/`. Its `manifest.json` is written last, by rename: if it exists, the step
+is complete. Deleting the folder forgets the step.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 def root() -> Path:
-    """Where every run of this checkout lives: `$STORYREASON_RUNS`, else `./runs`. Absolute, made when missing."""
+    """The folder of all runs of this checkout: `$STORYREASON_RUNS`, else `./runs`. Absolute, created when missing."""
     path = Path(os.environ.get("STORYREASON_RUNS") or "runs").absolute()
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -51,14 +51,14 @@ def deciding(settings: "BaseModel", always: Collection[str], never: Collection[s
 
 
 def work_folder(step: str, fingerprint: str) -> Path:
-    """`runs/<step>/<fingerprint>/`, made when missing."""
+    """`runs/<step>/<fingerprint>/`, created when missing."""
     path = root() / step / fingerprint
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete step, or None when the step is not complete or a file it names is gone."""
+    """The manifest of a complete step, or None when the step is incomplete or a file it names is missing."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -69,14 +69,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, /, files: tuple[str, ...] = (), **content: Any) -> dict[str, Any]:
-    """Declare a step complete. `files` are paths in the folder without which the manifest does not count."""
+    """Declare a step complete. The manifest counts only while all `files` (paths in the folder) exist."""
     manifest = {"files": list(files), **content}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n")
     return manifest
 
 
 def replace(folder: Path, new: Path) -> None:
-    """Put the folder `new` in the place of `folder`, by renames on one file system."""
+    """Replace `folder` by the folder `new`, by renames on one file system."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -86,12 +86,12 @@ def replace(folder: Path, new: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, then a rename."""
+    """Write a file atomically: to a temporary file beside it, which is then renamed."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`, for bytes."""
+    """Like `write_text`, for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -106,15 +106,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # a write that fails does not say where
+            error.filename = str(path)  # a failed write does not name its file
         raise
 
 
 @contextmanager
 def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
-    """Hold the only right to write in a work folder. The lock dies with its holder, kill -9 included.
+    """Hold the exclusive right to write in a work folder. The lock ends with its process, even by kill -9.
 
-    Raises RunError that names the holder when it is still held after `wait` seconds.
+    Raises RunError, which names the holder, when the lock is still held after `wait` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"

@@ -1,4 +1,4 @@
-"""Who has the accelerator: a Prefect concurrency limit for each device, taken for as long as a step computes on it."""
+"""Exclusive use of accelerators: one Prefect concurrency limit per device, held while a step computes on it."""
 
 import contextvars
 import threading
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 LEASE = 60.0
-"""Seconds after which the slot of a run whose process is gone is free again; a living run renews it. Prefect allows no less."""
+"""Seconds until the slot of a dead process is released; a live one renews its lease. Prefect allows no less."""
 RENEWAL = 15.0
-"""Seconds between two renewals: a server that is killed must be up again in the other 45."""
+"""Seconds between renewals, which leaves a killed Prefect server 45 to restart in."""
 AGAIN = 2.0
-"""Seconds between two tries to take or renew."""
+"""Seconds between attempts to acquire or renew."""
 FREED = 60.0
-"""Seconds that a device may take to show the memory of an engine that has ended as free."""
+"""Seconds a device may take to report the memory of an engine that has exited as free."""
 
 
 def slots(devices: str | None) -> list[str]:
-    """The names of the limits of some devices: `"0,1"` gives accelerator-0 and accelerator-1; None: no limit at all."""
+    """The names of the limits of these devices: `"0,1"` gives accelerator-0 and accelerator-1; None means no limit."""
     return [f"accelerator-{device}" for device in devices.split(",")] if devices else []
 
 
 @contextmanager
 def taken(devices: str | None) -> Iterator[None]:
-    """Hold these devices; wait while another step holds one of them. Limits that are missing are made, one slot each.
+    """Hold these devices, waiting while another step holds any of them. Missing limits are created with one slot each.
 
-    The lease lies with Prefect's server and survives its restart.
+    Prefect's server keeps the lease across its own restarts.
     """
     names = slots(devices)
     if not names:
@@ -62,7 +62,7 @@ def taken(devices: str | None) -> Iterator[None]:
 
 
 def _take(client: "SyncPrefectClient", names: list[str]) -> UUID | None:
-    """A lease of all of them, or None when another step holds one. Raises httpx.HTTPError when the server is away."""
+    """A lease on all of them, or None while another step holds one. Raises httpx.HTTPError when the server is unreachable."""
     try:
         response = client.increment_concurrency_slots_with_lease(names, 1, "concurrency", LEASE)
     except httpx.HTTPStatusError as error:
@@ -73,9 +73,10 @@ def _take(client: "SyncPrefectClient", names: list[str]) -> UUID | None:
 
 
 class _Keeper:
-    """Renews a lease in a thread until its end.
+    """Renews a lease in a thread until `end` is called.
 
-    Prefect's own gives up after three failures, and waits so long between them that a server's restart costs the slot.
+    Prefect's own renewal gives up after three failures, and waits long enough between them to lose the slot when the
+    server restarts.
     """
 
     def __init__(self, names: list[str], lease: UUID) -> None:
@@ -83,12 +84,12 @@ class _Keeper:
         self._lease: UUID | None = lease
         self._logger = get_run_logger()
         self._ending = threading.Event()
-        # A thread begins without Prefect's settings of this one, which a copy of its context has.
+        # Prefect keeps its settings in context variables, which a new thread does not inherit.
         self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._keep,), daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Give the slots back; a server that is away frees them when the lease runs out."""
+        """Release the slots. An unreachable server frees them when the lease expires."""
         self._ending.set()
         self._thread.join()
         if self._lease is None:
@@ -97,13 +98,15 @@ class _Keeper:
             with get_client(sync_client=True) as client:
                 client.release_concurrency_slots_with_lease(self._lease)
         except httpx.HTTPError as error:
-            self._logger.warning("%s are free in %.0f s: %s", " and ".join(self._names), LEASE, error)
+            self._logger.warning(
+                "could not release %s, which will be free in %.0f s: %s", " and ".join(self._names), LEASE, error
+            )
 
     def _keep(self) -> None:
         pause = RENEWAL
         while not self._ending.wait(pause):
             try:
-                # A new client each time: one that has connected before waits up to a minute between its own tries.
+                # A new client each time: one that has connected before waits up to a minute between its own retries.
                 with get_client(sync_client=True) as client:
                     self._renew(client)
                 pause = RENEWAL
@@ -122,19 +125,22 @@ class _Keeper:
         self._lease = _take(client, self._names)
         name = " and ".join(self._names)
         if self._lease is not None:
-            self._logger.info("%s: the lease ran out while Prefect's server was away, and is taken anew", name)
+            self._logger.info(
+                "%s: the lease expired while Prefect's server was unreachable and was acquired again", name
+            )
         else:
             self._logger.warning(
-                "%s: the lease ran out while Prefect's server was away, and another run has it: both compute", name
+                "%s: the lease expired while Prefect's server was unreachable and another run holds it now: both compute",
+                name,
             )
 
 
 @contextmanager
 def room(config: RunConfig, who: str) -> Iterator[None]:
-    """Memory for a training, which is looked at first: what the gateway serves gives way on a shared device alone, and only
-    with `serving.give_way`; it comes back when the block ends, or by itself when this process is gone.
+    """Device memory for a training. When there is too little on a device that the gateway shares, its model is suspended,
+    provided that `serving.give_way` is set; it resumes when the block ends or this process dies.
 
-    `who` is whom the gateway names meanwhile. Raises TrainingError when there is too little.
+    `who` is the name that the gateway shows meanwhile. Raises TrainingError when the memory does not suffice.
     """
     devices, wanted = config.training.devices, config.training.free_memory_gb
     served = _served_beside(config) if config.serving.give_way else None
@@ -142,20 +148,20 @@ def room(config: RunConfig, who: str) -> Iterator[None]:
         machine.check_memory(devices, wanted)
         yield
     elif wanted and machine.has_memory(devices, wanted):
-        get_run_logger().info("version %s serves on: there is room for both", served)
+        get_run_logger().info("version %s keeps serving: there is memory for both", served)
         yield
     else:
-        get_run_logger().info("version %s gives way until the training ends", served)
+        get_run_logger().info("version %s is suspended until the training ends", served)
         with gateway.suspended(config.serving, who):
             _wait_until_free(devices, wanted)
             yield
 
 
 def _served_beside(config: RunConfig) -> str | None:
-    """The version that the gateway serves on a device of the training's, or None. No names mean all devices."""
+    """The version that the gateway serves on a device that the training uses, or None. Without names, all devices count."""
     try:
         status = gateway.status(config.serving)
-    except GatewayError:  # no gateway, so that nothing is served
+    except GatewayError:  # no gateway, so nothing is served
         return None
     training, serving = config.training.devices, status.engine["devices"]
     apart = training and serving and not set(slots(training)) & set(slots(serving))
@@ -163,7 +169,7 @@ def _served_beside(config: RunConfig) -> str | None:
 
 
 def _wait_until_free(devices: str | None, wanted: float) -> None:
-    """A device shows the memory of a process that has ended as free only after a moment."""
+    """Wait: a device reports the memory of a process that has exited as free only after a moment."""
     deadline = time.monotonic() + FREED
     while not machine.has_memory(devices, wanted) and time.monotonic() < deadline:
         time.sleep(AGAIN)

@@ -1,7 +1,7 @@
-"""A person's word before promotion: a run of its own pauses with the gate's report and a form; MLflow remembers the answer.
+"""Approval before promotion: a separate run pauses with the gate's report and a form; MLflow remembers the answer.
 
-Were it the retraining's run that pauses, Prefect would take its turn away (deployments run one at a time, by a lease), and
-end it minutes later because the lease is gone.
+If the retraining itself paused, Prefect would release its concurrency lease (deployments run one at a time) and end the
+run minutes later because the lease is gone.
 """
 
 import time
@@ -24,29 +24,29 @@ from storyreason.errors import RunError
 from tasks import registry, tracking
 
 EVERY = 2.0
-"""Seconds between two looks at whether somebody has answered."""
+"""Seconds between checks for an answer."""
 MARGIN = 3600
-"""Seconds by which Prefect's own time-out is later than ours: at its own, Prefect fails the run, and the answer is to hold."""
+"""Seconds by which Prefect's timeout is later than ours: Prefect's would fail the run, while no answer means to hold."""
 
 
-class Word(RunInput):
-    """The form that a person fills in."""
+class Approval(RunInput):
+    """The form to fill in."""
 
     decision: Literal["promote", "hold"] = Field(description="promote: serve it; hold: what is served stays.")
     comment: str = Field("", max_length=400, description="Why; kept with the version in MLflow.")
 
 
 def ask(config: RunConfig, version: registry.Version, report: str) -> tuple[bool, str]:
-    """Whether a person lets a version be promoted, and the reason as a sentence. No answer in time means to hold.
+    """Whether a version is approved for promotion, and the reason as a sentence. No answer in time means to hold.
 
-    What a person said of a version is not asked again: it is read from the version's tags in MLflow.
+    An answer is not asked for twice: it is read from the version's tags in MLflow.
     """
-    said = registry.tags_of(version)
-    if said.get("approval") in ("promote", "hold"):
-        return _told(said["approval"], said.get("approval_comment", ""))
+    tags = registry.tags_of(version)
+    if tags.get("approval") in ("promote", "hold"):
+        return _answered(tags["approval"], tags.get("approval_comment", ""))
     identity = str(flow_run.get_id())
-    word = approve(version.name, version.number, report, config.gate.approval_timeout)
-    if word is None:
+    answer = approve(version.name, version.number, report, config.gate.approval_timeout)
+    if answer is None:
         registry.tag_version(version, approval="no answer", approval_run=identity, gate="hold")
         return (
             False,
@@ -54,26 +54,28 @@ def ask(config: RunConfig, version: registry.Version, report: str) -> tuple[bool
         )
     registry.tag_version(
         version,
-        approval=word.decision,
-        approval_comment=word.comment,
+        approval=answer.decision,
+        approval_comment=answer.comment,
         approval_run=identity,
-        gate=word.decision,
+        gate=answer.decision,
     )
-    said_so = f"\n## A person's word\n\n**{word.decision}** {word.comment}\n"
-    tracking.client().log_text(version.run_id, report + said_so, "gate/report.md")
-    return _told(word.decision, word.comment)
+    section = f"\n## Approval\n\n**{answer.decision}** {answer.comment}\n"
+    tracking.client().log_text(version.run_id, report + section, "gate/report.md")
+    return _answered(answer.decision, answer.comment)
 
 
-def _told(decision: str, comment: str) -> tuple[bool, str]:
-    return decision == "promote", f"a person said: {decision}" + (f" ({comment})" if comment else "")
+def _answered(decision: str, comment: str) -> tuple[bool, str]:
+    return decision == "promote", f"the answer to the request for approval: {decision}" + (
+        f" ({comment})" if comment else ""
+    )
 
 
 @flow(name="approve", flow_run_name="approve-{model}-{number}", validate_parameters=False, persist_result=False)
-def approve(model: str, number: str, report: str, timeout: float) -> Word | None:
-    """Pause with the report and the form until a person answers, at most `timeout` seconds; None when nobody does."""
+def approve(model: str, number: str, report: str, timeout: float) -> Approval | None:
+    """Pause with the report and the form for at most `timeout` seconds; None when nobody answers."""
     identity = UUID(str(flow_run.get_id()))
     get_run_logger().info(
-        "%s version %s waits up to %.0f s for a person's word: promote or hold it at %s",
+        "%s version %s waits up to %.0f s for approval: promote or hold it at %s",
         model,
         number,
         timeout,
@@ -81,15 +83,13 @@ def approve(model: str, number: str, report: str, timeout: float) -> Word | None
     )
     state: Any = Paused(timeout_seconds=int(timeout + MARGIN), pause_key=f"approval-{time.time_ns()}")
     state.state_details.run_input_keyset = keyset = keyset_from_paused_state(state)
-    form = Word.with_initial_data(description=report)
+    form = Approval.with_initial_data(description=report)
     with get_client(sync_client=True) as client:
         _close_forms_before(client, f"approve-{model}-{number}")
         form.save(keyset, flow_run_id=identity)
         paused = propose_state_sync(client, state, flow_run_id=identity)
         if not paused.is_paused():
-            raise RunError(
-                f"Prefect did not let the run pause for a person's word, but put it into state {paused.name}."
-            )
+            raise RunError(f"Prefect did not let the run pause for approval, but put it into state {paused.name}.")
         deadline = time.monotonic() + timeout
         while (now := client.read_flow_run(identity).state) is not None and now.is_paused():
             if time.monotonic() > deadline:
@@ -97,12 +97,12 @@ def approve(model: str, number: str, report: str, timeout: float) -> Word | None
                 return None
             time.sleep(EVERY)
         if now is None or not now.is_running():
-            raise RunError(f"The run was ended while it waited for a person's word (state {now and now.name}).")
-        return cast(Word, Word.load(keyset, flow_run_id=identity))
+            raise RunError(f"The run was ended while it waited for approval (state {now and now.name}).")
+        return cast(Approval, Approval.load(keyset, flow_run_id=identity))
 
 
 def _close_forms_before(client: SyncPrefectClient, name: str) -> None:
-    """Of a run that was killed the form stays open: nobody would hear the answer."""
+    """Close the forms of killed runs, whose answers nobody would receive."""
     paused = {"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}}
     for one in client.read_flow_runs(
         flow_filter=FlowFilter.model_validate({"name": {"any_": ["approve"]}}),

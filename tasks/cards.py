@@ -1,6 +1,6 @@
-"""What a flow run shows in Prefect beside its steps: the data card, the training's curve, the scorecard, the story it told.
+"""A flow run's artifacts in Prefect: the data card, the training's curve, the scorecard, and the story it told.
 
-Shown by every run, whether it computed them or found them complete; each leads on to MLflow, where everything stands.
+Every run shows them, whether it computed the steps or found them complete; each links to MLflow for the rest.
 """
 
 import base64
@@ -29,7 +29,7 @@ def data(version: Pulled) -> None:
 
 
 def training(config: RunConfig, trained: Trained) -> None:
-    """The losses of a complete training as a picture, its last step in numbers, and where its curves are."""
+    """The losses of a complete training as a picture, its last step in numbers, and a link to its curves."""
     lines = progress.read(trained.result.parent)
     drawn = io.BytesIO()
     progress.draw_losses(lines).savefig(drawn, format="png", dpi=90)
@@ -51,7 +51,7 @@ Preset {config.name}, mode {config.training.mode}; {_run(trained.run_id)}.
 
 
 def scorecard(scores: dict[str, Evaluated]) -> None:
-    """The headline scores of each model (by the model's role), with their 95 % intervals."""
+    """The headline scores of each model, by its role, with their 95 % intervals."""
     cards = {(role, decoding): one.scorecard(decoding) for role, one in scores.items() for decoding in one.scorecards}
     lines = ["# Scores on the test split", "", "Each with its 95 % interval over the stories.", ""]
     lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
@@ -72,10 +72,10 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
 
 
 def story(told: str, version: Version, page: Path, artifact: str) -> None:
-    """A story that was told by what is served (the whole answer), and where the page with pictures and boxes is."""
+    """A story told by the served version, from its whole answer, with a link to the page with pictures and boxes."""
     read = answer.read(told)
     text = without_tags(read.story_text).strip() if read.readable else ""
-    shown = text or "(no story could be read: the page shows the whole answer and what is wrong with it)"
+    shown = text or "(The answer holds no readable story: the page shows all of it and what is wrong with it.)"
     link = tracking.address(version.run_id, artifact)
     markdown = f"""# A story told by {version.name} version {version.number}
 

@@ -1,6 +1,6 @@
-"""Room on the disk: what `runs/` can do without. Never what an alias, the gateway or a running job uses.
+"""Disk space: remove from `runs/` what no alias, no gateway and no running job uses.
 
-What goes can be made again: runs, scores and reports stay in MLflow.
+Everything removed can be made again; runs, scores and reports stay in MLflow.
 """
 
 import os
@@ -21,7 +21,7 @@ CACHES = {"features": "features of pictures", "prepared": "prepared stories", "d
 
 @dataclass(frozen=True)
 class Item:
-    """A folder that can go, what it is, and its size."""
+    """A folder to remove, what it holds, and its size."""
 
     path: Path
     what: str
@@ -30,11 +30,11 @@ class Item:
 
 @plainly()
 def plan(keep: int) -> list[Item]:
-    """What can go when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
+    """What can be removed when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
-    Of the rest: merged weights and training results of older versions, trainings without a version but the newest `keep`,
-    checkpoints of trainings that are complete, evaluations and comparisons of older versions, and what was fetched or computed
-    once and is not among the newest `keep` of its kind. Raises RunError while a job runs.
+    These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
+    version, except the newest `keep`; checkpoints of complete trainings; and cached data and features that are not among
+    the newest `keep` of their kind. Raises RunError while a job runs.
     """
     _refuse_while_running()
     root = runs.root()
@@ -70,7 +70,7 @@ def plan(keep: int) -> list[Item]:
 
 
 def remove(items: list[Item]) -> None:
-    """Remove them, each by a rename first, so that a folder is there whole or not at all."""
+    """Remove them, renaming each first, so that a folder is either whole or gone."""
     for item in items:
         gone = item.path.with_name(f".gone-{item.path.name}")
         shutil.rmtree(gone, ignore_errors=True)
@@ -82,7 +82,7 @@ def remove(items: list[Item]) -> None:
 
 
 def _versions(keep: int) -> tuple[list[registry.Version], list[registry.Version]]:
-    """The versions that stay, and those that may go."""
+    """The versions to keep, and those that can be removed."""
     by_name: dict[str, list[registry.Version]] = {}
     for version in _all():
         by_name.setdefault(version.name, []).append(version)
@@ -153,7 +153,7 @@ def _item(path: Path, what: str) -> Item:
 
 
 def report(items: list[Item], removed: bool) -> str:
-    """A line for each, and the sum."""
+    """One line per folder, and the total."""
     lines = [f"{item.bytes / 1e6:10,.1f} MB  {item.what}: {item.path}" for item in items]
     total = sum(item.bytes for item in items) / 1e6
     verb = "removed" if removed else "would be removed"

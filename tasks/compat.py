@@ -1,4 +1,4 @@
-"""The names of Prefect, MLflow and DVC that are no part of their interfaces and that this project uses or replaces.
+"""The names of Prefect, MLflow and DVC that are not part of their interfaces and that this project uses or replaces.
 
 `storyreason/compat` has those of the library's own dependencies, and says what `BORROWED` is for.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from storyreason.compat import Borrowed
 
 PREFECT = "Read how a runner looks for cancelled runs and ends on SIGTERM, then run tests/flows/test_deployments.py."
-DVC = "Read how its cache lists the files of a folder, then run tests/tasks/test_data.py."
+DVC = "Read how its cache lists the files of a folder, then run tests/tasks/test_versioning.py."
 
 BORROWED = (
     Borrowed("prefect", "3.7.7", "prefect._internal.observers", "critical_service_loop",

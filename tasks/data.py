@@ -18,34 +18,34 @@ from tasks.results import Pulled
 from tasks.steps import Work, step
 from tasks.versioning import DataVersion
 
-VERSION = 3  # raise it when what this step makes changes
+VERSION = 3  # raise it when this step makes something else of the same data
 NEW_VERSION = "storyreason.data.version"
-"""The event that a new data version sends; its resource is `storyreason.data.<DVC file>`."""
+"""The event that announces a new data version; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
-TOLD = ", Prefect is told"
+NOTIFIED = ", Prefect is notified"
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base model of a run: its folder, or the Hub's name, and what identifies its content."""
+    """The base model of a run: its folder or its name on the Hub, and what identifies its content."""
 
     folder: str
     identity: str
 
 
 def identify(config: DataConfig) -> DataVersion:
-    """Which data a run is about, from its DVC file alone. Raises DataError when local changes would be overwritten."""
+    """The data version of a run, from its DVC file alone. Raises DataError when pulling would overwrite local changes."""
     return versioning.identify(config.target, config.rev)
 
 
 def fingerprint(version: DataVersion, check: bool = True) -> str:
-    """What decides what is pulled: the content, and where it goes."""
+    """What determines the pulled files: their content and their folder."""
     return runs.fingerprint(step="pull", version=VERSION, md5=version.md5, folder=version.folder)
 
 
 @contextmanager
 def _alone(_: Work, version: DataVersion, check: bool = True) -> Iterator[None]:
-    """The one right to fetch what has this md5. Who comes second waits for as long as the first is at it, and says so."""
+    """The exclusive right to fetch content with this md5. A second flow logs that it waits, for as long as the first takes."""
     place = runs.root() / "pull" / version.md5
     with ExitStack() as held:
         try:
@@ -73,7 +73,7 @@ def pull(work: Work, version: DataVersion, check: bool = True) -> Pulled:
 
 
 def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
-    """The data of a run and its base model. Raises DataError, and ModelError where there is no such base model."""
+    """The data of a run and its base model. Raises DataError, or ModelError when there is no such base model."""
     base = _identify_base(config.base.name)
     data = pull(identify(config.data))
     if base is not None:
@@ -82,13 +82,13 @@ def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
 
 
 def _identify_base(name: str) -> DataVersion | None:
-    """The DVC version of a base model's folder, or None when no DVC file stands beside it (another folder, the Hub)."""
+    """The DVC version of a base model's folder, or None when there is no DVC file beside it (another folder, the Hub)."""
     target = f"{name.rstrip('/')}.dvc"
     return versioning.identify(target, None) if Path(target).is_file() else None
 
 
 def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
-    """The pulled folder, a local folder, or the Hub's name as it stands."""
+    """The pulled folder, a local folder, or the unchanged name of a model on the Hub."""
     name = config.name
     if version is not None:
         folder = version.folder
@@ -104,19 +104,19 @@ def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
 def stories_to_tell(config: DataConfig, data: Pulled) -> Iterator[dataset.Example]:
     """The test stories of a run, without those in which the check of `data` found a fault.
 
-    The log counts and names what is left out. Raises DataError when no story is left.
+    The log counts and names the stories left out. Raises DataError when none is left.
     """
     split, faults = dataset.load(data.folder, "test"), data.faulty_test_stories
     wanted = split.story_ids()[: config.test_stories]
     if left_out := [faults[name] for name in wanted if name in faults]:
         get_run_logger().warning("%d of %d test stories left out: %s", len(left_out), len(wanted), "; ".join(left_out))
     if len(left_out) == len(wanted):
-        raise DataError(f"No test story of {config.target} can be used: mend them, or raise data.test_stories.")
+        raise DataError(f"No test story of {config.target} can be used: fix them, or raise data.test_stories.")
     return (split[place] for place, name in enumerate(wanted) if name not in faults)
 
 
 def from_hub(name: str, revision: str | None) -> Path:
-    """The folder with a data set's parquet shards from the Hub; what was fetched before is not fetched again."""
+    """The folder with a data set's parquet shards from the Hub. Cached shards are not downloaded again."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -125,18 +125,18 @@ def from_hub(name: str, revision: str | None) -> Path:
         )
     except Exception as error:  # the Hub's client raises its own errors, requests' and httpx', OSError and ValueError
         raise DataError(
-            f"{name!r} is no folder here, and the data set cannot be fetched from the Hub: {one_line(error)}"
+            f"{name!r} is not a folder here, and the data set cannot be fetched from the Hub: {one_line(error)}"
         ) from error
     return Path(fetched)
 
 
 def change(target: str, source: str, how: Callable[[Path, Path], dataset.Change], revision: str | None = None) -> str:
-    """Change the data by a folder or a data set of the Hub, make a DVC version of it, push it, and send the event.
+    """Change the data by a folder or a data set on the Hub, make it a DVC version, push it, and announce it.
 
-    Gives the report. Raises DataError, before anything is changed, when the source does not fit or when the data has
-    local changes. The DVC file is left for a person to commit.
+    Gives the report. Raises DataError, before anything is changed, when the source does not fit or the data has local
+    changes. Committing the DVC file is left to you.
     """
-    with runs.lock(runs.root() / "change" / Path(target).stem):  # or of two at a time the first would be lost
+    with runs.lock(runs.root() / "change" / Path(target).stem):  # of two changes at a time, the first would be lost
         return _change(target, source, how, revision)
 
 
@@ -158,13 +158,13 @@ def _change(target: str, source: str, how: Callable[[Path, Path], dataset.Change
 
 
 def announce(target: str) -> str:
-    """Send the event of the data version that is here now, for one that came by git or whose event was lost.
+    """Announce the current data version, for one that came with a Git pull or whose event was lost.
 
-    Raises DataError when no Prefect server is known or it cannot be told.
+    Raises DataError when no Prefect server is known or it is unreachable.
     """
     md5 = identify(DataConfig(target=target)).md5
     sent = _announce(target, md5, "announced")
-    if not sent.endswith(TOLD):
+    if not sent.endswith(NOTIFIED):
         raise DataError(
             f"Data version {md5[:8]} was not announced{sent or ': no Prefect server is known'}. Run `storyreason up`."
         )
@@ -172,7 +172,7 @@ def announce(target: str) -> str:
 
 
 def _announce(target: str, md5: str, change: str) -> str:
-    """Tell Prefect, where a server is known: a retraining may wait for it. Said in words for the report."""
+    """Send the event to Prefect, if a server is known, and say so for the report: a retraining may be waiting for it."""
     if not os.environ.get("PREFECT_API_URL"):
         return ""
     import httpx
@@ -187,5 +187,5 @@ def _announce(target: str, md5: str, change: str) -> str:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except httpx.HTTPError as error:
-        return f", Prefect could not be told ({one_line(error)}): start a retraining by hand"
-    return TOLD
+        return f", Prefect could not be notified ({one_line(error)}): start a retraining by hand"
+    return NOTIFIED

@@ -1,4 +1,4 @@
-"""Deployment as a step: a request to the gateway, then the aliases, then one story told by what is served."""
+"""Deployment as a step: a request to the gateway, then the aliases, then one story told by the served version."""
 
 import time
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from tasks.faults import from_outside, plainly
 from tasks.registry import Version
 
 PAGE = "served/story.html"
-"""The artifact, on the run of a version, with the story that it told when it was deployed."""
+"""The artifact on a version's run with the story that it told when it was deployed."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A version that is served, and the address of the gateway."""
+    """The served version, and the address of the gateway."""
 
     version: str
     folder: str
@@ -29,7 +29,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Told:
-    """A whole answer, and the page that shows it."""
+    """An answer, and the page that shows it."""
 
     text: str
     page: str
@@ -38,7 +38,7 @@ class Told:
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
 def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand: bool = False) -> Served:
-    """Swap the served model without an interruption, then move `champion` and `previous`. Never cached."""
+    """Swap the served model without interruption, then move `champion` and `previous`. Never cached."""
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
     if gateway.serves(config.serving, version.folder, config.generation):
@@ -62,9 +62,9 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
 @task(name="tell")
 @plainly()
 def tell(config: RunConfig, example: dataset.Example, served: Version) -> Told:
-    """One story for frames the model never saw, told through the gateway, as text and as a page.
+    """One story for frames the model has never seen, told through the gateway, as text and as a page.
 
-    Decoded as what the gate decides by: under grammars, unless the preset says otherwise.
+    The decoding is that of the gate's primary score: grounded, unless the preset says otherwise.
     """
     decoding = config.gate.primary.partition("/")[0]
     asked = config.generation.as_trained(served.folder).model_copy(update={"decoding": decoding})

@@ -1,4 +1,4 @@
-"""Evaluation as a step: the test split told by vLLM, read, scored, and written where people compare models."""
+"""Evaluation as a step: vLLM tells the test split; the answers are read, scored, and logged where people compare models."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,19 +24,19 @@ from tasks.steps import Work, step
 VERSION = 2
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
-"""Of the generation's settings, those that change no answer."""
+"""Generation settings that do not change the answers."""
 FINGERPRINTED = {"request", "images_first", "temperature", "top_p", "max_tokens", "seed"}
-"""Of the generation's settings, those in every fingerprint made so far. A new one does not belong here: see `runs.deciding`."""
+"""Generation settings that are in every fingerprint so far. Do not add new ones: see `runs.deciding`."""
 COMPARISON_VERSION = 1
 FILES = (".jsonl", "-scorecard.json", "-stories.html")
-"""What an evaluation leaves for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
+"""The files of an evaluation for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
 PAGES = 12
-"""So many stories are shown on the evaluation's page; all of them stand in the table."""
+"""How many stories the evaluation's page shows; the table has all of them."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model folder (or Hub name), the identity of its content, and the run its scores belong to."""
+    """A model to evaluate: its folder (or Hub name), the identity of its content, and the run its scores belong to."""
 
     role: str
     folder: str
@@ -46,13 +46,13 @@ class Subject:
 
     @classmethod
     def of(cls, role: str, version: Version, data: Pulled) -> "Subject":
-        """A registered version: its scores belong to its training run only on the data that it was trained on."""
+        """A registered version. Its scores belong to its training run only on the data that it was trained on."""
         run_id = version.run_id if version.data_md5 == data.md5 else None
         return cls(role, version.folder, version.identity, run_id=run_id, version=version.number)
 
 
 def subjects(base: Base, challenger: Version, champion: Version | None, data: Pulled) -> list[Subject]:
-    """What a retraining evaluates: the base, the new version, and the champion where that is another one."""
+    """What a retraining evaluates: the base, the new version, and the champion if that is another version."""
     found = [Subject("base", base.folder, base.identity), Subject.of("challenger", challenger, data)]
     if champion is not None and champion.number != challenger.number:
         found.append(Subject.of("champion", champion, data))
@@ -60,7 +60,7 @@ def subjects(base: Base, challenger: Version, champion: Version | None, data: Pu
 
 
 def fingerprint(config: RunConfig, subject: Subject, data: Pulled) -> str:
-    """What decides the scores: model, data, decoding."""
+    """What determines the scores: model, data, decoding."""
     left_out = sorted(data.faulty_test_stories)
     return runs.fingerprint(
         step="evaluate",
@@ -80,7 +80,7 @@ def fingerprint(config: RunConfig, subject: Subject, data: Pulled) -> str:
 
 @step(fingerprint, retries=1, run_name="evaluate-{subject.role}")
 def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> Evaluated:
-    """Tell the test split through vLLM, several stories at a time; score; log. A killed run tells only what is missing."""
+    """Tell the test split through vLLM, score it and log it. After a kill, only the missing stories are told."""
     folder = work.folder
     examples = list(stories_to_tell(config.data, data))
     references = [scoring.Reference.of(example) for example in examples]
@@ -120,7 +120,7 @@ def _page(subject: Subject, decoding: str, examples: Any, answers: list[Predicti
 
 
 def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> dict[str, float]:
-    """What mending changed: how many boxes, and the two scores that it can move, without it."""
+    """The effect of mending: how many boxes it changed, and the two scores that it can change, without it."""
     before = {one.story_id: one.unmended or one.answer for one in answers}
     without = scoring.score(references, before).metrics()
     names = (VALID, BOX_F1)
@@ -146,7 +146,7 @@ def headline(metrics: dict[str, float]) -> str:
 
 
 def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[str, list[Prediction]]:
-    """The answers of each decoding. One engine for all of them, started only when some are missing."""
+    """The answers of each decoding. One engine tells them all; it starts only when some are missing."""
     files = {decoding: folder / f"{decoding}{FILES[0]}" for decoding in config.evaluation.decodings}
     missing = [decoding for decoding, file in files.items() if not file.exists()]
     if missing:
@@ -158,7 +158,7 @@ def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> d
 
                 def report(done: int, total: int, decoding: str = decoding, before: int = number) -> None:
                     text = f"{subject.role}, {decoding} decoding: {done}/{total} stories told"
-                    progress.tell(before * total + done, of, text)
+                    progress.report(before * total + done, of, text)
 
                 asked = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
                 generation.predict(engine.url, engine.name, examples, asked, files[decoding], on_progress=report)
@@ -173,7 +173,7 @@ def _log(
     metrics: dict[str, float],
     cards: dict[str, scoring.Scorecard],
 ) -> str:
-    """Metrics, intervals, tables, charts and pages, on the run of the training, or on one of its own."""
+    """Log metrics, intervals, tables, charts and pages on the training's run, or on a new one; gives the run's ID."""
     mlflow = tracking.client()
     run_id = subject.run_id or tracking.open_run(
         "evaluate",
@@ -199,14 +199,14 @@ def _log(
 
 
 def comparison_fingerprint(version: Version, scores: dict[str, Evaluated]) -> str:
-    """What decides the comparison: the scorecards, which are named by what decided them."""
+    """What determines the comparison: the scorecards, whose paths hold the fingerprints of their evaluations."""
     cards = {role: one.scorecards for role, one in scores.items()}
     return runs.fingerprint(step="compare", version=COMPARISON_VERSION, run=version.run_id, scorecards=cards)
 
 
 @step(comparison_fingerprint, retries=1)
 def compare(work: Work, version: Version, scores: dict[str, Evaluated]) -> Compared:
-    """The challenger's scores story by story against each other's, and all of them in one set of charts, on its run."""
+    """Log the challenger's scores against each other model's, story by story, and charts of them all, on its run."""
     others = [role for role in scores if role != "challenger"]
     mlflow = tracking.client()
     for decoding in scores["challenger"].scorecards:

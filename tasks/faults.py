@@ -1,4 +1,4 @@
-"""What is said when a step fails, and whether it is tried again."""
+"""Failures of a step: the sentence that people read, and whether the step is retried."""
 
 import errno
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from prefect.logging.loggers import flow_run_logger
 from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when nothing more can be written: no space, no quota, a file's largest size."""
-GO_ON = "Start it again: complete steps are not repeated, and training goes on from its newest checkpoint."
+"""The errors that mean nothing more can be written: no space, no quota, the largest size of a file."""
+GO_ON = "Start it again: complete steps are not repeated, and training resumes from its newest checkpoint."
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Say faults from outside as a sentence that tells what to do: MLflow that is away, a disk that is full.
+    """Turn an unreachable MLflow and a full disk into one sentence that says what to do.
 
-    Also a decorator of tasks and flows, below Prefect's: `@plainly()`.
+    It also decorates tasks and flows, below Prefect's decorator: `@plainly()`.
     """
     try:
         yield
@@ -39,14 +39,14 @@ def plainly() -> Iterator[None]:
         broken = next((one for one in chain if isinstance(one, RequestException)), None)
         if isinstance(error, MlflowException) and broken is not None:
             raise RegistryError(
-                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (`storyreason up` does, where "
-                f"it is this checkout's). {GO_ON}"
-            ) from broken  # which `from_outside` knows
+                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (with `storyreason up`, if it is "
+                f"this checkout's). {GO_ON}"
+            ) from broken  # a cause that `from_outside` recognizes
         raise
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """An error and its causes."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -54,18 +54,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full(error: BaseException) -> bool:
-    # SQLite has words of its own; safetensors and others pass on the system's as text.
+    # SQLite has its own message; safetensors and others pass the system's message on as text.
     said = ("database or disk is full", "No space left on device", "File too large", "Disk quota exceeded")
     return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in said)
 
 
 def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
-    """A hook of flows whose process was killed: what to do stands in the run's log, for Prefect says only what happened."""
+    """Flow hook: log what to do when the process of a run is gone, because Prefect only says what happened."""
     flow_run_logger(flow_run, flow).error("The process of this run is gone. %s", GO_ON)
 
 
 def from_outside(task: Any, task_run: Any, state: Any) -> bool:
-    """Whether a failed step is worth another try: what network, disk, engine or a lock caused, never what the input caused."""
+    """Whether to retry a failed step: yes when network, disk, engine or a lock failed it, never when its input did."""
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""The gate: whether a new version takes the champion's place, which is written down and, when it does not, announced."""
+"""The gate: decide whether a new version takes the champion's place, log the decision, and announce a version on hold."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tasks.registry import Version
 from tasks.results import Evaluated
 
 HELD = "storyreason.gate.hold"
-"""The event that a version was not promoted; its resource is `storyreason.model.<name>`."""
+"""The event for a version that is not promoted; its resource is `storyreason.model.<name>`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def decide(
     subjects: list[Subject],
     scores: dict[str, Evaluated],
 ) -> Promotion:
-    """Whether a version is promoted: by the gate, then by a person where the configuration asks one."""
+    """Whether a version is promoted: by the gate, and then by approval when the configuration asks for it."""
     if champion is not None and champion.number == challenger.number:
         promotion = Promotion(True, f"version {challenger.number} is the champion already: nothing to decide")
         get_run_logger().info("gate: %s", promotion.reason)
@@ -64,7 +64,7 @@ def decide(
 @task(name="gate")
 @plainly()
 def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dict[str, Evaluated]) -> scoring.Decision:
-    """Decide whether the challenger is promoted, and write down why. A decision is never cached."""
+    """Decide whether the challenger is promoted, and log why. A decision is never cached."""
     decoding = config.gate.primary.partition("/")[0]
     ours, theirs = scores["challenger"], scores[incumbent.role]
     free = (ours.scorecard("free"), theirs.scorecard("free")) if "free" in config.evaluation.decodings else None
@@ -89,9 +89,9 @@ def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dic
 def to_serve(
     config: RunConfig, promotion: Promotion, challenger: Version, champion: Version | None
 ) -> tuple[Promotion, Version | None]:
-    """What is to be served: the challenger where it is promoted, else what is the champion now.
+    """The version to serve: the challenger if it is promoted, else the current champion.
 
-    It is not promoted where `champion`, with which it was compared, is not the champion any more.
+    The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion.
     """
     now = registry.alias(config.model, "champion")
     if promotion.granted and now != champion:
@@ -106,7 +106,7 @@ def _name(champion: Version | None) -> str:
 
 
 def announce_held(version: Version, reason: str) -> None:
-    """Send the event that a version was not promoted: an automation may tell somebody."""
+    """Send the event for a version that is not promoted: an automation may notify somebody."""
     resource = {"prefect.resource.id": f"storyreason.model.{version.name}", "prefect.resource.name": version.name}
     emit_event(HELD, resource, payload={"version": f"{version.name} version {version.number}", "reason": reason})
 

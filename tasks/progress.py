@@ -1,4 +1,4 @@
-"""Progress of a long step, where people look for it: the terminal, the log, and Prefect's progress artifact."""
+"""Progress of a long step in the terminal, the log, and Prefect's progress artifact."""
 
 import time
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ EVERY = 15.0
 
 
 class Progress:
-    """Tell how far a step is; at most one line every 15 s, however often it is told."""
+    """Reports how far a step is, with at most one line every 15 s, however often it is called."""
 
     def __init__(self, key: str, description: str) -> None:
         self._key, self._description = key, description
         self._artifact: UUID | None = None
         self._logger = get_run_logger()
-        self._told = 0.0
+        self._reported = 0.0
         self._show(0.0, description)
 
-    def tell(self, done: int, total: int, line: str) -> None:
-        """`done` of `total`, and a sentence for the person who watches."""
+    def report(self, done: int, total: int, line: str) -> None:
+        """Report `done` of `total`, and a sentence for whoever watches."""
         now = time.monotonic()
-        if now - self._told < EVERY and done < total:
+        if now - self._reported < EVERY and done < total:
             return
-        self._told = now
+        self._reported = now
         self._logger.info("%s", line)
         self._show(min(100.0, 100.0 * done / max(total, 1)), line)
 
@@ -40,12 +40,12 @@ class Progress:
                 self._artifact = cast(UUID, made)
             update_progress_artifact(self._artifact, progress=percent, description=line)
         except httpx.HTTPError as error:  # a restart of Prefect's server must not end a training
-            self._logger.warning("Prefect's server does not show the progress now: %s", error or type(error).__name__)
+            self._logger.warning("Prefect's server cannot show the progress: %s", error or type(error).__name__)
 
 
 @contextmanager
 def stopwatch(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Note how long a step took, failed or not."""
+    """Record how long a step took, even if it failed."""
     start = time.monotonic()
     try:
         yield

@@ -31,14 +31,14 @@ and IDs that stay with an entity), and tells a story in which every mention is t
 Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or \
 `vllm serve folder`. Its scores are in the MLflow run.
 """
-"""In MLflow's pages a line's end is a line's end, so that a paragraph is one line."""
+"""MLflow's pages keep line breaks, so each paragraph is one line."""
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
 
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
 Each version's description is its card; its source run holds the scores, their intervals, tables and story pages.
 """
 TAKEN_DOWN = "taken_down"
-"""The tag of a champion that a person replaced by `storyreason deploy`."""
+"""The tag of a champion that somebody replaced with `storyreason deploy`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Version:
 
 
 def fingerprint(train: str, model: str) -> str:
-    """What decides a version: the training, and the registered model that it is a version of."""
+    """What determines a version: its training, and the registered model that it belongs to."""
     return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
 
 
@@ -84,7 +84,7 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
 
 
 def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Trained) -> str:
-    """The number of the version: a new one, or the one that a killed run has made already."""
+    """The number of a new version, or of the one that a killed run has already registered."""
     import mlflow
 
     for found in client().search_model_versions(f"name = '{config.model}'"):
@@ -133,7 +133,7 @@ def version(name: str, which: str) -> Version:
 
 
 def alias(name: str, which: str) -> Version | None:
-    """The version that an alias (or a number) names, or None. A registry that is away raises: silence is not "no champion"."""
+    """The version that an alias or a number names, or None. Raises RegistryError when MLflow is unreachable."""
     ask = client().get_model_version if which.isdigit() else client().get_model_version_by_alias
     found = if_there(lambda: ask(name, which))
     return None if found is None else _from_mlflow(found)
@@ -145,7 +145,7 @@ def models() -> list[str]:
 
 
 def versions(name: str) -> list[Version]:
-    """All versions of a model that this project registered."""
+    """All versions of a model that this project has registered."""
     found = client().search_model_versions(f"name = '{name}'")
     return [_from_mlflow(one) for one in found if f"{TAG}folder" in one.tags]
 
@@ -156,9 +156,9 @@ def aliased(name: str) -> set[str]:
 
 
 def move_champion(new: Version, by_hand: bool = False) -> None:
-    """Make a served version the champion; the old champion becomes `previous`. Nothing moves when it is the champion.
+    """Make a served version the champion; the old champion becomes `previous`. Does nothing if it is the champion already.
 
-    Of what a person did by hand a tag stays on the old one, so that no retraining brings it back by itself.
+    When somebody did this by hand, a tag on the old champion keeps a retraining from promoting it again by itself.
     """
     mlflow = client()
     old = alias(new.name, "champion")
@@ -174,13 +174,13 @@ def move_champion(new: Version, by_hand: bool = False) -> None:
 
 
 def tag_version(which: Version, **tags: str) -> None:
-    """Write tags of ours on a model version."""
+    """Write this project's tags on a model version."""
     for key, value in tags.items():
         client().set_model_version_tag(which.name, which.number, TAG + key, value)
 
 
 def tags_of(which: Version) -> dict[str, str]:
-    """The tags of ours on a model version, by their names without the prefix."""
+    """This project's tags on a model version, by name without the prefix."""
     tags = client().get_model_version(which.name, which.number).tags
     return {key.removeprefix(TAG): str(value) for key, value in tags.items() if key.startswith(TAG)}
 

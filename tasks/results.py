@@ -1,6 +1,6 @@
-"""What the steps hand on: the manifests of their work folders as frozen types. The order of the fields is that of the file.
+"""The results of the steps: manifests of work folders as frozen types, with their fields in the order of the file.
 
-Knows neither Prefect nor MLflow, so that the command line can name the steps without them.
+This module imports neither Prefect nor MLflow, so the command line can name the steps without them.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ class Pulled:
     """One version of the data, or of a base model's folder, fetched and checked."""
 
     files: tuple[str, ...]
-    """The folder, alone (absolute)."""
+    """Only the folder (absolute)."""
     md5: str
     rev: str | None
     card: str
     """Markdown; empty for a base model."""
     faulty_test_stories: dict[str, str]
-    """By ID of a test story that cannot be used, what is wrong with it."""
+    """What is wrong with each test story that cannot be used, by its ID."""
 
     @property
     def folder(self) -> Path:
@@ -70,9 +70,9 @@ class Evaluated:
     role: str
     run_id: str
     scorecards: dict[str, str]
-    """By decoding, the file of the scorecard."""
+    """The file of the scorecard, by decoding."""
     pages: dict[str, str]
-    """By decoding, the page with stories."""
+    """The page with stories, by decoding."""
     metrics: dict[str, float]
 
     def scorecard(self, decoding: str) -> "Scorecard":
@@ -92,12 +92,12 @@ class Compared:
 
 
 RESULTS = {"pull": Pulled, "train": Trained, "register": Registered, "evaluate": Evaluated, "compare": Compared}
-"""By step, which is also the name of its room in `runs/`, what it hands on."""
+"""The result type of each step. A step's name is also that of its folder in `runs/`."""
 Result = TypeVar("Result", bound="DataclassInstance")
 
 
 def from_manifest(kind: type[Result], manifest: Mapping[str, Any], place: str) -> Result:
-    """The manifest of a step as its type; `place` names it in the RunError that is raised when a key is missing."""
+    """The manifest of a step as its type. Raises RunError, which names `place`, when a key is missing."""
     hints = get_type_hints(kind)
     if missing := [name for name in hints if name not in manifest]:
         raise RunError(
@@ -108,7 +108,7 @@ def from_manifest(kind: type[Result], manifest: Mapping[str, Any], place: str) -
 
 
 def to_manifest(result: "DataclassInstance") -> dict[str, Any]:
-    """What `from_manifest` reads, in types that JSON has."""
+    """A result as `from_manifest` reads it, in JSON's types."""
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     return {name: _AS_JSON.get(type(value), _as_it_is)(value) for name, value in values.items()}
 

@@ -1,6 +1,6 @@
-"""Where Prefect, MLflow and DVC keep their state, and that none of them phones home.
+"""The settings of a checkout, and where Prefect, MLflow and DVC keep their state, without telemetry.
 
-Set as environment variables before these libraries are first imported; whatever the caller or `.env` has set stays.
+They are environment variables, set before these libraries are first imported; what the caller or `.env` sets wins.
 """
 
 import logging
@@ -21,49 +21,53 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Settings(BaseSettings):
-    """What one checkout sets by `.env` or the environment, `STORYREASON_` before each name; `.env.example` is complete."""
+    """What a checkout sets in `.env` or the environment, with the prefix `STORYREASON_`; `.env.example` lists all."""
 
     model_config = SettingsConfigDict(env_prefix="STORYREASON_", frozen=True, env_ignore_empty=True)
 
-    prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect's server, of `storyreason up`.")
-    mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow's server.")
-    gateway_port: int = Field(8400, ge=1, le=65535, description="The gateway.")
-    preset: str = Field("sample", description="The preset of runs that start by themselves.")
-    cron: str = Field("0 4 * * 1", description="When a retraining starts by itself.")
-    timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
-    heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two signs of life of a flow run.")
-    notify: str = Field(
-        "", repr=False, description="Whom to tell of failed, crashed, late and not promoted runs: an Apprise URL."
+    prefect_port: int = Field(
+        4200, ge=1, le=65535, description="The port of Prefect's server, which `storyreason up` starts."
     )
-    main_address: str = Field("", description="Where the machines of one training meet: address:port of the first.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="The port of MLflow's server.")
+    gateway_port: int = Field(8400, ge=1, le=65535, description="The port of the gateway.")
+    preset: str = Field("sample", description="The preset of runs that start automatically.")
+    cron: str = Field("0 4 * * 1", description="When a retraining starts automatically.")
+    timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
+    heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two heartbeats of a flow run.")
+    notify: str = Field(
+        "",
+        repr=False,
+        description="Where to report runs that failed, crashed, are late or not promoted: an Apprise URL.",
+    )
+    main_address: str = Field("", description="The address:port of the first machine of a distributed training.")
     mlflow_store: str = Field("", repr=False, description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
 
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        # Not Prefect's own check: importing Prefect reads its settings, before they are set.
+        # Not Prefect's own check: importing Prefect would read its settings before they are set.
         from cronsim import CronSim, CronSimError
 
         try:
             CronSim(value, datetime.now())
         except CronSimError as error:
-            raise ValueError(f"wanted five fields of a cron, such as 0 4 * * 1 ({error})") from None
+            raise ValueError(f"expected the five fields of a cron schedule, such as 0 4 * * 1 ({error})") from None
         return value
 
     @field_validator("timezone")
     @classmethod
     def _is_a_timezone(cls, value: str) -> str:
         if value not in available_timezones():
-            raise ValueError("wanted the name of a time zone, such as Europe/Berlin")
+            raise ValueError("expected the name of a time zone, such as Europe/Berlin")
         return value
 
     @field_validator("mlflow_store")
     @classmethod
     def _has_a_driver(cls, value: str) -> str:
-        # The driver that MLflow takes by default is under the LGPL and not in the lock.
+        # MLflow's default driver is under the LGPL and not in the lock.
         if value.startswith("postgresql:") and find_spec("psycopg2") is None:
-            raise ValueError("wanted the driver that is installed: postgresql+pg8000://user:password@host/mlflow")
+            raise ValueError("expected the driver that is installed: postgresql+pg8000://user:password@host/mlflow")
         return value
 
     @property
@@ -79,12 +83,12 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.gateway_port}"
 
     def environment(self) -> dict[str, str]:
-        """Every setting as the variable that it is read from."""
+        """Every setting as its environment variable."""
         return {f"STORYREASON_{name.upper()}": str(value) for name, value in self.model_dump().items()}
 
 
 def read_dotenv() -> None:
-    """Set what `.env` of the current folder says, where the environment says nothing."""
+    """Set the variables of `.env` in the current folder that the environment does not set."""
     if Path(".env").is_file():
         from dotenv import load_dotenv
 
@@ -92,7 +96,7 @@ def read_dotenv() -> None:
 
 
 def read() -> Settings:
-    """The settings of this checkout. Raises ConfigError that names the variable, what was found and what is wanted."""
+    """The settings of this checkout. Raises ConfigError, which names the variable, its value and what was expected."""
     try:
         return Settings()
     except ValidationError as error:
@@ -100,7 +104,7 @@ def read() -> Settings:
             f"STORYREASON_{str(fault['loc'][0]).upper()}={without_password(str(fault['input']))}: {fault['msg']}"
             for fault in error.errors()
         )
-        raise ConfigError(f"{said}. Mend it in .env or in the environment.") from None
+        raise ConfigError(f"{said}. Change it in .env or in the environment.") from None
 
 
 def without_password(address: str) -> str:
@@ -109,7 +113,7 @@ def without_password(address: str) -> str:
 
 
 def prepare() -> None:
-    """Point the platform's parts at `runs/` of this checkout, unless the environment says otherwise."""
+    """Point Prefect, MLflow and DVC to `runs/` of this checkout, unless the environment says otherwise."""
     read_dotenv()
     root = runs.root()
     (root / "mlflow").mkdir(exist_ok=True)
@@ -120,7 +124,7 @@ def prepare() -> None:
         "PREFECT_HOME": str(root / "prefect"),
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        # A slot that a run holds outlives a restart of the server.
+        # A slot that a run holds must survive a restart of the server.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": store,
@@ -133,7 +137,7 @@ def prepare() -> None:
     }.items():
         os.environ.setdefault(name, value)
     _keep_loopback_off_proxies()
-    # Not where PREFECT_HOME says: by itself Prefect keeps results in the user's home, which other checkouts share.
+    # By default Prefect keeps results in the user's home, which other checkouts share, whatever PREFECT_HOME says.
     os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "storage"))
     os.environ.setdefault("PREFECT_SERVER_MEMO_STORE_PATH", str(Path(os.environ["PREFECT_HOME"]) / "memo_store.toml"))
 
@@ -147,7 +151,7 @@ def _keep_loopback_off_proxies() -> None:
 
 
 class PlainFailures(logging.Filter):
-    """Log a failure that a person can mend as its sentence alone; keep the stack trace of every other one."""
+    """Log a StoryReasonError as its message alone; keep the stack trace of every other failure."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None

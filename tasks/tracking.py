@@ -1,4 +1,4 @@
-"""Runs in MLflow: found again by the fingerprint of their step, their inputs, tables and addresses."""
+"""Runs in MLflow, which are found by the fingerprint of their step; their inputs, metrics, tables and addresses."""
 
 import json
 import os
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 EXPERIMENT = "storyteller"
 FACE = "workflowType=machine_learning"
 TAG = "storyreason."
-"""Every tag of ours begins so: `storyreason.train` holds the fingerprint of the training step, and so on."""
+"""The prefix of this project's tags: `storyreason.train` holds the fingerprint of the training step, and so on."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that it has no such model, version or run, and no such alias."""
+"""MLflow's error codes for a model, version, run or alias that does not exist."""
 T = TypeVar("T")
 
 
 def client() -> "MlflowClient":
-    """MLflow's client, on the server that MLFLOW_TRACKING_URI names."""
+    """A client of the MLflow server or database that MLFLOW_TRACKING_URI names."""
     from mlflow import MlflowClient
 
     return MlflowClient()
 
 
 def experiment() -> str:
-    """The ID of the one experiment in which all models are compared, made when missing."""
+    """The ID of the one experiment in which all models are compared; created when missing."""
     mlflow = client()
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    # A server decides itself where artifacts go; a database would put them into ./mlruns.
+    # A server chooses where artifacts go; with a database alone they would go to ./mlruns.
     database = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
     chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
     location = chosen if database else None
@@ -50,13 +50,13 @@ def experiment() -> str:
 
 
 def find_run(step: str, fingerprint: str) -> str | None:
-    """The ID of the run that belongs to a step, or None. Looked up before every creation: creating is not idempotent."""
+    """The ID of a step's run, or None. Look it up before you create one: MLflow would create it twice."""
     found = client().search_runs([experiment()], filter_string=f"tags.`{TAG}{step}` = '{fingerprint}'", max_results=1)
     return found[0].info.run_id if found else None
 
 
 def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:
-    """The step's run, made or taken up again, in state RUNNING."""
+    """The ID of the step's run, new or resumed, in state RUNNING."""
     mlflow = client()
     run_id = find_run(step, fingerprint)
     if run_id is None:
@@ -70,22 +70,22 @@ def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any],
 
 
 def address(run_id: str, artifact: str = "") -> str:
-    """Where MLflow's UI shows a run, or one of its artifacts: on the server that is used, or that `up` starts."""
+    """Where MLflow's UI shows a run or one of its artifacts: on the server in use, or the one that `up` starts."""
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
     page = f"{server}/#/experiments/{experiment()}/runs/{run_id}"
-    # of MLflow's two faces the one for models that are trained; the other is for applications of language models
+    # MLflow's UI has two modes: this one for model training, the other for applications of language models.
     return f"{page}/artifacts/{artifact}?{FACE}" if artifact else f"{page}?{FACE}"
 
 
 def close_run(run_id: str, status: str = "FINISHED") -> None:
-    """Say how a run ended: FINISHED, FAILED or KILLED."""
+    """Close a run with its status: FINISHED, FAILED or KILLED."""
     client().set_terminated(run_id, status=status)
 
 
 @contextmanager
 def closing(run_id: str) -> Iterator[None]:
-    """Close a run when the block ends, with the status of how it ended."""
+    """Close a run when the block ends: FINISHED, FAILED after an exception, or KILLED."""
     try:
         yield
     except BaseException as error:
@@ -95,7 +95,7 @@ def closing(run_id: str) -> Iterator[None]:
 
 
 def log_data(run_id: str, target: str, data: Pulled, split: str) -> None:
-    """Name a split of a data version as an input of a run, once."""
+    """Log a split of a data version as an input of a run, unless it already is one."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     mlflow = client()
@@ -110,7 +110,7 @@ def log_data(run_id: str, target: str, data: Pulled, split: str) -> None:
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
-    """Write a table as MLflow's own `log_table` does, but in place of one that is there: that one would append to it."""
+    """Write a table as MLflow's `log_table` does, but replace an existing one, to which `log_table` would append."""
     import pandas as pd
 
     mlflow, tag = client(), compat.logged_tables_tag()
@@ -122,18 +122,18 @@ def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:
 
 
 def log_metrics(run_id: str, values: dict[str, float]) -> None:
-    """Write the values of now over those of an evaluation before."""
+    """Log metrics so that MLflow shows them instead of those of an earlier evaluation."""
     from mlflow.entities import Metric
 
-    # Of several evaluations MLflow shows the one of the latest time; of equal times it would show each score's highest.
+    # MLflow shows the value with the latest time, and the highest value when times are equal.
     now = int(time.time() * 1000)
     points = [Metric(name, value, now, 0) for name, value in values.items()]
-    for start in range(0, len(points), 1000):  # MLflow takes so many at a time
+    for start in range(0, len(points), 1000):  # MLflow's limit per call
         client().log_batch(run_id, metrics=points[start : start + 1000])
 
 
 def lineage(**more: str) -> dict[str, str]:
-    """Tags that say where a result comes from: code, Prefect run, and what the caller adds."""
+    """Tags that say where a result comes from: the code, the Prefect run, and what the caller adds."""
     return {
         f"{TAG}git_commit": _commit(),
         f"{TAG}prefect_run": str(flow_run.get_id() or ""),
@@ -142,13 +142,13 @@ def lineage(**more: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The Git commit of the working directory, `+changes` behind it for uncommitted ones; empty outside of a repository."""
+    """The Git commit of the working directory, with `+changes` if files differ from it; empty outside a repository."""
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
     return f"{commit}+changes" if commit and _git("status", "--porcelain") else commit
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; nothing where it fails or is not installed, as in an image."""
+    """The output of Git; empty when it fails or is not installed, as in an image."""
     try:
         return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
@@ -156,9 +156,9 @@ def _git(*arguments: str) -> str:
 
 
 def recall(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete step, or None where MLflow does not have the run or the version that it names.
+    """The manifest of a complete step, or None if MLflow does not have the run or the version that it names.
 
-    They may be deleted there; and another store has runs of its own, and counts its versions from 1 again.
+    They may have been deleted, and another store has other runs and counts its versions from 1.
     """
     manifest = runs.read_manifest(folder)
     if manifest and "run_id" in manifest:
@@ -173,13 +173,13 @@ def recall(folder: Path) -> dict[str, Any] | None:
 
 
 def comes_of(found: "ModelVersion", fingerprint: str, run_id: str) -> bool:
-    """Whether a version in MLflow is what a register step with this fingerprint made of this run."""
+    """Whether a version in MLflow was registered by the step with this fingerprint, from this run."""
     return found.tags.get(f"{TAG}register") == fingerprint and found.run_id == run_id
 
 
 @plainly()
 def if_there(ask: Callable[[], T]) -> T | None:
-    """What MLflow answers, or None where it answers that there is no such thing. Raises RegistryError when it is away."""
+    """MLflow's answer, or None if what was asked for does not exist. Raises RegistryError when MLflow is unreachable."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""Fine-tuning as a step: starts the training process, follows it, and feeds MLflow and Prefect."""
+"""Fine-tuning as a step: start the training process, follow its progress, and report it to MLflow and Prefect."""
 
 import json
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from tasks.results import Pulled, Trained, from_manifest
 from tasks.steps import Work, step
 
 VERSION = 1
-UNTOLD = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
-"""Of the configuration of training, what can change no weight."""
+NOT_NAMED = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
+"""Configuration keys of training that cannot change the weights."""
 DESCRIBED = {
     "stories", "validation_stories", "dropped", "bad", "trainable", "frozen", "distributed_type", "processes", "device",
 }  # fmt: skip
-"""What the training process says of itself when it starts; becomes tags of the run."""
+"""What the training process reports about itself when it starts; becomes tags of the run."""
 CURVES = {
     "step": {
         "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "mfu", "peak_memory",
@@ -33,12 +33,12 @@ CURVES = {
     },
     "validation": {"loss"},
 }  # fmt: skip
-"""By event, what of its lines becomes a curve of the run: `train/loss`, `validation/loss`, …"""
+"""The values of each event that become curves of the run: `train/loss`, `validation/loss`, …"""
 PREFIX = {"step": "train", "validation": "validation"}
 
 
 def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
-    """What decides the weights: data, base model, and the training part of the configuration."""
+    """What determines the weights: data, base model, and the training part of the configuration."""
     return runs.fingerprint(
         step="train",
         version=VERSION,
@@ -54,13 +54,13 @@ def _named_by(config: RunConfig, data: Pulled, base: Base) -> str:
 
 
 def _beside_the_process(work: Work, *_: Any) -> AbstractContextManager[None]:
-    """The folder itself is locked by the training process."""
+    """The training process locks the folder itself."""
     return runs.lock(work.folder / "flow")
 
 
 @step(_named_by, lock=_beside_the_process)
 def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
-    """Fine-tune the base model; a killed run goes on from its last checkpoint, in the same MLflow run."""
+    """Fine-tune the base model. A killed training resumes from its last checkpoint, in the same MLflow run."""
     job = training.Job(
         base=base.folder,
         revision=config.base.revision,
@@ -93,7 +93,7 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
 
 
 def _run(config: RunConfig, job: training.Job, work: Work, follow: Callable[[dict[str, Any]], None]) -> Path:
-    """The folder of the result. A complete training whose run MLflow has lost is only reported again."""
+    """Train, and give the folder of the result. A complete training whose MLflow run is lost is only reported again."""
     if complete := runs.read_manifest(work.folder):
         for line in progress.read(work.folder):
             follow(line)
@@ -108,22 +108,22 @@ def _story_ids(job: training.Job) -> list[str]:
 
 
 def run_name(config: RunConfig, fingerprint: str) -> str:
-    """The preset, and what differs from it of what decides the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
+    """The preset, and the differences from it that change the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
     try:
         preset = load(config.name).flat()
-    except ConfigError:  # a preset of somebody's own
+    except ConfigError:  # not one of ours
         preset = RunConfig(name=config.name).flat()
     deciding = ("training.", "data.train", "data.target", "data.rev", "base.")
     differing = [
         f"{key.removeprefix('training.')}={value}"
         for key, value in config.flat().items()
-        if value != preset.get(key) and key.startswith(deciding) and key not in UNTOLD
+        if value != preset.get(key) and key.startswith(deciding) and key not in NOT_NAMED
     ]
     return " ".join([config.name, *differing, fingerprint[:6]])[:250]
 
 
 def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
-    """A callable that takes each line of progress.jsonl and passes it on; a resumed run goes on where MLflow is."""
+    """A function that reports each line of progress.jsonl; a resumed run continues after the last step in MLflow."""
     from mlflow.entities import Metric
 
     mlflow = tracking.client()
@@ -139,7 +139,7 @@ def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
         if line["event"] == "start":
             for key in DESCRIBED & line.keys():
                 mlflow.set_tag(run_id, tracking.TAG + key, str(line[key]))
-            if (left_out := _left_out(line)) and left_out not in warned:  # not again for each attempt
+            if (left_out := _left_out(line)) and left_out not in warned:  # once, not for each attempt
                 warned.add(left_out)
                 get_run_logger().warning("%s", left_out)
         elif line["event"] in CURVES and step > seen[line["event"]]:
@@ -147,9 +147,9 @@ def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
             names = CURVES[line["event"]] & line.keys()
             mlflow.log_batch(run_id, [Metric(f"{prefix}/{name}", float(line[name]), at, step) for name in names])
         if line["event"] == "step":
-            shown.tell(step, line["steps"], _sentence(line))
+            shown.report(step, line["steps"], _sentence(line))
         elif line["event"] == "features":
-            shown.tell(line.get("done", 0), line.get("stories", 1), _features_sentence(line))
+            shown.report(line.get("done", 0), line.get("stories", 1), _features_sentence(line))
 
     return follow
 
@@ -166,14 +166,14 @@ def _sentence(line: dict[str, Any]) -> str:
 def _features_sentence(line: dict[str, Any]) -> str:
     said = f"vision features of {line['pictures']:,} pictures, {line['bytes'] / 1e9:.2f} GB"
     if line["wanted_bytes"] > line["bytes"]:
-        said += f" (of {line['wanted_bytes'] / 1e9:.2f} GB: training.feature_cache_gb or the disk has no room for more)"
+        said += f" (of {line['wanted_bytes'] / 1e9:.2f} GB: more would exceed training.feature_cache_gb or the disk)"
     if "done" in line:
         said += f": story {line['done']} of {line['stories']}"
-    return said + (": all are kept, and training does without the tower" if "tower" in line else "")
+    return said + (": all are cached, so training does not load the vision tower" if "tower" in line else "")
 
 
 def _left_out(line: dict[str, Any]) -> str:
-    """What a training does without, or nothing."""
+    """A sentence on the stories that are left out, or nothing."""
     dropped, bad = line["dropped"], line["bad"]
     what = [f"{dropped} longer than training.max_tokens"] if dropped else []
     what += [f"{bad} that cannot be used (log.txt names them)"] if bad else []

@@ -1,4 +1,4 @@
-"""Versions of folders under DVC: which one is here, fetched whole or refused with a sentence, and made anew."""
+"""Versions of folders under DVC: identify, fetch and publish them."""
 
 import hashlib
 import os
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 T = TypeVar("T")
-BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or one that was killed has left it behind for a moment
+BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or a killed one has just left it behind
 
 
 @dataclass(frozen=True)
 class DataVersion:
-    """One version of a folder under DVC, before it is pulled. `md5` names its content."""
+    """One version of a folder under DVC, pulled or not. `md5` identifies its content."""
 
     target: str
     rev: str | None
     md5: str
     folder: str
-    """Where its files are, or will be once pulled (absolute)."""
+    """Where its files are once pulled (absolute)."""
     remote: str
 
 
 def identify(target: str, rev: str | None) -> DataVersion:
-    """The version that a DVC file names, here or at a Git revision. Raises DataError when local changes would be overwritten."""
+    """The version in a DVC file, here or at a Git revision. Raises DataError when pulling would overwrite local changes."""
     from dvc.exceptions import DvcException, NoOutputInExternalRepoError, OutputNotFoundError
     from dvc.scm import RevError
 
@@ -58,14 +58,14 @@ def identify(target: str, rev: str | None) -> DataVersion:
 
 
 def fetch(version: DataVersion) -> None:
-    """Have its files in its folder, every hash verified. Raises DataError that says what is missing or unreachable."""
+    """Fetch the files into the version's folder and verify their hashes. Raises DataError, which says what is missing."""
     (_fetch_workspace if version.rev is None else _fetch_revision)(version)
 
 
 def keep(version: DataVersion) -> Path:
-    """Its files in a folder named by content: what happens to the work tree while a run is under way does not reach the run.
+    """The files in a folder named by their content, so that later changes of the work tree do not affect a run.
 
-    The files are links to those of DVC's cache, which are named by their content too, and which nobody writes into.
+    They are hard links into DVC's cache, whose files are named by their content and never written again.
     """
     folder = runs.root() / "data" / version.md5
     if not folder.exists():
@@ -73,17 +73,19 @@ def keep(version: DataVersion) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             _link_cached(version, temporary)
-        except FileNotFoundError:  # the work tree alone has it: it was never pushed, and DVC's cache was cleared
+        except FileNotFoundError:  # only the work tree has it: it was never pushed, and DVC's cache was cleared
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(version.folder, temporary)
             if identify(version.target, None) != version:
-                raise DataError(f"{version.target} became another version while it was pulled: start again.") from None
+                raise DataError(
+                    f"{version.target} changed to another version while it was pulled: start again."
+                ) from None
         temporary.rename(folder)
     return folder
 
 
 def publish(target: str) -> DataVersion:
-    """Make what is in the folder of a DVC file its new version, and push it. Raises DataError that says what is left to do."""
+    """Make the content of a DVC file's folder its new version, and push it. Raises DataError, which says what is left to do."""
     repo, folder = repository(), target.removesuffix(".dvc")
     try:
         repo.add([folder])
@@ -106,10 +108,12 @@ def repository() -> "Repo":
 
     try:
         return Repo(".")
-    except SCMError:  # an image or an archive: the files of a commit, without Git
+    except SCMError:  # an image or an archive has the files of a commit without Git
         return Repo(".", config={"core": {"no_scm": True}})
     except NotDvcRepoError:
-        raise DataError(f"{Path.cwd()} is no DVC repository: start from the root of a clone of the project.") from None
+        raise DataError(
+            f"{Path.cwd()} is not a DVC repository: start from the root of a clone of the project."
+        ) from None
 
 
 def _out(repo: "Repo", target: str) -> "Output":
@@ -144,13 +148,13 @@ def _refuse_local_changes(repo: "Repo", out: "Output") -> None:
 
     if _when_free(status):
         raise DataError(
-            f"{out} differs from what {out.stage.relpath} says: keep your changes with `dvc add {out}`, "
+            f"{out} differs from the version in {out.stage.relpath}: keep your changes with `dvc add {out}`, "
             f"or drop them with `dvc checkout --force {out}`."
         )
 
 
 def _when_free(act: Callable[[], T]) -> T:
-    """What `act` gives, once DVC's lock is free."""
+    """The result of `act`, once DVC's lock is free."""
     import time
 
     from dvc.lock import LockError
@@ -180,7 +184,7 @@ def _fetch_workspace(version: DataVersion) -> None:
 
 
 def _fetch_revision(version: DataVersion) -> None:
-    """Into a folder named by content under `runs/`, so that the work tree stays as it is."""
+    """Fetch into a folder named by content under `runs/`; the work tree stays as it is."""
     from dvc.fs import DVCFileSystem
 
     folder = Path(version.folder)
@@ -228,10 +232,10 @@ def _missing(repo: "Repo", version: DataVersion) -> str:
     try:
         there = odb.fs.exists(odb.path)
     except Exception as error:
-        # Each kind of remote has errors of its own; by this one the step sees that it is worth another try.
+        # Each kind of remote has its own errors; by this cause the step sees that a retry may help.
         raise DataError(
-            f"The DVC remote {version.remote} cannot be asked: {one_line(error)}. Start again when it answers, and look at "
-            "its address and your credentials when it should."
+            f"The DVC remote {version.remote} cannot be reached: {one_line(error)}. Start again when it answers; if it should, "
+            "check its address and your credentials."
         ) from ConnectionError(one_line(error))
     if not there:
         return (

@@ -64,7 +64,7 @@ def test_without_data_it_goes_back_all_the_same_and_says_that_no_story_is_told_f
     change(clone)
     number, probe = back()
     assert (number, probe.images) == ("1", ())
-    assert "deploying without telling a test story first, for there are no data: " in caplog.text
+    assert "deploying without telling a test story first, because there are no data: " in caplog.text
 
 
 def test_the_base_is_not_needed(back: Callable[..., tuple[str, dataset.Example]]) -> None:

@@ -93,5 +93,5 @@ app()
 
 def test_a_cron_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_CRON", "every monday")
-    with pytest.raises(ConfigError, match="wanted five fields of a cron, such as 0 4"):
+    with pytest.raises(ConfigError, match="expected the five fields of a cron schedule, such as 0 4"):
         settings.read()

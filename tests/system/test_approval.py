@@ -1,4 +1,4 @@
-"""A person's word before promotion, asked and given as in Prefect's UI, in a flow on a real server."""
+"""Approval before promotion, asked for and given as in Prefect's UI, in a flow on a real server."""
 
 import contextvars
 import threading

@@ -70,12 +70,12 @@ def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(ser
     limit = deployment["global_concurrency_limit"]["id"]
     assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 1
 
-    taken_up = deployments.take_up_interrupted()
+    resumed = deployments.resume_interrupted()
 
-    assert taken_up == [made["name"]]
+    assert resumed == [made["name"]]
     assert server.get(f"/flow_runs/{made['id']}").json()["state_type"] == "SCHEDULED"
     assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 0
-    assert deployments.take_up_interrupted() == []
+    assert deployments.resume_interrupted() == []
     server.delete(f"/flow_runs/{made['id']}").raise_for_status()
 
 
@@ -149,7 +149,7 @@ def test_somebody_is_told_of_a_failed_run_one_that_waits_for_them_and_a_version_
     told = {message["title"]: message["message"] for message in sent}
     assert "restore it" in told["storyreason: failed"]
     assert made["name"] in told["storyreason: failed"]
-    assert "approve-storyteller-7" in told["storyreason: waiting for a person's word"]
+    assert "approve-storyteller-7" in told["storyreason: waiting for approval"]
     assert told["storyreason: not promoted"] == "storyteller version 7: box F1 fell by 0.1"
     automations.apply(Settings())
 

@@ -294,7 +294,7 @@ def test_the_version_before_is_one_command_away(project: Project, mlflow: Mlflow
 
     printed = project.run("deploy", "previous", "--preset", "smoke", "--set", f"serving.port={project.port}")
 
-    assert "deploying without telling a test story first, for there are no data: " in printed
+    assert "deploying without telling a test story first, because there are no data: " in printed
     assert mlflow.get_model_version_by_alias(MODEL, "champion").version == before
 
 

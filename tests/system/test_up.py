@@ -110,11 +110,11 @@ def test_a_new_data_version_starts_a_run_that_serves_what_came_of_it(platform: P
     printed = platform.project.run("data", "add", str(tmp_path))
 
     assert "train: 960 -> 962 stories, 2 added (joined-0, joined-1)" in printed
-    assert "Prefect is told" in printed
+    assert "Prefect is notified" in printed
     _completes_by_the_event(platform, known)
     assert platform.served()["version"] == "3"
     known = {run["id"] for run in platform.runs()}
-    assert "Prefect is told" in platform.project.run("data", "announce")
+    assert "Prefect is notified" in platform.project.run("data", "announce")
     _completes_by_the_event(platform, known)
     assert platform.served()["version"] == "3"  # nothing had changed
 

@@ -145,7 +145,7 @@ def test_local_changes_are_not_mixed_into_a_new_version(clone: Path, stories: Pa
 
 def test_a_source_that_is_nowhere_is_named(clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="'nobody/nothing' is no folder here"):
+    with pytest.raises(DataError, match="'nobody/nothing' is not a folder here"):
         data.change("data.dvc", "nobody/nothing", dataset.adopt)
 
 

@@ -1,4 +1,4 @@
-"""Progress is told; where it cannot be shown, the work goes on."""
+"""Progress is reported; when it cannot be shown, the work continues."""
 
 import logging
 
@@ -14,7 +14,7 @@ def test_without_prefects_server_progress_is_in_the_log_alone(
 ) -> None:
     monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("run"))
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), caplog.at_level(logging.INFO, "run"):
-        progress.Progress("training", "fine-tuning").tell(3, 3, "step 3/3")
+        progress.Progress("training", "fine-tuning").report(3, 3, "step 3/3")
 
     assert "step 3/3" in caplog.text
-    assert "Prefect's server does not show the progress now" in caplog.text
+    assert "Prefect's server cannot show the progress" in caplog.text

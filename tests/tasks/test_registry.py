@@ -1,4 +1,4 @@
-"""Aliases: none yet is an answer, a registry that cannot be asked is not."""
+"""Aliases: no champion yet is an answer; an unreachable registry is an error."""
 
 from collections.abc import Callable
 from pathlib import Path

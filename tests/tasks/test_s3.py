@@ -85,7 +85,7 @@ def test_what_is_added_here_is_pulled_from_s3_by_a_clone(added: str, clone: Path
 def test_s3_that_is_away_is_named_and_worth_another_try(clone: Path, rev: str | None) -> None:
     config = (clone / ".dvc" / "config").read_text()
     (clone / ".dvc" / "config").write_text(re.sub(r"127.0.0.1:\d+", "127.0.0.1:9", config))
-    asked = re.escape(f"The DVC remote {REMOTE} cannot be asked: Could not connect")
+    asked = re.escape(f"The DVC remote {REMOTE} cannot be reached: Could not connect")
     with pytest.raises(DataError, match=f"{asked}.* Start again when it answers") as refused:
         pull(DataConfig(rev=rev))
     assert from_outside(None, None, Failed(data=refused.value))

@@ -112,10 +112,10 @@ def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard:
 def test_what_is_kept_of_the_features_is_told_and_what_is_not() -> None:
     more = {**FEATURES, "wanted_bytes": 5_000_000_000, "done": 30, "stories": 90}
     assert training._features_sentence(more) == (
-        "vision features of 2,400 pictures, 2.90 GB (of 5.00 GB: training.feature_cache_gb or the disk has no room for "
-        "more): story 30 of 90"
+        "vision features of 2,400 pictures, 2.90 GB (of 5.00 GB: more would exceed "
+        "training.feature_cache_gb or the disk): story 30 of 90"
     )
     assert training._features_sentence({**FEATURES, "tower": "left out"}) == (
-        "vision features of 2,400 pictures, 2.90 GB: all are kept, and training does without the tower"
+        "vision features of 2,400 pictures, 2.90 GB: all are cached, so training does not load the vision tower"
     )
     assert training._left_out({**START, "dropped": 0, "bad": 0}) == ""
