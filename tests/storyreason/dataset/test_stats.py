@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +63,7 @@ STORY = """<gdi image1>
 
 
 @pytest.fixture
-def examples():
+def examples() -> list[dataset.Example]:
     from PIL import Image
 
     out = io.BytesIO()
@@ -73,7 +74,7 @@ def examples():
     ]
 
 
-def test_a_story_is_counted_as_by_hand(examples):
+def test_a_story_is_counted_as_by_hand(examples: list[dataset.Example]) -> None:
     found = stats.describe(examples)
 
     assert (found["stories"], found["unreadable"]) == (2, 1)
@@ -97,7 +98,7 @@ def test_a_story_is_counted_as_by_hand(examples):
     assert found["phases"]["Conclusion"] == {"images": 2, "gdo": 2, "gda": 2, "gdl": 0}
 
 
-def test_pronouns_and_names_are_told_apart_by_person_and_case(examples):
+def test_pronouns_and_names_are_told_apart_by_person_and_case(examples: list[dataset.Example]) -> None:
     found = stats.describe(examples)
     assert found["pronouns"] == {
         "he": {"person": "third", "case": "subject", "tagged": 0, "untagged": 1},
@@ -113,12 +114,12 @@ def test_pronouns_and_names_are_told_apart_by_person_and_case(examples):
     assert [stats.person_of(word) for word in ("i", "ours", "your", "them")] == ["first", "first", "second", "third"]
 
 
-def test_tokens_are_counted_where_a_tokenizer_is_given(examples):
+def test_tokens_are_counted_where_a_tokenizer_is_given(examples: list[dataset.Example]) -> None:
     found = stats.describe(examples, count_tokens=len)
     assert found["distributions"]["tokens of the story"]["maximum"] == len(STORY)
 
 
-def test_the_report_is_one_inert_page_that_shows_every_number(examples):
+def test_the_report_is_one_inert_page_that_shows_every_number(examples: list[dataset.Example]) -> None:
     found = stats.describe(examples)
     text = report(json.loads(json.dumps(found)), "A <b>title</b>")
     assert "<b>title" not in text
@@ -131,13 +132,13 @@ def test_the_report_is_one_inert_page_that_shows_every_number(examples):
         assert float(x) + float(width) <= 560
 
 
-def test_a_data_set_without_stories_is_a_page_too():
+def test_a_data_set_without_stories_is_a_page_too() -> None:
     found = stats.describe([])
     assert found["stories"] == 0
     assert "0 stories" in report(found, "Nothing")
 
 
-def test_the_verb_writes_the_page_and_its_json(examples, tmp_path):
+def test_the_verb_writes_the_page_and_its_json(examples: list[dataset.Example], tmp_path: Path) -> None:
     import typer
     from typer.testing import CliRunner
 

@@ -17,6 +17,10 @@ from storyreason.serving.gateway import application
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+Open = Callable[..., Any]
+"""Opens an address in the browser; gives Playwright's page."""
+
+
 class Told(NamedTuple):
     images: tuple[bytes, ...]
     reference: str
@@ -91,7 +95,7 @@ def told() -> Told:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Any]:
     """Debian's Chromium. What needs it is skipped where there is none.
 
     Closed before the next module: while it is open, its event loop runs in this thread, and `asyncio.run` refuses.
@@ -128,14 +132,14 @@ def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, An
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Iterator[None]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORYREASON_RUNS", str(tmp_path_factory.mktemp("runs")))
         yield
 
 
 @pytest.fixture
-def files(told, tmp_path) -> list[Path]:
+def files(told: Told, tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for path, image in zip(paths, told.images, strict=True):
         path.write_bytes(image)
@@ -143,7 +147,7 @@ def files(told, tmp_path) -> list[Path]:
 
 
 @pytest.fixture
-def open_(browser) -> Iterator[Callable[..., Any]]:
+def open_(browser: Any) -> Iterator[Open]:
     """Opens an address and fails the test when the browser had anything to complain about but a refusal."""
     complaints: list[str] = []
 

@@ -1,16 +1,22 @@
 """The page in a real browser, from a file, as a reader opens it."""
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from storyreason import page
+from tests.storyreason.page.conftest import Open, Told
 
 
 @pytest.fixture
-def open_page(browser, told, tmp_path):
+def open_page(browser: Any, told: Told, tmp_path: Path) -> Iterator[Open]:
     """Opens a page of two stories and fails the test when the browser had anything to complain about."""
     complaints: list[str] = []
 
-    def open_(**context):
+    def open_(**context: Any) -> Any:
         first = page.view("beach-1", told.images, told.prediction, told.reference)
         second = page.view("beach-2", told.images, reference=told.reference)
         path = tmp_path / "page.html"
@@ -19,7 +25,7 @@ def open_page(browser, told, tmp_path):
         shown.set_default_timeout(60_000)  # a busy machine is slow, not wrong
         shown.on("console", lambda message: complaints.append(message.text))
         shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("request", lambda request: request.url.startswith("http") and complaints.append(request.url))
+        shown.on("request", lambda request: complaints.extend(re.findall("^http.*", request.url)))
         shown.goto(path.as_uri())
         return shown
 
@@ -29,11 +35,11 @@ def open_page(browser, told, tmp_path):
     assert complaints == []
 
 
-def _lit(shown, selector: str) -> list[str]:
+def _lit(shown: Any, selector: str) -> list[str]:
     return shown.eval_on_selector_all(f"{selector}.lit", "all => all.map(e => e.dataset.ids)")
 
 
-def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page):
+def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page: Open) -> None:
     shown = open_page()
     # when the ball's mention in the prediction is pointed at
     shown.hover("[data-answer='0'] .mention[data-ids=obj2]")
@@ -56,7 +62,7 @@ def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page)
     assert card.is_hidden()
 
 
-def test_a_row_lights_its_box_and_a_tap_keeps_the_light(open_page):
+def test_a_row_lights_its_box_and_a_tap_keeps_the_light(open_page: Open) -> None:
     shown = open_page()
     shown.click("text=All tables")
     shown.click("[data-answer='0'] tr[data-ids=obj2]")
@@ -66,7 +72,7 @@ def test_a_row_lights_its_box_and_a_tap_keeps_the_light(open_page):
     assert _lit(shown, "[data-ids]") == []
 
 
-def test_the_keyboard_reaches_everything(open_page):
+def test_the_keyboard_reaches_everything(open_page: Open) -> None:
     shown = open_page()
     # when a passage is reached with Tab and walked with the arrow keys
     shown.focus("[data-answer='0'] .mention")
@@ -83,7 +89,7 @@ def test_the_keyboard_reaches_everything(open_page):
     assert shown.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 
-def test_what_breaks_a_rule_is_marked_and_listed(open_page):
+def test_what_breaks_a_rule_is_marked_and_listed(open_page: Open) -> None:
     shown = open_page()
     assert shown.locator("[data-answer='0'] .mention.wrong").all_inner_texts() == ["a dog"]
     assert shown.locator("[data-answer='0'] .passage .wrong.mild").all_inner_texts() == ["she"]
@@ -95,7 +101,7 @@ def test_what_breaks_a_rule_is_marked_and_listed(open_page):
     assert shown.evaluate("document.activeElement.innerText") in {"a dog", "she"}
 
 
-def test_the_picker_shows_another_story_and_keeps_it_in_the_address(open_page):
+def test_the_picker_shows_another_story_and_keeps_it_in_the_address(open_page: Open) -> None:
     shown = open_page()
     shown.select_option(".picker select", "beach-2")
     assert shown.inner_text("h1") == "beach-2"
@@ -105,7 +111,7 @@ def test_the_picker_shows_another_story_and_keeps_it_in_the_address(open_page):
     assert shown.inner_text("h1") == "beach-1"
 
 
-def test_the_page_fits_its_window_in_light_and_dark(open_page):
+def test_the_page_fits_its_window_in_light_and_dark(open_page: Open) -> None:
     shown = open_page(color_scheme="light")
     for width in (360, 768, 1280, 1920):
         shown.set_viewport_size({"width": width, "height": 800})

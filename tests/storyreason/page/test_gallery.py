@@ -1,14 +1,17 @@
 """A folder of story pages as a gallery."""
 
+from pathlib import Path
+
 import pytest
 
 from storyreason import page
 from storyreason.errors import DataError
 from storyreason.page.gallery import Gallery
+from tests.storyreason.page.conftest import Told
 
 
 @pytest.fixture
-def folder(told, tmp_path):
+def folder(told: Told, tmp_path: Path) -> Path:
     """An evaluation's page of two stories, and two pages of one story each, as `storyreason page` writes them."""
     views = {name: page.view(name, told.images, told.prediction, told.reference) for name in ("a", "b", "c")}
     (tmp_path / "run").mkdir()
@@ -22,7 +25,7 @@ def folder(told, tmp_path):
     return tmp_path
 
 
-def test_pages_become_collections_of_stories(folder):
+def test_pages_become_collections_of_stories(folder: Path) -> None:
     gallery = Gallery(folder)
     collections = {one["name"]: one["stories"] for one in gallery.index["collections"]}
     assert {name: [story["id"] for story in stories] for name, stories in collections.items()} == {
@@ -36,14 +39,14 @@ def test_pages_become_collections_of_stories(folder):
     assert gallery.story(names.index("challenger, free"), 1)["id"] == "b"
 
 
-def test_two_evaluations_of_one_title_are_told_apart(folder):
+def test_two_evaluations_of_one_title_are_told_apart(folder: Path) -> None:
     (folder / "other").mkdir()
     (folder / "other/free-stories.html").write_text((folder / "run/free-stories.html").read_text())
     names = [one["name"] for one in Gallery(folder).index["collections"]]
     assert {"challenger, free (run)", "challenger, free (other)"} <= set(names)
 
 
-def test_what_is_not_there_is_none(folder):
+def test_what_is_not_there_is_none(folder: Path) -> None:
     gallery = Gallery(folder)
     assert gallery.story(0, 99) is None
     assert gallery.story(-1, 0) is None
@@ -52,6 +55,6 @@ def test_what_is_not_there_is_none(folder):
     assert gallery.story(0, 0) is None
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"serving\.gallery"):
         Gallery(tmp_path / "nowhere")

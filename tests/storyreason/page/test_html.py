@@ -7,11 +7,12 @@ import re
 from html.parser import HTMLParser
 
 from storyreason import page
+from tests.storyreason.page.conftest import Told
 
 HOSTILE = """</script><script>alert(1)</script> <!-- " ' & \u2028 <img src=x onerror=alert(2)> ${x}"""
 
 
-def test_a_page_refers_to_nothing_outside_itself(told):
+def test_a_page_refers_to_nothing_outside_itself(told: Told) -> None:
     text = page.render([page.view("beach-1", told.images, told.prediction, told.reference)], "Stories")
     without_svg_name = text.replace("http://www.w3.org/2000/svg", "")
     assert "http" not in without_svg_name.replace("http-equiv", "")
@@ -20,7 +21,7 @@ def test_a_page_refers_to_nothing_outside_itself(told):
     assert set(re.findall(r'(?:src|href)="([^"]{0,10})', text)) <= {"data:,"}
 
 
-def test_hostile_text_stays_text(told):
+def test_hostile_text_stays_text(told: Told) -> None:
     # given a title, an id and a story with markup in them
     prediction = told.prediction.replace("waited", HOSTILE).replace("A beach", HOSTILE)
     views = [page.view(HOSTILE, told.images, prediction)]
@@ -36,7 +37,7 @@ def test_hostile_text_stays_text(told):
     assert _elements(text, "title") == [HOSTILE]
 
 
-def test_the_policy_allows_this_style_and_this_script_only(told):
+def test_the_policy_allows_this_style_and_this_script_only(told: Told) -> None:
     text = page.render([page.view("beach-1", told.images, reference=told.reference)])
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy

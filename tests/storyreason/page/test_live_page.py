@@ -11,7 +11,7 @@ import pytest
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import RunningEngine
 from tests.storyreason.generation.endpoint import Reply, endpoint, stream
-from tests.storyreason.page.conftest import add, gateway
+from tests.storyreason.page.conftest import Open, Told, add, gateway
 from tests.storyreason.serving.test_live import Scripted
 
 
@@ -41,7 +41,7 @@ class Script:
 
 
 @pytest.fixture
-def scripted(runs, told) -> Iterator[tuple[str, Any, Script]]:
+def scripted(runs: None, told: Told) -> Iterator[tuple[str, Any, Script]]:
     """A gateway's address and server, and the engine behind it that follows a script."""
     script = Script(told.prediction)
     with endpoint(script.reply) as engine, gateway(ServingConfig(), RunningEngine(Scripted(engine))) as (url, server):
@@ -57,7 +57,7 @@ def half_told(shown: Any, files: list[Path]) -> None:
     shown.wait_for_selector("#image-1 .mention")
 
 
-def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
+def test_a_story_is_shown_while_it_is_told(open_: Open, scripted: tuple[str, Any, Script], files: list[Path]) -> None:
     url, _, script = scripted
     shown = open_(url)
     half_told(shown, files)
@@ -79,7 +79,9 @@ def test_a_story_is_shown_while_it_is_told(open_, scripted, files):
     assert shown.locator("pre.raw").text_content() == script.written
 
 
-def test_what_was_told_stays_when_it_is_cancelled(open_, scripted, files):
+def test_what_was_told_stays_when_it_is_cancelled(
+    open_: Open, scripted: tuple[str, Any, Script], files: list[Path]
+) -> None:
     url, _, script = scripted
     shown = open_(url)
     half_told(shown, files)
@@ -94,7 +96,9 @@ def test_what_was_told_stays_when_it_is_cancelled(open_, scripted, files):
     shown.wait_for_selector("#image-2 .mention")
 
 
-def test_what_was_told_stays_when_the_engine_breaks_off(open_, scripted, files):
+def test_what_was_told_stays_when_the_engine_breaks_off(
+    open_: Open, scripted: tuple[str, Any, Script], files: list[Path]
+) -> None:
     url, _, script = scripted
     script.breaks = True
     shown = open_(url)
@@ -106,7 +110,9 @@ def test_what_was_told_stays_when_the_engine_breaks_off(open_, scripted, files):
     assert shown.locator("pre.raw").text_content().startswith("<think>")
 
 
-def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
+def test_what_was_told_stays_when_the_gateway_goes_away(
+    open_: Open, scripted: tuple[str, Any, Script], files: list[Path]
+) -> None:
     url, server, _ = scripted
     shown = open_(url)
     half_told(shown, files)
@@ -117,7 +123,7 @@ def test_what_was_told_stays_when_the_gateway_goes_away(open_, scripted, files):
 
 
 @pytest.mark.server
-def test_a_real_model_tells_a_story(open_, runs, vllm_server, files):
+def test_a_real_model_tells_a_story(open_: Open, runs: None, vllm_server: VllmServer, files: list[Path]) -> None:
     with gateway(ServingConfig(), RunningEngine(vllm_server)) as (url, _):
         shown = open_(url)
         add(shown, files)

@@ -1,6 +1,8 @@
 """`storyreason page`: a folder of pages from a data set, or from answers to it."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -9,10 +11,13 @@ from typer.testing import CliRunner
 from storyreason import dataset
 from storyreason.cli import page as cli
 from storyreason.errors import DataError
+from tests.storyreason.page.conftest import Told
+
+Page = Callable[..., tuple[list[str], str]]
 
 
 @pytest.fixture
-def data(told, tmp_path):
+def data(told: Told, tmp_path: Path) -> Path:
     """A data set whose test split is two stories with names that are hard on file systems."""
     thought, story = told.reference.removeprefix("<think>\n").split("\n</think>\n")
     examples = [dataset.Example(name, told.images, thought, story) for name in ("a/b", "a b", "index")]
@@ -21,11 +26,11 @@ def data(told, tmp_path):
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path: Path) -> Page:
     app = typer.Typer()
     app.command()(cli.page)
 
-    def page(*arguments: object):
+    def page(*arguments: object) -> tuple[list[str], str]:
         result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "out")])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -35,7 +40,7 @@ def page(tmp_path):
     return page
 
 
-def test_a_data_set_becomes_a_page_per_story_and_an_index(page, data, tmp_path):
+def test_a_data_set_becomes_a_page_per_story_and_an_index(page: Page, data: Path, tmp_path: Path) -> None:
     names, output = page(data)
     assert names == ["a_b-2.html", "a_b.html", "index.html", "index_.html"]
     assert "3 pages" in output
@@ -44,7 +49,7 @@ def test_a_data_set_becomes_a_page_per_story_and_an_index(page, data, tmp_path):
     assert index.count("valid") == 3
 
 
-def test_answers_are_shown_beside_their_references(page, data, told, tmp_path):
+def test_answers_are_shown_beside_their_references(page: Page, data: Path, told: Told, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"story_id": "a b", "prediction": told.prediction}) + "\n")
     names, _ = page(answers, "--data", data)
@@ -54,12 +59,12 @@ def test_answers_are_shown_beside_their_references(page, data, told, tmp_path):
     assert '"role":"reference"' in shown
 
 
-def test_one_story_of_many(page, data):
+def test_one_story_of_many(page: Page, data: Path) -> None:
     names, _ = page(data, "--story", "index")
     assert names == ["index.html", "index_.html"]
 
 
-def test_bad_input_is_named(page, data, told, tmp_path):
+def test_bad_input_is_named(page: Page, data: Path, told: Told, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"story_id": "who", "prediction": told.prediction}) + "\n")
     with pytest.raises(DataError, match="--data"):

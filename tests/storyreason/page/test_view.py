@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from storyreason import page
 from storyreason.errors import DataError
 from storyreason.format import answer as answers
+from tests.storyreason.page.conftest import Told
 
 
-def test_a_view_holds_frames_entities_tables_story_and_phases(told):
+def test_a_view_holds_frames_entities_tables_story_and_phases(told: Told) -> None:
     # when a reference is viewed alone
     view = page.view("beach-1", told.images, reference=told.reference)
 
@@ -48,7 +49,7 @@ def test_a_view_holds_frames_entities_tables_story_and_phases(told):
     assert [(p["name"], p["images"]) for p in answer["phases"]][2] == ("Conflict", [1, 2])
 
 
-def test_what_breaks_a_rule_is_marked_where_it_stands(told):
+def test_what_breaks_a_rule_is_marked_where_it_stands(told: Told) -> None:
     # when a prediction with an unknown entity and an untagged pronoun is viewed
     (answer,) = page.view("beach-1", told.images, prediction=told.prediction)["answers"]
 
@@ -66,7 +67,7 @@ def test_what_breaks_a_rule_is_marked_where_it_stands(told):
     assert not answer["entities"][-1]["known"]
 
 
-def test_rows_and_boxes_that_break_a_rule_are_marked(told):
+def test_rows_and_boxes_that_break_a_rule_are_marked(told: Told) -> None:
     text = told.reference.replace("5,5,20,35", "20,5,5,35").replace("35,20,50,35", "35,20,64,35")
     (answer,) = page.view("beach-1", told.images, prediction=text)["answers"]
     scene = answer["scenes"][0]
@@ -77,7 +78,7 @@ def test_rows_and_boxes_that_break_a_rule_are_marked(told):
     assert [(box["id"], box["box"]) for box in scene["boxes"]] == [("obj1", [35, 20, 60, 35])]
 
 
-def test_the_same_entity_in_both_answers_has_one_colour(told):
+def test_the_same_entity_in_both_answers_has_one_colour(told: Told) -> None:
     prediction, reference = page.view("beach-1", told.images, told.prediction, told.reference)["answers"]
     mine = {entity["id"]: entity for entity in prediction["entities"]}
     theirs = {entity["id"]: entity for entity in reference["entities"]}
@@ -93,7 +94,7 @@ def test_the_same_entity_in_both_answers_has_one_colour(told):
 @pytest.mark.parametrize(
     "text", ["", "Once upon a time.", "<think>\n## Image 1", "<think>\n\n</think>\n<gdo x>a", "\x00<"]
 )
-def test_an_answer_that_cannot_be_read_is_shown_as_it_came(told, text):
+def test_an_answer_that_cannot_be_read_is_shown_as_it_came(told: Told, text: str) -> None:
     view = page.view("beach-1", told.images, text, told.reference)
     prediction = view["answers"][0]
     assert not prediction["valid"]
@@ -102,7 +103,7 @@ def test_an_answer_that_cannot_be_read_is_shown_as_it_came(told, text):
     json.dumps(view, allow_nan=False)
 
 
-def test_a_truncated_answer_shows_what_is_complete(told):
+def test_a_truncated_answer_shows_what_is_complete(told: Told) -> None:
     text = told.reference[: told.reference.index("| Turning Point")]
     (answer,) = page.view("beach-1", told.images, prediction=text)["answers"]
     assert answer["readable"]
@@ -111,20 +112,20 @@ def test_a_truncated_answer_shows_what_is_complete(told):
     assert [len(scene["parts"]) for scene in answer["scenes"]] == [0, 0]
 
 
-def test_an_image_that_the_story_does_not_have_is_shown_without_a_frame(told):
+def test_an_image_that_the_story_does_not_have_is_shown_without_a_frame(told: Told) -> None:
     text = told.reference.replace("## Image 2", "## Image 7")
     (answer,) = page.view("beach-1", told.images, prediction=text)["answers"]
     assert [scene["image"] for scene in answer["scenes"]] == [1, 2, 7]
     assert answer["scenes"][2]["boxes"] == []
 
 
-def test_scores_that_are_no_numbers_are_left_out(told):
+def test_scores_that_are_no_numbers_are_left_out(told: Told) -> None:
     scores = {"strict/grounding/f1": 0.5, "strict/grounding/bg/mean_iou": float("nan")}
     view = page.view("beach-1", told.images, told.prediction, scores=scores)
     assert view["answers"][0]["scores"] == {"strict/grounding/f1": 0.5}
 
 
-def test_pictures_that_browsers_do_not_know_become_png(told):
+def test_pictures_that_browsers_do_not_know_become_png(told: Told) -> None:
     from PIL import Image
 
     out = io.BytesIO()
@@ -133,7 +134,7 @@ def test_pictures_that_browsers_do_not_know_become_png(told):
     assert view["images"][0]["src"].startswith("data:image/png;base64,")
 
 
-def test_a_picture_that_cannot_be_read_is_named(told):
+def test_a_picture_that_cannot_be_read_is_named(told: Told) -> None:
     with pytest.raises(DataError, match="Story beach-1, image 2"):
         page.view("beach-1", [told.images[0], b"no picture"], reference=told.reference)
 
@@ -141,7 +142,7 @@ def test_a_picture_that_cannot_be_read_is_named(told):
 PIECES = ("", "\n", "\r", "|", "0,0,9", "<gdo char1>", "</gdi>", "<gdi image9>", "</think>")
 
 
-def test_a_passage_without_words_is_shown_as_untold(told):
+def test_a_passage_without_words_is_shown_as_untold(told: Told) -> None:
     text = told.reference.replace("<gdo char1>She</gdo> <gda char1>played</gda>.", "")
     (answer,) = page.view("beach-1", told.images, prediction=text)["answers"]
     assert answer["scenes"][1]["parts"] == []
@@ -149,7 +150,7 @@ def test_a_passage_without_words_is_shown_as_untold(told):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_no_text_makes_it_raise(told, data):
+def test_no_text_makes_it_raise(told: Told, data: st.DataObject) -> None:
     """A telling with pieces cut out and others put in is shown, whatever is left of it."""
     text = told.prediction
     for _ in range(data.draw(st.integers(1, 4))):
@@ -161,12 +162,12 @@ def test_no_text_makes_it_raise(told, data):
     assert page.render([view])
 
 
-def test_sections_and_passages_are_put_to_their_images_in_one_go():
+def test_sections_and_passages_are_put_to_their_images_in_one_go() -> None:
     # given an answer of many images, whose numbers count how often they are compared
     class Counted(int):
         compared = 0
 
-        def __eq__(self, other):
+        def __eq__(self, other: object) -> bool:
             Counted.compared += 1
             return int(self) == other
 

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storyreason import page
 from storyreason.serving.config import ServingConfig
-from tests.storyreason.page.conftest import add, gateway
+from tests.storyreason.page.conftest import Open, Told, add, gateway
 
 SCORES = {"strict/grounding/f1": 0.5}
 
 
 @pytest.fixture(scope="module")
-def site(runs, told, tmp_path_factory) -> Iterator[str]:
+def site(runs: None, told: Told, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway without a model, with a gallery of two evaluations of two stories."""
     folder = tmp_path_factory.mktemp("gallery")
     for role, text in (("champion", told.prediction), ("challenger", told.reference)):
@@ -29,7 +30,9 @@ def names(shown: Any) -> list[str]:
     return shown.eval_on_selector_all(".thumb", "all => all.map(e => e.title)")
 
 
-def test_images_are_put_in_order_by_keyboard_and_mouse(open_, site, files, tmp_path):
+def test_images_are_put_in_order_by_keyboard_and_mouse(
+    open_: Open, site: str, files: list[Path], tmp_path: Path
+) -> None:
     shown = open_(site)
     third = tmp_path / "three.png"
     third.write_bytes(files[0].read_bytes())
@@ -55,7 +58,7 @@ def test_images_are_put_in_order_by_keyboard_and_mouse(open_, site, files, tmp_p
     assert shown.evaluate("document.activeElement.title") == "two.png"
 
 
-def test_images_are_dropped_and_what_is_no_image_is_named(open_, site):
+def test_images_are_dropped_and_what_is_no_image_is_named(open_: Open, site: str) -> None:
     shown = open_(site)
     shown.evaluate("""() => {
         const data = new DataTransfer();
@@ -68,7 +71,7 @@ def test_images_are_dropped_and_what_is_no_image_is_named(open_, site):
     assert shown.locator(".send").is_disabled()
 
 
-def test_without_a_model_telling_says_what_to_do(open_, site, files):
+def test_without_a_model_telling_says_what_to_do(open_: Open, site: str, files: list[Path]) -> None:
     shown = open_(site)
     add(shown, files)
     shown.wait_for_selector(".health.warning")
@@ -80,7 +83,9 @@ def test_without_a_model_telling_says_what_to_do(open_, site, files):
     assert shown.locator(".send").is_enabled()
 
 
-def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(open_, site, files, told):
+def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(
+    open_: Open, site: str, files: list[Path], told: Told
+) -> None:
     shown = open_(f"{site}#read")
     add(shown, files)
     shown.fill("textarea.text >> nth=0", told.prediction)
@@ -100,7 +105,7 @@ def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(open_, site, files, 
     assert shown.locator(".mention.lit").count() == 4
 
 
-def test_an_analysis_and_a_story_are_read_without_images(open_, site, told):
+def test_an_analysis_and_a_story_are_read_without_images(open_: Open, site: str, told: Told) -> None:
     shown = open_(f"{site}#read")
     thought, story = told.reference.removeprefix("<think>\n").split("\n</think>\n")
     shown.fill("textarea.text >> nth=0", thought)
@@ -113,7 +118,9 @@ def test_an_analysis_and_a_story_are_read_without_images(open_, site, told):
     assert shown.inner_text("#players .state") == "valid"
 
 
-def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(open_, site, files, told, tmp_path):
+def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(
+    open_: Open, site: str, files: list[Path], told: Told, tmp_path: Path
+) -> None:
     shown = open_(f"{site}#read")
     add(shown, files)
     shown.fill("textarea.text >> nth=0", told.reference.replace("Mara", "Mara </script><b>"))
@@ -147,7 +154,9 @@ def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(open_, site, fi
     assert [image["name"] for image in json.loads(saved["JSON"].read_text())["images"]] == ["one.png", "two.png"]
 
 
-def test_a_gateway_that_wants_a_key_is_given_one(open_, runs, told, monkeypatch):
+def test_a_gateway_that_wants_a_key_is_given_one(
+    open_: Open, runs: None, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = "a-key-of-a-test-that-is-long-enough"
     monkeypatch.setenv("STORYREASON_API_KEYS", key)
     with gateway(ServingConfig()) as (url, _):
@@ -164,7 +173,7 @@ def test_a_gateway_that_wants_a_key_is_given_one(open_, runs, told, monkeypatch)
     assert key not in shown.content()
 
 
-def test_the_gallery_shows_two_models_side_by_side(open_, site):
+def test_the_gallery_shows_two_models_side_by_side(open_: Open, site: str) -> None:
     shown = open_(f"{site}#gallery")
     shown.wait_for_selector(".shelf li")
     assert shown.locator(".shelf b").all_inner_texts() == ["beach-1", "beach-2"]
@@ -185,7 +194,7 @@ def test_the_gallery_shows_two_models_side_by_side(open_, site):
     assert shown.locator(".send").inner_text() == "Tell a story from 2 images"
 
 
-def test_the_page_fits_its_window_in_light_and_dark(open_, site, files, told):
+def test_the_page_fits_its_window_in_light_and_dark(open_: Open, site: str, files: list[Path], told: Told) -> None:
     shown = open_(f"{site}#read", color_scheme="dark")
     add(shown, files)
     shown.fill("textarea.text >> nth=0", told.prediction)
@@ -197,7 +206,7 @@ def test_the_page_fits_its_window_in_light_and_dark(open_, site, files, told):
     assert shown.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]) < 128")
 
 
-def test_every_control_has_a_name(open_, site, files):
+def test_every_control_has_a_name(open_: Open, site: str, files: list[Path]) -> None:
     shown = open_(site)
     add(shown, files)
     unnamed = shown.eval_on_selector_all(
