@@ -13,7 +13,8 @@ class Build(build_py):
 
     def run(self) -> None:
         if self.editable_mode:
-            return super().run()
+            super().run()
+            return
         shutil.rmtree(self.build_lib, ignore_errors=True)  # modules of an earlier build that are gone now
         super().run()
         for folder in ("presets", "accelerate"):

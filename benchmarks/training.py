@@ -100,7 +100,8 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
     base = prepared_model(base, mode, recipe, cuda and is_flash_attn_2_available())
     counted = Cost(base, mode)
     loss: Literal["answer", "all"] = "answer" if recipe.answer_loss else "all"
-    positions, ready, seen = packing.positions_of(base), {}, {}
+    positions, ready = packing.positions_of(base), {}
+    seen: dict[int, Any] = {}
     device = torch.device("cuda" if cuda else "cpu")
     if recipe.features:
         keep(base, world, range(len(world.lengths)), device, seen, bf16)
@@ -133,7 +134,7 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
 
     class Bench(Trainer):
         def get_train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader([rows(step) for step in range(steps + 1)], collate_fn=list)
+            return torch.utils.data.DataLoader([rows(step) for step in range(steps + 1)], collate_fn=list)  # type: ignore[arg-type]
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             total, mine = torch.zeros((), device=self.args.device), inputs[0][rank::processes]
@@ -142,7 +143,7 @@ def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dic
                     total += super().training_step(model, batch(row), num_items_in_batch)
             return total
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
             labels = inputs.pop("labels")
             if "features" in inputs:
                 inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))

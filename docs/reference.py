@@ -85,9 +85,8 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
         return ", or ".join(_type(one, schema) for one in field["anyOf"])
     if field["type"] == "array":
         return f"list of {_type(field['items'], schema)}"
-    return {"string": "text", "null": "empty", "boolean": "true or false", "object": "settings"}.get(
-        field["type"], field["type"]
-    )
+    words = {"string": "text", "null": "empty", "boolean": "true or false", "object": "settings"}
+    return words.get(field["type"], str(field["type"]))
 
 
 def _value(default: Any) -> str:

@@ -60,7 +60,7 @@ def work_folder(step: str, fingerprint: str) -> Path:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete step, or None when the step is incomplete or a file it names is missing."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     if not all((folder / name).exists() for name in manifest.get("files", [])):

@@ -131,8 +131,8 @@ def test_every_recorded_step_is_complete_under_its_current_fingerprint(before: B
     for step, name in (("train", TRAIN), ("register", REGISTER), *(("evaluate", one) for one in EVALUATE.values())):
         assert tracking.recall(runs.work_folder(step, name)), step
     scores = {role: Evaluated((), role, before.run, cards, {}, {}) for role, cards in before.scorecards().items()}
-    version = registry.Version(SMOKE.model, "1", "model", REGISTER, before.run, DATA)
-    assert tracking.recall(runs.work_folder("compare", evaluation.comparison_fingerprint(version, scores)))
+    registered = registry.Version(SMOKE.model, "1", "model", REGISTER, before.run, DATA)
+    assert tracking.recall(runs.work_folder("compare", evaluation.comparison_fingerprint(registered, scores)))
 
 
 @pytest.mark.parametrize("file", BEFORE.rglob("manifest.json"), ids=lambda file: file.parents[1].name)

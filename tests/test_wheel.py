@@ -65,8 +65,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     def make(extra: str) -> Path:
         folder = tmp_path_factory.mktemp("environment")
         venv.create(folder, with_pip=False)
-        target = ["--python", folder / "bin" / "python"]
-        install = [sys.executable, "-m", "pip", *target, "install", "--quiet", "--no-deps", "--no-index", wheel]
+        target = ["--python", str(folder / "bin" / "python")]
+        install = [sys.executable, "-m", "pip", *target, "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
         subprocess.run(install, check=True, env=_outside())
         (packages,) = folder.glob("lib/python*/site-packages")
         here = Path(str(metadata.distribution("pytest").locate_file("")))
@@ -160,7 +160,8 @@ def test_the_lock_is_in_the_bounds_that_the_wheel_names() -> None:
 
 
 def _project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
 
 
 def _run(*arguments: str | Path, cwd: Path, code: int = 0) -> str:

@@ -41,7 +41,8 @@ class Section:
 
     def rows(self, table: Table[RowT]) -> tuple[RowT, ...]:
         """The rows of one of the image's tables."""
-        return getattr(self, table.name)
+        rows: tuple[RowT, ...] = getattr(self, table.name)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

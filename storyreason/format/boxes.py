@@ -52,11 +52,13 @@ def iou_matrix(a: Sequence[Box], b: Sequence[Box]) -> "np.ndarray":
     high = np.minimum(rows[..., 2:], columns[..., 2:])
     overlap = np.clip(high - low, 0, None).prod(axis=-1)
     union = _areas(rows) + _areas(columns) - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+    shared: np.ndarray = np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+    return shared
 
 
 def _areas(boxes: "np.ndarray") -> "np.ndarray":
-    return (boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1)
+    areas: np.ndarray = (boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1)
+    return areas
 
 
 def clip(box: Box, width: int, height: int) -> Box:

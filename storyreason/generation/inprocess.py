@@ -135,7 +135,7 @@ def _streamer(tokenizer: Any, on_chunk: OnChunk) -> Any:
 
         def put(self, value: Any) -> None:
             self.tokens += not self.next_tokens_are_prompt
-            super().put(value)
+            super().put(value)  # type: ignore[no-untyped-call]
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             if text or stream_end:

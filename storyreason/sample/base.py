@@ -366,7 +366,8 @@ def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson])
     batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         tokens = model.generate(**batch, max_new_tokens=320)
-    return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    told = tokens[:, batch["input_ids"].shape[1] :]
+    return list(processor.batch_decode(told, skip_special_tokens=True))
 
 
 def save(model: Any, processor: Any, out: Path, facts: dict[str, Any]) -> None:

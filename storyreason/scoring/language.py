@@ -97,7 +97,8 @@ class Cider:
             if not len(documents):
                 return numbers * most
             at = np.minimum(np.searchsorted(documents, keys), len(documents) - 1)
-            return numbers * (most - np.log(np.where(documents[at] == keys, occurrences[at], 1)))
+            weighed: np.ndarray = numbers * (most - np.log(np.where(documents[at] == keys, occurrences[at], 1)))
+            return weighed
 
         scores = np.zeros(len(self._texts))
         for i, (keys, numbers, orders, other_keys, other_numbers, other_orders) in enumerate(self._texts):

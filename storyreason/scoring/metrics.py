@@ -131,7 +131,9 @@ def bleu(n: int) -> Formula:
         for right, runs in zip(counts[:n], counts[n:], strict=True):
             product = product * (right + _TINY) / (runs + _SMALL)
         length = (words + _TINY) / (reference_words + _SMALL)
-        return np.asarray(product) ** (1 / n) * np.where(length < 1, np.exp(1 - 1 / np.minimum(length, 1)), 1.0)
+        brevity = np.where(length < 1, np.exp(1 - 1 / np.minimum(length, 1)), 1.0)
+        score: np.ndarray = np.asarray(product) ** (1 / n) * brevity
+        return score
 
     columns = ["words", "reference_words"]
     columns += [f"{what}_{k}" for what in ("right", "ngrams") for k in range(1, n + 1)]

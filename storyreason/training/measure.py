@@ -31,7 +31,7 @@ class Cost:
             if part != "layers" or ".layers." in name:
                 counts[part] += parameter.numel()
         trained = 4 if mode == "lora" else 6
-        self.per_token = trained * counts["layers"] + 6 * counts["adapters"]
+        self.per_token: int = trained * counts["layers"] + 6 * counts["adapters"]
         self.per_label = trained * text.vocab_size * text.hidden_size
         # A frozen tower goes forward alone; pixels need no gradient. The merger makes one token of four patches.
         each, first = (6, 4) if mode == "full" else (2, 2)
@@ -44,7 +44,7 @@ class Cost:
 
     def of(self, tokens: int, labels: int, image_tokens: int) -> float:
         """Operations of one story; `image_tokens` are those whose features must be computed."""
-        return (
+        return float(
             self.per_token * tokens
             + self.per_label * labels
             + self.per_image_token * image_tokens

@@ -110,7 +110,7 @@ class StoryTrainer(OpenTrainer):
 
     # Data
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(
             Batches(self.stories, self.join, self.args.process_index),  # type: ignore[arg-type]
             batch_sampler=plan.Passes(self.plan),

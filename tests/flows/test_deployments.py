@@ -167,8 +167,8 @@ def test_runs_can_be_cancelled_after_prefects_server_was_away(monkeypatch: pytes
     async def watch() -> None:
         cancelling = asyncio.Event()
 
-        def on_cancelling(identity: UUID) -> None:
-            seen.add(identity)
+        def on_cancelling(flow_run_id: UUID) -> None:
+            seen.add(flow_run_id)
             cancelling.set()
 
         async with observers.FlowRunCancellingObserver(on_cancelling=on_cancelling, polling_interval=0.01):

@@ -14,6 +14,7 @@ import pytest
 from flows import up
 from storyreason import runs
 from storyreason.errors import RunError
+from tasks import settings
 from tests.system.conftest import free_port, wait_for
 
 pytestmark = pytest.mark.server
@@ -134,7 +135,7 @@ def test_a_port_that_is_taken_is_named(checkout: Path, monkeypatch: pytest.Monke
 
 
 def test_while_a_flow_has_a_server_of_its_own_up_waits_for_its_end(checkout: Path) -> None:
-    up.settings.prepare()
+    settings.prepare()
     with runs.lock(Path(os.environ["PREFECT_HOME"])), pytest.raises(RunError, match="wait for it to end"):
         said()
     assert up.running() is None

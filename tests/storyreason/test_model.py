@@ -35,7 +35,7 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     return tmp_path / "adapter"
 
 

@@ -18,6 +18,8 @@ from storyreason.serving import client
 from storyreason.serving.config import ServingConfig
 from tasks import accelerator
 from tasks import training as training_steps
+from tasks.data import Base
+from tasks.results import Pulled
 from tests.storyreason.serving.scripted import Process, serves
 from tests.system.conftest import wait_for
 
@@ -89,11 +91,11 @@ def training_flow(
 ) -> Any:
     """A flow that trains a tiny model in earnest."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    data = {"md5": "0" * 32, "rev": None, "files": [str(tiny_data)]}
+    data = Pulled((str(tiny_data),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
 
     @flow(name="trains")
     def trains(chosen: config.RunConfig) -> Any:
-        return training_steps.train(chosen, data, str(tiny_base), "f" * 16)
+        return training_steps.train(chosen, data, Base(str(tiny_base), "f" * 16))
 
     return trains
 

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending, Running
+from prefect.states import Pending, Running, State
 
 from flows import automations, deployments
 from tasks import gate, registry
@@ -65,7 +65,8 @@ def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(ser
     deployment = known(server)
     made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
     with get_client(sync_client=True) as client:
-        for state in (Pending(), Running()):  # as its process did, before it was killed
+        states: tuple[State[Any], ...] = (Pending(), Running())
+        for state in states:  # as its process did, before it was killed
             assert client.set_flow_run_state(UUID(made["id"]), state).status == SetStateStatus.ACCEPT
     limit = deployment["global_concurrency_limit"]["id"]
     assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 1

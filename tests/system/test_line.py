@@ -157,11 +157,11 @@ def test_the_openai_client_streams_a_story_of_five_images(project: Project) -> N
     from storyreason.pictures import data_url
 
     images = dataset.load(project.folder / "data", "test")[0].images[:5]
-    content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    content: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     with OpenAI(base_url=f"{project.url}/v1", api_key="none") as client:
         stream = client.chat.completions.create(
             model="storyteller",
-            messages=[{"role": "user", "content": [*content, {"type": "text", "text": "Tell a story."}]}],  # type: ignore[list-item]
+            messages=[{"role": "user", "content": [*content, {"type": "text", "text": "Tell a story."}]}],
             max_tokens=32,
             stream=True,
         )
@@ -249,7 +249,7 @@ def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow:
     (row,) = (row for row in compared(run, "champion") if row["name"] == "strict/grounding/f1")
     assert row["low"] <= row["gain"] <= row["high"]
     assert row["challenger"] == pytest.approx(run.data.metrics["free/strict/grounding/f1"])
-    incumbent = mlflow.get_run(mlflow.get_model_version(MODEL, "1").run_id)
+    incumbent = mlflow.get_run(str(mlflow.get_model_version(MODEL, "1").run_id))
     assert row["champion"] == pytest.approx(incumbent.data.metrics["free/strict/grounding/f1"])
 
 

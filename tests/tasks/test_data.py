@@ -131,8 +131,8 @@ def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Pat
 
     with ThreadPoolExecutor(2) as pool:
         adding = [pool.submit(data.change, "data.dvc", str(folder), slowly) for folder in (first, second)]
-        for one in adding:
-            one.result()
+        for change in adding:
+            change.result()
 
     assert len(dataset.load(clone / "data", "train")) == 4
 

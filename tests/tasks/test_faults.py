@@ -67,7 +67,9 @@ def test_mlflow_that_is_away_is_named_with_what_to_do(monkeypatch: pytest.Monkey
         RegistryError, match=r"http://127\.0\.0\.1:9 does not answer: start it .*storyreason up"
     ) as told:
         _ask_mlflow()
-    assert from_outside(None, None, Failed(told.value, told.value.__cause__))  # and is tried again
+    cause = told.value.__cause__
+    assert isinstance(cause, Exception)
+    assert from_outside(None, None, Failed(told.value, cause))  # and is tried again
 
 
 @plainly()

@@ -91,8 +91,11 @@ def repeated(data: Pulled) -> set[str]:
     """Which of the two steps Prefect would not take from its cache."""
     work = training.train.work(CONFIG, data, BASE)
     trained = Trained(("result",), work.fingerprint, work.folder / "result", "a run", data.md5)
-    asked = {training.train: (CONFIG, data, BASE), registry.register: (CONFIG, BASE, trained)}
-    return {step.name for step, what in asked.items() if is_repeated(step, *what)}
+    asked: list[tuple[Step[..., Any], tuple[Any, ...]]] = [
+        (training.train, (CONFIG, data, BASE)),
+        (registry.register, (CONFIG, BASE, trained)),
+    ]
+    return {step.name for step, what in asked if is_repeated(step, *what)}
 
 
 def test_what_mlflow_has_is_taken_as_it_is(data: Pulled) -> None:

@@ -23,7 +23,7 @@ class Counted:
 def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Step[..., Counted]:
     """A step of its own: it counts letters, and writes down each time that it does."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setitem(RESULTS, "count", Counted)  # type: ignore[arg-type]
+    monkeypatch.setitem(RESULTS, "count", Counted)
 
     @step(lambda word: runs.fingerprint(step="count", word=word), retries=1)
     def count(work: Work, word: str) -> Counted:

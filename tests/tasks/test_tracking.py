@@ -22,7 +22,9 @@ def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypat
     for split in ("train", "test", "train"):
         tracking.log_data(run_id, "data.dvc", data, split)
 
-    inputs = client.get_run(run_id).inputs.dataset_inputs
+    found = client.get_run(run_id).inputs
+    assert found is not None
+    inputs = found.dataset_inputs
     assert sorted(one.dataset.name for one in inputs) == ["data test", "data train"]
     assert {one.dataset.digest for one in inputs} == {"01234567"}
     assert '"dvc.md5": "0123456789abcdef"' in inputs[0].dataset.source

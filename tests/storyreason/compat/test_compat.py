@@ -68,13 +68,14 @@ def defined(tree: ast.Module) -> Iterator[str]:
 def private(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Lines and private names that are read from something, or imported."""
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Attribute):
             names = [node.attr]
         elif isinstance(node, ast.ImportFrom):
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [part for alias in node.names for part in alias.name.split(".")]
+        else:
+            continue
         for name in names:
             if name.startswith("_") and not name.startswith("__"):
                 yield node.lineno, name

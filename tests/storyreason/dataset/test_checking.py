@@ -1,6 +1,6 @@
 """A data set is looked at whole before it is used: a few bad examples are counted, many refuse the run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_the_sample_data_has_no_fault(tmp_path: Path) -> None:
     assert "| characters per frame |" in card
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[Example], Example], str]] = {
     "picture": (lambda one: replace(one, images=(one.images[0], one.images[1][:900], *one.images[2:])),
                 "image 2: the picture does not decode"),
     "no picture": (lambda one: replace(one, images=(b"", *one.images[1:])), "image 1: the picture does not decode"),

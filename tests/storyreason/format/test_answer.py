@@ -21,7 +21,7 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["story_id"])
-def test_an_example_of_the_data_set_is_read_and_written_again(example: dict) -> None:
+def test_an_example_of_the_data_set_is_read_and_written_again(example: dict[str, str]) -> None:
     read = answer.read(answer.join(example["chain_of_thought"], example["story"]))
 
     assert read.readable and not read.problems

@@ -161,7 +161,12 @@ def test_the_golden_references_are_valid() -> None:
 
 def test_names_are_split_once_whatever_the_passages(monkeypatch: pytest.MonkeyPatch) -> None:
     split: list[str] = []
-    monkeypatch.setattr(words, "_words_of", lambda name: split.append(name) or (name,))
+
+    def words_of(name: str) -> tuple[str, ...]:
+        split.append(name)
+        return (name,)
+
+    monkeypatch.setattr(words, "_words_of", words_of)
     rows = "".join(f"| char{n} | N{n} | a | b | c | d | 1,1,2,2 |\n" for n in range(50))
     head = "| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |\n"
     table = f"### Characters\n{head}|---|---|---|---|---|---|---|\n{rows}"

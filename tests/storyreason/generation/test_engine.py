@@ -8,6 +8,7 @@ import pytest
 from storyreason import dataset
 from storyreason.format import answer
 from storyreason.generation import GenerationConfig, answering, openai
+from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import Reply, endpoint, refusal
 
 
@@ -17,7 +18,6 @@ def test_a_grounded_story_encodes_each_picture_once(
     example = examples[0]
     encoded: list[bytes] = []
     asked: list[list[str]] = []
-    data_url = openai.data_url
 
     def counted(image: bytes) -> str:
         encoded.append(image)

@@ -26,7 +26,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def compiler() -> xgrammar.GrammarCompiler:
     """Of a vocabulary with a token for each byte."""
-    tokens: list[str | bytes] = [*(bytes([byte]) for byte in range(256)), b"</s>"]
+    tokens = [*(bytes([byte]) for byte in range(256)), b"</s>"]
     return xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(tokens, stop_token_ids=[END]))
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,12 @@ def test_too_few_tokens_are_rejected_as_with_an_endpoint(engine: InProcess, fram
 
 def test_it_can_be_cancelled_from_another_thread(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     stop, begun = Stop(), threading.Event()
-    threading.Thread(target=lambda: (begun.wait(60), stop.set())).start()
+
+    def end() -> None:
+        begun.wait(60)
+        stop.set()
+
+    threading.Thread(target=end).start()
     with pytest.raises(EngineAwayError, match="The caller cancelled this request"):
         session = engine.session(frames[:1], GenerationConfig(max_tokens=3000))
         session.tell(grammar="root ::= [a-z ]{3000}", on_chunk=lambda _: begun.set(), stop=stop)
@@ -56,5 +62,5 @@ def test_greedy_text_is_vllms_token_for_token(
     theirs = Endpoint(vllm_server.url, vllm_server.name).session(frames, config)
     assert ours.tell() == theirs.tell()
     assert ours.room() == theirs.room()
-    going_on = {"written": "<think>\n", "grammar": 'root ::= [a-z ]{30} "."'}
+    going_on: dict[str, Any] = {"written": "<think>\n", "grammar": 'root ::= [a-z ]{30} "."'}
     assert ours.tell(**going_on) == theirs.tell(**going_on)

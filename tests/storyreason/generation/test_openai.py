@@ -11,7 +11,7 @@ from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation import Chunk, GenerationConfig, tell
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
-from tests.storyreason.generation.endpoint import answer, endpoint, refusal, stream
+from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal, stream
 
 CONFIG = GenerationConfig(request="Tell a story that connects these images.", max_tokens=9)
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
@@ -20,7 +20,11 @@ PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
 def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> None:
     seen: list[dict[str, Any]] = []
 
-    with endpoint(lambda body: seen.append(body) or answer("once")) as url:
+    def reply(body: dict[str, Any]) -> Reply:
+        seen.append(body)
+        return answer("once")
+
+    with endpoint(reply) as url:
         told = tell(url, "teller", PICTURES, CONFIG)
 
     assert (told.text, told.cut, told.prompt_tokens, told.tokens) == ("once", False, 7, 3)
@@ -36,7 +40,11 @@ def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> Non
 def test_the_request_may_come_first_and_the_length_may_be_left_open() -> None:
     seen: list[dict[str, Any]] = []
 
-    with endpoint(lambda body: seen.append(body) or answer("once", finish="length")) as url:
+    def reply(body: dict[str, Any]) -> Reply:
+        seen.append(body)
+        return answer("once", finish="length")
+
+    with endpoint(reply) as url:
         told = tell(f"{url}/v1/", "teller", PICTURES, GenerationConfig(images_first=False))
 
     assert told.cut

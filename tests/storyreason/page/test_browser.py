@@ -36,7 +36,7 @@ def open_page(browser: Any, told: Told, tmp_path: Path) -> Iterator[Open]:
 
 
 def _lit(shown: Any, selector: str) -> list[str]:
-    return shown.eval_on_selector_all(f"{selector}.lit", "all => all.map(e => e.dataset.ids)")
+    return list(shown.eval_on_selector_all(f"{selector}.lit", "all => all.map(e => e.dataset.ids)"))
 
 
 def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page: Open) -> None:
@@ -118,7 +118,7 @@ def test_the_page_fits_its_window_in_light_and_dark(open_page: Open) -> None:
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
 
     def is_light() -> bool:
-        return shown.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]) > 128")
+        return bool(shown.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]) > 128"))
 
     # the page follows the system, and the button overrules it
     assert is_light()

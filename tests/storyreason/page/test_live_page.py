@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from storyreason.generation.vllm import VllmServer
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import RunningEngine
 from tests.storyreason.generation.endpoint import Reply, endpoint, stream
 from tests.storyreason.page.conftest import Open, Told, add, gateway
-from tests.storyreason.serving.test_live import Scripted
+from tests.storyreason.serving.scripted import Scripted
 
 
 class Script:
@@ -44,9 +45,13 @@ class Script:
 def scripted(runs: None, told: Told) -> Iterator[tuple[str, Any, Script]]:
     """A gateway's address and server, and the engine behind it that follows a script."""
     script = Script(told.prediction)
-    with endpoint(script.reply) as engine, gateway(ServingConfig(), RunningEngine(Scripted(engine))) as (url, server):
+    with endpoint(script.reply) as engine, gateway(ServingConfig(), _running(engine)) as (url, server):
         yield url, server, script
         script.go.set()
+
+
+def _running(engine: str) -> RunningEngine:
+    return RunningEngine(Scripted(engine))  # type: ignore[arg-type]
 
 
 def half_told(shown: Any, files: list[Path]) -> None:

@@ -176,6 +176,7 @@ def test_sections_and_passages_are_put_to_their_images_in_one_go() -> None:
     count = 200
     headings = "".join(f"## Image {number}\n" for number in range(count))
     read = answers.read(f"<think>\n{headings}</think>\n" + "".join(f"<gdi image{n}>a</gdi>" for n in range(count)))
+    assert read.analysis is not None and read.story is not None
     analysis = replace(
         read.analysis, sections=tuple(replace(s, image=Counted(s.image)) for s in read.analysis.sections)
     )

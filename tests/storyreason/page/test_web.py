@@ -27,7 +27,7 @@ def site(runs: None, told: Told, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def names(shown: Any) -> list[str]:
-    return shown.eval_on_selector_all(".thumb", "all => all.map(e => e.title)")
+    return list(shown.eval_on_selector_all(".thumb", "all => all.map(e => e.title)"))
 
 
 def test_images_are_put_in_order_by_keyboard_and_mouse(

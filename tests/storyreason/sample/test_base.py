@@ -123,7 +123,7 @@ def test_frames_keep_their_size_and_become_28_tokens_each() -> None:
 
 @pytest.mark.server
 def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
     told: list[BaseProgress] = list(making)
@@ -134,7 +134,7 @@ def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) ->
     assert told[-1].f1 is not None
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
-    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
     assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
     assert "steps of 16 frames: 4" in (tmp_path / "base" / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -70,10 +70,10 @@ def test_figures_stand_side_by_side_inside_of_the_frame() -> None:
     luck = random.Random(3)
     for _ in range(500):
         people = luck.sample(looks("train"), luck.randint(0, 3))
-        figures = [*people, *luck.sample(things(), 1), Landmark(luck.choice(LANDMARKS))][:4]
+        figures: list[Entity] = [*people, *luck.sample(things(), 1), Landmark(luck.choice(LANDMARKS))]
         place, light = luck.choice(backgrounds("train"))
 
-        placed = stage(figures, place, light, 56, luck, with_region=True).placed
+        placed = stage(figures[:4], place, light, 56, luck, with_region=True).placed
 
         boxes = sorted(one.box for one in placed if not isinstance(one.entity, Region))
         assert all(0 <= box.x1 < box.x2 <= WIDTH and 0 <= box.y1 < box.y2 <= HEIGHT for box in boxes)

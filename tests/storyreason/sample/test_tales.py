@@ -75,6 +75,7 @@ def test_every_answer_breaks_no_rule_and_reads_back_as_it_was_told(part: list[Ta
         read = answer.read(answer.render(told_analysis, told_story))
 
         assert rules.check(read, [(196, 112)] * len(tale.shots)) == [], tale.story_id
+        assert read.analysis is not None
         assert [section.image for section in read.analysis.sections] == list(range(1, len(tale.shots) + 1))
 
 

@@ -2,6 +2,7 @@
 
 from storyreason.format import analysis, story
 from storyreason.scoring import mentions
+from storyreason.scoring.catalogue import FAULTS
 from storyreason.scoring.matching import entity_boxes, pairs
 
 TABLES = """\
@@ -39,7 +40,7 @@ def count(text: str, truth: str = TABLES) -> dict[str, float]:
 
 def faults(text: str, truth: str = TABLES) -> dict[str, float]:
     counts = count(text, truth)
-    return {fault: counts[fault] for fault in (*mentions.FAULTS, "hallucinations") if counts[fault]}
+    return {fault: counts[fault] for fault in (*FAULTS, "hallucinations") if counts[fault]}
 
 
 def test_a_well_grounded_story_has_no_fault() -> None:

@@ -14,7 +14,8 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "paper_protocol.json"
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    return json.loads(GOLDEN.read_text())
+    stories: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return stories
 
 
 def reference(s: dict[str, Any]) -> Reference:

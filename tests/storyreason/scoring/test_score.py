@@ -32,7 +32,8 @@ def told(*images: tuple[tuple[Character, ...], tuple[Object, ...]]) -> tuple[Ana
         setting = (Setting("Location", "A room", "Calm", "Day", "Scene"),)
         sections.append(Section(number, people, things, setting))
         parts: list[str | Mention] = ["Here "]
-        for row in (*people, *things):
+        rows: tuple[Character | Object, ...] = (*people, *things)
+        for row in rows:
             place = row.id.startswith(("lm", "bg"))
             parts += [Mention("gdl" if place else "gdo", (row.id,), f"the {row.id}"), " and "]
         passages.append(Passage(number, (*parts, "no more.")))

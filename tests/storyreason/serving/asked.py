@@ -58,7 +58,7 @@ def engine() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 @pytest.fixture(scope="module")
 def url(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway with keys, a limit of 1 MiB in 2 s, and one allowed origin."""
-    settings = {"max_body_mb": 1, "body_timeout": 2, "allowed_origins": (LIST,)}
+    settings: dict[str, Any] = {"max_body_mb": 1, "body_timeout": 2, "allowed_origins": (LIST,)}
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # while it starts; later gateways are to want no key
             patch.setenv(state.KEYS, f"{KEY}, another-key-9876543210")

@@ -89,7 +89,7 @@ def test_a_model_that_starts_but_writes_nonsense_does_not_take_over(
     folders: Callable[[str], str], examples: list[dataset.Example], probe: str, name: str, sentence: str
 ) -> None:
     async def story() -> None:
-        engines = EnginePool(ServingConfig(probe=probe))  # type: ignore[arg-type]
+        engines = EnginePool(ServingConfig(probe=probe))
         deploy = deploying(engines, folders, examples[0].images)
         await deploy("good")
         with pytest.raises(

@@ -173,7 +173,7 @@ def test_stopping_a_gateway_that_has_just_exited_succeeds(tmp_path: Path, monkey
             running.close()
             raise ProcessLookupError
 
-        monkeypatch.setattr(client.os, "kill", gone)
+        monkeypatch.setattr("os.kill", gone)
         assert client.stop()
 
 

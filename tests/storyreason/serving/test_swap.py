@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from storyreason import generation
 from storyreason.errors import GatewayError
@@ -64,7 +66,7 @@ def engines() -> list[psutil.Process]:
     return found
 
 
-def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[dict[str, object]]:
+def chat(frames: tuple[bytes, ...], text: str = "Create a story.") -> list[Any]:
     pictures = [{"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in frames]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
@@ -90,6 +92,7 @@ class Listeners:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             text, finished, ids = "", None, set()
+            chunk: ChatCompletionChunk
             for chunk in self._openai.chat.completions.create(
                 model="storyteller",
                 messages=chat(self._frames),
@@ -144,7 +147,12 @@ def test_the_openai_client_streams_a_story_with_five_images(gateway: ServingConf
     assert len(frames) == 5
     with openai.OpenAI(base_url=f"{client.url(gateway)}/v1", api_key="none") as teller:
         assert [model.id for model in teller.models.list()] == ["storyteller"]
-        arguments = {"model": "storyteller", "messages": chat(frames), "temperature": 0, "max_tokens": 30}
+        arguments: dict[str, Any] = {
+            "model": "storyteller",
+            "messages": chat(frames),
+            "temperature": 0,
+            "max_tokens": 30,
+        }
         whole = teller.chat.completions.create(**arguments).choices[0].message.content
         chunks = [chunk.choices[0].delta.content for chunk in teller.chat.completions.create(**arguments, stream=True)]
     assert len(chunks) > 10

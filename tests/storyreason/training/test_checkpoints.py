@@ -73,7 +73,9 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def test_a_checkpoint_from_before_a_setting_was_added_is_resumed_at_the_settings_default_alone(tmp_path: Path) -> None:
-    later: Any = create_model("Later", __base__=TrainingConfig, novelty=(int, 1))
+    def later(**given: int) -> TrainingConfig:
+        added: Any = (int, 1)
+        return create_model("Later", __base__=TrainingConfig, novelty=added)(**given)
 
     def identity(training: TrainingConfig) -> dict[str, Any]:
         return Job(base="base", data=tmp_path, work=tmp_path, training=training).identity()

@@ -20,7 +20,7 @@ CPU = {"dtype": "float32", "accelerate": "cpu"}
 def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_starts(
     tmp_path: Path, training: dict[str, object]
 ) -> None:
-    wanted = Job(base="b", data=tmp_path, work=tmp_path / "work", training=TrainingConfig(**training))  # type: ignore[arg-type]
+    wanted = Job(base="b", data=tmp_path, work=tmp_path / "work", training=TrainingConfig(**training))
     with pytest.raises(TrainingError, match=r"needs a GPU.*use the preset sample, or set training\.dtype=auto"):
         launch.run(wanted, print)
     assert not wanted.work.exists()

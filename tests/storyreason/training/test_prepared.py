@@ -54,7 +54,7 @@ def test_another_version_or_setting_is_prepared_anew_and_so_is_one_that_was_cut_
             prepare(tmp_path, never(), encoder, CONFIG, **changed)
     for settings in ({"max_images": 2}, {"drop_unmentioned_objects": True}):
         with pytest.raises(AssertionError, match="read again"):
-            prepare(tmp_path, never(), encoder, TrainingConfig(**settings), data="a version")  # type: ignore[arg-type]
+            prepare(tmp_path, never(), encoder, TrainingConfig(**settings), data="a version")
     (whole,) = (manifest.parent for manifest in tmp_path.glob(f"*/{runs.MANIFEST}"))
     (whole / runs.MANIFEST).unlink()
     assert len(prepare(tmp_path, tiny_examples, encoder, CONFIG, data="a version")) == len(tiny_examples)
@@ -120,8 +120,11 @@ def test_a_story_is_parsed_once(
 ) -> None:
     begun: list[int] = []
     start = AnalysisParser.__init__
-    monkeypatch.setattr(
-        AnalysisParser, "__init__", lambda self, first_line=1: (begun.append(first_line), start(self, first_line))[1]
-    )
+
+    def begin(self: AnalysisParser, first_line: int = 1) -> None:
+        begun.append(first_line)
+        start(self, first_line)
+
+    monkeypatch.setattr(AnalysisParser, "__init__", begin)
     settings = TrainingConfig(max_images=2, drop_unmentioned_objects=True)
     assert len(Prepared.of(tiny_examples, encoder, settings)) == len(tiny_examples) == len(begun)

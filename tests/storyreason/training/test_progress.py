@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from storyreason.training import progress
 from storyreason.training.progress import ProgressWriter
 
@@ -46,7 +48,7 @@ def test_both_losses_are_drawn_and_a_step_that_was_done_again_counts_once() -> N
         {"event": "step", "step": 2, "loss": 2.5},
     ]
     (axes,) = progress.draw_losses(lines).axes
-    drawn = {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines}
+    drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert drawn == {"training": [[1, 4.0], [2, 2.5]], "validation": [[2, 3.5]]}
 
 

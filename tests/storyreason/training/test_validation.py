@@ -71,7 +71,8 @@ def test_a_checkpoint_tells_of_its_validation(make_trainer: MakeTrainer) -> None
 
 
 def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer: MakeTrainer) -> None:
-    trainer, kept = make_trainer(float("inf")), []
+    trainer, kept = make_trainer(float("inf")), list[Any]()
+    assert trainer.model is not None
     trainer.model.register_forward_hook(lambda module, given, output: kept.append(output.past_key_values))
     trainer.evaluate()
     assert kept == [None, None]
@@ -80,7 +81,8 @@ def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer:
 def test_a_loss_that_is_not_finite_is_not_the_best(make_trainer: MakeTrainer) -> None:
     # Given weights that are spoilt when they are validated first
     trainer = make_trainer(float("inf"))
-    weight: torch.Tensor = trainer.model.lm_head.weight.data
+    model: Any = trainer.model
+    weight: torch.Tensor = model.lm_head.weight.data
     good = weight.clone()
     weight.fill_(torch.nan)
     trainer.evaluate()
@@ -89,4 +91,4 @@ def test_a_loss_that_is_not_finite_is_not_the_best(make_trainer: MakeTrainer) ->
     weight.copy_(good)
     trainer.state.global_step = 7
     loss = trainer.evaluate()["eval_loss"]
-    assert (trainer.state.best_metric, trainer.state.best_global_step) == (loss, 7)
+    assert [trainer.state.best_metric, trainer.state.best_global_step] == [loss, 7]
