@@ -1,9 +1,11 @@
 """The commands of README and docs, and which test runs each of them.
 
-A command is a line of a fenced `bash` block. Where it is run follows from `RUNS`, in order; a command that nothing there
-matches fails `test_commands.py`. `test_commands.py` runs what is cheap, `tests/system` what needs the pipeline.
+A command is a line of a fenced `bash` block, or of the docstring of a script. Where it is run follows from `RUNS`, in order;
+a command that nothing there matches fails `test_commands.py`, which runs what is cheap. `tests/system` runs what needs the
+pipeline.
 """
 
+import ast
 import re
 import shlex
 from dataclasses import dataclass
@@ -37,6 +39,14 @@ RUNS = {
     r"prefect worker start .*": DEPLOYMENTS,
 }
 """Which test runs a command, by a pattern of its words."""
+SCRIPTS = sorted([*(REPOSITORY / "benchmarks").glob("*.py"), *(REPOSITORY / "docs").glob("*.py")])
+NOT_RUN_OF_SCRIPTS = {
+    r"python benchmarks/training\.py 7b .*": "needs a GPU",
+    r"python benchmarks/.*": "takes minutes; its last figures are in benchmarks/results or the docs",
+    r"python docs/(pictures|screenshot)\.py .*": "photographs a running platform; tests/system/test_up.py calls its functions",
+    r"storyreason retrain sample --set training.max_steps=60 .*": "takes minutes, and README has the same verb",
+}
+"""Commands in the docstrings of scripts that no test runs, and why."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,12 @@ def commands() -> list[Command]:
                 text, _, comment = line.strip().partition(" #")
                 why_not = comment.strip().removeprefix(NOT_RUN) if NOT_RUN in comment else ""
                 found.setdefault(text.strip(), Command(text.strip(), _name(paper), number, why_not))
+    for script in SCRIPTS:
+        for number, line in enumerate((ast.get_docstring(ast.parse(script.read_text())) or "").splitlines(), 1):
+            if re.match(r"(python|storyreason) \S", line):
+                text = re.split(r"\s{2,}", line)[0]
+                why_not = next((why for one, why in NOT_RUN_OF_SCRIPTS.items() if re.fullmatch(one, text)), "")
+                found.setdefault(text, Command(text, _name(script), number, why_not))
     return list(found.values())
 
 
