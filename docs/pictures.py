@@ -5,7 +5,7 @@ storyreason retrain sample
 storyreason retrain sample --set training.max_steps=60 --until evaluate   # a second model, to compare with
 python docs/pictures.py http://127.0.0.1:4200 http://127.0.0.1:5000 docs
 
-The functions open a page and give it back once all of it is there; `tests/system/test_up.py` looks at the same pages.
+Each function opens a page and returns it once it has loaded; `tests/system/test_up.py` looks at the same pages.
 """
 
 import json
@@ -18,9 +18,9 @@ from playwright.sync_api import sync_playwright
 
 SCORE = "free/strict/grounding/f1"
 NO_ASSISTANT = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch {}"
-"""MLflow's page would open its assistant by itself, on the first visit of a browser (a sandboxed frame refuses)."""
+"""Keeps MLflow from opening its assistant on a browser's first visit (a sandboxed frame refuses to store it)."""
 TRAINING = "workflowType=machine_learning"
-"""MLflow's pages for models that are trained: the others are for applications of language models."""
+"""MLflow's pages for training models; by default it shows those for applications of language models."""
 
 
 def window(browser: Any) -> Any:
@@ -32,7 +32,7 @@ def window(browser: Any) -> Any:
 
 
 def settle(page: Any) -> bytes:
-    """The page's picture (PNG), once two in a row are the same: what is drawn on a canvas says nothing when it is done."""
+    """The page's screenshot (PNG), once two in a row are equal: a canvas does not say when it has finished drawing."""
     before, now = b"", page.screenshot()
     while before != now:
         page.wait_for_timeout(700)
@@ -52,7 +52,7 @@ def form(page: Any, prefect: str) -> Any:
 
 
 def flow_run(page: Any, prefect: str) -> Any:
-    """The newest retraining that the gate decided about: its steps over time, and its artifacts."""
+    """The newest retraining that reached the gate: its steps over time, and its artifacts."""
     page.goto(f"{prefect}/runs/flow-run/{_artifact(page, prefect, 'gate-report')['flow_run_id']}")
     page.wait_for_selector("text=Beginning flow run")
     page.wait_for_selector("canvas")

@@ -23,7 +23,7 @@ def screenshot(shown: str, out: Path, files: list[Path]) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light", device_scale_factor=1.5)
-        page.set_default_timeout(900_000)  # a model without a GPU takes its time
+        page.set_default_timeout(900_000)  # a model without a GPU is slow
         if shown.startswith("http"):
             ask(page, shown, files)
         else:
