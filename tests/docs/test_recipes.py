@@ -23,6 +23,14 @@ def files(recipe: Path) -> list[str]:
     return re.findall(r"^\+\+\+ b/(.*)$", recipe.read_text(), re.M)
 
 
+def added(recipe: Path) -> int:
+    """How many lines it adds outside of tests and docs."""
+    parts = re.split(r"^diff --git a/", recipe.read_text(), flags=re.M)[1:]
+    return sum(
+        len(re.findall(r"^\+(?!\+\+ )", part, re.M)) for part in parts if not part.startswith(("tests/", "docs/"))
+    )
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """By recipe, what its test says in a copy of the code in which all recipes are applied; empty: it passed."""
@@ -50,7 +58,8 @@ def test_a_recipe_touches_few_files(recipe: Path) -> None:
     changed = [name for name in files(recipe) if not name.startswith(("tests/", "docs/"))]
     assert 1 <= len(changed) <= MOST_FILES, changed
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    assert f"tests/docs/recipes/{recipe.name}" in text
+    size = f"{len(changed)} file{'s' * (len(changed) > 1)}, {added(recipe)} lines"
+    assert f"(tests/docs/recipes/{recipe.name}), {size}." in " ".join(text.split())
     assert [name for name in changed if name not in text and (REPOSITORY / name).exists()] == []
 
 
