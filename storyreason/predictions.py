@@ -33,7 +33,7 @@ def load(path: Path | str) -> dict[str, str]:
                             "prediction; wanted two texts.")  # fmt: skip
         if story_id in predictions:
             raise DataError(f"{place} tells story {story_id!r} a second time: keep one answer of each story.")
-        predictions[story_id] = prediction
+        predictions[story_id] = prediction.removeprefix("\ufeff")  # a byte order mark, which editors on Windows write
     if not predictions:
         raise DataError(f"{path} holds no prediction; wanted at least one story_id with its prediction.")
     return predictions

@@ -73,7 +73,8 @@ _LONGEST_TAG = 1006
 # A complete mention (nearly all of them are) or a single tag.
 _TOKEN = re.compile(r"<(gd[oal])(?![a-zA-Z0-9])([^<>]{0,1000})>([^<>]*)</\1>|" + _TAG.pattern)
 _IMAGE = re.compile(r"\s*image\s*([0-9]{1,6})\s*", re.IGNORECASE)
-_ALMOST_TAG = re.compile(r"<\s*/?\s*gd", re.IGNORECASE)
+# Possessive (`*+`): otherwise "<" and many spaces take time quadratic in the number of spaces.
+_ALMOST_TAG = re.compile(r"<\s*+/?\s*+gd", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

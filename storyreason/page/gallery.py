@@ -1,6 +1,7 @@
 """A gallery of the story pages in a folder: the index for the web page, and single stories."""
 
 import json
+import logging
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from storyreason.errors import DataError
 from storyreason.page.html import thumbnail
 from storyreason.scoring.catalogue import BOX_F1
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -29,7 +32,8 @@ class Gallery:
     """The stories of all pages below a folder, as of the time it was opened.
 
     A page with several stories (from an evaluation) is a collection named after its title. Pages with one story each
-    (from `storyreason page`) form a collection named after their folder. Other files are ignored.
+    (from `storyreason page`) form a collection named after their folder. Other files are ignored, and a page that is
+    damaged or from another version is left out with a warning in the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,10 +48,15 @@ class Gallery:
         found: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = defaultdict(list)
         for path in pages:
             content = _content(path)
-            views = content["views"] if content else []
-            name = _short(content["title"]) if content and len(views) > 1 else path.parent.name
-            for place, view in enumerate(views):
-                found[path if len(views) > 1 else path.parent, name].append((_Shown(path, place), _entry(view)))
+            try:
+                entries = [_entry(view) for view in content["views"]] if content else []
+                several = len(entries) > 1
+                name = _short(content["title"]) if content and several else path.parent.name
+            except (LookupError, TypeError, AttributeError, DataError) as error:
+                log.warning("%s is left out of the gallery: it is not a whole story page (%r)", path, error)
+                continue
+            for place, entry in enumerate(entries):
+                found[path if several else path.parent, name].append((_Shown(path, place), entry))
         names = [name for _, name in found]
         self._stories = [[shown for shown, _ in stories] for stories in found.values()]
         self.index: Json = {
@@ -71,14 +80,12 @@ class Gallery:
         return views[shown.place] if shown.place < len(views) else None
 
 
-_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
-
-
 def _content(path: Path) -> Json | None:
     """Title and views of a page written by `render`; None for any other file."""
     try:
-        data = _DATA.search(path.read_text(encoding="utf-8"))
-        content = json.loads(data[1]) if data else None
+        _, opening, rest = path.read_text(encoding="utf-8").partition('<script type="application/json" id="data">')
+        data, closing, _ = rest.partition("</script>")
+        content = json.loads(data) if opening and closing else None
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and isinstance(content.get("views"), list) else None

@@ -25,6 +25,15 @@ def test_a_folder_a_jsonl_and_a_parquet_file_hold_the_same(tmp_path: Path) -> No
     assert predictions.load(tmp_path / "answers.parquet") == TOLD
 
 
+def test_a_byte_order_mark_before_an_answer_is_not_part_of_it(tmp_path: Path) -> None:
+    rows = [{"story_id": story_id, "prediction": f"\ufeff{text}"} for story_id, text in TOLD.items()]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "answers.parquet")
+
+    assert predictions.load(tmp_path / "answers.jsonl") == TOLD
+    assert predictions.load(tmp_path / "answers.parquet") == TOLD
+
+
 BAD = {
     "away.jsonl": (None, "There is no"),
     "a.csv": (b"", "neither"),

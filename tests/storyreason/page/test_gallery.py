@@ -1,6 +1,9 @@
 """A folder of story pages as a gallery."""
 
+import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +62,27 @@ def test_what_is_not_there_is_none(folder: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"serving\.gallery"):
         Gallery(tmp_path / "nowhere")
+
+
+VIEW = {"id": "x", "images": [], "answers": [{"scores": {}, "entities": [], "problems": []}]}
+NO_PICTURE = {"src": f"data:image/png;base64,{base64.b64encode(30_000 * b'x').decode()}"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"title": "t", "views": [{}]},
+        {"title": "t", "views": [[1]]},
+        {"title": "t", "views": [{**VIEW, "answers": []}]},
+        {"title": "t", "views": [{**VIEW, "images": [NO_PICTURE]}]},
+        {"views": [VIEW, VIEW]},
+        {"title": 7, "views": [VIEW, VIEW]},
+    ],
+)
+def test_an_odd_page_is_left_out_and_named(
+    content: dict[str, Any], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "pages/odd.html").write_text(f'<script type="application/json" id="data">{json.dumps(content)}</script>')
+    stories = {one["name"]: len(one["stories"]) for one in Gallery(folder).index["collections"]}
+    assert stories == {"pages": 2, "challenger, free": 2}
+    assert "odd.html is left out of the gallery: it is not a whole story page" in caplog.text
