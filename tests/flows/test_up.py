@@ -166,7 +166,7 @@ def test_make_ui_serves_the_pages_on_the_ports_of_dotenv_until_it_is_ended(check
     ]
     assert lines[4] == ["until", "Ctrl-C"]
     assert sleepers(checkout) == 0
-    with pytest.raises(RunError, match="`make ui` runs in this checkout: end it with Ctrl-C"):
+    with pytest.raises(RunError, match="`make ui` is running in this checkout: end it with Ctrl-C"):
         said()
     process.send_signal(end)
     process.communicate(timeout=120)
