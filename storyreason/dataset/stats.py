@@ -17,11 +17,13 @@ from itertools import pairwise
 from typing import Any
 
 from storyreason.dataset import Example, sizes
-from storyreason.format import analysis, boxes, story
+from storyreason.format import boxes
 from storyreason.format.analysis import Analysis, Section
+from storyreason.format.analysis import read as read_analysis
 from storyreason.format.boxes import Box
 from storyreason.format.kinds import KINDS, OTHER, kind_of
-from storyreason.format.story import Mention, Story
+from storyreason.format.story import Mention, Story, without_tags
+from storyreason.format.story import read as read_story
 from storyreason.format.tables import PHASES
 from storyreason.format.words import PRONOUNS, Names, untagged, words
 
@@ -78,38 +80,38 @@ class _Tally:
 
     def add(self, example: Example, count_tokens: Callable[[str], int] | None) -> None:
         self.stories += 1
-        thought, _ = analysis.read(example.chain_of_thought)
-        told, _ = story.read(example.story)
-        if not thought.sections:
+        analysis, _ = read_analysis(example.chain_of_thought)
+        story, _ = read_story(example.story)
+        if not analysis.sections:
             self.unreadable += 1
             return
         frames = sizes(example)
-        self._count(example, thought, told, len(frames))
-        self._entities(thought.sections, told)
-        self._grounded(thought, told)
-        self._movements(thought.sections, frames)
+        self._count(example, analysis, story, len(frames))
+        self._entities(analysis.sections, story)
+        self._grounded(analysis, story)
+        self._movements(analysis.sections, frames)
         if count_tokens:
             self.values["tokens of the analysis"][count_tokens(example.chain_of_thought)] += 1
             self.values["tokens of the story"][count_tokens(example.story)] += 1
 
-    def _count(self, example: Example, thought: Analysis, told: Story, frames: int) -> None:
-        length = len(words(story.without_tags(example.story)))
+    def _count(self, example: Example, analysis: Analysis, story: Story, frames: int) -> None:
+        length = len(words(without_tags(example.story)))
         self.totals.update(images=frames, words=length)
         self.values["frames per story"][frames] += 1
         self.values["words per story"][length] += 1
-        mentions: Counter[str] = Counter(mention.kind for _, mention in _mentions(told))
+        mentions: Counter[str] = Counter(mention.kind for _, mention in _mentions(story))
         self.totals.update(mentions=mentions.total(), **mentions)
         for tag in ("gdo", "gda", "gdl"):
             self.values[f"<{tag}> per story"][mentions[tag]] += 1
         of_image: dict[int, Counter[str]] = defaultdict(Counter)
-        for image, mention in _mentions(told):
+        for image, mention in _mentions(story):
             of_image[image][mention.kind] += 1
-        for phase in thought.phases:
+        for phase in analysis.phases:
             if phase.name in self.phases:
                 for image in phase.images:
                     self.phases[phase.name].update(images=1, **of_image[image])
 
-    def _entities(self, sections: Sequence[Section], told: Story) -> None:
+    def _entities(self, sections: Sequence[Section], story: Story) -> None:
         images: dict[str, set[int]] = defaultdict(set)
         for section in sections:
             present = _ids(section)
@@ -117,7 +119,7 @@ class _Tally:
             for id_ in present:
                 images[id_].add(section.image)
         mentioned: dict[str, set[int]] = defaultdict(set)
-        for image, mention in _mentions(told):
+        for image, mention in _mentions(story):
             for id_ in mention.ids:
                 mentioned[id_].add(image)
         kinds = Counter(kind_of(id_) for id_ in images)
@@ -143,17 +145,17 @@ class _Tally:
                 left=len(there - here),
             )
 
-    def _grounded(self, thought: Analysis, told: Story) -> None:
-        names = {row.name for section in thought.sections for row in section.characters if row.name}
+    def _grounded(self, analysis: Analysis, story: Story) -> None:
+        names = {row.name for section in analysis.sections for row in section.characters if row.name}
         called = {tuple(words(name)) for name in names}
-        for _, mention in _mentions(told):
+        for _, mention in _mentions(story):
             said = words(mention.text)
             if len(said) == 1 and said[0] in PRONOUNS:
                 self.tagged[said[0]] += 1
             elif tuple(said) in called:
                 self.names["tagged"] += 1
         bare = Names(names)
-        for passage in told.passages:
+        for passage in story.passages:
             for word in untagged(passage, bare):
                 if word.pronoun:
                     self.untagged[word.text.lower()] += 1
@@ -217,8 +219,8 @@ class _Tally:
         }
 
 
-def _mentions(told: Story) -> Iterable[tuple[int, Mention]]:
-    return ((passage.image, part) for passage in told.passages for part in passage.parts if isinstance(part, Mention))
+def _mentions(story: Story) -> Iterable[tuple[int, Mention]]:
+    return ((passage.image, part) for passage in story.passages for part in passage.parts if isinstance(part, Mention))
 
 
 def _ids(section: Section) -> set[str]:

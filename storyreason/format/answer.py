@@ -47,8 +47,8 @@ def render(analysis: Analysis, story: Story) -> str:
 
 def of(analysis: Analysis, story: Story) -> Answer:
     """The `Answer` for what `render` writes, without parsing it. Lines and offsets are those of the arguments."""
-    thought, told = render_analysis(analysis), render_story(story)
-    return Answer(analysis, story, (), thought, told, join(thought, told))
+    chain_of_thought, story_text = render_analysis(analysis), render_story(story)
+    return Answer(analysis, story, (), chain_of_thought, story_text, join(chain_of_thought, story_text))
 
 
 def read(text: str) -> Answer:
@@ -116,10 +116,10 @@ class Reader:
         if not self._story:
             return Answer(analysis, None, tuple(problems), text[start:].removeprefix("\n"), "", text)
         end = text.index(CLOSE, start)
-        told = text[end + len(CLOSE) :].removeprefix("\n")
-        problems += placed(self._story.findings, text, len(text) - len(told))
+        story_text = text[end + len(CLOSE) :].removeprefix("\n")
+        problems += placed(self._story.findings, text, len(text) - len(story_text))
         thought = text[start:end].removeprefix("\n").removesuffix("\n")
-        return Answer(analysis, self._story.story(), tuple(problems), thought, told, text)
+        return Answer(analysis, self._story.story(), tuple(problems), thought, story_text, text)
 
     def _found(self, what: What) -> Found:
         if isinstance(what, (Section, Passage)):

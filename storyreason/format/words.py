@@ -20,7 +20,7 @@ PRONOUNS = {
 }
 """Every personal pronoun for people, in lower case, and its base form: `him` is a form of `he`."""
 FIRST_FORMS = tuple(dict.fromkeys(PRONOUNS.values()))
-"""I, you, he, she, we, they: each stands for all its forms."""
+"""The base forms: I, you, he, she, we, they."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NO_NAME = {"unknown", "unnamed", "none", "anonymous"}
@@ -44,9 +44,9 @@ class Names:
     """The names that `untagged` searches for, split once for all passages. A name must begin with a capital letter."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.wanted = {words for name in names if (words := _words_of(name))}
-        self.lengths = sorted({len(words) for words in self.wanted}, reverse=True)
-        self.first = {words[0] for words in self.wanted}
+        self.names = {words for name in names if (words := _words_of(name))}
+        self.lengths = sorted({len(words) for words in self.names}, reverse=True)
+        self.first = {words[0] for words in self.names}
 
 
 def untagged(passage: Passage, names: Names) -> Iterator[Untagged]:
@@ -61,7 +61,7 @@ def untagged(passage: Passage, names: Names) -> Iterator[Untagged]:
             pronoun = PRONOUNS.get(match[0].lower())
             if match[0] in names.first:
                 window = tuple(word[0] for word in found[place : place + 4])
-                length = next((n for n in names.lengths if n <= len(window) and window[:n] in names.wanted), 0)
+                length = next((n for n in names.lengths if n <= len(window) and window[:n] in names.names), 0)
                 if length:
                     yield Untagged(part[match.start() : found[place + length - 1].end()], None, number, match.start())
             if pronoun and (match[0] != "i"):

@@ -107,14 +107,14 @@ function place(card, element) {
 
 /** The content of the card: each entity with its crops and its row for this image, then the problems of the element. */
 function cardOf(view, answer, ids, element) {
-  const told = view.answers[answer];
+  const own = view.answers[answer];
   const image = Number(element.dataset.image) || null;
   const entities = ids.map((id) => {
-    const entity = told.entities.find((e) => e.id === id);
+    const entity = own.entities.find((e) => e.id === id);
     if (!entity) return h("div", {}, h("code", {}, id));
     const seen = entity.images.filter((place) => place.box);
     const now = seen.find((place) => place.image === image);
-    const scene = told.scenes.find((s) => s.image === (now ?? entity.images[0])?.image);
+    const scene = own.scenes.find((s) => s.image === (now ?? entity.images[0])?.image);
     const [table, row] = (scene?.tables ?? []).flatMap((t) => t.rows.map((r) => [t, r])).find(([, r]) => r.id === id) ?? [];
     // The cells of the row if there is one entity; for several only their crops.
     const facts = row && ids.length === 1 ? row.cells.map((cell, i) => [table.columns[i], cell])
@@ -127,9 +127,9 @@ function cardOf(view, answer, ids, element) {
           crop(view.images[place.image - 1], place.box, entity.colour), h("figcaption", {}, place.image)))),
       facts.length > 0 && h("dl", {}, facts.map(([name, cell]) => [h("dt", {}, name), h("dd", {}, cell)])),
       !entity.known && h("p.problem", {}, "Not in any table of the analysis."),
-      twin && h("p.soft", {}, `${told.role === "prediction" ? "In the reference" : "In the prediction"}: `, h("code", {}, twin),
+      twin && h("p.soft", {}, `${own.role === "prediction" ? "In the reference" : "In the prediction"}: `, h("code", {}, twin),
         now?.iou ? `, overlap here ${Math.round(100 * now.iou)} %` : "")), [entity.colour]);
   });
-  const problems = (element.dataset.problems ?? "").split(" ").filter(Boolean).map((i) => told.problems[Number(i)]);
+  const problems = (element.dataset.problems ?? "").split(" ").filter(Boolean).map((i) => own.problems[Number(i)]);
   return [...entities, ...problems.map((p) => h(`p.problem${p.severity === "error" ? "" : ".mild"}`, {}, p.message))];
 }

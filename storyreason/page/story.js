@@ -56,7 +56,7 @@ function cast(view, answer) {
     const best = entity.images.filter((place) => place.box).sort((a, b) => area(b.box) - area(a.box))[0];
     const seen = view.images.map((image) => {
       const place = entity.images.find((p) => p.image === image.number);
-      return h(`i${place?.box ? ".here" : place?.mentions ? ".told" : ""}`);
+      return h(`i${place?.box ? ".here" : place?.mentions ? ".mentioned" : ""}`);
     });
     const where = entity.images.filter((place) => place.box).map((place) => place.image).join(", ");
     return paint(h("button.person", { type: "button", "data-ids": entity.id, "aria-pressed": "false", "aria-label":
@@ -118,15 +118,15 @@ function table(answer, { columns, rows }, image) {
 }
 
 function scene(view, answer, number) {
-  const told = answer.scenes.find((s) => s.image === number);
+  const found = answer.scenes.find((s) => s.image === number);
   const image = view.images[number - 1];
-  if (!told) return h("p.empty", {}, "The answer has nothing about this image.");
-  const telling = h(`div.telling${image && isSmall(image) ? ".small" : ""}`, {}, frame(view, answer, told), passage(view, answer, told));
+  if (!found) return h("p.empty", {}, "The answer has nothing about this image.");
+  const telling = h(`div.telling${image && isSmall(image) ? ".small" : ""}`, {}, frame(view, answer, found), passage(view, answer, found));
   if (image) telling.style.setProperty("--w", `${image.width}px`);
   return [
     telling,
-    told.tables.length > 0 && h("details.analysis", {}, h("summary", {}, "Analysis of this image"),
-      h("div.tables", {}, told.tables.map((t) => h("section", {}, h("h4", {}, t.title), table(answer, t, number))))),
+    found.tables.length > 0 && h("details.analysis", {}, h("summary", {}, "Analysis of this image"),
+      h("div.tables", {}, found.tables.map((t) => h("section", {}, h("h4", {}, t.title), table(answer, t, number))))),
   ];
 }
 

@@ -46,7 +46,7 @@ def test_the_joined_parts_are_what_the_processor_makes_of_the_whole(
     encoder = chat.Encoder(processor, images_first)
     # When it is made from its parts
     ours = encoder.join(encoder.pictures(frames(example)), request_, encoder.answer(answer))
-    # Then it equals the published way: chat template, processor, all at once
+    # Then it equals the documented way: chat template and processor at once
     turns = [
         *chat.messages(frames(example), request_, images_first),
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
@@ -101,7 +101,7 @@ def test_a_batch_is_padded_and_keeps_its_token_types(processor: Any, tiny_exampl
     ("template", "found"),
     [
         ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "chat template is not supported"),
-        # As reasoning models do: what was thought is left out of an earlier answer.
+        # As in reasoning models: the thinking is removed from earlier answers.
         ("{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'][0]['text'].split('</think>')[1] }}"
          "<|im_end|>{% endif %}{% endfor %}", "chat template is not supported"),
         ("{{ raise_exception('no system turn') }}", "cannot render"),

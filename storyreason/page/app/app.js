@@ -60,8 +60,8 @@ function app() {
   }
 
   function tell(body, items) {
-    return carry(body, items, async (whole, signal) => {
-      for await (const [event, data] of tale(whole, left.key, signal)) {
+    return carry(body, items, async (request, signal) => {
+      for await (const [event, data] of tale(request, left.key, signal)) {
         if (event === "progress") right.progress(data);
         else if (event === "text") right.write(data.text, data.back);
         else if (event === "view") right.show(data, "unfinished");
@@ -76,8 +76,8 @@ function app() {
   }
 
   function read(body, items) {
-    return carry(body, items, async (whole, signal) => {
-      const data = await ask("/v1/stories/read", { body: whole, key: left.key, signal });
+    return carry(body, items, async (request, signal) => {
+      const data = await ask("/v1/stories/read", { body: request, key: left.key, signal });
       const errors = data.problems.filter(({ severity }) => severity === "error").length;
       right.end(data.valid ? "good" : "warning", data.valid ? "Checked. The answer keeps every rule." : "Checked. The answer breaks some rules, marked below.",
         errors ? plural(errors, "error") : "", { answer: body.answer ?? "", ...data });

@@ -54,8 +54,8 @@ function form({ tell, read, say }) {
     send.textContent = mode === "read" ? "Read the answer" : list.items.length > 1 ? `Tell a story from ${list.items.length} images` : "Tell a story";
   }
 
-  function to(wanted) {
-    mode = wanted;
+  function to(next) {
+    mode = next;
     telling.hidden = mode !== "tell";
     reading.hidden = mode !== "read";
     changed();

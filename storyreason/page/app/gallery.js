@@ -17,12 +17,12 @@ function gallery(index, key, card, tell) {
   const element = h("section.gallery", { "aria-label": "Gallery" }, h("div.wide", {}, picks), body);
   let place = "", turn = 0;
 
-  async function open(wanted) {
-    place = wanted;
+  async function open(id) {
+    place = id;
     card.hidden = true;
     const mine = ++turn;
-    const story = collections[sides[0]].stories.find(({ id }) => id === wanted);
-    if (!wanted || !story) return body.replaceChildren(wanted ? h("p.empty.wide", {}, `${collections[sides[0]].name} has no story ${wanted}.`) : shelf());
+    const story = collections[sides[0]].stories.find((one) => one.id === id);
+    if (!id || !story) return body.replaceChildren(id ? h("p.empty.wide", {}, `${collections[sides[0]].name} has no story ${id}.`) : shelf());
     try {
       const shown = await compared(story);
       if (mine === turn) body.replaceChildren(walk(story), shown);

@@ -1,4 +1,4 @@
-"""A data set that changes: stories join it, doubles are refused, and a report says what differs."""
+"""Changes to a data set: stories are added, duplicates rejected, differences reported."""
 
 from dataclasses import replace
 from pathlib import Path

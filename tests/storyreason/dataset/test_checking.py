@@ -1,4 +1,4 @@
-"""A data set is looked at whole before it is used: a few bad examples are counted, many refuse the run."""
+"""A data set is checked completely before use: a few bad examples are counted, many are an error."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def _write(folder: Path, train: Sequence[Example], test: Sequence[Example] = TES
 
 
 def _many(count: int) -> list[Example]:
-    """Copies under names of their own."""
+    """Copies with unique IDs."""
     return [replace(TRAIN[number % len(TRAIN)], story_id=f"film{number}-1") for number in range(count)]
 
 

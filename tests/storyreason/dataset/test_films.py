@@ -1,4 +1,4 @@
-"""The validation part is cut by film, and a film's part never changes when others join."""
+"""The validation set is split by film, and adding films never moves other films."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Parquet shards: the Hub's layout, lazily read, written whole or not at all, refused with a sentence."""
+"""Parquet shards: the Hub's layout, read lazily, written completely or not at all, errors with clear messages."""
 
 import io
 from collections.abc import Iterator

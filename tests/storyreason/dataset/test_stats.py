@@ -127,7 +127,7 @@ def test_the_report_is_one_inert_page_that_shows_every_number(examples: list[dat
     assert "<script" not in text
     assert text.count("<figure>") == text.count("<svg") == len(found["distributions"]) + 7
     assert ">100.0% of 1<" in text  # she
-    # no bar reaches out of its chart
+    # no bar extends beyond its chart
     for x, width in re.findall(r'<rect class="s\d" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', text):
         assert float(x) + float(width) <= 560
 

@@ -117,7 +117,7 @@ def test_every_prefix_gives_what_is_complete_so_far(data: st.DataObject) -> None
         for f in found
     )
     assert not so_far.problems
-    # And reading goes on as if nothing had been asked.
+    # And parsing continues unaffected.
     assert found + reader.feed(text[cut:]) == everything
 
 
@@ -128,7 +128,7 @@ SCRAPS = [
 
 
 def mutate(text: str, chance: random.Random) -> str:
-    """Do to a text what a bad model does: cut, repeat, drop and turn round, and put scraps where they don't belong."""
+    """Damages a text like a bad model: truncates, repeats, drops and swaps parts, and inserts fragments."""
     for _ in range(chance.randint(1, 6)):
         start, end = sorted((chance.randint(0, len(text)), chance.randint(0, len(text))))
         end = min(end, start + 400)

@@ -1,4 +1,4 @@
-"""What the room exports: enough to read, check and write an answer, and nothing heavy with it."""
+"""The exports of the package: enough to read, check and write an answer, without heavy imports."""
 
 import subprocess
 import sys

@@ -205,7 +205,7 @@ def test_nonsense_is_read_in_linear_time(kind: str) -> None:
     read = answer.read(text)
     problems = rules.check(read, SIZES)
     assert not rules.is_valid(problems)
-    # A list of problems stays short enough to be shown.
+    # The list of problems stays short enough to be shown.
     assert len(problems) <= 1000 * len(rules.RULES)
 
     reader = answer.Reader()

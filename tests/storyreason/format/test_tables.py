@@ -1,4 +1,4 @@
-"""Kinds and columns stand once; the published ones are held here."""
+"""Kinds and columns are defined once; these tests hold the published ones."""
 
 from storyreason.format import kinds, tables
 from storyreason.format.boxes import Box

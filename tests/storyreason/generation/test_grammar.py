@@ -1,4 +1,4 @@
-"""Whatever is written under the grammars is a valid answer: random texts, letter by letter, and such that were cut."""
+"""Everything written under the grammars is a valid answer: random texts, letter by letter, also after a cut."""
 
 import random
 
@@ -17,7 +17,7 @@ END = 256
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts that stay small when every letter is drawn at random."""
+    """Small limits, so that texts of random letters stay short."""
     for name, most in (("CELL", 6), ("SPAN", 6), ("PLAIN", 12), ("MENTIONS", 6)):
         monkeypatch.setattr(grammar, name, most)
     monkeypatch.setattr(grammar, "MOST", {"char": 12, "obj": 3, "lm": 2, "bg": 2})
@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def compiler() -> xgrammar.GrammarCompiler:
-    """Of a vocabulary with a token for each byte."""
+    """A compiler for a vocabulary with one token per byte."""
     tokens = [*(bytes([byte]) for byte in range(256)), b"</s>"]
     return xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(tokens, stop_token_ids=[END]))
 
@@ -64,7 +64,7 @@ def test_what_is_written_at_random_under_the_grammars_is_valid(compiler: xgramma
     assert not problems
     assert rules.is_valid(found), found[:3]
     assert not [problem for problem in found if problem.rule in ("tag-kind", "box-over-edge", "setting-element")]
-    # Half of all random boxes have their corners the wrong way round in x, half in y: most are mended.
+    # Half of all random boxes have swapped corners in x, half in y: most are repaired.
     boxes = [row.box for section in read.sections for row in section.entities]
     assert count == sum(box is None or box.x1 >= box.x2 or box.y1 >= box.y2 for box in boxes)
 

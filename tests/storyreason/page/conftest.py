@@ -1,4 +1,4 @@
-"""Two frames, what stands in them, a flawed telling of them; a browser, and a gateway to show it."""
+"""Two frames with a reference and a flawed prediction; a browser, and a gateway that shows them."""
 
 import io
 import shutil
@@ -88,7 +88,7 @@ def _frame(x: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def told() -> Told:
-    """The prediction calls the ball obj2, misplaces Mara by a pixel and tells of a dog that stands in no table."""
+    """The prediction calls the ball obj2, misplaces Mara by a pixel and mentions a dog that is in no table."""
     text = REFERENCE.replace("obj1", "obj2").replace("5,5,20,35", "6,5,21,35")
     text = text.replace("<gda char1>played</gda>.", "<gda char1>played</gda> and she saw <gdo obj9>a dog</gdo>.")
     return Told((_frame(5), _frame(30)), REFERENCE, text)
@@ -96,7 +96,7 @@ def told() -> Told:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium. What needs it is skipped where there is none.
+    """Debian's Chromium. Tests that need it are skipped if it is missing.
 
     Closed before the next module: while it is open, its event loop runs in this thread, and `asyncio.run` refuses.
     """
@@ -112,7 +112,7 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def gateway(config: ServingConfig, engine: Any = None) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway in this process, and its server. It stops no engine: they are others'."""
+    """The address of a gateway in this process, and its server. Engines belong to others and are not stopped."""
     import uvicorn
 
     app, _ = application(config)
@@ -148,7 +148,7 @@ def files(told: Told, tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def open_(browser: Any) -> Iterator[Open]:
-    """Opens an address and fails the test when the browser had anything to complain about but a refusal."""
+    """Opens an address and fails the test if the browser reports anything but an HTTP error."""
     complaints: list[str] = []
 
     def complain(message: Any) -> None:

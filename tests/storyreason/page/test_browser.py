@@ -13,7 +13,7 @@ from tests.storyreason.page.conftest import Open, Told
 
 @pytest.fixture
 def open_page(browser: Any, told: Told, tmp_path: Path) -> Iterator[Open]:
-    """Opens a page of two stories and fails the test when the browser had anything to complain about."""
+    """Opens a page with two stories and fails the test if the browser reports anything."""
     complaints: list[str] = []
 
     def open_(**context: Any) -> Any:
@@ -41,9 +41,9 @@ def _lit(shown: Any, selector: str) -> list[str]:
 
 def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page: Open) -> None:
     shown = open_page()
-    # when the ball's mention in the prediction is pointed at
+    # when hovering over the ball's mention in the prediction
     shown.hover("[data-answer='0'] .mention[data-ids=obj2]")
-    # then its box is lit, and the same ball in the reference, which calls it obj1
+    # then its box is highlighted, and the same ball in the reference, which calls it obj1
     assert _lit(shown, "[data-answer='0'] .box") == ["obj2"]
     assert _lit(shown, "[data-answer='1'] .box") == ["obj1"]
     assert _lit(shown, "[data-answer='1'] .mention") == ["obj1"]
@@ -51,13 +51,13 @@ def test_pointing_at_a_mention_lights_its_box_and_the_other_way_round(open_page:
     assert card.is_visible()
     assert "blue ball" in card.inner_text()
     assert card.locator(".crop image").count() == 1
-    # when Mara's box is pointed at
+    # when hovering over Mara's box
     shown.hover("[data-answer='1'] #image-1 .box[data-ids=char1], #image-1 [data-answer='1'] .box[data-ids=char1]")
-    # then every mention of her is lit and no other
+    # then all her mentions are highlighted, and no others
     assert _lit(shown, "[data-answer='1'] .mention") == ["char1"] * 4
     # when the pointer leaves
     shown.hover("h1")
-    # then nothing is
+    # then nothing is highlighted highlighted
     assert _lit(shown, "[data-ids]") == []
     assert card.is_hidden()
 
@@ -74,13 +74,13 @@ def test_a_row_lights_its_box_and_a_tap_keeps_the_light(open_page: Open) -> None
 
 def test_the_keyboard_reaches_everything(open_page: Open) -> None:
     shown = open_page()
-    # when a passage is reached with Tab and walked with the arrow keys
+    # when a passage is reached with Tab and the arrow keys move inside it
     shown.focus("[data-answer='0'] .mention")
     shown.keyboard.press("Tab")
     shown.keyboard.press("Shift+Tab")
     shown.keyboard.press("ArrowRight")
     shown.keyboard.press("ArrowRight")
-    # then the third mention is lit and described by the card
+    # then the third mention is highlighted and described by the card
     assert shown.evaluate("document.activeElement.innerText") == "the ball"
     assert shown.evaluate("document.activeElement.getAttribute('aria-describedby')") == "card"
     assert _lit(shown, "[data-answer='0'] .box") == ["obj2"]
@@ -120,7 +120,7 @@ def test_the_page_fits_its_window_in_light_and_dark(open_page: Open) -> None:
     def is_light() -> bool:
         return bool(shown.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]) > 128"))
 
-    # the page follows the system, and the button overrules it
+    # the page follows the system preference, and the button overrides it
     assert is_light()
     shown.emulate_media(color_scheme="dark")
     assert not is_light()

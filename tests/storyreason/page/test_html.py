@@ -1,4 +1,4 @@
-"""One file that needs nothing else, and in which a story cannot become markup."""
+"""One self-contained file, in which a story cannot become markup."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ def test_hostile_text_stays_text(told: Told) -> None:
     # when they are rendered
     text = page.render(views, HOSTILE)
 
-    # then the page has the two scripts that it always has, and its JSON reads back as it was
+    # then the page only has its usual two scripts, and its JSON is unchanged
     scripts = _elements(text, "script")
     assert len(scripts) == 2
     assert json.loads(scripts[0]) == {"title": HOSTILE, "views": views}
@@ -49,7 +49,7 @@ def test_the_policy_allows_this_style_and_this_script_only(told: Told) -> None:
 
 
 def _elements(text: str, wanted: str) -> list[str]:
-    """The texts of all elements of that name, as a browser would find them."""
+    """The texts of all elements with that name, as a browser would find them."""
     found: list[str] = []
 
     class Reader(HTMLParser):

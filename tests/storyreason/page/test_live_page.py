@@ -1,4 +1,4 @@
-"""A story is told on the gateway's page, in a real browser: by an engine that follows a script, and by the session's real one."""
+"""Telling a story on the web page, in a real browser: with a scripted engine, and with the real one of the session."""
 
 import itertools
 import threading
@@ -17,7 +17,7 @@ from tests.storyreason.serving.scripted import Scripted
 
 
 class Script:
-    """An engine that writes half of an answer, waits for `go`, and writes the rest; or breaks off there."""
+    """An engine that writes half of an answer, waits for `go`, then writes the rest or breaks the connection."""
 
     def __init__(self, text: str) -> None:
         self.text, self.go, self.breaks = text, threading.Event(), False
@@ -43,7 +43,7 @@ class Script:
 
 @pytest.fixture
 def scripted(runs: None, told: Told) -> Iterator[tuple[str, Any, Script]]:
-    """A gateway's address and server, and the engine behind it that follows a script."""
+    """The address and server of a gateway, and the scripted engine behind it."""
     script = Script(told.prediction)
     with endpoint(script.reply) as engine, gateway(ServingConfig(), _running(engine)) as (url, server):
         yield url, server, script
@@ -55,7 +55,7 @@ def _running(engine: str) -> RunningEngine:
 
 
 def half_told(shown: Any, files: list[Path]) -> None:
-    """Ask for a story, and wait until its first image is told."""
+    """Asks for a story and waits for its first image."""
     add(shown, files)
     shown.click("text=Free")
     shown.click("text=Tell a story from 2 images")
@@ -66,12 +66,12 @@ def test_a_story_is_shown_while_it_is_told(open_: Open, scripted: tuple[str, Any
     url, _, script = scripted
     shown = open_(url)
     half_told(shown, files)
-    # its first image is there, with boxes and tables; the second is not told yet, and nothing is called wrong
+    # the first image is there, with boxes and tables; the second is not written yet, and no error is shown
     assert shown.inner_text(".status .line") == "Writing about image 1 of 2"
     assert shown.inner_text("#players .state") == "unfinished"
     assert shown.locator("#image-1 .box").count() == 2
     assert shown.inner_text("#image-2 .telling > .empty") == "Not written yet."
-    # what one points at stays lit while the rest comes in, and so do open tables
+    # the highlighted element and open tables stay as they are while the rest arrives
     shown.click("#image-1 summary")
     shown.hover("#image-1 .mention[data-ids=obj2]")
     script.go.set()
@@ -95,7 +95,7 @@ def test_what_was_told_stays_when_it_is_cancelled(
     assert "Cancelled." in shown.inner_text(".status")
     assert shown.locator("#image-1 .mention").count() == 3
     assert shown.locator("text=Save page").is_visible()
-    # and the next story can be asked for
+    # and the next story can be requested
     script.go.set()
     shown.click("text=Tell a story from 2 images")
     shown.wait_for_selector("#image-2 .mention")
@@ -136,10 +136,10 @@ def test_a_real_model_tells_a_story(open_: Open, runs: None, vllm_server: VllmSe
         shown.wait_for_selector("form select:enabled")
         assert shown.input_value("form select") == "storyteller"
         shown.click("text=Tell a story from 2 images")
-        # parts are there before the whole
+        # parts are shown before the answer is complete
         shown.wait_for_selector(".status.busy ~ #story")
         assert shown.inner_text("#players .state") == "unfinished"
-        # cancelled, what was told stays; asked again, it is told to its end
+        # after cancelling, the text so far stays; asked again, the story is completed
         shown.click("text=Cancel")
         shown.wait_for_selector(".status.warning")
         assert "## Image 1" in shown.locator("pre.raw").text_content()

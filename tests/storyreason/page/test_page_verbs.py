@@ -18,7 +18,7 @@ Page = Callable[..., tuple[list[str], str]]
 
 @pytest.fixture
 def data(told: Told, tmp_path: Path) -> Path:
-    """A data set whose test split is two stories with names that are hard on file systems."""
+    """A data set whose test split has two stories with IDs that are unsuitable as file names."""
     thought, story = told.reference.removeprefix("<think>\n").split("\n</think>\n")
     examples = [dataset.Example(name, told.images, thought, story) for name in ("a/b", "a b", "index")]
     dataset.write(examples, tmp_path / "data", "test")

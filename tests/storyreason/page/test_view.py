@@ -1,4 +1,4 @@
-"""What the page is given: everything worked out, nothing left to parse."""
+"""The JSON for the page: everything is prepared, nothing is left to parse."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def test_what_breaks_a_rule_is_marked_where_it_stands(told: Told) -> None:
     # when a prediction with an unknown entity and an untagged pronoun is viewed
     (answer,) = page.view("beach-1", told.images, prediction=told.prediction)["answers"]
 
-    # then it is invalid, and each problem is carried by the very words it is about
+    # then it is invalid, and each problem is attached to exactly the words it is about
     assert not answer["valid"]
     rules = [problem["rule"] for problem in answer["problems"]]
     marked = {
@@ -74,7 +74,7 @@ def test_rows_and_boxes_that_break_a_rule_are_marked(told: Told) -> None:
     person, ball = scene["tables"][0]["rows"][0], scene["tables"][1]["rows"][0]
     assert [answer["problems"][i]["rule"] for i in person["problems"]] == ["box-inverted"]
     assert [answer["problems"][i]["rule"] for i in ball["problems"]] == ["box-over-edge"]
-    # an inverted box is not drawn, one over the edge is drawn as far as the frame goes
+    # an inverted box is not drawn, one beyond the edge is clipped to the frame
     assert [(box["id"], box["box"]) for box in scene["boxes"]] == [("obj1", [35, 20, 60, 35])]
 
 
@@ -151,7 +151,7 @@ def test_a_passage_without_words_is_shown_as_untold(told: Told) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_text_makes_it_raise(told: Told, data: st.DataObject) -> None:
-    """A telling with pieces cut out and others put in is shown, whatever is left of it."""
+    """An answer with parts removed and others inserted is still shown."""
     text = told.prediction
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))

@@ -1,4 +1,4 @@
-"""The gateway's page in a real browser, before a real gateway: images, reading, the gallery. No engine is needed."""
+"""The web page in a real browser with a real gateway: images, checking answers, the gallery. No engine is needed."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def test_images_are_put_in_order_by_keyboard_and_mouse(
     third.write_bytes(files[0].read_bytes())
     add(shown, [*files, third])
     assert names(shown) == ["one.png", "two.png", "three.png"]
-    # by keyboard, and a screen reader hears it
+    # by keyboard, announced to screen readers
     shown.focus(".thumb >> nth=0")
     shown.keyboard.press("ArrowRight")
     assert names(shown) == ["two.png", "one.png", "three.png"]
@@ -94,12 +94,12 @@ def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(
     assert shown.inner_text("h1") == "Mara"
     assert "breaks some rules" in shown.inner_text(".status")
     assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
-    # pointing at the ball's mention lights its box, and a card shows its crop
+    # hovering over the ball's mention highlights its box, and a card shows its crop
     shown.hover(".mention[data-ids=obj2]")
     assert shown.locator(".box.lit").get_attribute("data-ids") == "obj2"
     assert "blue ball" in shown.inner_text("#card")
     assert shown.locator("#card .crop image").count() == 1
-    # and the other way round, by a row
+    # and the other way round, from a row
     shown.click("text=All tables")
     shown.hover("tr[data-ids=char1] >> nth=0")
     assert shown.locator(".mention.lit").count() == 4
@@ -162,7 +162,7 @@ def test_a_gateway_that_wants_a_key_is_given_one(
     with gateway(ServingConfig()) as (url, _):
         shown = open_(f"{url}#read")
         shown.fill("textarea.text >> nth=0", told.reference)
-        # it is asked for only now
+        # the key is only asked for now
         shown.wait_for_selector("input[type=password]")
         shown.click("text=Read the answer")
         shown.wait_for_selector(".status.error")
@@ -178,17 +178,17 @@ def test_the_gallery_shows_two_models_side_by_side(open_: Open, site: str) -> No
     shown.wait_for_selector(".shelf li")
     assert shown.locator(".shelf b").all_inner_texts() == ["beach-1", "beach-2"]
     shown.click(".shelf a >> nth=1")
-    # an answer stands beside its reference
+    # an answer is next to its reference
     shown.wait_for_selector("#players h2")
     assert shown.locator("#players h2").all_inner_texts() == ["Prediction", "Reference"]
-    # and two models beside each other: what the one calls obj1 and the other obj2 is one ball
+    # and two models next to each other: obj1 of one and obj2 of the other are the same ball
     shown.select_option(".side select >> nth=1", label="champion, grounded")
     shown.select_option(".side select >> nth=0", label="challenger, grounded")
     shown.wait_for_selector("h2:text-is('challenger, grounded')")
     assert shown.locator("#players h2").all_inner_texts() == ["Challenger, grounded", "Champion, grounded"]
     shown.hover("#image-1 .mention[data-ids=obj1]")
     assert shown.eval_on_selector_all(".box.lit", "all => all.map(e => e.dataset.ids)") == ["obj1", "obj2"]
-    # its frames can be told again
+    # its frames can be used again
     shown.click("text=Tell these images")
     shown.wait_for_selector(".pictures li:nth-child(2)")
     assert shown.locator(".send").inner_text() == "Tell a story from 2 images"
