@@ -35,7 +35,7 @@ def base(
     processes: Annotated[int, typer.Option(min=1, max=16, help="Number of processes, each with one thread.")] = 2,
 ) -> None:
     """Train the tiny base model on single frames: to see, name and locate objects in Qwen's JSON style."""
-    from storyreason.sample.base import train
+    from storyreason.sample.teaching import train
 
     for progress in train(out, steps, seed, processes):
         typer.echo(str(progress))

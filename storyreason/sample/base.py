@@ -1,63 +1,28 @@
-"""Makes the tiny base model: Qwen2.5-VL's real class, small, taught on single frames to see, name and place."""
+"""The tiny base model: Qwen2.5-VL's real class, small; what it is asked, how it is measured, and its folder."""
 
 import json
-import logging
 import math
 import os
 import random
 import re
 import shutil
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyreason import runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
-from storyreason.sample import tower
 from storyreason.sample.drawing import draw, encode
 from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes
 from storyreason.sample.plot import tales
 from storyreason.sample.telling import tell
-from storyreason.sample.tokenizer import make_processor
 from storyreason.sample.world import Part
 from storyreason.scoring.paper import greedy
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-log = logging.getLogger(__name__)
-
 FRAMES_PER_STEP = 16
-LEARNING_RATE = 1e-3
-WARMUP_STEPS = 100
-POINTING_LAYER = 2
-POINTING = 0.5
-"""Weight of a second loss beside that of the answers: a linear layer, thrown away afterwards, must read from this layer
-which picture each token is of or about. With answers alone "image 3" still meant any of the pictures after 1,750 steps."""
-MOST_PICTURES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class BaseProgress:
-    """One line of the log: mean loss since the last one, and box F1 on frames with unseen people and backgrounds."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    f1: float | None = None
-    tower: float | None = None
-    """The vision tower's share of right answers, once, before the first step."""
-
-    def __str__(self) -> str:
-        if self.tower is not None:
-            return f"vision tower: {self.tower:.1%} of the answers about spots right  {self.seconds:.0f} s"
-        f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
-        return f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds:.0f} s{f1}"
 
 
 def vocabulary_texts(seed: int = 0) -> list[str]:
@@ -165,160 +130,6 @@ def asked_about(question: str) -> int:
     """Which picture a question is about, from 0: `Describe image 3.` is about 2, `Describe the image.` about 0."""
     named = re.search(r"\bimage ([0-9])", question)
     return int(named[1]) - 1 if named else 0
-
-
-def _lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
-    """About `frames` frames. `done` is how much of the making is behind us, from 0 to 1.
-
-    From easy to hard, or nothing is learnt: one figure to a frame, then two, then up to four; one frame to a lesson,
-    then up to seven.
-    """
-    figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
-    count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
-    return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
-
-
-def train(
-    out: Path,
-    steps: int,
-    seed: int = 0,
-    processes: int = 2,
-    report_every: int = 50,
-    tower_steps: int = 800,
-    evaluated: int = 256,
-) -> Iterator[BaseProgress]:
-    """Teach a new base for `steps` steps and leave it in `out`, after each 250 steps as it is so far.
-
-    Its figures at the end come of `evaluated` frames, those before of an eighth of them.
-
-    The vision tower learns alone first (`tower.py`), then all of it learns to answer.
-
-    Each process has one thread and its share of a step's frames, and the gradients are averaged: processes wait for
-    each other once a step, threads in every operation, which a machine with other work makes slow. Matrix products
-    run in bfloat16 (autocast), weights and optimizer in float32.
-    """
-    import tempfile
-
-    import torch.multiprocessing
-
-    context = torch.multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
-        others = [
-            context.Process(
-                target=_follow, args=(meeting, rank, processes, steps, seed, report_every, tower_steps), daemon=True
-            )
-            for rank in range(1, processes)
-        ]
-        for other in others:
-            other.start()
-        try:
-            yield from _train(meeting, 0, processes, steps, seed, report_every, tower_steps, out, evaluated)
-        finally:
-            for other in others:
-                other.join(timeout=10)
-                other.kill()
-
-
-def _follow(
-    meeting: str, rank: int, processes: int, steps: int, seed: int, report_every: int, tower_steps: int
-) -> None:
-    for _ in _train(meeting, rank, processes, steps, seed, report_every, tower_steps, out=None):
-        pass
-
-
-def _train(
-    meeting: str,
-    rank: int,
-    processes: int,
-    steps: int,
-    seed: int,
-    report_every: int,
-    tower_steps: int,
-    out: Path | None,
-    evaluated: int = 0,
-) -> Iterator[BaseProgress]:
-    """What each process does. The first one, which has `out`, evaluates, saves and reports."""
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes, timeout=timedelta(minutes=10))
-    processor = make_processor(vocabulary_texts(seed))
-    model = new_model(processor, seed)
-    began = time.monotonic()
-    right = tower.teach(
-        model,
-        processor,
-        tower_steps,
-        lambda step: random.Random(f"tower/{seed}/{step}/{rank}"),
-        lambda parameters: _average_gradients(parameters, processes),
-    )
-    if out is not None:
-        yield BaseProgress(0, steps, 0.0, time.monotonic() - began, tower=right)
-    seeing = list(model.model.visual.parameters())
-    rest = [parameter for name, parameter in model.named_parameters() if ".visual." not in name]
-    pointer = torch.nn.Linear(model.lm_head.in_features, MOST_PICTURES)
-    rest += pointer.parameters()
-    groups: list[dict[str, Any]] = [{"params": seeing, "lr": 0.3 * LEARNING_RATE}, {"params": rest}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    losses: list[float] = []
-    for step in range(1, steps + 1):
-        model.train()
-        luck = random.Random(f"base/{seed}/{step}/{rank}")
-        lessons = _lessons(luck, step / steps, FRAMES_PER_STEP // processes)
-        batch = batch_of(lessons, processor)
-        pictures = batch.pop("pictures")
-        with torch.autocast("cpu", torch.bfloat16):
-            told = model(**batch, output_hidden_states=True)
-        (told.loss + POINTING * _pointing_loss(pointer, told.hidden_states[POINTING_LAYER], pictures)).backward()
-        _average_gradients([*model.parameters(), *pointer.parameters()], processes)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(told.loss.item())
-        if out is not None and (step % report_every == 0 or step == steps):
-            f1 = None
-            progress = BaseProgress(step, steps, sum(losses) / len(losses), time.monotonic() - began)
-            if step % (5 * report_every) == 0 or step == steps:
-                frames = evaluated if step == steps else evaluated // 8
-                f1 = box_f1(model, processor, frames)
-                facts = {"steps": step, "of": steps, "box_f1": f1, "loss": progress.loss, "seconds": progress.seconds}
-                facts["box_f1_third_of_five"] = box_f1(model, processor, frames // 2, together=5)
-                save(model, processor, out, facts)
-            yield replace(progress, f1=f1)
-            losses = []
-    dist.destroy_process_group()
-
-
-def _pointing_loss(pointer: Any, hidden: Any, pictures: Any) -> Any:
-    """How badly the pointer reads from the hidden states of a layer which picture a token is of or about."""
-    import torch
-
-    asked = pictures != -100
-    seen = torch.nn.functional.layer_norm(hidden[asked].float(), hidden.shape[-1:])
-    return torch.nn.functional.cross_entropy(pointer(seen), pictures[asked])
-
-
-def _average_gradients(parameters: Iterable[Any], processes: int) -> None:
-    import torch
-    import torch.distributed as dist
-
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = (flat / processes).split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the learning rate."""
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)))
 
 
 def box_f1(

@@ -1,10 +1,9 @@
-"""The tiny base model: what it learns from, its tokenizer, and one short making of it."""
+"""The tiny base model: what it learns from, and its tokenizer."""
 
 import random
 from itertools import groupby
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +11,7 @@ from storyreason import chat, sample
 from storyreason.format import answer
 from storyreason.format.boxes import Box
 from storyreason.sample import tower
-from storyreason.sample.base import BaseProgress, asked_about, batch_of, box_f1, train, vocabulary_texts
+from storyreason.sample.base import asked_about, batch_of, vocabulary_texts
 from storyreason.sample.drawing import Frame, PlacedEntity
 from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
 from storyreason.sample.tokenizer import make_processor
@@ -119,22 +118,3 @@ def test_frames_keep_their_size_and_become_28_tokens_each() -> None:
     assert batch["image_grid_thw"].tolist() == [[1, 8, 14], [1, 8, 14]]
     image = PROCESSOR.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert int((batch["input_ids"] == image).sum()) == 2 * 28
-
-
-@pytest.mark.server
-def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
-
-    making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
-    told: list[BaseProgress] = list(making)
-
-    assert [progress.step for progress in told] == [0, 2, 4]
-    assert told[0].tower is not None
-    assert told[2].loss < told[1].loss
-    assert told[-1].f1 is not None
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
-    processor = AutoProcessor.from_pretrained(tmp_path / "base")
-    assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
-    assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
-    assert "steps of 16 frames: 4" in (tmp_path / "base" / "README.md").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -1,0 +1,27 @@
+"""One short making of the tiny base model."""
+
+from pathlib import Path
+
+import pytest
+
+from storyreason.sample.base import box_f1
+from storyreason.sample.teaching import BaseProgress, train
+
+
+@pytest.mark.server
+def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
+    told: list[BaseProgress] = list(making)
+
+    assert [progress.step for progress in told] == [0, 2, 4]
+    assert told[0].tower is not None
+    assert told[2].loss < told[1].loss
+    assert told[-1].f1 is not None
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    processor = AutoProcessor.from_pretrained(tmp_path / "base")
+    assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
+    assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
+    assert "steps of 16 frames: 4" in (tmp_path / "base" / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
