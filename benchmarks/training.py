@@ -14,255 +14,27 @@ process for each core, which is faster for all of them than threads. Recipes run
 --rounds says; ratios are taken within a round.
 Seconds are of the clock and of this process' CPU time: where other programs run beside, only ratios of the second count.
 Figures of two cores are in benchmarks/results; there was no GPU to measure on.
-`7b` needs torch, transformers, peft, accelerate and Pillow; liger-kernel and flash-attn are used where they are installed.
+liger-kernel and flash-attn are used where they are installed.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-import types
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from recipes import Mode, Size, recipes
+
 RESULTS = Path(__file__).parent / "results"
-PACK = {"tiny": 4096, "7b": 32_768}
-PER_STEP = {"tiny": 8, "7b": 8}
-"""Stories of an optimizer step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What is switched on."""
-
-    name: str
-    pack: bool = False
-    features: bool = False
-    answer_loss: bool = False
-    prepared: bool = False
-    recompute: bool = True
-    kernels: bool = True
-    """Liger and FlashAttention where they are; the published recipe has them too."""
-    offload: bool = False
-
-
-def recipes(size: str, mode: str) -> list[Recipe]:
-    """The published recipe first, then ours, then ours without each of its tricks."""
-    ours = Recipe("b", pack=True, features=mode != "full", answer_loss=True, prepared=True, recompute=size == "7b")
-    without = [
-        dataclasses.replace(ours, name="b -packing", pack=False),
-        dataclasses.replace(ours, name="b -features", features=False),
-        dataclasses.replace(ours, name="b -answer loss", answer_loss=False),
-        dataclasses.replace(ours, name="b -prepared", prepared=False, features=False),
-        dataclasses.replace(ours, name="b +recomputing", recompute=True),
-        dataclasses.replace(ours, name="b -kernels", kernels=False),
-    ]
-    published = [Recipe("a'")] if size == "tiny" else [Recipe("a", offload=True), Recipe("a'")]
-    skipped = {"b -kernels"} if size == "tiny" else {"b +recomputing"}
-    if mode == "full":
-        skipped.add("b -features")
-    return [*published, ours, *(one for one in without if one.name not in skipped)]
-
-
-def library() -> None:
-    """Import this checkout's `storyreason.training` part by part: the whole wants pydantic, which `7b` does not need."""
-    sys.path.insert(0, str(ROOT))
-    package = types.ModuleType("storyreason.training")
-    package.__path__ = [str(ROOT / "storyreason" / "training")]
-    sys.modules["storyreason.training"] = package
-
-
-def one(size: str, mode: Any, name: str, steps: int, longest: int | None) -> dict[str, Any]:
-    """Train by one recipe in this process, and others beside it, and give what was measured of the steps after the first."""
-    import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-    from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
-    from worlds import Seven, Tiny
-
-    from storyreason.training import features, machine, packing, plan
-    from storyreason.training.measure import Cost, peak_memory, peak_operations
-    from storyreason.training.trainer import token_losses
-
-    recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
-    cuda, bf16, per_step = torch.cuda.is_available(), machine.multiplies_bfloat16(), PER_STEP[size]
-    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    world: Any = Tiny(per_step * 3) if size == "tiny" else Seven(per_step * 3, longest)
-    base = world.model().to(torch.bfloat16 if mode == "lora" and bf16 else torch.float32)
-    base = prepared_model(base, mode, recipe, cuda and is_flash_attn_2_available())
-    counted = Cost(base, mode)
-    loss: Literal["answer", "all"] = "answer" if recipe.answer_loss else "all"
-    positions, ready = packing.positions_of(base), {}
-    seen: dict[int, Any] = {}
-    device = torch.device("cuda" if cuda else "cpu")
-    if recipe.features:
-        keep(base, world, range(len(world.lengths)), device, seen, bf16)
-    if recipe.prepared:
-        ready = {index: world.inputs(index, loss) for index in range(len(world.lengths))}
-
-    def story(index: int) -> Any:
-        made = ready.get(index) or world.inputs(index, loss)
-        return dataclasses.replace(made, pixel_values=seen[index]) if index in seen else made
-
-    def batch(row: Sequence[int]) -> dict[str, Any]:
-        stories = [story(index) for index in row]
-        if recipe.pack:
-            joined = packing.join(stories, positions)
-        else:  # one story, as a collator gives it: a mask, and positions that the model works out
-            tokens = {name: getattr(stories[0], name)[None] for name in ("input_ids", "labels", "mm_token_type_ids")}
-            pictures = {name: getattr(stories[0], name) for name in ("pixel_values", "image_grid_thw")}
-            joined = {**tokens, **pictures, "attention_mask": torch.ones_like(tokens["input_ids"])}
-        if recipe.features:
-            joined["features"] = joined.pop("pixel_values")
-        return joined
-
-    def rows(step: int) -> list[list[int]]:
-        """Those of all processes, which take them in turn."""
-        chosen = [(step * per_step + place) % len(world.lengths) for place in range(per_step)]
-        if not recipe.pack:
-            return [[index] for index in chosen]
-        packed = plan.pack([world.lengths[index] for index in chosen], PACK[size], processes)
-        return [[chosen[place] for place in row] for row in packed]
-
-    class Bench(Trainer):
-        def get_train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader([rows(step) for step in range(steps + 1)], collate_fn=list)  # type: ignore[arg-type]
-
-        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-            total, mine = torch.zeros((), device=self.args.device), inputs[0][rank::processes]
-            for number, row in enumerate(mine, 1):  # gradients meet those of other processes in the last one
-                with nullcontext() if number == len(mine) else self.accelerator.no_sync(model):
-                    total += super().training_step(model, batch(row), num_items_in_batch)
-            return total
-
-        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
-            labels = inputs.pop("labels")
-            if "features" in inputs:
-                inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
-            if self.args.use_liger_kernel:
-                return model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss / 10_000
-            if recipe.answer_loss:
-                return token_losses(model, inputs, labels) / 10_000
-            logits = model(**inputs).logits[0, :-1].float()  # all of them, as the published recipe makes them
-            return torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum") / 10_000
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            return 0
-
-    clock: list[tuple[float, float]] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            if cuda:
-                torch.cuda.synchronize()
-            clock.append((time.perf_counter(), time.process_time()))
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=1, learning_rate=1e-4, bf16=bf16,
-            gradient_checkpointing=recipe.recompute, gradient_checkpointing_kwargs={"use_reentrant": False},
-            use_liger_kernel=recipe.kernels and cuda and is_liger_kernel_available(), use_cpu=not cuda,
-            save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-            logging_strategy="no", max_grad_norm=1.0, ddp_find_unused_parameters=False,
-        )  # fmt: skip
-        trainer = Bench(model=base, args=arguments, callbacks=[Clock()])
-        if recipe.offload and cuda:
-            offload(base, trainer)
-        trainer.train()
-    timed = [index for step in range(1, steps + 1) for row in rows(step) for index in row]
-    wall, cpu = (clock[-1][which] - clock[0][which] for which in (0, 1))
-    cpus, memories = over_all(cpu, processes), over_all(float(peak_memory()), processes)
-    cpu = sum(cpus)
-    seeing = 0 if recipe.features else 1
-    operations = sum(counted.of(world.lengths[i], world.answers[i], seeing * world.images[i]) for i in timed)
-    return {
-        "recipe": name,
-        "passes_per_step": statistics.mean(len(rows(step)) / processes for step in range(1, steps + 1)),
-        "seconds_per_step": wall / steps,
-        "cpu_seconds_per_step": cpu / steps,
-        "tokens_per_s": sum(world.lengths[i] for i in timed) / wall,
-        "answer_tokens_per_s": sum(world.answers[i] for i in timed) / wall,
-        "answer_tokens_per_cpu_s": sum(world.answers[i] for i in timed) / cpu,
-        "peak_memory_gb": sum(memories) / 1e9,
-        "mfu": operations / wall / sum(over_all(peak_operations(device, bf16), processes)),
-    }
-
-
-def over_all(value: float, processes: int) -> list[float]:
-    """The value of each process."""
-    import torch.distributed as dist
-
-    values: list[Any] = [value] * processes
-    if processes > 1:
-        dist.all_gather_object(values, value)
-    return values
-
-
-def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
-    """The base with what is trained marked so."""
-    from storyreason.training import packing
-
-    base.config.use_cache = False
-    base.set_attn_implementation("flash_attention_2" if flash and recipe.kernels else "sdpa")
-    if recipe.pack:
-        packing.isolate(base)
-    if mode == "language":
-        base.model.visual.requires_grad_(False)
-    if mode == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
-        lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM")
-        # FSDP shards weights of one dtype; else peft keeps adapters in float32.
-        base = get_peft_model(base, lora, autocast_adapter_dtype=not recipe.offload)
-        if recipe.recompute:
-            base.enable_input_require_grads()
-    return base
-
-
-def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[int, Any], bf16: bool) -> None:
-    """The features of all stories' pictures, before the clock starts. In memory: reading a disk is not what is measured."""
-    import torch
-
-    from storyreason.training import features
-
-    holder = features.tower_of(base)
-    holder.visual.to(device)
-    for index in indices:
-        made = world.inputs(index, "answer")
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            found = holder.get_image_features(
-                made.pixel_values.to(device), made.image_grid_thw.to(device), return_dict=True
-            )
-        seen[index] = torch.cat(list(found.pooler_output)).cpu()
-
-
-def offload(base: Any, trainer: Any) -> None:
-    """Parameters, gradients and optimizer in the CPU's memory, as the published FSDP settings have it. Never run by us."""
-    import torch
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1)
-    base.to("cpu")
-    policy = CPUOffloadPolicy()
-    for module in base.modules():
-        if type(module).__name__ in ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"):
-            fully_shard(module, offload_policy=policy)
-    fully_shard(base, offload_policy=policy)
-    trainer.accelerator.device_placement = False
 
 
 def together(
-    size: str, mode: str, steps: int, rounds: int, only: Sequence[str], longest: int | None, processes: int
+    size: Size, mode: Mode, steps: int, rounds: int, only: Sequence[str], longest: int | None, processes: int
 ) -> dict[str, Any]:
     """All recipes in turn, `rounds` times, each in processes of its own."""
     names = [recipe.name for recipe in recipes(size, mode) if not only or recipe.name in only]
@@ -337,9 +109,10 @@ def main() -> None:
         "--processes", type=int, help="processes of each recipe; else one for each core, or one on a GPU"
     )
     chosen = parser.parse_args()
-    library()
     if chosen.recipe:
-        found = one(chosen.size, chosen.mode, chosen.recipe, chosen.steps, chosen.longest)
+        import trial
+
+        found = trial.run(chosen.size, chosen.mode, chosen.recipe, chosen.steps, chosen.longest)
         if int(os.environ.get("RANK", "0")) == 0:
             print(json.dumps(found))  # noqa: T201
         return
