@@ -1,4 +1,4 @@
-"""Going back to the version before needs that version alone: where there are no data it tells no story first."""
+"""A rollback needs nothing but the version: without data, no story is told first."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ def back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[str, dataset.Example]]:
-    """`storyreason deploy previous` up to the gateway: the version that it would get, and the story to tell first."""
+    """`storyreason deploy previous` up to the gateway: the version that the gateway would get, and the first story."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
@@ -55,7 +55,7 @@ def with_local_changes(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [without_a_remote, with_local_changes])
-def test_without_data_it_goes_back_all_the_same_and_says_that_no_story_is_told_first(
+def test_a_rollback_without_data_says_that_no_story_is_told_first(
     back: Callable[..., tuple[str, dataset.Example]],
     clone: Path,
     change: Callable[[Path], None],
@@ -67,6 +67,6 @@ def test_without_data_it_goes_back_all_the_same_and_says_that_no_story_is_told_f
     assert "deploying without telling a test story first, because there are no data: " in caplog.text
 
 
-def test_the_base_is_not_needed(back: Callable[..., tuple[str, dataset.Example]]) -> None:
+def test_a_rollback_needs_no_base_model(back: Callable[..., tuple[str, dataset.Example]]) -> None:
     number, probe = back(name="./nothing")
     assert number == "1" and len(probe.images) > 1

@@ -148,8 +148,8 @@ def test_kubernetes_has_every_part_of_the_procfile_and_services_find_their_pods(
     assert {container["name"] for pod in pods.values() for container in pod["containers"]} == set(up.programs())
 
 
-def test_runs_can_be_cancelled_after_prefects_server_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The observer of Prefect's runner, whose server goes away before its first look and comes back after nine."""
+def test_runs_can_be_cancelled_after_an_outage_of_prefects_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observer of Prefect's runner, while its server is unreachable for the first nine requests."""
     from prefect._internal import observers
     from prefect.client.schemas.objects import FlowRun
 

@@ -1,4 +1,4 @@
-"""What is set before Prefect is imported, which reads its settings then."""
+"""What is set before Prefect is imported and reads its settings."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def test_preparing_imports_no_prefect() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_what_prefect_keeps_is_kept_in_the_runs_of_this_checkout(tmp_path: Path) -> None:
+def test_prefect_keeps_its_state_in_the_runs_of_this_checkout(tmp_path: Path) -> None:
     """Else a step that is complete in one checkout is taken from the cache in another, with the other's paths."""
     code = """
 from tasks import settings
@@ -74,7 +74,7 @@ def test_a_server_that_ends_while_it_starts_is_reported_at_once(tmp_path: Path) 
         local._wait(ended, "http://127.0.0.1:9/health", log)
 
 
-def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_a_sentence_that_says_how_to_continue(tmp_path: Path) -> None:
     code = """
 import typer
 from flows import local
@@ -91,7 +91,7 @@ app()
     assert done.stderr == "storyreason: interrupted. Start it again: complete steps are not repeated.\n"
 
 
-def test_a_cron_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_cron_schedule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_CRON", "every monday")
     with pytest.raises(ConfigError, match="expected the five fields of a cron schedule, such as 0 4"):
         settings.read()

@@ -1,4 +1,4 @@
-"""deploy/ against the schemas of those who read it: Compose's, Kubernetes' and Prefect's own."""
+"""deploy/ against the schemas of Compose, Kubernetes and Prefect."""
 
 import inspect
 import json
@@ -91,7 +91,7 @@ def written() -> Any:
 
 
 def ignored(written: Any, model: type[BaseModel], *but: str) -> set[str]:
-    """Keys that Prefect would pass over without a word: its models ignore what they do not know."""
+    """Keys that Prefect would silently ignore, as its models ignore unknown ones."""
     known = {field.alias or name for name, field in model.model_fields.items()}
     return set(written) - known - set(but)
 
@@ -139,7 +139,7 @@ POOLS = sorted((REPOSITORY / "deploy/work-pools").glob("*.json"))
 
 
 def filled(template: Any, values: dict[str, Any]) -> Any:
-    """A job as Prefect's workers fill it in: what has no value is left out."""
+    """A job as Prefect's workers fill it in, without the keys that have no value."""
     return apply_values(template, values, remove_notset=True, warn_on_notset=False)
 
 

@@ -1,4 +1,4 @@
-"""The supervisor of `storyreason up`, with parts that cost nothing: what is killed comes again, and nothing is left behind."""
+"""The supervisor of `storyreason up`, with trivial parts: killed parts are restarted, and nothing is left behind."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def commands(checkout: Path) -> list[str]:
-    """What runs of this checkout, by the environment that it was started with."""
+    """The command lines of this checkout's processes, found by their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -82,7 +82,7 @@ def test_up_twice_starts_once_and_down_leaves_nothing(checkout: Path) -> None:
     assert not up.down()
 
 
-def test_a_part_that_is_killed_comes_again(checkout: Path) -> None:
+def test_a_killed_part_is_restarted(checkout: Path) -> None:
     said()
     wait_for(lambda: list(checkout.glob("one.*")), "the first part", 60)
     (first,) = checkout.glob("one.*")
@@ -93,7 +93,7 @@ def test_a_part_that_is_killed_comes_again(checkout: Path) -> None:
     wait_for(lambda: sleepers(checkout) == 2, "what the killed part left to end", 60)
 
 
-def test_after_kill_9_of_the_supervisor_nothing_is_left_and_up_starts_anew(checkout: Path) -> None:
+def test_after_kill_9_of_the_supervisor_nothing_is_left_and_up_starts_again(checkout: Path) -> None:
     said()
     wait_for(lambda: sleepers(checkout) == 2, "both parts", 60)
     first = up.running()
@@ -134,7 +134,7 @@ def test_a_port_that_is_taken_is_named(checkout: Path, monkeypatch: pytest.Monke
     assert up.running() is None
 
 
-def test_while_a_flow_has_a_server_of_its_own_up_waits_for_its_end(checkout: Path) -> None:
+def test_up_is_refused_while_a_flow_has_its_own_server(checkout: Path) -> None:
     settings.prepare()
     with runs.lock(Path(os.environ["PREFECT_HOME"])), pytest.raises(RunError, match="wait for it to end"):
         said()

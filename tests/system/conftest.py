@@ -1,4 +1,4 @@
-"""A fresh clone of the project to run the line in, and one Prefect server for all runs of the session."""
+"""A fresh clone of the project to run the pipeline in, and one Prefect server for all runs of the session."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 400) -
 
 
 class Patient(httpx.HTTPTransport):
-    """Asks again where a server says that it is busy (503): Prefect's does while SQLite is locked, and its clients ask again."""
+    """Retries while a server is busy (503), as Prefect's clients do: its server answers so while SQLite is locked."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         deadline = time.monotonic() + 300
@@ -49,13 +49,13 @@ class Patient(httpx.HTTPTransport):
 
 
 def prefect_api(url: str) -> httpx.Client:
-    """A client of a Prefect server's API, as its UI is one."""
+    """A client of a Prefect server's API, like its UI."""
     return httpx.Client(base_url=url, timeout=120, trust_env=False, transport=Patient())
 
 
 @dataclass
 class Project:
-    """A clone, and `storyreason` called in it as a person would, in a process of its own."""
+    """A clone, and `storyreason` called in it as a user would, in a separate process."""
 
     folder: Path
     environment: dict[str, str]
@@ -142,7 +142,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 @pytest.fixture(scope="module")
 def project(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """One clone for the tests of a module, which tell one story after the other in it."""
+    """One clone for the tests of a module, which depend on one another's results."""
     project = clone(tmp_path_factory.mktemp("clone") / "project", prefect_server)
     yield project
     project.run("down")

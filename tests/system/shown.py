@@ -1,4 +1,4 @@
-"""What a person must see in Prefect's UI and in MLflow's, each as a check: of a page, and the addresses of both.
+"""What the UIs of Prefect and MLflow must show, each as a check of a page, given the addresses of both.
 
 They want a platform on which two models were trained and scored, and the last one that was deployed told a story.
 """
@@ -8,7 +8,7 @@ from typing import Any
 from docs import pictures
 
 NOT_OURS = ("Failed to load resource", "ResizeObserver loop", "GL Driver")
-"""What MLflow's and Prefect's pages complain about by themselves: MLflow asks for a user where there are none."""
+"""Console errors of MLflow's and Prefect's own pages: MLflow asks for a user although there are none."""
 
 
 def form(page: Any, prefect: str, mlflow: str) -> None:

@@ -1,4 +1,4 @@
-"""Who has the accelerator: two flows on a real server share a device, or have their own; serving gives way, or does not."""
+"""Use of accelerators: flows on a real server share a device or have their own, and serving is suspended or not."""
 
 import contextvars
 import threading
@@ -33,7 +33,7 @@ def server(prefect_server: dict[str, str]) -> Iterator[None]:
 
 
 class Computing:
-    """A flow in a thread that takes devices, says so, and holds them until it is let go."""
+    """A flow in a thread that acquires devices and holds them until it is released."""
 
     def __init__(self, devices: str | None) -> None:
         self.has, self.let_go = threading.Event(), threading.Event()
@@ -79,7 +79,7 @@ def test_on_a_shared_device_the_second_waits_for_the_first(server: None) -> None
 
 
 def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
-    """The configuration of a training on the device on which the gateway serves, or on another that is named."""
+    """The configuration of a training on the device of the gateway, or on another one."""
     return config.load(
         "smoke", [f"serving.port={gateway.port}", "training.devices=0", "training.max_tokens=4096", *changed]
     )
@@ -89,7 +89,7 @@ def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
 def training_flow(
     server: None, tiny_base: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """A flow that trains a tiny model in earnest."""
+    """A flow that really trains a tiny model."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     data = Pulled((str(tiny_data),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
 
@@ -100,7 +100,7 @@ def training_flow(
     return trains
 
 
-def test_serving_gives_way_while_a_training_computes_on_its_device_and_comes_back(
+def test_serving_is_suspended_while_a_training_computes_on_its_device_and_resumes(
     served: ServingConfig, training_flow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = training.run
@@ -124,7 +124,7 @@ def test_serving_gives_way_while_a_training_computes_on_its_device_and_comes_bac
     assert taken("0") == 0
 
 
-def test_after_a_training_that_fails_serving_comes_back(served: ServingConfig, training_flow: Any) -> None:
+def test_serving_resumes_after_a_failed_training(served: ServingConfig, training_flow: Any) -> None:
     broken = ("serving.give_way=true", "training.max_tokens=64")  # no story is so short
     with pytest.raises(TrainingError):
         training_flow(shared(served, *broken))
@@ -141,13 +141,15 @@ def test_after_a_training_that_fails_serving_comes_back(served: ServingConfig, t
     ],
     ids=["a device of its own", "room for both", "not allowed"],
 )
-def test_serving_stays_where_it_need_not_or_must_not_give_way(served: ServingConfig, changed: tuple[str, ...]) -> None:
+def test_serving_continues_where_it_need_not_or_must_not_be_suspended(
+    served: ServingConfig, changed: tuple[str, ...]
+) -> None:
     with disable_run_logger(), accelerator.room(shared(served, *changed), "training"):
         assert serves(served)
     assert Process.starts == 1
 
 
-def test_too_little_memory_is_said_and_serving_gives_way_only_where_it_may(
+def test_too_little_memory_is_an_error_and_serving_is_suspended_only_where_allowed(
     served: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accelerator, "FREED", 0)
@@ -163,7 +165,7 @@ def test_too_little_memory_is_said_and_serving_gives_way_only_where_it_may(
         assert Process.starts == starts
 
 
-def test_a_slot_that_was_lost_while_the_server_was_away_is_taken_anew(
+def test_a_slot_lost_during_an_outage_of_the_server_is_acquired_again(
     server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leases: list[Any] = []

@@ -22,7 +22,7 @@ REPORT = "# Promote\n\nbox F1 rose by 0.1"
 
 @pytest.fixture
 def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registry.Version:
-    """A registered version of a run, in an MLflow of its own."""
+    """A registered version of a run, in a separate MLflow store."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     mlflow = MlflowClient()
@@ -74,7 +74,7 @@ def state(server: httpx.Client, run_id: str) -> str:
 
 
 def form(server: httpx.Client) -> str:
-    """The run that a person is shown: it waits, and nothing else does."""
+    """The ID of the only run that waits for approval."""
 
     def open_() -> list[Any]:
         asked = {"flows": {"name": {"any_": ["approve"]}}, "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
@@ -92,9 +92,7 @@ def answer(server: httpx.Client, **word: str) -> Any:
 
 
 @pytest.mark.parametrize("decision", ["promote", "hold"])
-def test_what_a_person_says_is_done_and_remembered(
-    server: httpx.Client, version: registry.Version, decision: str
-) -> None:
+def test_an_answer_is_followed_and_remembered(server: httpx.Client, version: registry.Version, decision: str) -> None:
     asking = Asking(version, timeout=600)
     assert answer(server, decision="maybe")["status"] == "REJECT"  # it waits on
     assert state(server, asking.run_id) == "Running"  # Prefect would take the turn of a deployment's run that pauses
@@ -128,7 +126,7 @@ def test_the_form_shows_the_report(server: httpx.Client, version: registry.Versi
     asking.end()
 
 
-def test_without_an_answer_in_time_it_is_held_and_asked_again_the_next_time(
+def test_no_answer_in_time_means_hold_and_the_next_run_asks_again(
     server: httpx.Client, version: registry.Version
 ) -> None:
     asking = Asking(version, timeout=1)
@@ -144,9 +142,7 @@ def test_without_an_answer_in_time_it_is_held_and_asked_again_the_next_time(
     assert again.end()[0] is True
 
 
-def test_the_form_of_a_run_that_was_killed_is_closed_by_the_next(
-    server: httpx.Client, version: registry.Version
-) -> None:
+def test_the_form_of_a_killed_run_is_closed_by_the_next(server: httpx.Client, version: registry.Version) -> None:
     left = server.post("/flows/", json={"name": "approve"}).json()["id"]
     asked = {"flow_id": left, "name": "approve-storyteller-1", "state": {"type": "PAUSED", "name": "Paused"}}
     stale = server.post("/flow_runs/", json=asked).json()["id"]

@@ -1,4 +1,4 @@
-"""What a person gets wrong: one clear sentence, exit code 2, no stack trace, and nothing is left behind."""
+"""Mistakes of users: one clear sentence, exit code 2, no stack trace, and nothing is left behind."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""The Prefect deployments on a real server: what is known of them, what a person has set, and runs whose process is gone."""
+"""The Prefect deployments on a real server: how they are registered, what users have changed, and runs whose process is gone."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def apply(**chosen: Any) -> None:
         one.apply()
 
 
-def test_the_schedule_is_read_in_its_time_zone_and_what_a_person_has_paused_stays_paused(server: httpx.Client) -> None:
+def test_the_schedule_is_read_in_its_time_zone_and_a_paused_one_stays_paused(server: httpx.Client) -> None:
     apply(cron="30 5 * * 2", timezone="Europe/Berlin")
 
     (schedule,) = known(server)["schedules"]
@@ -85,7 +85,7 @@ def automations_of(server: httpx.Client) -> dict[str, Any]:
     return {one["name"]: one for one in found if one["name"].startswith("storyreason: ")}
 
 
-def test_automations_are_made_once_and_one_that_is_switched_off_stays_off(server: httpx.Client) -> None:
+def test_automations_are_created_once_and_a_disabled_one_stays_disabled(server: httpx.Client) -> None:
     told = Settings.model_validate({"notify": "json://127.0.0.1:9/told"})
     automations.apply(told)
     before = automations_of(server)
@@ -107,7 +107,7 @@ def test_automations_are_made_once_and_one_that_is_switched_off_stays_off(server
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[Any]]]:
-    """An address that somebody listens at, and what was sent there."""
+    """The address of a server that records requests, and what it has received."""
     sent: list[Any] = []
 
     class Listener(BaseHTTPRequestHandler):
@@ -127,7 +127,7 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-def test_somebody_is_told_of_a_failed_run_one_that_waits_for_them_and_a_version_that_was_not_promoted(
+def test_notifications_of_a_failed_run_a_waiting_one_and_a_version_that_is_not_promoted(
     server: httpx.Client, webhook: tuple[str, list[Any]]
 ) -> None:
     address, sent = webhook

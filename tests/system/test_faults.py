@@ -1,6 +1,6 @@
-"""What goes wrong around a run: one sentence that says what to do, where people see it, and the same command goes on afterwards.
+"""Failures around a run: one sentence says what to do where people see it, and the same command continues afterwards.
 
-The tests stand in the order of the story that they tell: each goes on where the one before has stopped.
+The tests depend on their order: each continues where the previous one has stopped.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.server
 
 
 def failed(project: Project, *arguments: str) -> str:
-    """The sentence with which a retraining ends on the command line; it is the run's message in Prefect too."""
+    """The sentence with which a retraining ends on the command line, which is also the run's message in Prefect."""
     printed = project.run(*project.retrain(*arguments), code=2)
     return said(project, printed)
 
@@ -52,7 +52,7 @@ def steps(project: Project) -> list[int]:
     return [line["step"] for line in lines if line["event"] == "step"]
 
 
-def test_a_remote_that_is_gone_is_named_and_restored_the_run_goes_on(project: Project) -> None:
+def test_a_missing_remote_is_named_and_once_restored_the_run_continues(project: Project) -> None:
     store = project.folder / "deploy" / "sample-store"
     store.rename(store.with_name("elsewhere"))
 
@@ -64,7 +64,7 @@ def test_a_remote_that_is_gone_is_named_and_restored_the_run_goes_on(project: Pr
 
 @contextlib.contextmanager
 def mlflow_server(project: Project, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """MLflow's server over the project's own database."""
+    """MLflow's server on the project's own database."""
     (project.runs / "mlflow").mkdir(parents=True, exist_ok=True)
     store = f"sqlite:///{project.runs}/mlflow/mlflow.db"
     with (project.runs / "mlflow" / "server.log").open("ab") as log:
@@ -92,7 +92,7 @@ def mlflow_server(project: Project, port: int) -> Iterator["subprocess.Popen[byt
         server.wait()
 
 
-def test_mlflow_that_goes_away_during_logging_is_named_and_the_training_goes_on_with_it(project: Project) -> None:
+def test_an_mlflow_outage_is_named_and_the_training_resumes_afterwards(project: Project) -> None:
     port = free_port()
     there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     logging = replace(project, environment={**project.environment, **there})
@@ -118,7 +118,7 @@ def test_mlflow_that_goes_away_during_logging_is_named_and_the_training_goes_on_
     assert [point.step for point in curve] == list(range(1, 21))
 
 
-def test_a_full_disk_is_named_and_with_room_the_run_goes_on(project: Project) -> None:
+def test_a_full_disk_is_named_and_with_free_space_the_run_continues(project: Project) -> None:
     with file_size_limit(6_000_000):  # less than the weights, more than the databases
         sentence = failed(project, "--until", "register")
     assert "The disk is full" in sentence and "storyreason clean --keep 1" in sentence
@@ -130,7 +130,7 @@ def test_a_full_disk_is_named_and_with_room_the_run_goes_on(project: Project) ->
     assert len(MlflowClient(f"sqlite:///{project.runs}/mlflow/mlflow.db").search_model_versions()) == 1
 
 
-def test_file_times_of_a_clock_that_was_years_ahead_repeat_nothing(project: Project) -> None:
+def test_file_times_years_ahead_repeat_nothing(project: Project) -> None:
     ahead = time.time() + 10 * 365 * 86400
     for top in (project.runs / "train", project.runs / "register", project.runs / "pull", project.folder / "data"):
         for path in (top, *top.rglob("*")):
@@ -142,7 +142,7 @@ def test_file_times_of_a_clock_that_was_years_ahead_repeat_nothing(project: Proj
         assert any(task in line and "Cached" in line for line in printed.splitlines()), (task, printed)
 
 
-def test_two_flows_on_one_fingerprint_at_the_same_time_make_one_run(project: Project) -> None:
+def test_two_concurrent_flows_with_one_fingerprint_make_one_run(project: Project) -> None:
     changed = ["--set", "training.learning_rate=2e-3", "--set", "training.max_steps=4", "--until", "register"]
     both = [project.start(*project.retrain(*changed)) for _ in range(2)]
     ended = [(process.communicate(timeout=900)[0], process.returncode) for process in both]
@@ -168,7 +168,7 @@ def _job(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("job*.json"))
 
 
-def test_a_gateway_that_is_killed_while_it_deploys_is_said_to_have_broken_off_and_comes_again(
+def test_a_gateway_killed_during_a_deployment_is_reported_and_restarted(
     untrained: Path, serving: ServingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The platform of one checkout on a cluster's stores: PostgreSQL for Prefect and MLflow, S3 for artifacts."""
+"""The platform of one checkout with a cluster's stores: PostgreSQL for Prefect and MLflow, S3 for artifacts."""
 
 import os
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def grown(database: Postgres, store: S3, tmp_path_factory: pytest.TempPathFactor
     assert platform.marked() == []
 
 
-def test_a_retraining_and_its_version_stand_in_postgresql(grown: Platform, database: Postgres) -> None:
+def test_a_retraining_and_its_version_are_in_postgresql(grown: Platform, database: Postgres) -> None:
     config = grown.deployment("retrain")["parameters"]["config"]
     config["training"]["max_steps"] = 2
 
@@ -70,7 +70,7 @@ def test_no_command_line_and_no_log_shows_a_password(grown: Platform) -> None:
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
 
 
-def test_mlflows_server_shows_what_a_run_has_left_on_s3(
+def test_mlflows_server_shows_a_runs_artifacts_on_s3(
     grown: Platform, database: Postgres, store: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in store.environment.items():

@@ -1,4 +1,4 @@
-"""kill -9 of every part of the platform while a model is trained: the run goes on or ends as said, and one version comes out.
+"""kill -9 of every part of the platform during a training: the run continues or ends as documented, and makes one version.
 
 The tests stand in the order of the story that they tell. Two trainings are enough for all of it: one that nothing disturbs
 although its servers are killed, and one that is ended three times and goes on from its checkpoints.
@@ -18,18 +18,18 @@ from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
 STEPS = {"undisturbed": 120, "ended": 40}
-"""Optimizer steps of the two trainings: the first must last longer than three servers take to come again."""
+"""Optimizer steps of the two trainings: the first must last longer than three restarts of servers."""
 
 
 def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
-    """What the form sends for one of the two trainings. Where it computes does not decide what it is."""
+    """What the form sends for one of the two trainings. Its device is not part of its fingerprint."""
     config = platform.deployment("retrain")["parameters"]["config"]
     training = {**config["training"], "max_steps": STEPS[name], "accumulation": 2, "devices": devices}
     return {"config": {**config, "training": training}, "until": "register"}
 
 
 def work(platform: Platform, name: str) -> Path | None:
-    """The work folder of a training, once it has begun to compute."""
+    """The work folder of a training, once it has started."""
     for file in platform.project.runs.glob("train/*/progress.jsonl"):
         if f'"steps": {STEPS[name]}' in file.read_text():
             return file.parent
@@ -67,7 +67,7 @@ def part(platform: Platform, command: str) -> psutil.Process:
 
 
 def kill(platform: Platform, command: str, health: str) -> None:
-    """kill -9 of a part; all that came of it must end, and it must come again."""
+    """kill -9 of a part; all its processes must end, and it must be restarted."""
     before = guard_of(platform, command).pid
     part(platform, command).kill()
 
@@ -95,7 +95,7 @@ def slots(platform: Platform, name: str) -> int:
 
 
 def check_one_version(platform: Platform, name: str, number: int) -> None:
-    """One version and one run came of a training, its curve has every step once, and nothing is held or left behind."""
+    """A training made one version and one run, its curve has every step once, and nothing is held or left behind."""
     mlflow = MlflowClient(f"sqlite:///{platform.project.runs}/mlflow/mlflow.db")
     versions = mlflow.search_model_versions("name = 'storyteller-smoke'")
     assert len(versions) == number
@@ -112,7 +112,7 @@ def check_one_version(platform: Platform, name: str, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(platform: Platform) -> str:
-    """The run of the first training, which computes."""
+    """The run of the first training, which is running."""
     platform.project.run("up")
     identity: str = platform.start(parameters(platform, "undisturbed"))["id"]
     computes(platform, "undisturbed")
@@ -145,7 +145,7 @@ def test_prefects_server_is_killed_and_the_training_keeps_its_slot_and_completes
     check_one_version(platform, "undisturbed", 1)
 
 
-def test_a_flow_is_killed_its_run_has_crashed_and_says_what_to_do(platform: Platform) -> None:
+def test_the_run_of_a_killed_flow_has_crashed_and_says_what_to_do(platform: Platform) -> None:
     identity = platform.start(parameters(platform, "ended"))["id"]
     computes(platform, "ended")
     (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
@@ -158,7 +158,7 @@ def test_a_flow_is_killed_its_run_has_crashed_and_says_what_to_do(platform: Plat
     wait_for(lambda: not trainers(platform), "the training process to end", 60)
 
 
-def test_started_again_it_goes_on_also_when_what_serves_the_deployments_is_killed(platform: Platform) -> None:
+def test_a_restarted_run_survives_a_kill_of_the_process_that_serves_the_deployments(platform: Platform) -> None:
     before = steps(platform, "ended")[-1]
     identity = platform.start(parameters(platform, "ended", devices=None))["id"]
     assert computes(platform, "ended") > before
@@ -169,7 +169,7 @@ def test_started_again_it_goes_on_also_when_what_serves_the_deployments_is_kille
     computes(platform, "ended")
 
 
-def test_all_is_killed_at_once_and_up_goes_on_to_one_version(platform: Platform) -> None:
+def test_after_a_kill_of_everything_up_resumes_and_makes_one_version(platform: Platform) -> None:
     (run,) = (one for one in platform.runs() if one["state_type"] == "RUNNING")
     for process in platform.processes():
         with contextlib.suppress(psutil.NoSuchProcess):  # of those that end with their owner

@@ -1,6 +1,6 @@
-"""The whole line, from a fresh clone to a storyteller that is served, killed at every step on the way.
+"""The whole pipeline, from a fresh clone to a served storyteller, killed at every step on the way.
 
-The tests stand in the order of the story that they tell; each goes on where the one before has stopped.
+The tests depend on their order: each continues where the previous one has stopped.
 """
 
 import json
@@ -60,7 +60,7 @@ def trained(project: Project) -> list[Path]:
 
 
 def compared(run: Run, role: str) -> list[dict[str, Any]]:
-    """The rows of the table in which a run's scores stand beside those of the base or the champion."""
+    """The rows of the table that compares a run's scores with those of the base or the champion."""
     path = Path(run.info.artifact_uri.removeprefix("file://")) / f"free/challenger_against_{role}.json"
     table = json.loads(path.read_text())
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
@@ -75,7 +75,7 @@ def test_a_flow_killed_in_training_leaves_no_training_process(project: Project) 
     assert not trained(project)
 
 
-def test_it_goes_on_from_its_checkpoint_and_killed_in_evaluation_leaves_no_vllm(project: Project) -> None:
+def test_it_resumes_from_its_checkpoint_and_killed_in_evaluation_leaves_no_vllm(project: Project) -> None:
     engine = "evaluate/*/vllm.log"
 
     project.kill_when(
@@ -91,7 +91,7 @@ def test_it_goes_on_from_its_checkpoint_and_killed_in_evaluation_leaves_no_vllm(
     assert steps == list(range(1, 21))
 
 
-def test_killed_while_the_gateway_deploys_one_version_comes_out_and_is_served(
+def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
     project: Project, mlflow: MlflowClient
 ) -> None:
     project.kill_when(
@@ -135,7 +135,7 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     assert "Promote" in (Path(run.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
 
 
-def test_nothing_changed_nothing_is_done_again(project: Project, mlflow: MlflowClient) -> None:
+def test_without_changes_nothing_is_repeated(project: Project, mlflow: MlflowClient) -> None:
     printed = project.run(*project.retrain())
 
     for task in ("pull", "train", "register", "evaluate-base", "evaluate-challenger"):
@@ -202,7 +202,7 @@ def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(
 
 
 def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]:
-    """A command's words, but with the preset that takes a minute, on this project's port, and writing nowhere but here."""
+    """A command's words, with the preset that takes a minute, this project's port, and files only in this test's folder."""
     text = " ".join(command.words).replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
     program, *words = text.replace(":8400", f":{project.port}").split()
     if program != "storyreason":
@@ -286,7 +286,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
     assert [told.text for told in served] == merged == apart != plain
 
 
-def test_the_version_before_is_one_command_away(project: Project, mlflow: MlflowClient) -> None:
+def test_one_command_rolls_back_to_the_previous_version(project: Project, mlflow: MlflowClient) -> None:
     before = mlflow.get_model_version_by_alias(MODEL, "previous").version
 
     shard = next((project.folder / "data").glob("train-*"))
@@ -298,7 +298,7 @@ def test_the_version_before_is_one_command_away(project: Project, mlflow: Mlflow
     assert mlflow.get_model_version_by_alias(MODEL, "champion").version == before
 
 
-def test_no_retraining_brings_back_what_a_person_took_down(project: Project, mlflow: MlflowClient) -> None:
+def test_no_retraining_promotes_a_version_that_was_taken_down_by_hand(project: Project, mlflow: MlflowClient) -> None:
     champion = mlflow.get_model_version_by_alias(MODEL, "champion").version
     down = mlflow.get_model_version_by_alias(MODEL, "previous").version
 

@@ -1,4 +1,4 @@
-"""`storyreason up`: the platform of one checkout, runs that start by themselves, and what a crash leaves.
+"""`storyreason up`: the platform of one checkout, automatic runs, and recovery after a crash.
 
 The tests stand in the order of the story that they tell. Runs are whole, with the `smoke` preset: from the data to what serves.
 """
@@ -67,7 +67,7 @@ def test_a_wrong_nested_parameter_is_refused_before_anything_runs(platform: Plat
     assert len(platform.runs()) == before
 
 
-def test_two_runs_of_a_person_one_waits_for_the_other_and_both_complete(platform: Platform) -> None:
+def test_of_two_runs_started_by_hand_one_waits_and_both_complete(platform: Platform) -> None:
     parameters = platform.deployment("retrain")["parameters"]
     training = {**parameters["config"]["training"], "learning_rate": 2e-3}
     other = {"config": {**parameters["config"], "training": training}, "until": "evaluate"}
@@ -87,7 +87,7 @@ def test_two_runs_of_a_person_one_waits_for_the_other_and_both_complete(platform
 
 
 @pytest.mark.parametrize("check", shown.CHECKS, ids=lambda check: check.__name__)
-def test_a_person_sees_in_the_browser(platform: Platform, browser: Any, check: Any) -> None:
+def test_what_the_browser_shows(platform: Platform, browser: Any, check: Any) -> None:
     complaints: list[str] = []
     page = pictures.window(browser)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -100,7 +100,7 @@ def test_a_person_sees_in_the_browser(platform: Platform, browser: Any, check: A
     assert [one for one in complaints if not any(known in one for known in shown.NOT_OURS)] == []
 
 
-def test_a_new_data_version_starts_a_run_that_serves_what_came_of_it(platform: Platform, tmp_path: Path) -> None:
+def test_a_new_data_version_starts_a_run_that_serves_its_result(platform: Platform, tmp_path: Path) -> None:
     known = {run["id"] for run in platform.runs()}
     joining = [
         replace(one, story_id=f"joined-{number}") for number, one in enumerate(sample.examples("train", films=1))
@@ -142,7 +142,7 @@ def test_a_cron_starts_a_run_each_minute_in_its_time_zone(platform: Platform) ->
     assert client.delete(f"/deployments/{deployment['id']}/schedules/{made['id']}").status_code == 204
 
 
-def test_killed_the_platform_takes_up_what_it_ran_and_down_leaves_no_process(platform: Platform) -> None:
+def test_after_a_kill_the_platform_resumes_its_runs_and_down_leaves_no_process(platform: Platform) -> None:
     config = platform.deployment("retrain")["parameters"]["config"]
     config["training"]["learning_rate"] = 5e-4
     identity = platform.start({"config": config, "until": "train"})["id"]

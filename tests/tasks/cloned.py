@@ -47,7 +47,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clone(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh clone of it: what git tracks, nothing pulled."""
+    """A fresh clone of it: the files that Git tracks, with nothing pulled."""
     shutil.copytree(origin, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "tmp", "data"))
     monkeypatch.chdir(tmp_path / "clone")
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
@@ -62,7 +62,7 @@ def pull(config: DataConfig) -> list[str]:
 
 @pytest.fixture
 def stories(clone: Path) -> Path:
-    """The clone with a real data set in it, pushed; and a folder of stories that may join it, which is given."""
+    """The clone with a real data set, which is pushed. Gives a folder of stories that can be added to it."""
     train, test = list(sample.examples("train", films=2)), list(sample.examples("test", films=1))
     shutil.rmtree(clone / "data", ignore_errors=True)
     for split, examples in (("train", train[:2]), ("test", test)):

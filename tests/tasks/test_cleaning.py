@@ -1,4 +1,4 @@
-"""Room: old versions, trainings and data go; what an alias, the gateway or a running job uses never does."""
+"""Cleaning removes old versions, trainings and data, but nothing that an alias, the gateway or a running job uses."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ def test_what_the_gateway_serves_stays(root: Path) -> None:
     assert left(root, "register") == left(root, "train") == {1, 5}
 
 
-def test_a_dry_run_says_what_would_go_and_leaves_it(root: Path) -> None:
+def test_a_dry_run_lists_what_would_be_removed_and_removes_nothing(root: Path) -> None:
     items = cleaning.plan(keep=4)
 
     said = cleaning.report(items, removed=False)
@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_would_go_and_leaves_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["features", "prepared"])
-def test_of_what_was_computed_for_trainings_the_newest_stays(root: Path, cache: str) -> None:
+def test_the_newest_caches_of_trainings_stay(root: Path, cache: str) -> None:
     for number in (1, 2, 3):
         write(root / cache / f"{number:016}" / "part", 10)
         os.utime(root / cache / f"{number:016}", (number, number))
@@ -94,7 +94,7 @@ def test_of_what_was_computed_for_trainings_the_newest_stays(root: Path, cache: 
     assert left(root, cache) == {2, 3}
 
 
-def test_unfinished_trainings_and_fetched_data_go_but_the_newest(root: Path) -> None:
+def test_unfinished_trainings_and_fetched_data_are_removed_except_the_newest(root: Path) -> None:
     for number in (7, 8):
         write(work("train", number) / "checkpoint-5/weights", 10)
         os.utime(work("train", number), (number, number))

@@ -1,4 +1,4 @@
-"""The data of a run: pulled once, checked, and changed only as a new version that others hear of."""
+"""The data of a run: pulled once, checked, and changed only by a new version that is announced."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from tests.tasks.cloned import clone, dvc, origin, pull, stories  # noqa: F401 (
 # ruff: noqa: F811 (the same as arguments)
 
 
-def test_of_two_that_fetch_a_version_at_a_time_the_second_waits_and_both_have_it_whole(
+def test_when_two_flows_fetch_a_version_the_second_waits_and_both_get_it_whole(
     clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dvc.fs import DVCFileSystem
@@ -50,7 +50,7 @@ def test_of_two_that_fetch_a_version_at_a_time_the_second_waits_and_both_have_it
     assert "waiting for another flow that pulls data.dvc" in caplog.text
 
 
-def test_stories_that_join_are_a_new_version_that_another_clone_can_pull(clone: Path, stories: Path) -> None:
+def test_added_stories_are_a_new_version_that_another_clone_can_pull(clone: Path, stories: Path) -> None:
     before = data.identify(DataConfig()).md5
     shutil.rmtree(clone / "data")  # it is pulled first
 
@@ -68,7 +68,7 @@ def test_stories_that_join_are_a_new_version_that_another_clone_can_pull(clone: 
     assert data.identify(DataConfig()).md5 == now
 
 
-def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Path) -> None:
+def test_stories_added_during_a_run_do_not_affect_the_run(clone: Path, stories: Path) -> None:
     with disable_run_logger():
         pulled = data.pull.compute(data.identify(DataConfig()))
 
@@ -80,7 +80,7 @@ def test_what_joins_during_a_run_does_not_reach_the_run(clone: Path, stories: Pa
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["a new version", "not yet a version"])
-def test_what_joins_while_the_version_is_taken_up_does_not_reach_the_run(
+def test_stories_added_during_the_pull_do_not_affect_the_run(
     clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
     version, kept = data.identify(DataConfig()), versioning.keep
@@ -118,7 +118,7 @@ def test_stories_that_cannot_be_used_are_left_out_and_named(
         data.stories_to_tell(DataConfig(test_stories=1), pulled)
 
 
-def test_of_two_that_add_at_a_time_no_stories_are_lost(clone: Path, stories: Path) -> None:
+def test_two_concurrent_additions_lose_no_stories(clone: Path, stories: Path) -> None:
     first, second = clone.parent / "first", clone.parent / "second"
     for folder, one in zip((first, second), list(sample.examples("train", films=4))[-2:], strict=True):
         dataset.write([one], folder, "train")
@@ -143,13 +143,13 @@ def test_local_changes_are_not_mixed_into_a_new_version(clone: Path, stories: Pa
         data.change("data.dvc", str(stories), dataset.append)
 
 
-def test_a_source_that_is_nowhere_is_named(clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_does_not_exist_is_named(clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="'nobody/nothing' is not a folder here"):
         data.change("data.dvc", "nobody/nothing", dataset.adopt)
 
 
-def test_a_version_that_nobody_hears_of_is_said_to_be_unannounced(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_prefect_server_announcing_fails(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     md5 = data.identify(DataConfig()).md5
     with pytest.raises(

@@ -27,7 +27,7 @@ def pulled(folder: Path, faulty: dict[str, str] | None = None) -> Pulled:
 
 
 def write_answers(data: Pulled, subject: Subject) -> None:
-    """Answers to every story, so that no engine starts: the references themselves."""
+    """Write the references as answers to all stories, so that no engine starts."""
     told = [
         {"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)}
         for one in dataset.load(data.folder, "test")
@@ -67,7 +67,7 @@ def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
     assert frozen.types(json.loads(written.read_text())) == frozen.manifest("evaluate")
 
 
-def test_what_is_left_out_decides_the_scores() -> None:
+def test_left_out_stories_are_part_of_the_fingerprint() -> None:
     subject = Subject("base", "tiny-base", "0123456789abcdef")
 
     def named(faulty: dict[str, str]) -> str:
@@ -77,7 +77,7 @@ def test_what_is_left_out_decides_the_scores() -> None:
 
 
 @pytest.mark.parametrize("images_first", [True, False])
-def test_a_champion_of_another_recipe_is_asked_as_it_was_trained(tmp_path: Path, images_first: bool) -> None:
+def test_a_champion_of_another_recipe_is_prompted_as_it_was_trained(tmp_path: Path, images_first: bool) -> None:
     champion = Subject("champion", str(tmp_path), "0123456789abcdef")
     data = pulled(Path("data"))
 

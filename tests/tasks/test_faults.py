@@ -1,4 +1,4 @@
-"""A failed step is tried again when the cause is outside, never when it is the input; what is outside is said plainly."""
+"""A failed step is retried unless its input is the cause, and failures of MLflow or the disk become one sentence."""
 
 import sqlite3
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tiny import file_size_limit
 
 
 class Failed:
-    """A task's state, of which only the result is asked."""
+    """A task's state that has only a result."""
 
     def __init__(self, error: Exception, cause: Exception | None = None) -> None:
         error.__cause__ = cause
@@ -37,11 +37,11 @@ class Failed:
     ],
     ids=lambda value: str(getattr(value, "_error", value)),
 )
-def test_what_is_tried_again(state: Failed, again: bool) -> None:
+def test_which_failures_are_retried(state: Failed, again: bool) -> None:
     assert from_outside(None, None, state) is again
 
 
-def test_a_full_disk_is_said_as_a_sentence_that_names_the_file(tmp_path: Path) -> None:
+def test_a_full_disk_becomes_one_sentence_that_names_the_file(tmp_path: Path) -> None:
     full = tmp_path / "weights"
     with (
         file_size_limit(10),
@@ -52,7 +52,7 @@ def test_a_full_disk_is_said_as_a_sentence_that_names_the_file(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_sqlite_says_a_full_disk_in_words_of_its_own(tmp_path: Path) -> None:
+def test_a_full_disk_is_recognized_by_sqlites_own_message(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("pragma max_page_count = 2")
         with pytest.raises(RunError, match=r"The disk is full: make room"), plainly():
@@ -60,7 +60,7 @@ def test_sqlite_says_a_full_disk_in_words_of_its_own(tmp_path: Path) -> None:
     database.close()
 
 
-def test_mlflow_that_is_away_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_mlflow_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(
@@ -77,6 +77,6 @@ def _ask_mlflow() -> None:
     tracking.experiment()
 
 
-def test_any_other_fault_keeps_its_stack_trace() -> None:
+def test_any_other_failure_keeps_its_stack_trace() -> None:
     with pytest.raises(ZeroDivisionError), plainly():
         _ = 1 / 0

@@ -1,4 +1,4 @@
-"""What is served after the gate where others were at work meanwhile."""
+"""What is served after the gate when others have promoted versions in the meantime."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_the_challenger_takes_the_place_of_the_champion_that_it_was_compared_wit
     assert gate.to_serve(CONFIG, promoted, versions["3"], champion=versions["1"]) == (promoted, versions["3"])
 
 
-def test_what_was_not_promoted_leaves_the_champion_of_now(versions: dict[str, registry.Version]) -> None:
+def test_without_a_promotion_the_current_champion_is_served(versions: dict[str, registry.Version]) -> None:
     held = Promotion(False, "box F1 fell")
     registry.move_champion(versions["2"])
     assert gate.to_serve(CONFIG, held, versions["3"], champion=versions["1"]) == (held, versions["2"])

@@ -9,7 +9,7 @@ from tasks import progress
 
 
 @pytest.mark.filterwarnings("ignore:Artifact:FutureWarning")
-def test_without_prefects_server_progress_is_in_the_log_alone(
+def test_without_prefects_server_progress_is_only_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("run"))

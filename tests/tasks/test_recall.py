@@ -1,4 +1,4 @@
-"""What MLflow has lost is made again from what the steps left: a version or a run that was deleted, a store that is new."""
+"""What MLflow has lost is created again from the work folders: a deleted version or run, or everything in a new store."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ PROGRESS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pulled:
-    """Where a training and its version are complete: the data they came of."""
+    """The data of a training that is complete, as is its version."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "Progress", Mock())
     monkeypatch.setattr(evaluation, "Progress", Mock())
@@ -98,13 +98,13 @@ def repeated(data: Pulled) -> set[str]:
     return {step.name for step, what in asked if is_repeated(step, *what)}
 
 
-def test_what_mlflow_has_is_taken_as_it_is(data: Pulled) -> None:
+def test_what_mlflow_has_is_not_repeated(data: Pulled) -> None:
     assert repeated(data) == set()
     assert register(train(data)).number == "1"
     assert len(registry.versions("storyteller")) == 1
 
 
-def test_a_version_that_was_deleted_is_registered_again(data: Pulled) -> None:
+def test_a_deleted_version_is_registered_again(data: Pulled) -> None:
     before = register(train(data))
     tracking.client().delete_model_version("storyteller", "1")
 
@@ -116,7 +116,7 @@ def test_a_version_that_was_deleted_is_registered_again(data: Pulled) -> None:
     assert repeated(data) == set()
 
 
-def test_in_a_new_store_the_training_has_its_run_and_its_version_and_never_anothers(
+def test_in_a_new_store_the_training_gets_its_own_run_and_version(
     data: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a store in which version 1 is of another training
@@ -140,7 +140,7 @@ def test_in_a_new_store_the_training_has_its_run_and_its_version_and_never_anoth
     assert len(tracking.client().search_runs([tracking.experiment()])) == 1
 
 
-def test_a_run_that_was_deleted_is_made_again_with_a_version_and_the_scores(data: Pulled) -> None:
+def test_a_deleted_run_is_created_again_with_a_version_and_scores(data: Pulled) -> None:
     before = register(train(data))
     subject = Subject.of("challenger", before, data)
     write_answers(data, subject)

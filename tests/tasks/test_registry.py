@@ -33,7 +33,7 @@ def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monk
         lambda name, which: cleaning.plan(keep=1),
     ],
 )
-def test_a_registry_that_is_away_is_said_to_be_away_and_not_to_have_no_champion(
+def test_an_unreachable_registry_is_an_error_and_not_a_missing_champion(
     ask: Callable[[str, str], Any], which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
@@ -62,7 +62,7 @@ def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, mo
         registered("models:/storyteller@nobody")
 
 
-def test_what_a_person_took_down_stays_marked_until_a_person_serves_it_again(
+def test_a_version_taken_down_by_hand_stays_marked_until_it_is_served_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -37,7 +37,7 @@ def store() -> Iterator[S3]:
 
 @pytest.fixture(scope="module")
 def origin(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose data (two stories to train on, one to test) is to lie on S3, and `new` beside it with two more."""
+    """A project whose data (two stories to train on, one to test) belongs on S3, and `new` beside it with two more."""
     origin = tmp_path_factory.mktemp("s3") / "origin"
     origin.mkdir()
     run(origin, "git", "init", "-q")
@@ -54,7 +54,7 @@ def origin(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def added(origin: Path) -> str:
-    """What `storyreason data add` said, in the project."""
+    """The report of `storyreason data add` in the project."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(origin)
         patch.delenv("PREFECT_API_URL", raising=False)
@@ -65,14 +65,14 @@ def added(origin: Path) -> str:
 
 @pytest.fixture
 def clone(origin: Path, added: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What another person has: what git tracks, nothing of the data."""
+    """Another person's clone: the files that Git tracks, without the data."""
     shutil.copytree(origin, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "tmp", "data"))
     monkeypatch.chdir(tmp_path / "clone")
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
     return tmp_path / "clone"
 
 
-def test_what_is_added_here_is_pulled_from_s3_by_a_clone(added: str, clone: Path, store: S3) -> None:
+def test_data_added_here_is_pulled_from_s3_by_a_clone(added: str, clone: Path, store: S3) -> None:
     assert "train: 2 -> 4 stories, 2 added" in added
     assert f"is pushed to {REMOTE}" in added
     assert store.names("data/files/md5/")
@@ -82,7 +82,7 @@ def test_what_is_added_here_is_pulled_from_s3_by_a_clone(added: str, clone: Path
 
 
 @pytest.mark.parametrize("rev", [None, "HEAD"])
-def test_s3_that_is_away_is_named_and_worth_another_try(clone: Path, rev: str | None) -> None:
+def test_an_unreachable_s3_is_named_and_retried(clone: Path, rev: str | None) -> None:
     config = (clone / ".dvc" / "config").read_text()
     (clone / ".dvc" / "config").write_text(re.sub(r"127.0.0.1:\d+", "127.0.0.1:9", config))
     asked = re.escape(f"The DVC remote {REMOTE} cannot be reached: Could not connect")
@@ -114,7 +114,7 @@ def test_a_corrupt_object_on_s3_is_never_accepted(clone: Path, store: S3) -> Non
         pull(DataConfig())
 
 
-def test_artifacts_of_mlflow_lie_on_s3(store: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_artifacts_are_stored_on_s3(store: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "s3://storyreason/mlflow")
 

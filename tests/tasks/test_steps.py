@@ -21,7 +21,7 @@ class Counted:
 
 @pytest.fixture
 def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Step[..., Counted]:
-    """A step of its own: it counts letters, and writes down each time that it does."""
+    """A step that counts letters, and fails when it does so twice."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setitem(RESULTS, "count", Counted)
 

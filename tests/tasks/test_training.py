@@ -1,6 +1,6 @@
-"""A run's name says what differs from its preset; what changes no weight changes neither name nor fingerprint.
+"""A run's name shows what differs from its preset; settings that do not change the weights change neither name nor fingerprint.
 
-What a training process tells is told to the person who watches, and to MLflow.
+What a training process reports goes to the log and to MLflow.
 """
 
 import logging
@@ -25,12 +25,12 @@ def test_a_runs_name_says_what_differs() -> None:
     )
 
 
-def test_a_preset_of_somebodys_own_is_told_by_what_differs_from_the_defaults() -> None:
+def test_the_name_with_an_own_preset_shows_its_differences_from_the_defaults() -> None:
     mine = config.RunConfig.model_validate({"name": "mine", "training": {"epochs": 7}})
     assert training.run_name(mine, "0123456789") == "mine epochs=7.0 012345"
 
 
-def test_stories_of_a_step_and_precision_decide_the_weights_and_not_what_processes_they_are_spread_over(
+def test_stories_per_step_and_precision_determine_the_weights_and_the_number_of_processes_does_not(
     tmp_path: Path,
 ) -> None:
     def named(accelerate: object, accumulation: int, *more: str) -> str:
@@ -50,7 +50,7 @@ def test_stories_of_a_step_and_precision_decide_the_weights_and_not_what_process
         assert named(own, 8) != two
 
 
-def test_where_it_is_trained_does_not_decide_the_weights() -> None:
+def test_the_place_of_training_does_not_determine_the_weights() -> None:
     one, other = (
         training.fingerprint(config.load("sample", changed), "md5", "base")
         for changed in ([], ["training.devices=1", "training.free_memory_gb=3", "training.save_every=7"])
@@ -79,7 +79,7 @@ class Heard(logging.Handler):
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What a run says, each line of it, while Prefect's server shows nothing; runs are logged to a database of their own."""
+    """The log lines of a run without Prefect's server; MLflow runs go to a separate database."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     logger, handler = logging.Logger("run"), Heard()
@@ -91,7 +91,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, st
     return handler.lines
 
 
-def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard: list[tuple[str, str]]) -> None:
+def test_the_log_reports_what_a_training_does_and_how_fast(heard: list[tuple[str, str]]) -> None:
     run_id = mlflow.MlflowClient().create_run(tracking.experiment()).info.run_id
     follow = training._follower(run_id)
     lines: list[dict[str, Any]] = [START, FEATURES, {**FEATURES, "done": 30, "stories": 90}, STEP, START]
@@ -109,7 +109,7 @@ def test_the_person_who_watches_is_told_what_a_training_does_and_how_fast(heard:
     assert {key: run.data.tags[tracking.TAG + key] for key in ("dropped", "bad")} == {"dropped": "3", "bad": "1"}
 
 
-def test_what_is_kept_of_the_features_is_told_and_what_is_not() -> None:
+def test_the_log_reports_which_features_are_cached_and_which_are_not() -> None:
     more = {**FEATURES, "wanted_bytes": 5_000_000_000, "done": 30, "stories": 90}
     assert training._features_sentence(more) == (
         "vision features of 2,400 pictures, 2.90 GB (of 5.00 GB: more would exceed "

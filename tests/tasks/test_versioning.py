@@ -1,4 +1,4 @@
-"""Versions under DVC: each is pulled whole or refused with a sentence, and nobody's work is lost."""
+"""Versions under DVC: each is pulled whole or refused with one sentence, and nobody's work is lost."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def test_another_version_is_another_step(clone: Path) -> None:
     assert data.fingerprint(data.identify(DataConfig())) != data.fingerprint(data.identify(DataConfig(rev="v1")))
 
 
-def test_a_checkout_without_git_has_its_data_and_no_revisions(clone: Path) -> None:
+def test_a_checkout_without_git_pulls_its_data_but_no_revisions(clone: Path) -> None:
     shutil.rmtree(clone / ".git")  # as in an image or an archive
     assert pull(DataConfig()) == ["train-v1.parquet", "train-v2.parquet"]
     with pytest.raises(DataError, match=r"data\.dvc cannot be read: .*Git"):
@@ -94,7 +94,7 @@ def test_outside_a_clone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kept_by", ["link", "copy", "copy of the work tree"])
-def test_what_is_written_into_a_shard_afterwards_does_not_reach_the_run(
+def test_writing_into_a_shard_afterwards_does_not_affect_the_run(
     clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch, kept_by: str
 ) -> None:
     version = data.identify(DataConfig())
