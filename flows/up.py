@@ -92,7 +92,8 @@ def show_runs(say: Callable[[str], None]) -> None:
     if running() is not None:
         _say_where(chosen, say)
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for end in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with Ctrl-C ignored
+        signal.signal(end, signal.default_int_handler)
     try:
         with runs.lock(folder()):
             _end_leftovers()
