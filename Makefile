@@ -58,3 +58,7 @@ check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(TWO) -m "not server"
+
+.PHONY: coverage
+coverage: $(STAMP)  ## the tests of `make check`, and the lines of code they run (the floor is in pyproject.toml)
+	$(BIN)/python -m pytest $(TWO) -m "not server" --cov --cov-report=term
