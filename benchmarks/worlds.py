@@ -52,33 +52,39 @@ class Tiny(World):
 
 
 class Seven(World):
-    """Qwen2.5-VL-7B's shape with random weights; stories of 8 frames of 575x240 pixels, answers of 2,000 to 8,000 tokens."""
+    """Qwen2.5-VL-7B's shape with random weights; stories of 8 frames of 575x240 pixels, answers of 2,000 to 8,000 tokens.
 
-    PROMPT, FRAMES, IMAGE, START, END, VOCABULARY = 120, 8, 151655, 151652, 151653, 151_643
+    A small one, for dry runs on a CPU, has narrow layers, 2 frames and answers of 60 tokens and more.
+    """
 
-    def __init__(self, stories: int, longest: int | None = None) -> None:
+    PROMPT, IMAGE, START, END, VOCABULARY = 120, 151655, 151652, 151653, 151_643
+
+    def __init__(self, stories: int, longest: int | None = None, *, layers: int = 28, small: bool = False) -> None:
         from PIL import Image
 
+        self.layers = layers
+        self.small = small
+        self.frames = 2 if small else 8
         luck = random.Random(0)
-        self.answers = [luck.randint(2000, 8000) for _ in range(stories)]
+        self.answers = [60 + index if small else luck.randint(2000, 8000) for index in range(stories)]
         # One picture for all: what it shows is nothing to a model of random weights.
         picture = Image.effect_noise((575, 240), 60).convert("RGB")
         encoded = io.BytesIO()
         picture.save(encoded, "JPEG", quality=90)
         self.jpeg = encoded.getvalue()
         self.image_tokens = len(self._patches(1)[0]) // 4
-        prompt = self.PROMPT + self.FRAMES * (self.image_tokens + 2)
+        prompt = self.PROMPT + self.frames * (self.image_tokens + 2)
         if longest:
             self.answers = [longest - prompt] * stories
         self.lengths = [prompt + answer for answer in self.answers]
-        self.images = [self.FRAMES * self.image_tokens] * stories
+        self.images = [self.frames * self.image_tokens] * stories
 
     def model(self) -> Any:
         import torch
         from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
         text = {
-            "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+            "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": self.layers,
             "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 128_000,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
             "tie_word_embeddings": False,
@@ -87,6 +93,11 @@ class Seven(World):
             "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
             "fullatt_block_indexes": [7, 15, 23, 31], "window_size": 112,
         }  # fmt: skip
+        if self.small:
+            text |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+            text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
+            vision |= {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+            vision["fullatt_block_indexes"] = [1]
         config = Qwen2_5_VLConfig(
             text_config=text, vision_config=vision, tie_word_embeddings=False, image_token_id=self.IMAGE,
             vision_start_token_id=self.START, vision_end_token_id=self.END,
@@ -116,8 +127,8 @@ class Seven(World):
             return torch.randint(0, self.VOCABULARY, (tokens,), generator=luck)
 
         frame = torch.tensor([self.START, *[self.IMAGE] * self.image_tokens, self.END])
-        ids = torch.cat([text(self.PROMPT), frame.repeat(self.FRAMES), text(self.answers[index])])
+        ids = torch.cat([text(self.PROMPT), frame.repeat(self.frames), text(self.answers[index])])
         labels = ids.masked_fill(ids == self.IMAGE, chat.IGNORED)
         if loss == "answer":
             labels[: -self.answers[index]] = chat.IGNORED
-        return chat.Inputs(ids, labels, (ids == self.IMAGE).long(), *self._patches(self.FRAMES))
+        return chat.Inputs(ids, labels, (ids == self.IMAGE).long(), *self._patches(self.frames))

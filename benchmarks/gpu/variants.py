@@ -1,0 +1,188 @@
+"""What each change to LoRA training of 7B would give, alone and together: tokens per second, MFU, memory."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import AttentionInterface
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+
+from benchmarks.gpu.attention import in_one_call
+from benchmarks.gpu.common import DRY, failure_reported, free_memory, peak_gb, report, seconds, seconds_left
+from benchmarks.gpu.seven import FUSED, Loss, Subject, answer_loss, trainer_loss
+from storyreason.training import packing, setup
+from storyreason.training.trainer import token_losses
+
+VARLEN = "benchmark_varlen"
+"""The name under which transformers knows `varlen_attend`."""
+LONG = 32_768
+KEPT_ATTENTION = ("scaled_dot_product", "flash_attn", "_varlen_attn")
+rotate = modeling.apply_rotary_pos_emb
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train; the default is how a training does it today."""
+
+    name: str
+    pack: int = LONG
+    recompute: Literal["none", "selective", "products", "all"] = "all"
+    """`products` keeps every product of matrices but those of rank 16."""
+    varlen: bool = False
+    """One call of attention for all stories of a row."""
+    flash: bool = False
+    """FlashAttention in place of cuDNN's, story by story."""
+    float32_copies: bool = True
+    """Whether LoRA copies its inputs to float32."""
+    liger_rope: bool = False
+    loss: Loss = trainer_loss
+
+
+ALL = Variant("", varlen=True, float32_copies=False, liger_rope=True, loss=answer_loss)
+TRIED = (
+    Variant("as it is: 32k rows, recompute all"),
+    Variant("the same lengths again"),
+    Variant("+ flash in place of cudnn", flash=True),
+    Variant("+ varlen attention", varlen=True),
+    Variant("+ no float32 copies in LoRA", varlen=True, float32_copies=False),
+    Variant("+ Liger's rope", varlen=True, float32_copies=False, liger_rope=True),
+    replace(ALL, name="+ head on the answer alone"),
+    replace(ALL, name="all, 16k rows, selective", pack=16_384, recompute="selective"),
+    replace(ALL, name="all, 16k rows, products kept", pack=16_384, recompute="products"),
+    replace(ALL, name="all, 10k rows, none", pack=10_240, recompute="none"),
+    Variant("as it is, 10k rows, none", pack=10_240, recompute="none"),
+)
+ON_ONE_LONG = (
+    Variant("32k story, as it is"),
+    replace(ALL, name="32k story, all changes, recompute all"),
+    replace(ALL, name="32k story, selective", recompute="selective"),
+    Variant("32k story, logits without Liger", loss=token_losses),
+)
+
+
+def varlen_attend(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, position_ids: Any = None, scaling: Any = None,
+    **others: Any,
+) -> tuple[Any, None]:  # fmt: skip
+    """As `packing.attend`, in one call."""
+    if DRY:
+        return packing.attend(module, query, key, value, attention_mask, position_ids, scaling=scaling, **others)
+    return in_one_call(packing.lengths_of(position_ids), query, key, value, scaling), None
+
+
+def keep_costly(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """The trainer's `selective`, which does not know the name of varlen attention."""
+    if "_varlen_attn" in str(operation):
+        return CheckpointPolicy.MUST_SAVE
+    return setup.keep_costly(context, operation, *args, **kwargs)
+
+
+def keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    if operation in setup.PRODUCTS:
+        right = args[setup.PRODUCTS[operation] + 1]
+        keep = right.shape[-1] <= 16 or right.shape[0] > 64  # not what comes out of rank 16
+    else:
+        keep = any(name in str(operation) for name in KEPT_ATTENTION)
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+POLICIES: dict[str, Callable[..., CheckpointPolicy]] = {"selective": keep_costly, "products": keep_products}
+
+
+def set_up(subject: Subject, variant: Variant) -> None:
+    """Change the model so that it trains by this variant."""
+    subject.core.set_attn_implementation({"text_config": VARLEN if variant.varlen else packing.ATTENTION})
+    for module in subject.base.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = variant.float32_copies
+    modeling.apply_rotary_pos_emb = rotate
+    if FUSED:
+        torch.backends.cuda.enable_cudnn_sdp(not variant.flash)
+        if variant.liger_rope:
+            from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+            modeling.apply_rotary_pos_emb = lambda q, k, cos, sin, unsqueeze_dim=1: liger_rotary_pos_emb(q, k, cos, sin)
+    subject.base.gradient_checkpointing_disable()
+    if variant.recompute == "none":
+        return
+    how: dict[str, Any] = {"use_reentrant": False}
+    if policy := POLICIES.get(variant.recompute):
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
+    subject.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+
+
+def measure() -> None:
+    """Each variant on a step of 8 stories of lengths that it has not seen, then on one story of 32,768 tokens."""
+    AttentionInterface.register(VARLEN, varlen_attend)
+    subject = Subject("lora", 2 if DRY else 28, stories=24)
+    operations = subject.cost.per_image_token * subject.world.images[0]
+    tower = [round(one, 3) for one in subject.tower_seconds]
+    report(weights_gb=peak_gb(), tower_s_a_story=tower, tower_operations_tf=operations / 1e12)
+    for number, variant in enumerate(TRIED):
+        if seconds_left() < 15:
+            report(variant=variant.name, failed="no time left")
+            continue
+        try_one(subject, variant, number)
+    add_long_story(subject)
+    for variant in ON_ONE_LONG:
+        if seconds_left() < 12:
+            break
+        try_long(subject, variant)
+
+
+def try_one(subject: Subject, variant: Variant, number: int) -> None:
+    """The first two variants take the same stories, so that the second shows what lengths cost that were seen before."""
+    pack = 4096 if DRY else variant.pack
+    warm, timed = list(range(4)), list(range(8, 16) if number < 2 else range(16, 24))
+    if DRY:
+        warm, timed = warm[:1], timed[:2]
+    subject.optimizer.zero_grad()
+    with failure_reported(variant=variant.name):
+        set_up(subject, variant)
+        free_memory()
+        if number != 1:
+            subject.passes(warm, pack, variant.loss)
+            subject.update()
+        rows: list[int] = []
+
+        def step() -> None:
+            rows.append(subject.passes(timed, pack, variant.loss)[0])
+            subject.update()
+
+        spent = seconds(step)
+        report(variant=variant.name, rows=rows[0], **subject.figures(timed, spent), peak_gb=peak_gb())
+
+
+def add_long_story(subject: Subject) -> None:
+    """The first story, whose answer is longer: the last of the ready ones."""
+    first, world = subject.ready[0], subject.world
+    extra = 100 if DRY else LONG - world.lengths[0]
+    more = torch.randint(0, 1000, (extra,))
+    world.lengths.append(world.lengths[0] + extra)
+    world.answers.append(world.answers[0] + extra)
+    longer = dataclasses.replace(
+        first,
+        input_ids=torch.cat([first.input_ids, more]),
+        labels=torch.cat([first.labels, more]),
+        mm_token_type_ids=torch.cat([first.mm_token_type_ids, torch.zeros_like(more)]),
+    )
+    subject.ready.append(longer)
+
+
+def try_long(subject: Subject, variant: Variant) -> None:
+    last = [len(subject.ready) - 1]
+    subject.optimizer.zero_grad()
+    with failure_reported(variant=variant.name):
+        set_up(subject, variant)
+        free_memory()
+
+        def step() -> None:
+            subject.passes(last, variant.pack, variant.loss)
+            subject.update()
+
+        step()
+        report(variant=variant.name, seconds=seconds(step), peak_gb=peak_gb())
