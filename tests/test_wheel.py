@@ -1,6 +1,7 @@
 """The wheel: what it holds and what it needs, and that it works outside the checkout with nothing else installed."""
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -124,6 +125,17 @@ def test_it_works_elsewhere_with_the_packages_it_names(
     assert run(bare / "python", "-c", presets).endswith("'smoke'] sample\n")
     advice = run(storyreason, "merge", "data", "--base", "data", "--out", "merged", code=2)
     assert advice.endswith("pip install 'storyreason[train]'.\n") and advice.count("\n") == 1
+
+
+@pytest.mark.server
+def test_the_extra_paper_scores_by_the_papers_protocol(
+    environment: Environment, examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    dataset.write(examples, tmp_path / "data", "test")
+    rows = [{"story_id": one.story_id, "prediction": one.story} for one in examples]
+    (tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score = ["score", "told.jsonl", "--data", "data", "--protocol", "paper"]
+    assert "paper/METEOR" in _run(environment("paper") / "storyreason", *score, cwd=tmp_path)
 
 
 @pytest.mark.server
