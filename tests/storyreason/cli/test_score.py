@@ -1,4 +1,4 @@
-"""`storyreason score` on files as a person has them, good and bad. The stories are golden ones, the frames are blank."""
+"""`storyreason score` on files as users have them, good and bad. The stories are golden ones, the frames are blank."""
 
 import io
 import json

@@ -85,7 +85,7 @@ def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
     assert tell("--model", str(tmp_path / "model")) == (plain, False)
     assert tell("--model", str(tmp_path)) == (plain, True)
     assert tell("--adapter", str(tmp_path / "model"), "--model", str(tmp_path)) == (plain, False)
-    assert tell("--endpoint", site) == (plain, True)  # one that is no gateway of ours
+    assert tell("--endpoint", site) == (plain, True)  # an endpoint other than our gateway
     (tmp_path / "healthz").write_text('{"prompt": {"images_first": false, "request": "Tell it."}}')
     assert tell("--endpoint", site) == ("Tell it.", False)
     assert tell("--endpoint", site, "--request", "Be brief.") == ("Be brief.", False)
