@@ -14,7 +14,7 @@ PER_STEP = {"tiny": 8, "7b": 8}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is switched on."""
+    """The optimizations that a recipe uses."""
 
     name: str
     pack: bool = False
@@ -23,12 +23,12 @@ class Recipe:
     prepared: bool = False
     recompute: bool = True
     kernels: bool = True
-    """Liger and FlashAttention where they are; the published recipe has them too."""
+    """Liger and FlashAttention if they are installed; the published recipe uses them too."""
     offload: bool = False
 
 
 def recipes(size: str, mode: str) -> list[Recipe]:
-    """The published recipe first, then ours, then ours without each of its tricks."""
+    """The published recipe first, then ours, then ours without each of its optimizations."""
     ours = Recipe("b", pack=True, features=mode != "full", answer_loss=True, prepared=True, recompute=size == "7b")
     without = [
         replace(ours, name="b -packing", pack=False),

@@ -1,11 +1,11 @@
-"""What a training with many stories does before its first step, and the memory that it takes for it.
+"""How long a training with many stories takes until its first step, and how much memory.
 
 python benchmarks/start.py                     100,000 prepared stories of the sample world, three epochs, packed
 
-Some stories are made, prepared and written once; the rest are these again, in as many shards and under IDs of their own. Then
-this process does what a training process does until its first step: it reads the prepared stories, splits and plans them,
-names them, counts what features its frozen tower wants, and looks for each picture's file. Seconds are of the clock, and of
-CPU time, which other programs do not change.
+Some stories are made, prepared and written once; the rest are copies of them with IDs of their own, in more shards. Then this
+process does what a training process does until its first step: it reads the prepared stories, splits and plans them,
+computes their identity, counts the features of the frozen tower, and looks for each picture's file. It reports wall-clock
+seconds, and CPU seconds, which other programs do not affect.
 """
 
 import json
@@ -21,14 +21,14 @@ import typer
 from training import RESULTS, hardware
 
 MADE = 100
-"""Stories that are made; the rest are copies."""
+"""How many stories are made; the rest are copies."""
 
 
 def start(stories: Annotated[int, typer.Option(help="Prepared stories.")] = 100_000) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         child = os.fork()
-        if child == 0:  # what making them takes is not measured
+        if child == 0:  # the memory of making them is not measured
             (folder / "job.json").write_text(world(folder, stories, "language").model_dump_json())
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
@@ -42,7 +42,7 @@ def start(stories: Annotated[int, typer.Option(help="Prepared stories.")] = 100_
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Seconds of each thing that a training does before its first step, and the most memory after it, in GiB."""
+    """The seconds of each stage before the first step, and the peak memory after it, in GiB."""
     seconds: dict[str, float] = {}
     cpu: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -71,7 +71,7 @@ def measured(folder: Path) -> dict[str, Any]:
     )
     share = cache.share(stories, validation, 10**15)
     lap("features wanted")
-    # As if all were kept: of each file it is asked whether it is whole.
+    # As if all were cached: each file is checked for completeness.
     cache._is_whole = lambda *one: features.FeatureCache._is_whole(cache, *one) or True  # type: ignore[method-assign]
     for part in (stories, validation):
         cache.compute(part, range(len(part)), lambda done, of: None, lambda: False)
@@ -83,7 +83,7 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def world(folder: Path, stories: int, mode: str) -> Any:
-    """A job of so many prepared stories."""
+    """A job with this many prepared stories."""
     import numpy as np
 
     from storyreason import chat, dataset, model, runs, sample, training

@@ -1,20 +1,19 @@
-"""How fast a storyteller is trained: the published recipe, and this project's, on the same model and the same stories.
+"""How fast a model is trained: the published recipe and this project's, on the same model and the same stories.
 
 python benchmarks/training.py tiny --mode lora             two cores, the sample world, a model of 4 M parameters
 python benchmarks/training.py 7b --mode lora               a GPU, Qwen2.5-VL-7B's shape with random weights, no download
 
-    a        the published recipe: batch 1, padding collator, loss over all text, recomputing, pictures decoded and texts
-             tokenized in the loop, the vision tower in every pass; on a GPU its parameters lie in the CPU's memory
-    a'       the same without that offload (on a CPU there is none: a and a' are one)
-    b        this project's: rows of whole stories, loss and logits on the answer alone, features kept, nothing done twice
-    b -x     the same without one of its tricks: its own share (`b +recomputing` with what it goes without)
+    a        the published recipe: batch 1, padding collator, loss over all text, activation checkpointing, pictures decoded
+             and texts tokenized in the loop, the vision tower in every pass; on a GPU, parameters in the CPU's memory
+    a'       the same without that offload (on a CPU there is none: a and a' are the same)
+    b        this project's: rows of whole stories, loss and logits on the answer only, cached features, nothing done twice
+    b -x     the same without one optimization, to show its effect (`b +recomputing`: with activation checkpointing)
 
-All of them compute in bfloat16, as the published recipe does, where the machine multiplies it fast, and on a CPU with a
-process for each core, which is faster for all of them than threads. Recipes run one after the other, in turn, so often as
---rounds says; ratios are taken within a round.
-Seconds are of the clock and of this process' CPU time: where other programs run beside, only ratios of the second count.
-Figures of two cores are in benchmarks/results; there was no GPU to measure on.
-liger-kernel and flash-attn are used where they are installed.
+All of them compute in bfloat16, as the published recipe does, where the machine has instructions for it, and on a CPU with
+one process per core, which is faster for all of them than threads. The recipes run in turn, --rounds times; ratios are
+taken within a round. Seconds are wall-clock seconds and CPU seconds: on a busy machine, only ratios of the latter mean
+anything. benchmarks/results has figures from two cores; there are none from GPUs yet.
+liger-kernel and flash-attn are used if they are installed.
 """
 
 import argparse
@@ -53,7 +52,7 @@ def together(
                 command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads, "PYTHONWARNINGS": "ignore"}
             )
             if done.returncode:
-                sys.stderr.write(f"{name} failed with code {done.returncode}: left out (see above).\n")
+                sys.stderr.write(f"{name} failed with code {done.returncode} and is left out (see above).\n")
                 continue
             runs[-1].append(json.loads(done.stdout.splitlines()[-1]))
             sys.stderr.write(f"round {number + 1}: {name} {runs[-1][-1]['cpu_seconds_per_step']:.2f} CPU s a step\n")
@@ -62,7 +61,8 @@ def together(
 
 
 def summary(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """By recipe: medians over the rounds, and the median ratio of answer tokens/s to b's and to a''s in the same round."""
+    """For each recipe the medians over the rounds, and the median ratios of its answer tokens/s to those of a, a' and b in the
+    same round."""
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(run["recipe"] for round_ in runs for run in round_):
         mine = [{run["recipe"]: run for run in round_} for round_ in runs]
@@ -90,7 +90,7 @@ def hardware() -> dict[str, Any]:
     }
     found["load"] = os.getloadavg()[0]
     if found["load"] > found["cores"] + 1:
-        found["note"] = "Shared with other programs: nothing but ratios of CPU seconds within a round says anything."
+        found["note"] = "The machine was busy: only ratios of CPU seconds within a round mean anything."
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
@@ -100,14 +100,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=["tiny", "7b"])
     parser.add_argument("--mode", choices=["lora", "full", "language"], default="lora")
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps that are timed, after one that is not")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all recipes run")
-    parser.add_argument("--only", nargs="*", default=[], help="these recipes alone, by name")
-    parser.add_argument("--longest", type=int, help="7b: every story of so many tokens, for instance 32768")
-    parser.add_argument("--recipe", help="run this one in this process and print its figures")
-    parser.add_argument(
-        "--processes", type=int, help="processes of each recipe; else one for each core, or one on a GPU"
-    )
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps to time, after one that is not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="how many times all recipes run")
+    parser.add_argument("--only", nargs="*", default=[], help="only these recipes, by name")
+    parser.add_argument("--longest", type=int, help="7b: the tokens of every story, for instance 32768")
+    parser.add_argument("--recipe", help="run this recipe in this process and print its figures")
+    parser.add_argument("--processes", type=int, help="processes of each recipe (default: one per core; on a GPU one)")
     chosen = parser.parse_args()
     if chosen.recipe:
         import trial

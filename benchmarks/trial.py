@@ -1,4 +1,4 @@
-"""One recipe of `benchmarks/training.py`, trained and measured in this process and in others beside it."""
+"""One recipe of `benchmarks/training.py`, trained and measured in this process or in several."""
 
 import dataclasses
 import os
@@ -48,7 +48,7 @@ class Feed:
         self.ready = {index: world.inputs(index, self.loss) for index in everything} if recipe.prepared else {}
 
     def rows(self, step: int) -> list[list[int]]:
-        """The rows of all processes, which take them in turn."""
+        """The rows of a step, which the processes take in turn."""
         chosen = [(step * self.per_step + place) % len(self.world.lengths) for place in range(self.per_step)]
         if not self.recipe.pack:
             return [[index] for index in chosen]
@@ -59,7 +59,7 @@ class Feed:
         stories = [self._story(index) for index in row]
         if self.recipe.pack:
             joined: dict[str, Any] = packing.join(stories, self.positions)
-        else:  # one story, as a collator gives it: a mask, and positions that the model works out
+        else:  # one story as a collator makes it: with a mask, and positions that the model computes
             tokens = {name: getattr(stories[0], name)[None] for name in ("input_ids", "labels", "mm_token_type_ids")}
             pictures = {name: getattr(stories[0], name) for name in ("pixel_values", "image_grid_thw")}
             joined = {**tokens, **pictures, "attention_mask": torch.ones_like(tokens["input_ids"])}
@@ -86,7 +86,7 @@ class Bench(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         feed = self.feed
         total, mine = torch.zeros((), device=self.args.device), inputs[0][feed.rank :: feed.processes]
-        for number, row in enumerate(mine, 1):  # gradients meet those of other processes in the last one
+        for number, row in enumerate(mine, 1):  # gradients are exchanged between processes in the last one
             with nullcontext() if number == len(mine) else self.accelerator.no_sync(model):
                 total += super().training_step(model, feed.batch(row), num_items_in_batch)
         return total
@@ -99,7 +99,7 @@ class Bench(Trainer):
             return model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss / SCALE
         if self.feed.recipe.answer_loss:
             return token_losses(model, inputs, labels) / SCALE
-        logits = model(**inputs).logits[0, :-1].float()  # all of them, as the published recipe makes them
+        logits = model(**inputs).logits[0, :-1].float()  # all of them, as in the published recipe
         return cross_entropy(logits, labels[0, 1:], reduction="sum") / SCALE
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -107,7 +107,7 @@ class Bench(Trainer):
 
 
 class Clock(TrainerCallback):
-    """Seconds of the clock and of this process' CPU time at the end of each step."""
+    """Wall-clock and CPU seconds at the end of each step."""
 
     def __init__(self) -> None:
         self.laps: list[tuple[float, float]] = []
@@ -119,7 +119,7 @@ class Clock(TrainerCallback):
 
 
 def run(size: Size, mode: Mode, name: str, steps: int, longest: int | None) -> dict[str, Any]:
-    """Train by one recipe, and give what was measured of the steps after the first."""
+    """Train by one recipe, and return its figures over the steps after the first."""
     recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
     cuda, bf16, per_step = torch.cuda.is_available(), machine.multiplies_bfloat16(), PER_STEP[size]
     world: World = Tiny(per_step * 3) if size == "tiny" else Seven(per_step * 3, longest)
@@ -144,7 +144,7 @@ def run(size: Size, mode: Mode, name: str, steps: int, longest: int | None) -> d
 
 
 def figures(feed: Feed, cost: Cost, clock: Clock, steps: int, peak: float) -> dict[str, float]:
-    """Of all processes, and of the steps after the first."""
+    """Figures over all processes and the steps after the first."""
     world, processes = feed.world, feed.processes
     timed = [index for step in range(1, steps + 1) for row in feed.rows(step) for index in row]
     wall, cpu = (clock.laps[-1][which] - clock.laps[0][which] for which in (0, 1))
@@ -173,7 +173,7 @@ def over_all(value: float, processes: int) -> list[float]:
 
 
 def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
-    """The base with what is trained marked so."""
+    """The base, with its trained weights marked."""
     base.config.use_cache = False
     base.set_attn_implementation("flash_attention_2" if flash and recipe.kernels else "sdpa")
     if recipe.pack:
@@ -183,7 +183,7 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
     if mode == "lora":
         targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
         lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM")
-        # FSDP shards weights of one dtype; else peft keeps adapters in float32.
+        # FSDP shards weights of a single dtype; without offload peft keeps adapters in float32.
         base = get_peft_model(base, lora, autocast_adapter_dtype=not recipe.offload)
         if recipe.recompute:
             base.enable_input_require_grads()
@@ -191,7 +191,7 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
 
 
 def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[int, Any], bf16: bool) -> None:
-    """The features of all stories' pictures, before the clock starts. In memory: reading a disk is not what is measured."""
+    """Compute the features of all stories' pictures, in memory and before the clock starts: disk reads are not measured."""
     holder = features.tower_of(base)
     holder.visual.to(device)
     for index in indices:
@@ -204,7 +204,7 @@ def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[
 
 
 def offload(base: Any, trainer: Any) -> None:
-    """Parameters, gradients and optimizer in the CPU's memory, as the published FSDP settings have it. Never run by us."""
+    """Keep parameters, gradients and optimizer in the CPU's memory, as the published FSDP settings do. Not tested."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1)
     base.to("cpu")

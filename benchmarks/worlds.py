@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 
 class World:
-    """Stories to train on, of one size."""
+    """Stories to train on, for models of one size."""
 
     lengths: list[int]
     answers: list[int]
     images: list[int]
-    """Tokens of each story, of its answer, of its pictures."""
+    """The tokens of each story, of its answer, and of its pictures."""
 
     def inputs(self, index: int, loss: Literal["answer", "all"]) -> Any:
-        """A story made ready from its encoded pictures and its text."""
+        """A story's inputs, from its encoded pictures and its text."""
         raise NotImplementedError
 
 
@@ -67,7 +67,7 @@ class Seven(World):
         self.frames = 2 if small else 8
         luck = random.Random(0)
         self.answers = [60 + index if small else luck.randint(2000, 8000) for index in range(stories)]
-        # One picture for all: what it shows is nothing to a model of random weights.
+        # One picture for all: a model with random weights does not care what it shows.
         picture = Image.effect_noise((575, 240), 60).convert("RGB")
         encoded = io.BytesIO()
         picture.save(encoded, "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""Models on disk: load a base, name it by its content, write the one folder that is evaluated, served and published."""
+"""Models on disk: load a base, identify it by its content, write the folder that is evaluated, served and published."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "adapter_config.json"
-"""A training result with this file is an adapter, else whole weights."""
+"""A training result with this file is an adapter, otherwise whole weights."""
 CONTENT = (".json", ".jinja", ".safetensors", ".bin", ".txt", ".model")
-"""Suffixes of the files that make a model what it is; a README or a `.gitattributes` does not."""
+"""Suffixes of the files that define a model, unlike a README or `.gitattributes`."""
 
 PROMPT = "storyreason.json"
-"""Says how a model is to be asked, as it was trained: `{"images_first": false}`. It goes from a training's result into the model
-folder, and with that to the Hub."""
+"""The file that says how the model was prompted in training: `{"images_first": false}`. It is copied from a training's result
+into the model folder, and with that to the Hub."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 def load_identity(base: str, revision: str | None = None) -> str:
-    """Names a base model by its content: 16 hex digits of a folder's SHA-256, or of the commit of a name on the Hub.
+    """Identifies a base model by its content: 16 hex digits from a folder's files, or from the commit of a name on the Hub.
 
     Raises ModelError when there is no such folder or name.
     """
@@ -35,7 +35,7 @@ def load_identity(base: str, revision: str | None = None) -> str:
         digest = hashlib.sha256()
         files = sorted(path for path in folder.iterdir() if path.suffix in CONTENT and not path.name.startswith("."))
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder} is no model folder: it has no config.json.")
+            raise ModelError(f"{folder} is not a model folder: it has no config.json.")
         for path in files:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
@@ -49,7 +49,7 @@ def _config(base: str, revision: str | None) -> Any:
 
     try:
         return AutoConfig.from_pretrained(base, revision=revision)
-    except Exception as error:  # the Hub's client, transformers and json raise their own kinds
+    except Exception as error:  # the Hub's client, transformers and json each raise their own
         raise _unloadable(base, error) from error
 
 
@@ -69,7 +69,7 @@ def load_processor(base: str, revision: str | None = None) -> Any:
     for part in ("tokenizer", "image_processor", "image_token_id", models.IMAGE_TOKEN_COUNTER):
         if not hasattr(processor, part):
             raise ModelError(
-                f"The base model {base} has no {part} in its processor ({type(processor).__name__}): wanted a model "
+                f"The base model {base} has no {part} in its processor ({type(processor).__name__}): expected a model "
                 "that reads several images, with Qwen2.5-VL's interface."
             )
     return processor
@@ -78,7 +78,7 @@ def load_processor(base: str, revision: str | None = None) -> Any:
 def load(
     base: str, revision: str | None = None, dtype: Dtype = "auto", attention: str | None = None
 ) -> "PreTrainedModel":
-    """The base's weights on the CPU. `attention` as transformers names it; None: what it takes by itself.
+    """The base's weights on the CPU. `attention` as transformers names it; None: its default.
 
     Raises ModelError with the reason.
     """
@@ -98,8 +98,8 @@ def write_folder(
     """Write the model folder `out`: weights, processor, chat template, generation config and `card` as README.md.
 
     `result` is what training left: whole weights, or an adapter, which is merged into the base here, once, in float32.
-    Weights are stored in `dtype`, auto: the base's. The folder appears whole, by rename; one that was there is replaced.
-    Raises ModelError when base or result cannot be loaded or do not fit together.
+    Weights are stored in `dtype`; auto: the base's. The folder appears complete, by rename, and replaces an existing one.
+    Raises ModelError when base or result cannot be loaded or do not match.
     """
     import torch
 
@@ -127,7 +127,7 @@ def write_folder(
 
 
 def prompt(folder: Path | str) -> dict[str, bool]:
-    """How the model of a folder is to be asked, or nothing where it does not say (a base model, a name on the Hub).
+    """How to prompt the model of a folder; empty if it does not say (a base model, a name on the Hub).
 
     Raises ModelError when the file that says so cannot be read.
     """
@@ -138,18 +138,18 @@ def prompt(folder: Path | str) -> dict[str, bool]:
         return {"images_first": bool(json.loads(path.read_text())["images_first"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f'{path} must hold {{"images_first": true}}, or false ({error!r}): mend or delete it.'
+            f'{path} must hold {{"images_first": true}}, or false ({error!r}): fix or delete it.'
         ) from None
 
 
 def merged(base: str, revision: str | None, adapter: Path) -> Any:
-    """The base's weights in float32 with an adapter merged into them. Raises ModelError when they do not fit together."""
+    """The base's weights in float32 with an adapter merged into them. Raises ModelError when they do not match."""
     from peft import PeftModel
 
     model = load(base, revision, dtype="float32")
     try:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except Exception as error:  # peft, safetensors and torch raise their own kinds
+    except Exception as error:  # peft, safetensors and torch each raise their own
         reason = " ".join(str(error).split())[:400]
         raise ModelError(f"The adapter {adapter} does not fit the base model {base}: {reason}") from error
 

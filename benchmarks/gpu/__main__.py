@@ -1,14 +1,14 @@
-"""What this project does on one GPU, part by part, within a budget of seconds. From the root of a checkout:
+"""The performance of this project on one GPU, part by part, within a budget of seconds. From the root of a checkout:
 
 python -m benchmarks.gpu                                     all parts, 540 s
 python -m benchmarks.gpu --budget 200 --parts modes teaching
 python -m benchmarks.gpu --dry                               every part on a CPU, with tiny sizes
 
-Each part is a process of its own: one that fails, hangs or runs out of memory costs its own time alone. Every figure is a
-line of JSON on stdout; all of them go to `benchmarks/results/gpu.json`, what the parts wrote beside to `--log`.
+Each part runs in its own process: if it fails, hangs or runs out of memory, the others still run. Every figure is a line of
+JSON on stdout; all of them go to `benchmarks/results/gpu.json`, and the parts' stderr goes to `--log`.
 
-It needs the packages of deploy/requirements-gpu.txt. Where the GPU's machine has torch but no network, download what it
-lacks first and carry the folder there; `--wheels` installs it into a temporary folder, for this run alone:
+It needs the packages of deploy/requirements-gpu.txt. If the machine with the GPU has torch but no network, download what it
+lacks first and copy the folder there; `--wheels` installs it into a temporary folder, for this run only:
 
 python -m pip download --no-deps --only-binary=:all: -d wheels transformers==5.19.0 peft==0.21.2 liger-kernel==0.8.5
 python -m benchmarks.gpu --wheels wheels
@@ -40,7 +40,7 @@ SPARE = 12
 
 @dataclass(frozen=True)
 class Part:
-    """`seconds` are the most that it may take; `what` is a module of this package and its function, or a recipe."""
+    """`seconds` is the time limit; `what` is a module of this package with its function, or a recipe."""
 
     name: str
     seconds: int
@@ -62,7 +62,7 @@ PARTS = (
     Part("recipe a", 100, "a"),
     Part("teaching", 60, "teaching:measure"),
 )
-"""In order of worth: where the budget ends, what is left is left out. Tests of the trainer run beside, on the GPU too."""
+"""In order of value: when the budget ends, the rest is left out. The trainer's tests run at the same time, on the GPU too."""
 
 
 class Run:
@@ -108,7 +108,7 @@ class Run:
         return self.deadline - time.time()
 
     def part(self, part: Part) -> None:
-        """Run one part within its time and the budget, and record its lines."""
+        """Run one part within its time limit and the budget, and record its lines."""
         limit = min(part.seconds * self.slow, self.left() - 3)
         if limit < SPARE:
             self.tell(part=part.name, failed="no time left")
@@ -122,12 +122,12 @@ class Run:
     def _command(self, part: Part) -> list[str]:
         if ":" in part.what:
             return [sys.executable, "-m", "benchmarks.gpu", "--run", part.what]
-        recipe = "a'" if self.dry and part.what == "a" else part.what  # on a CPU a and a' are one
+        recipe = "a'" if self.dry and part.what == "a" else part.what  # on a CPU a and a' are the same
         script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "tiny" if self.dry else "7b"]
         return [*script, "--mode", "lora", "--steps", "1" if self.dry or part.what == "a" else "2", "--recipe", recipe]
 
     def _execute(self, command: list[str], env: dict[str, str], limit: float, name: str) -> tuple[int, list[str]]:
-        """The exit code (-9 where it was ended) and the lines of stderr; lines of stdout are recorded as they come."""
+        """The exit code (-9 after a timeout) and the lines of stderr; lines of stdout are recorded as they come."""
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=ROOT, start_new_session=True
@@ -176,7 +176,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """0 when every part ended well."""
+    """0 if every part succeeded."""
     chosen = options()
     if chosen.run:
         module, _, function = chosen.run.partition(":")

@@ -1,4 +1,4 @@
-"""The sample world: small invented films, drawn and told so that every box, identity and mention is known to be right.
+"""The sample world: small invented films, drawn and told so that every box, identity and mention is known to be correct.
 
 >>> from storyreason import sample
 >>> next(sample.examples("test", seed=7)).story_id

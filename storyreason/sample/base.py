@@ -1,4 +1,4 @@
-"""The tiny base model: Qwen2.5-VL's real class, small; what it is asked, how it is measured, and its folder."""
+"""The tiny base model, of Qwen2.5-VL's own class: its size, its batches, its score and its folder."""
 
 import json
 import math
@@ -26,7 +26,7 @@ FRAMES_PER_STEP = 16
 
 
 def vocabulary_texts(seed: int = 0) -> list[str]:
-    """What the tokenizer learns its pieces from: films of a seed of their own, lessons, the chat's fixed texts."""
+    """The texts that the tokenizer is trained on: films with a seed of their own, lessons, the chat's fixed texts."""
     luck = random.Random(seed)
     texts = [SYSTEM_PROMPT, *REQUESTS, *(f"Picture {number}: " for number in range(1, 10))] * 20
     for tale in tales("train", seed=1_000_000 + seed, films=200):
@@ -85,7 +85,7 @@ def new_model(processor: "Qwen2_5_VLProcessor", seed: int = 0) -> "Qwen2_5_VLFor
 
 
 def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[str, Any]:
-    """Lessons as one padded batch: what the processor gives, `labels` on the answers alone, and `pictures`.
+    """Lessons as one padded batch: the processor's output, `labels` on the answers only, and `pictures`.
 
     `pictures` [lessons, tokens] says for each image token which picture it is of, for each token of an answer which
     picture it is about, from 0; -100 for the rest.
@@ -121,7 +121,7 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
             if token == start and ids[at + 1 : first] == assistant:
                 last = ids.index(end, first) + 1
                 labels[row, first:last] = batch["input_ids"][row, first:last]
-                # Not the first token of an answer, but the one before it, is what foretells the first.
+                # The first token of an answer is predicted at the token before it.
                 numbers[row, first - 1 : last - 1] = asked_about(next(turns)[0])
     return dict(batch)
 
@@ -139,7 +139,7 @@ def box_f1(
     part: Part = "test",
     together: int = 1,
 ) -> float:
-    """F1 over all boxes at IoU 0.5, pairs taken greedily by IoU, on frames with people and backgrounds of `part`.
+    """F1 over all boxes at IoU 0.5, matched greedily by IoU, on frames with people and backgrounds of `part`.
 
     `together` frames stand in each prompt and the question is about the middle one.
     """
@@ -165,7 +165,7 @@ def box_f1(
 
 
 def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]) -> list[str]:
-    """What the model says, greedily, to the first question of each lesson."""
+    """The model's greedy answers to the first question of each lesson."""
     import torch
 
     pictures = [draw(frame) for lesson in lessons for frame in lesson.frames]
@@ -182,7 +182,7 @@ def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson])
 
 
 def save(model: Any, processor: Any, out: Path, facts: dict[str, Any]) -> None:
-    """Model folder with processor, figures and card: written beside `out`, then put in its place."""
+    """Write the model folder with processor, figures and card to a temporary folder, then move it to `out`."""
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
@@ -197,10 +197,10 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
     lines = [
         "# Tiny base model of the sample world",
         "",
-        f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It sees, names and",
-        "places people, things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes it in a few",
-        "sentences. It learnt from frames drawn at random, several unrelated ones in a prompt at most. It never saw an",
-        "analysis, an ID, a tag, a story, or any person or background of the test split.",
+        f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the",
+        "people, things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes a frame in a few",
+        "sentences. It was trained on random frames, up to seven unrelated ones in a prompt. It never saw an analysis, an",
+        "ID, a tag, a story, or any person or background of the test split.",
         "",
         f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
     ]

@@ -44,7 +44,7 @@ class PlacedEntity:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """All that is needed to draw one image. `horizon` in pixels from the top; `grain` seeds clouds, stars and tufts."""
+    """Everything that one image shows. `horizon` is in pixels from the top; `grain` seeds clouds, stars and tufts."""
 
     place: Place
     light: Light
@@ -54,7 +54,7 @@ class Frame:
 
 
 class _Pen:
-    """Draws in the unit square of a box: (0, 0) is its upper left corner, (1, 1) its lower right one."""
+    """Draws in the unit square of a box, from (0, 0), its upper left corner, to (1, 1), its lower right corner."""
 
     def __init__(self, image: Image.Image, box: Box) -> None:
         self.draw = ImageDraw.Draw(image)
@@ -251,7 +251,7 @@ _LANDMARKS = {"lighthouse": _lighthouse, "clock tower": _clock_tower, "windmill"
 
 
 def _region(pen: _Pen, name: str, dim: float, luck: random.Random) -> None:
-    """A stretch of background from edge to edge. Its top touches the box, its foot is the horizon or the ground."""
+    """A region of background from edge to edge. Its top touches the box; its base is the horizon or the ground."""
     if name == "sea":
         pen.rectangle(_shade((52, 116, 176), dim), 0, 0, 1, 1, line=False)
         for _ in range(26):
@@ -277,7 +277,7 @@ def _region(pen: _Pen, name: str, dim: float, luck: random.Random) -> None:
 
 
 def _background(frame: Frame) -> Image.Image:
-    """Sky and ground. Light falls from the upper left, so that every spot of the picture can tell where it is."""
+    """Sky and ground. The light falls from the upper left, so that a spot's colours depend on its position."""
     zenith, horizon = np.array(frame.light.zenith, np.float32), np.array(frame.light.horizon, np.float32)
     ground = np.array(frame.place.ground, np.float32) * np.float32(frame.light.ground)
     rows = np.empty((HEIGHT, 3), np.float32)
@@ -289,7 +289,7 @@ def _background(frame: Frame) -> Image.Image:
 
 
 def _decorate(image: Image.Image, frame: Frame, luck: random.Random) -> None:
-    """Clouds, stars and tufts: there for the eye, in no table."""
+    """Clouds, stars and tufts: decoration that no table lists."""
     draw = ImageDraw.Draw(image)
     width, line = WIDTH * SCALE, frame.horizon * SCALE
     if frame.light.name == "Night":

@@ -42,7 +42,7 @@ class Lesson:
 
 
 def a_frame(part: Part, luck: random.Random, figures: int = 4) -> Frame:
-    """Any frame of the world: one to `figures` figures in a place of the split, at random."""
+    """A random frame of the world: one to `figures` figures in a place of the split."""
     place, light = luck.choice(backgrounds(part))
     count = luck.randint(1, figures)
     entities: list[Entity] = []
@@ -56,7 +56,7 @@ def a_frame(part: Part, luck: random.Random, figures: int = 4) -> Frame:
 
 
 def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int = 4) -> Lesson:
-    """`count` frames that have nothing to do with each other, and one question about each, in any order."""
+    """`count` unrelated frames, and one question about each, in random order."""
     frames = tuple(a_frame(part, luck, figures) for _ in range(count))
     order = list(range(count))
     luck.shuffle(order)
@@ -68,7 +68,7 @@ def _where(index: int, count: int) -> str:
 
 
 def locate(frame: Frame, where: str) -> tuple[str, str]:
-    """The question for all boxes of a frame, and the right answer."""
+    """The question for all boxes of a frame, and its answer."""
     return LOCATE[0].format(where=where), boxes_as_json(in_reading_order(frame.placed))
 
 
@@ -90,7 +90,7 @@ def boxes_as_json(placed: list[PlacedEntity]) -> str:
 
 
 def read_boxes(answer: str) -> list[tuple[Box, str]]:
-    """Boxes and labels of an answer in JSON, none when it is no such JSON."""
+    """The boxes and labels of an answer in JSON; empty if it is not such JSON."""
     try:
         items = json.loads(answer)
         return [(Box(*map(int, item["bbox_2d"])), str(item["label"])) for item in items]

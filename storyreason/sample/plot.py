@@ -30,19 +30,19 @@ STORIES_PER_FILM = 2
 
 T = TypeVar("T", Look, Thing)
 PlotName = Literal["lost", "late", "quarrel"]
-"""`lost`: the thing is gone and found; `late`: the friend comes late; `quarrel`: two want the same thing."""
+"""`lost`: the thing is lost and found; `late`: the friend comes late; `quarrel`: two people want the same thing."""
 
 _ANGLES: dict[int, tuple[str, ...]] = {
     5: PHASES,
     6: (PHASES[0], PHASES[1], *PHASES[1:]),
     7: (PHASES[0], PHASES[1], PHASES[1], PHASES[2], *PHASES[2:]),
 }
-"""Which phase each image tells, by the number of images."""
+"""The phase of each image, by the number of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A cast in a place at a time of day. The first person is the hero, the first thing what it is all about."""
+    """A cast in a place at a time of day. The first person is the hero, the first thing the object of the plot."""
 
     name: str
     place: Place
@@ -65,7 +65,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Tale:
-    """A story before it is told. `ids` numbers the entities in the order in which they first appear."""
+    """A story before it is written. `ids` numbers the entities in the order of their first appearance."""
 
     story_id: str
     film: Film
@@ -78,7 +78,7 @@ class Tale:
 
 
 def tales(part: Part, seed: int, films: int | None = None) -> Iterator[Tale]:
-    """The stories of a split, in order. Each film has luck of its own: more films change none of the earlier ones."""
+    """The stories of a split, in order. Each film has a seed of its own, so more films do not change the earlier ones."""
     for number in range(1, (films or FILMS[part]) + 1):
         luck = random.Random(f"storyreason sample/{seed}/{part}/{number}")
         film = _film(part, number, luck)
@@ -97,7 +97,7 @@ def _film(part: Part, number: int, luck: random.Random) -> Film:
     for look in people:
         names.append(a_name(look, set(names), luck))
     thing = belongings[0]
-    # Numbers of the test films go on where those of training end, so that no two films share a name.
+    # The numbers of the test films continue those of the training films, so that no two films share a name.
     name = f"{thing.colour}-{thing.shape}-{number + (FILMS['train'] if part == 'test' else 0):03d}"
     return Film(
         name, place, light, luck.choice((49, 56)), tuple(people), tuple(names), tuple(belongings), landmark, with_region
@@ -105,7 +105,7 @@ def _film(part: Part, number: int, luck: random.Random) -> Film:
 
 
 def _different(pool: Sequence[T], count: int, attribute: str, luck: random.Random) -> list[T]:
-    """`count` members of the pool, no two alike in `attribute`, so that a film's people can be told apart."""
+    """`count` members of the pool that all differ in `attribute`, so that the people of a film can be distinguished."""
     chosen: list[T] = []
     while len(chosen) < count:
         one = luck.choice(pool)
@@ -129,7 +129,7 @@ def _tale(story_id: str, film: Film, luck: random.Random) -> Tale:
 
 
 def _present(film: Film, plot: PlotName, phase: str, luck: random.Random) -> list[Entity]:
-    """Who and what is in an image: at least one person, at most four figures."""
+    """The entities of an image: at least one person, at most four figures."""
     hero, *friends = film.people
     thing, *details = film.things
     some = [friend for friend in friends if luck.random() < 0.6]
@@ -156,7 +156,7 @@ def _present(film: Film, plot: PlotName, phase: str, luck: random.Random) -> lis
 
 
 def _show_everything(film: Film, phases: Sequence[str], present: list[list[Entity]]) -> None:
-    """A detail or landmark that chance has left out of all images comes into the emptiest one."""
+    """Put a detail or landmark that is in no image yet into the emptiest one."""
     extras: list[Entity] = [*film.things[1:], *([film.landmark] if film.landmark else [])]
     for extra in extras:
         if not any(extra in entities for entities in present):

@@ -1,4 +1,4 @@
-"""Puts entities into a frame: side by side on a grid, so that nobody hides anybody and every box can be learnt."""
+"""Places entities in a frame: side by side on a grid, so that none hides another and every box can be learned."""
 
 import random
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def _size(entity: Entity, luck: random.Random) -> tuple[int, int]:
 
 
 def _foot(entity: Entity, height: int, horizon: int, luck: random.Random) -> int:
-    """The lower edge: a kite flies, a landmark stands behind the horizon's edge, all else on the ground."""
+    """The lower edge: a kite flies, a landmark stands behind the horizon, everything else on the ground."""
     if isinstance(entity, Thing) and entity.shape == "kite":
         return luck.choice((7, 14)) + height
     if isinstance(entity, Landmark):
@@ -51,7 +51,7 @@ def _foot(entity: Entity, height: int, horizon: int, luck: random.Random) -> int
 def stage(
     entities: Sequence[Entity], place: Place, light: Light, horizon: int, luck: random.Random, with_region: bool
 ) -> Frame:
-    """A frame of the entities at random spots. `horizon` in pixels; `with_region` shows the place's region too."""
+    """A frame with the entities at random positions. `horizon` is in pixels; `with_region` shows the place's region too."""
     order = list(entities)
     luck.shuffle(order)
     sizes = [_size(entity, luck) for entity in order]
@@ -59,7 +59,7 @@ def stage(
     if free < 0:
         sizes = [(28, 63) if isinstance(entity, Look) else _smallest(entity) for entity in order]
         free = (WIDTH - sum(width for width, _ in sizes)) // GRID
-    # `free` grid columns are shared out at random before, between and behind the figures
+    # `free` grid columns are distributed at random before, between and after the figures
     cuts = sorted(luck.randint(0, free) for _ in order)
     placed, used = [], 0
     for entity, (width, height), cut in zip(order, sizes, cuts, strict=True):

@@ -19,14 +19,14 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 POINTING_LAYER = 2
 POINTING = 0.5
-"""Weight of a second loss beside that of the answers: a linear layer, thrown away afterwards, must read from this layer
-which picture each token is of or about. With answers alone "image 3" still meant any of the pictures after 1,750 steps."""
+"""Weight of an auxiliary loss: a linear probe, discarded after training, must read from this layer which picture each token
+belongs to or is about. With the loss of the answers alone, "image 3" still meant any picture after 1,750 steps."""
 MOST_PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class BaseProgress:
-    """One line of the log: mean loss since the last one, and box F1 on frames with unseen people and backgrounds."""
+    """One line of the log: the mean loss since the last one, and box F1 on frames with unseen people and backgrounds."""
 
     step: int
     steps: int
@@ -34,18 +34,18 @@ class BaseProgress:
     seconds: float
     f1: float | None = None
     tower: float | None = None
-    """The vision tower's share of right answers, once, before the first step."""
+    """The vision tower's accuracy, once, before the first step."""
 
     def __str__(self) -> str:
         if self.tower is not None:
-            return f"vision tower: {self.tower:.1%} of the answers about spots right  {self.seconds:.0f} s"
+            return f"vision tower: {self.tower:.1%} of the answers about grid cells correct  {self.seconds:.0f} s"
         f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
         return f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds:.0f} s{f1}"
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a base is taught; every process gets the same."""
+    """The settings of one training of a base; the same in every process."""
 
     steps: int
     seed: int
@@ -64,15 +64,15 @@ def train(
     tower_steps: int = 800,
     evaluated: int = 256,
 ) -> Iterator[BaseProgress]:
-    """Teach a new base for `steps` steps and leave it in `out`, after each 250 steps as it is so far.
+    """Train a new base for `steps` steps and save it to `out`, also after every 250 steps.
 
-    Its figures at the end are measured on `evaluated` frames, those before on an eighth of them.
+    The final figures are measured on `evaluated` frames, the earlier ones on an eighth of them.
 
-    The vision tower learns alone first (`tower.py`), then all of it learns to answer.
+    The vision tower is trained alone first (`tower.py`), then the whole model learns to answer.
 
-    Each process has one thread and its share of a step's frames, and the gradients are averaged: processes wait for
-    each other once a step, threads in every operation, which a machine with other work makes slow. Matrix products
-    run in bfloat16 (autocast), weights and optimizer in float32.
+    Each process has one thread and its share of a step's frames, and gradients are averaged. Processes wait for each
+    other once per step, threads in every operation, which is slow on a busy machine. Matrix products run in bfloat16
+    (autocast); weights and optimizer are float32.
     """
     import torch.multiprocessing
 
@@ -99,7 +99,7 @@ def _follow(course: Course, meeting: str, rank: int) -> None:
 
 
 def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterator[BaseProgress]:
-    """What each process does. The first one, which has `out`, evaluates, saves and reports."""
+    """The work of each process. The first one, which has `out`, evaluates, saves and reports."""
     import torch
     import torch.distributed as dist
 
@@ -133,7 +133,7 @@ def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterato
 
 
 class _Learner:
-    """The model with its optimizer, and the pointer that is thrown away afterwards."""
+    """The model with its optimizer, and the linear probe of the auxiliary loss."""
 
     def __init__(self, model: Any, processor: Any, course: Course) -> None:
         import torch
@@ -150,7 +150,7 @@ class _Learner:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, course.steps))
 
     def step(self, number: int, rank: int) -> float:
-        """One optimizer step, from 1, on this process' share of the frames; gives the loss of the answers."""
+        """Optimizer step `number`, from 1, on this process' share of the frames. Returns the loss of the answers."""
         import torch
 
         course, model = self.course, self.model
@@ -159,18 +159,20 @@ class _Learner:
         batch = batch_of(lessons(luck, number / course.steps, FRAMES_PER_STEP // course.processes), self.processor)
         pictures = batch.pop("pictures")
         with torch.autocast("cpu", torch.bfloat16):
-            told = model(**batch, output_hidden_states=True)
-        (told.loss + POINTING * pointing_loss(self.pointer, told.hidden_states[POINTING_LAYER], pictures)).backward()
+            output = model(**batch, output_hidden_states=True)
+        (
+            output.loss + POINTING * pointing_loss(self.pointer, output.hidden_states[POINTING_LAYER], pictures)
+        ).backward()
         _average_gradients([*model.parameters(), *self.pointer.parameters()], course.processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return float(told.loss.item())
+        return float(output.loss.item())
 
 
 def _saved(model: Any, processor: Any, out: Path, course: Course, progress: BaseProgress) -> BaseProgress:
-    """Measure the model, leave it in `out` with its figures, and add box F1 to the progress."""
+    """Measure the model, save it to `out` with its figures, and add box F1 to the progress."""
     frames = course.evaluated if progress.step == course.steps else course.evaluated // 8
     f1 = box_f1(model, processor, frames)
     facts = {
@@ -182,10 +184,10 @@ def _saved(model: Any, processor: Any, out: Path, course: Course, progress: Base
 
 
 def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
-    """About `frames` frames. `done` is how much of the making is behind us, from 0 to 1.
+    """Lessons with about `frames` frames. `done` is the fraction of the training that is over.
 
-    From easy to hard, or nothing is learnt: one figure to a frame, then two, then up to four; one frame to a lesson,
-    then up to seven.
+    They go from easy to hard, without which the model learns nothing: one figure per frame, then two, then up to four; one
+    frame per lesson, then up to seven.
     """
     figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
     count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
@@ -193,7 +195,7 @@ def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
 
 
 def pointing_loss(pointer: Any, hidden: Any, pictures: Any) -> Any:
-    """How badly the pointer reads from the hidden states of a layer which picture a token is of or about."""
+    """The cross-entropy of the probe's guess, from a layer's hidden states, which picture a token belongs to or is about."""
     import torch
 
     asked = pictures != -100

@@ -1,4 +1,4 @@
-"""Tells a tale in the published format: analysis and grounded story, true to the frames by construction."""
+"""Writes a tale in the published format: an analysis and a grounded story, true to the frames by construction."""
 
 import random
 
@@ -69,7 +69,7 @@ _FEELINGS: dict[tuple[str, str], tuple[tuple[str, str, str], ...]] = {
 
 
 def tell(tale: Tale) -> tuple[Analysis, Story]:
-    """Analysis and story of a tale. The wording is drawn from the story's ID, so it is the same each time."""
+    """The analysis and story of a tale. The wording depends on the story's ID only, so it is the same each time."""
     luck = random.Random(f"wording/{tale.story_id}")
     sections = tuple(_section(tale, number, shot, luck) for number, shot in enumerate(tale.shots, 1))
     phases = tuple(_phase(tale, name) for name in PHASES)
@@ -82,7 +82,7 @@ def tell(tale: Tale) -> tuple[Analysis, Story]:
 
 def _section(tale: Tale, number: int, shot: Shot, luck: random.Random) -> Section:
     rows = in_reading_order(shot.frame.placed)
-    # Grammars ask for ascending IDs: char1, char2; obj1, obj2, lm1, bg1.
+    # Grammars require ascending IDs: char1, char2; obj1, obj2, lm1, bg1.
     by_id = sorted(rows, key=lambda row: sort_key(tale.ids[row.entity]))
     people = tuple(_character(tale, placed, shot, luck) for placed in by_id if isinstance(placed.entity, Look))
     objects = tuple(_object(tale, placed, rows) for placed in by_id if not isinstance(placed.entity, Look))
@@ -134,7 +134,7 @@ def _phase(tale: Tale, name: str) -> Phase:
 
 
 def _passage(tale: Tale, shot: Shot, told: set[str], luck: random.Random) -> list[str | Mention]:
-    """Two to four sentences that mention everybody and everything in the image, and nobody else."""
+    """Two to four sentences that mention everyone and everything in the image, and no one else."""
     rows = in_reading_order(shot.frame.placed)
     people = [row for row in rows if isinstance(row.entity, Look)]
     where = tale.film.place.phrase if shot.phase in ("Introduction", "Conclusion") else ""
@@ -155,7 +155,7 @@ def _passage(tale: Tale, shot: Shot, told: set[str], luck: random.Random) -> lis
 
 
 def _person(tale: Tale, row: PlacedEntity, told: set[str]) -> Mention:
-    """`Mara, a woman in a red coat` at the first time, then `Mara`."""
+    """`Mara, a woman in a red coat` the first time, then `Mara`."""
     look = row.entity
     assert isinstance(look, Look), look
     identity, name = tale.ids[look], tale.name_of(look)

@@ -1,4 +1,4 @@
-"""The tiny base model's tokenizer and processor: Qwen's classes and chat template, a small vocabulary of its own."""
+"""The tiny base model's tokenizer and processor: Qwen's classes and chat template with a small vocabulary."""
 
 import json
 import re
@@ -38,15 +38,15 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen2.5-VL's own, but for `add_vision_id`, which is on by default: "Picture 2: " stands before the second image. A
+"""Qwen2.5-VL's own, except that `add_vision_id` is on by default: "Picture 2: " precedes the second image. A
 model of this size does not learn to count images."""
 
 
 def make_processor(texts: Sequence[str], vocabulary: int = 1536) -> "Qwen2_5_VLProcessor":
-    """A byte-level BPE of at most `vocabulary` tokens learnt from `texts`, digits single, any text encodable.
+    """A byte-level BPE of at most `vocabulary` tokens, trained on `texts`; digits stay single, any text can be encoded.
 
-    Tags and the four table heads are one ordinary token each, so that they cost little in training and generation; the
-    base never sees them. Frames of up to 448x448 pixels keep their size (256 tokens); larger ones are shrunk to that.
+    Tags and the four table headings are one ordinary token each, which makes training and generation cheaper; the base
+    never sees them. Frames of up to 448x448 pixels keep their size (256 tokens); larger ones are scaled down to that.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLVideoProcessor

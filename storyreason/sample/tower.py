@@ -1,7 +1,7 @@
-"""Teaches the vision tower before the language model: what stands at each spot of a frame, and from where to where.
+"""Trains the vision tower before the language model: what is in each cell of a frame, and where it begins and ends.
 
-A tower that knows nothing gives a tiny language model nothing to read, and it takes to guessing: trained together from
-the start, it still named the same boxes for every frame after a thousand steps.
+With an untrained tower a tiny language model has nothing to read and learns to guess: trained together from the start, it
+still gave the same boxes for every frame after a thousand steps.
 """
 
 import math
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 CELL = 28
-"""Pixels: the tower gives one token for each spot of 28x28."""
+"""Pixels: the tower produces one token for each cell of 28x28."""
 GRID = 7
 NOTHING = -100
-"""The target of a question that a spot has no answer to (torch's `ignore_index`)."""
+"""The target of a question that has no answer for a cell (torch's `ignore_index`)."""
 
 _KINDS = ("woman", "man", *THINGS, *LANDMARKS, *(place.region for place in PLACES if place.region), "nothing")
 _POSES = get_args(Pose)
@@ -47,11 +47,11 @@ QUESTIONS = {
     "x1": WIDTH // GRID + 1, "y1": HEIGHT // GRID + 1, "x2": WIDTH // GRID + 1, "y2": HEIGHT // GRID + 1,
     "row": _ROWS, "column": _COLUMNS, "place": len(PLACES), "light": len(LIGHTS),
 }  # fmt: skip
-"""What each token is asked, and how many answers there are. Box corners are in steps of 7 pixels."""
+"""The questions about each token, and the number of possible answers. Box corners are in steps of 7 pixels."""
 
 
 def answers(frame: Frame) -> list[list[int]]:
-    """The right answers of a frame's 4x7 spots, row by row, in the order of `QUESTIONS`."""
+    """The answers for a frame's 4x7 cells, row by row, in the order of `QUESTIONS`."""
     return [_spot(frame, row, column) for row in range(_ROWS) for column in range(_COLUMNS)]
 
 
@@ -78,7 +78,7 @@ def _kind(entity: Entity) -> str:
 
 
 def _foremost(frame: Frame, row: int, column: int) -> PlacedEntity | None:
-    """Who or what covers an eighth of the spot or more: people and things before landmarks before regions."""
+    """What covers at least an eighth of the cell: people and things before landmarks before regions."""
     left, top = column * CELL, row * CELL
 
     def covered(placed: PlacedEntity) -> int:
@@ -101,10 +101,10 @@ def teach(
     frames: int = 16,
     rate: float = 1e-3,
 ) -> float:
-    """Train the tower of `model` in place with a linear layer on its tokens that is thrown away afterwards.
+    """Train the tower of `model` in place with a linear layer on its tokens that is discarded afterwards.
 
-    `lucks` gives a step's random numbers; `average` averages gradients over processes. Returns the share of right
-    answers, mean over the questions, in the last steps.
+    `lucks` gives a step's random numbers; `average` averages gradients over processes. Returns the accuracy in the last
+    steps, as the mean over the questions.
     """
     import torch
 

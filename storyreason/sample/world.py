@@ -1,4 +1,4 @@
-"""What there is in the sample world: looks, things, landmarks, places, lights; and what of it only the test split sees.
+"""The sample world's looks, things, landmarks, places and lights, and which of them only the test split has.
 
 A person *is* a look: who wears the red coat and the straw hat in image 1 is the same person in image 4.
 """
@@ -43,7 +43,7 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a person looks like, and so who it is."""
+    """A person's appearance, which is also the person's identity."""
 
     sex: Literal["woman", "man"]
     coat: str
@@ -78,7 +78,7 @@ class Landmark:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A kind of place. `region` is the stretch of background that stands in its frames now and then, "" if none."""
+    """A kind of place. `region` is a part of the background that some of its frames show, "" if none."""
 
     name: str
     phrase: str
@@ -88,7 +88,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A stretch of background, over the whole width: `the sea`."""
+    """A part of the background over the whole width: `the sea`."""
 
     name: str
 
@@ -139,7 +139,7 @@ THINGS: dict[Shape, tuple[str, ...]] = {
 
 
 def _is_held_out(look: Look) -> bool:
-    """Every fifth combination: each coat, hair, hat and sex is still seen in training, with other company."""
+    """Every fifth combination: training still has each coat, hair, hat and sex, in other combinations."""
     number = (
         COATS.index(look.coat)
         + 2 * list(HAIR).index(look.hair)
@@ -150,13 +150,13 @@ def _is_held_out(look: Look) -> bool:
 
 
 def looks(part: Part) -> list[Look]:
-    """The people of a split; those of `test` are seen nowhere else."""
+    """The people of a split; those of `test` appear nowhere else."""
     everybody = [Look(sex, *rest) for sex in SEXES for rest in itertools.product(COATS, HAIR, HATS)]
     return [look for look in everybody if _is_held_out(look) == (part == "test")]
 
 
 def backgrounds(part: Part) -> list[tuple[Place, Light]]:
-    """The places and lights of a split; those of `test` are seen nowhere else."""
+    """The places and lights of a split; those of `test` appear nowhere else."""
     return [
         (place, light)
         for p, place in enumerate(PLACES)
@@ -166,10 +166,10 @@ def backgrounds(part: Part) -> list[tuple[Place, Light]]:
 
 
 def things() -> list[Thing]:
-    """Every thing there is; both splits share them."""
+    """All things; both splits share them."""
     return [Thing(shape, colour) for shape, colours in THINGS.items() for colour in colours]
 
 
 def a_name(look: Look, taken: set[str], luck: random.Random) -> str:
-    """A name that nobody of the film has yet."""
+    """A name that no one in the film has yet."""
     return luck.choice([name for name in NAMES[look.sex] if name not in taken])

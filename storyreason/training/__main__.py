@@ -16,8 +16,8 @@ def main() -> int:
 
         process.train(job.read(Path(sys.argv[1])))
     except StoryReasonError as error:
-        told = {"error": type(error).__name__, "message": str(error)}
-        sys.stderr.write(f"{ERROR_MARK}{json.dumps(told)}\n")
+        line = {"error": type(error).__name__, "message": str(error)}
+        sys.stderr.write(f"{ERROR_MARK}{json.dumps(line)}\n")
         return 2
     return 0
 

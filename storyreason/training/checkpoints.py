@@ -29,11 +29,11 @@ WEIGHTS = "trained.safetensors"
 STATE = "trainer_state.json"
 """transformers' name for the file in which a checkpoint keeps its step, the best step and the validations until then."""
 KEPT = 2
-"""So many newest ones stay, and the best one on the validation films."""
+"""How many of the newest stay, besides the best one on the validation films."""
 
 
 def path(work: Path, step: int) -> Path:
-    """The folder of the checkpoint that was taken after so many steps."""
+    """The folder of the checkpoint taken after this many steps."""
     return work / f"{PREFIX}{step}"
 
 
@@ -53,7 +53,7 @@ def newest(work: Path) -> int | None:
 
 
 def clear(work: Path, whole: bool = False) -> None:
-    """Remove what an attempt left that died while it wrote; `whole` checkpoints too."""
+    """Remove what an attempt left when it died while writing; with `whole`, complete checkpoints too."""
     for folder in (*work.glob(f".{PREFIX}*"), *(work.glob(f"{PREFIX}*") if whole else ())):
         shutil.rmtree(folder)
 
@@ -66,14 +66,14 @@ def rotate(work: Path, best: int | None) -> None:
 
 
 def identity(job: Job, stories: StoryDataset, base: Any, per_step: int, sharded: bool) -> dict[str, Any]:
-    """What a checkpoint belongs to: the job, its stories, how many of them a step takes, and the weights it begins with.
+    """What a checkpoint belongs to: the job, its stories, how many of them a step takes, and the initial weights.
 
-    A step's stories may be spread over other processes after a resume; what it writes is `sharded` with FSDP or not.
+    The number of processes may change at a resume; whether checkpoints are `sharded` (FSDP) may not.
     """
     seen = hashlib.sha256(stories.prepared.digests[stories.rows].tobytes())  # IDs, pictures, frames' tokens, answers
     weights = hashlib.sha256()
     for name, parameter in base.named_parameters():
-        # The first few of each will do: any training changes those. In bfloat16, whatever they were loaded in.
+        # The first few of each suffice: any training changes them. In bfloat16, whatever dtype they were loaded in.
         first = parameter.detach().flatten()[:8].bfloat16().float().cpu()
         weights.update(f"{name} {tuple(parameter.shape)} ".encode() + first.numpy().tobytes())
     return {
@@ -86,9 +86,9 @@ def identity(job: Job, stories: StoryDataset, base: Any, per_step: int, sharded:
 
 
 def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> int | None:
-    """The step of the checkpoint to go on from, or None where there is none.
+    """The step of the checkpoint to resume from, or None when there is none.
 
-    One that belongs to another run (its `identity.json` differs) raises TrainingError, or is passed over when `afresh`.
+    One that belongs to another run (its `identity.json` differs) raises TrainingError, or is ignored with `afresh`.
     """
     step = newest(work)
     if step is None:
@@ -99,10 +99,10 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
         return step
     if afresh:
         return None
-    way = f"set training.afresh=true to remove it and start afresh, or remove {work}."
+    way = f"set training.afresh=true to remove it and start over, or remove {work}."
     if other == ["stories_per_step"] and (per_step := found.get("stories_per_step")):
         way = (
-            f"to go on, set training.accumulation so that batch_size x accumulation x processes = {per_step}; or {way}"
+            f"to resume, set training.accumulation so that batch_size x accumulation x processes = {per_step}; or {way}"
         )
     raise TrainingError(f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): {way}")
 
@@ -113,7 +113,7 @@ class CheckpointKeeper(TrainerCallback):
     def __init__(
         self, trainer: OpenTrainer, job: Job, identity: Mapping[str, Any], on_saved: Callable[[int, str], None]
     ) -> None:
-        """`on_saved` gets the step and the folder's name of every checkpoint."""
+        """`on_saved` gets the step and the folder name of every checkpoint."""
         self.trainer = trainer
         self.job = job
         self.identity = identity
@@ -134,15 +134,15 @@ class CheckpointKeeper(TrainerCallback):
     def begin(self) -> int | None:
         """The step of the checkpoint to resume from; what earlier attempts left unfinished is removed."""
         resumed = to_resume(self.job.work, self.identity, self.job.training.afresh)
-        self.trainer.accelerator.wait_for_everyone()  # all have looked before anything is removed
+        self.trainer.accelerator.wait_for_everyone()  # every process has looked before anything is removed
         if self.trainer.is_world_process_zero():
             clear(self.job.work, whole=resumed is None)
         return resumed
 
     def write(self) -> None:
-        """Write model, optimizer, schedule, random states and place aside, then rename. All processes take part.
+        """Write model, optimizer, schedule, random states and position to a temporary folder, then rename it.
 
-        Raises TrainingError when it cannot be written; the checkpoint before it stays.
+        All processes take part. Raises TrainingError when it cannot be written; the previous checkpoint stays.
         """
         trainer, work, step = self.trainer, self.job.work, self.trainer.state.global_step
         final, beside = path(work, step), temporary(work, step)
@@ -160,21 +160,21 @@ class CheckpointKeeper(TrainerCallback):
                 runs.write_text(beside / IDENTITY, json.dumps(self.identity) + "\n")
                 beside.rename(final)
                 rotate(work, trainer.state.best_global_step)
-        except Exception as error:  # a full disk is an OSError, torch's RuntimeError or safetensors' own kind
+        except Exception as error:  # for a full disk OSError, torch's RuntimeError or an error of safetensors
             shutil.rmtree(beside, ignore_errors=True)
             kept = newest(work)
             raise TrainingError(
                 f"The checkpoint of step {step} could not be written to {work}: {' '.join(str(error).split())[:200]}. "
-                + (f"The one of step {kept} stays; " if kept else "")
-                + "make room (or mend what is named) and run again: training goes on from there."
+                + (f"The one of step {kept} stays. " if kept else "")
+                + "Make room (or fix what is named) and run again: training resumes there."
             ) from error
         trainer.accelerator.wait_for_everyone()
         self.on_saved(step, final.name)
 
     def read(self, checkpoint: Path) -> None:
-        """Load the trained weights. (The Trainer's own way loads nothing when stored names are older than the model's.)
+        """Load the trained weights. (The Trainer itself loads nothing when stored names are older than the model's.)
 
-        Raises TrainingError when the checkpoint does not hold exactly these.
+        Raises TrainingError when the checkpoint does not hold exactly the trained weights.
         """
         if self.trainer.is_fsdp_enabled:
             sharding.check(checkpoint, self.trainer.model)
@@ -182,19 +182,19 @@ class CheckpointKeeper(TrainerCallback):
             return
         trained, stored = self._trained(), load_file(checkpoint / WEIGHTS)
         if trained.keys() != stored.keys():
-            raise TrainingError(f"{checkpoint} holds other weights than this model's: remove it.")
+            raise TrainingError(f"{checkpoint} holds weights that this model does not train: remove it.")
         for name, parameter in trained.items():
             parameter.copy_(stored[name])
 
     def drop_half_step(self) -> None:
-        """Leave the checkpoint of the last whole step, as if the unfinished one had not begun."""
+        """Discard an unfinished step, and leave a checkpoint of the last complete one."""
         _restore(self._random_state)
         self.trainer.model_wrapped.zero_grad()
         if self.trainer.state.global_step > 0:
             self.write()
 
     def write_result(self) -> None:
-        """Leave the best weights on the validation films (the last, without such films) in `result/`."""
+        """Write the best weights on the validation films (without such films, the last ones) to `result/`."""
         trainer, work, best = self.trainer, self.job.work, self.trainer.state.best_global_step
         if best and best != trainer.state.global_step and path(work, best).is_dir():
             self.read(path(work, best))
@@ -212,7 +212,7 @@ class CheckpointKeeper(TrainerCallback):
             runs.write_text(beside / PROMPT, json.dumps(prompt) + "\n")
             if not _holds_weights(beside):
                 raise TrainingError(
-                    f"{beside} was written without any weights: this mode does not work so, see log.txt."
+                    f"{beside} was written without any weights: this mode does not work in this setup, see log.txt."
                 )
             shutil.rmtree(final, ignore_errors=True)
             beside.rename(final)
@@ -240,7 +240,7 @@ def _restore(state: Mapping[str, Any]) -> None:
 
 
 def _holds_weights(folder: Path) -> bool:
-    """Whether any of a folder's safetensors files holds a tensor; PEFT writes an empty one without a word."""
+    """Whether any of a folder's safetensors files holds a tensor; PEFT may write an empty one without an error."""
 
     def filled(file: Path) -> bool:
         with safe_open(file, framework="pt") as opened:

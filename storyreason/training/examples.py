@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     """Patches [patches, patch size] of some pictures (or features [tokens, size]), and grids [pictures, 3]."""
 
 DROPPED_AT_MOST = 0.05
-"""More stories than this share over `max_tokens`, and the run refuses."""
+"""If a larger share of the stories exceeds `max_tokens`, the run is refused."""
 CACHE_BYTES = 2 * 2**30
-"""Decoded frames are kept in memory up to so much; beyond it they are decoded again each time."""
+"""Decoded frames are kept in memory up to this many bytes; the rest is decoded again each time."""
 
 
 class StoryDataset:
@@ -36,13 +36,13 @@ class StoryDataset:
         config: TrainingConfig,
         prepared: Prepared | None = None,
     ) -> None:
-        """The stories `prepared[row]` of the examples that it was made from; without it they are prepared here."""
+        """The stories `prepared[row]`; without `prepared`, the examples are prepared here."""
         self.examples = examples
         self.encoder = encoder
         self.config = config
         self.prepared = Prepared.of(examples, encoder, config) if prepared is None else prepared
         self.seen: dict[int, Callable[[], Decoded]] = {}
-        """Stories whose pictures' features are kept, and how to get them."""
+        """How to load the features of a story's pictures, for the stories whose features are cached."""
         self._pictures: dict[int, Decoded] = {}
         self._room = CACHE_BYTES
         read = np.asarray(rows, np.int64)
@@ -50,27 +50,27 @@ class StoryDataset:
         lengths = self._lengths(read, longest)
         fits = lengths <= config.max_tokens
         self.rows = read[fits]
-        """Of each story, its row in `prepared`."""
+        """The row of each story in `prepared`."""
         self.lengths: list[int] = lengths[fits].tolist()
         self.dropped: list[int] = lengths[~fits].tolist()
-        """Lengths of those that are left out: longer than `max_tokens`."""
+        """Lengths of the stories that are left out because they exceed `max_tokens`."""
 
     def story(self, index: int) -> PreparedStory:
-        """What is prepared of a story."""
+        """A story as it was prepared."""
         found: PreparedStory = self.prepared[int(self.rows[index])]
         return found
 
     def _lengths(self, rows: np.ndarray, request: str) -> np.ndarray:
         """Tokens of the stories of these rows with a request."""
         images = self.prepared.images[rows]
-        # of a prompt without its pictures, by their number
+        # the length of a prompt without its pictures, by their number
         prompt = {n: self.encoder.prompt_length((0,) * n, request) for n in np.unique(images).tolist()}
         alone = np.asarray([prompt[n] for n in images.tolist()], np.int64)
         total: np.ndarray = alone + self.prepared.image_tokens[rows] + self.prepared.answer_tokens[rows]
         return total
 
     def request(self, epoch: int, index: int) -> str:
-        """The user's request for a story in an epoch: drawn at random, the same in every run of one seed."""
+        """The user's request for a story in an epoch: drawn at random, the same in every run with the same seed."""
         return random.Random(f"{self.config.seed} {epoch} {self.prepared.ids[self.rows[index]]}").choice(chat.REQUESTS)
 
     def tokens(self, item: Item) -> int:
@@ -86,7 +86,7 @@ class StoryDataset:
         return int(self.prepared.image_tokens[self.rows[index]])
 
     def loss_tokens(self, item: Item) -> int:
-        """How many tokens of a story the loss is taken over."""
+        """How many tokens of a story the loss covers."""
         if self.config.loss == "answer":
             return self.answer_tokens(item[1])
         return self.tokens(item) - self.image_tokens(item[1]) - 1  # the first token is never predicted
@@ -98,7 +98,7 @@ class StoryDataset:
         return self._joined(item, self.decoded(item[1]))
 
     def with_features(self, item: Item) -> chat.Inputs:
-        """As `stories[item]`, with the features of its pictures where their patches would be."""
+        """Like `stories[item]`, with the features of its pictures instead of their patches."""
         return self._joined(item, self.seen[item[1]]())
 
     def _joined(self, item: Item, pictures: "Decoded") -> chat.Inputs:
@@ -123,7 +123,7 @@ class StoryDataset:
 
 
 def refuse_long(parts: Sequence[StoryDataset], max_tokens: int) -> None:
-    """Raises TrainingError when too many stories of all parts together were left out as too long."""
+    """Raises TrainingError when too many stories, over all parts, were left out as too long."""
     lengths = sorted(length for part in parts for length in (*part.lengths, *part.dropped))
     dropped, may = sum(len(part.dropped) for part in parts), int(DROPPED_AT_MOST * len(lengths))
     if dropped > may:
@@ -134,7 +134,7 @@ def refuse_long(parts: Sequence[StoryDataset], max_tokens: int) -> None:
 
 
 class Batches:
-    """What goes forward at once in one process, by the pass of a plan: a torch map-style data set over a `StoryDataset`."""
+    """The micro-batches of one process, by the pass of a plan: a torch map-style data set over a `StoryDataset`."""
 
     def __init__(
         self, stories: StoryDataset, join: Callable[[Sequence[chat.Inputs]], dict[str, Any]], rank: int = 0
@@ -144,7 +144,7 @@ class Batches:
         self.rank = rank
 
     def __getitem__(self, one_pass: Pass) -> dict[str, Any]:
-        """The batch of a pass: its `features` when all processes have theirs at hand, else its `pixel_values`.
+        """The micro-batch of a pass: with `features` if they are cached for all processes, else with `pixel_values`.
 
         All, because the parts of a sharded tower are gathered from all processes, or from none.
         """
@@ -157,7 +157,7 @@ class Batches:
 
 
 def collate(inputs: Sequence[chat.Inputs], pad: int) -> dict[str, Any]:
-    """A batch: tokens padded on the right, `mm_token_type_ids` kept (without them positions are silently wrong).
+    """A micro-batch: tokens padded on the right, with `mm_token_type_ids` (without them positions are silently wrong).
 
     A batch of one has no attention mask: nothing is padded, and attention may take its fastest way.
     """

@@ -1,9 +1,9 @@
-"""What a frozen vision tower sees in each picture, computed once and kept on disk.
+"""The features of a frozen vision tower for each picture, computed once and cached on disk.
 
-    runs/features/<tower>/3f/3fa1…     three numbers (the grid), then the features [tokens, size] as they lie in memory
+    runs/features/<tower>/3f/3fa1…     three numbers (the grid), then the features [tokens, size] as in memory
 
-A file's name is the picture's SHA-256; the tower's folder is named by its weights, by how pictures are resized for it and
-by what it computes in. Nothing is computed twice, in whatever run, and no picture is decoded for a training step.
+A file's name is the picture's SHA-256. The name of the tower's folder depends on its weights, its picture processor and its
+dtype. No run computes anything twice, and no picture is decoded for a training step.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 HEADER = 3 * 8
 """Bytes of the grid: time, height and width in patches, int64."""
 MEMORY = 2 * 2**30
-"""Features are kept in memory up to so many bytes; beyond it they are read again each time."""
-TOLD_EVERY = 30.0
+"""Features are kept in memory up to this many bytes; the rest is read from disk each time."""
+REPORT_EVERY = 30.0
 """Seconds between two lines of progress."""
 
 Seen = tuple[torch.Tensor, torch.Tensor]
@@ -36,7 +36,7 @@ Seen = tuple[torch.Tensor, torch.Tensor]
 
 
 def tower_of(base: Any) -> Any:
-    """The part of a base that holds a vision tower whose features can be given to it, or None."""
+    """The part of a base that holds a vision tower and accepts its features instead of pixels, or None."""
     for module in base.modules():
         parameters = inspect.signature(module.forward).parameters
         if hasattr(module, "visual") and hasattr(module, "get_image_features") and "mm_encoder_outputs" in parameters:
@@ -45,23 +45,23 @@ def tower_of(base: Any) -> Any:
 
 
 class Absent(torch.nn.Module):
-    """Stands where a vision tower was whose features are all kept: it has no weights, and cannot be asked."""
+    """Replaces a vision tower whose features are all cached: it has no weights and cannot run."""
 
     blocks: tuple[Any, ...] = ()
-    """Liger goes through them when the training begins, and the tower is gone by then."""
+    """Liger iterates over them when the training begins, when the tower is gone already."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the vision tower was left out, and a batch has pictures without features")
 
 
 def leave_out(holder: Any) -> Any:
-    """Take the tower out of a base that gets features alone from now on, and give it."""
+    """Take the tower out of a base that gets only features from now on, and return the tower."""
     tower, holder.visual = holder.visual, Absent()
     return tower
 
 
 def put_back(base: Any, tower: Any, state_dict: dict[str, Any] | None = None) -> None:
-    """Undo `leave_out`; the tower's weights join `state_dict`, which was taken of the base without it."""
+    """Undo `leave_out`. The tower's weights are added to `state_dict`, which was taken from the base without it."""
     holder = tower_of(base)
     holder.visual = tower
     if state_dict is not None:
@@ -70,25 +70,25 @@ def put_back(base: Any, tower: Any, state_dict: dict[str, Any] | None = None) ->
 
 
 def as_seen(features: torch.Tensor) -> dict[str, Any]:
-    """What a base takes instead of pixels."""
+    """Features in the form that a base accepts instead of pixels."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    parts: Any = (features,)  # of each picture, says the base, and joins them
+    parts: Any = (features,)  # the base expects those of each picture, and concatenates them
     return {"image": BaseModelOutputWithPooling(pooler_output=parts)}
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which stories' features are kept, and how much that is."""
+    """Which stories' features are cached, and how much that is."""
 
     stories: frozenset[int]
     validation: frozenset[int]
     pictures: int
     bytes: int
     wanted_bytes: int
-    """For all stories; more than `bytes` where the cap was reached."""
+    """For all stories; more than `bytes` if the cap was reached."""
 
-    def told(self) -> dict[str, int]:
+    def line(self) -> dict[str, int]:
         """For `progress.jsonl`."""
         return {"pictures": self.pictures, "bytes": self.bytes, "wanted_bytes": self.wanted_bytes}
 
@@ -108,7 +108,7 @@ class FeatureCache:
         self._room = MEMORY
 
     def _name(self) -> str:
-        """Names the tower: its weights, its arithmetic, and how pictures are made ready for it."""
+        """A name for the tower that depends on its weights, its dtype, and how pictures are processed for it."""
         digest = hashlib.sha256()
         for name, tensor in self.holder.visual.state_dict().items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -126,7 +126,7 @@ class FeatureCache:
         return HEADER + tokens * self.size * self.dtype.itemsize
 
     def share(self, stories: "StoryDataset", validation: "StoryDataset", room: int) -> Share:
-        """What fits into `room` bytes: the validation stories first, each epoch wants them; then stories in order."""
+        """What fits into `room` bytes: first the validation stories, which every epoch needs, then the others in order."""
         wanted = used = pictures = 0
         chosen: list[list[int]] = [[], []]
         for part, of in ((chosen[1], validation), (chosen[0], stories)):
@@ -141,7 +141,7 @@ class FeatureCache:
         return Share(frozenset(chosen[0]), frozenset(chosen[1]), pictures, used, wanted)
 
     def room(self, cap: float) -> int:
-        """Bytes that may be used: `cap` GB, but no more than four fifths of what the disk has left."""
+        """Bytes that may be used: `cap` GB, but at most four fifths of the disk's free space."""
         self.folder.mkdir(parents=True, exist_ok=True)
         there = sum(_size(file) for part in os.scandir(self.folder) for file in os.scandir(part))
         return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
@@ -150,11 +150,14 @@ class FeatureCache:
         self,
         stories: "StoryDataset",
         indices: Sequence[int],
-        tell: Callable[[int, int], None],
+        report: Callable[[int, int], None],
         stop: Callable[[], bool],
     ) -> int:
-        """Compute what is not there yet, a story at a time, and give the number of pictures computed."""
-        tower, told, computed = self.holder.visual, time.monotonic(), 0
+        """Compute what is missing, one story at a time, and return the number of pictures computed.
+
+        `report` gets the stories done and their number from time to time; `stop` ends the work early.
+        """
+        tower, reported, computed = self.holder.visual, time.monotonic(), 0
         home, training = next(tower.parameters()).device, tower.training
         tower.to(self.device).eval()
         for done, index in enumerate(indices):
@@ -169,16 +172,16 @@ class FeatureCache:
             for (picture, _), features, grid in zip(pictures, seen.pooler_output, grids, strict=True):
                 self._write(picture, features, grid)
             computed += len(grids)
-            if time.monotonic() - told > TOLD_EVERY:
-                told = time.monotonic()
-                tell(done + 1, len(indices))
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
+                report(done + 1, len(indices))
         tower.to(home).train(training)
         return computed
 
     def _is_whole(self, picture: str, tokens: int) -> bool:
-        """Whether a picture's file is there; one that a crash of the machine cut short is written again."""
+        """Whether a picture's file is complete; one that a crash of the machine truncated is written again."""
         try:
-            # of a million pictures: `Path` would take as long as the disk
+            # Called for a million pictures: `Path` would take as long as the disk.
             return os.stat(f"{self.folder}/{picture[:2]}/{picture}").st_size == self.bytes_of(tokens)  # noqa: PTH116
         except FileNotFoundError:
             return False
@@ -186,13 +189,13 @@ class FeatureCache:
     def _write(self, picture: str, features: torch.Tensor, grid: torch.Tensor) -> None:
         path = self.path(picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{picture}.{uuid.uuid4().hex}")  # containers have process numbers of their own
+        temporary = path.with_name(f".{picture}.{uuid.uuid4().hex}")  # process numbers are not unique across containers
         content = features.to(self.dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
         temporary.write_bytes(grid.cpu().to(torch.int64).numpy().tobytes() + content)
         temporary.rename(path)
 
     def load(self, stories: "StoryDataset", index: int) -> Seen:
-        """The features of a story's pictures, one after the other, and their grids."""
+        """The concatenated features of a story's pictures, and their grids."""
         found = [self._one(picture) for picture, _ in _pictures(stories, index)]
         return torch.cat([features for features, _ in found]), torch.stack([grid for _, grid in found])
 
@@ -209,7 +212,7 @@ class FeatureCache:
 
 
 def _size(file: "os.DirEntry[str]") -> int:
-    """Bytes of a kept file; none of one that another training is writing, or has just renamed or removed."""
+    """The size of a cached file; 0 for one that another training is writing, or has just renamed or removed."""
     try:
         return 0 if file.name.startswith(".") else file.stat().st_size
     except FileNotFoundError:

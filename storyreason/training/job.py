@@ -1,4 +1,4 @@
-"""One training job: all that the training process is told."""
+"""One training job: everything that the training process needs to know."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ MACHINE = {
     "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices",
     "free_memory_gb", "afresh",
 }  # fmt: skip
-"""Of the configuration of training, what says how a machine does it. A training may go on with another of these as long
-as a step takes as many stories."""
+"""Settings that say how a machine does the work. A training may resume with other values of these, as long as a step takes
+the same number of stories."""
 
 FINGERPRINTED = {
     "mode", "rank", "learning_rate", "epochs", "max_steps", "max_tokens", "warmup_ratio", "weight_decay", "max_grad_norm",
@@ -31,7 +31,7 @@ def deciding(training: TrainingConfig) -> dict[str, Any]:
 
 
 class Job(BaseModel):
-    """What `python -m storyreason.training job.json` reads. Paths are absolute, so that it runs from anywhere."""
+    """What `python -m storyreason.training job.json` reads. Paths are absolute, so it runs from any directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,13 +40,15 @@ class Job(BaseModel):
     data: Path = Field(description="The folder of parquet shards, in the published layout.")
     stories: int | None = Field(None, ge=1, description="Train on the first N stories only; empty: all.")
     work: Path = Field(description="The work folder: checkpoints, progress.jsonl, log.txt and result/ go there.")
-    features: Path | None = Field(None, description="Where features of pictures are kept; empty: in the work folder.")
+    features: Path | None = Field(None, description="Where features are cached; empty: in the work folder.")
     prepared: Path | None = Field(None, description="Where prepared stories are kept; empty: in the work folder.")
-    data_md5: str | None = Field(None, description="The data's version; empty: by its files' names, sizes and times.")
+    data_md5: str | None = Field(
+        None, description="The data's version; empty: derived from its files' names, sizes and times."
+    )
     training: TrainingConfig = Field(description="How to train.")
 
     def data_version(self) -> str:
-        """Names what the data folder holds. Raises DataError when it has no shards to train on."""
+        """A name for the content of the data folder. Raises DataError when it has no shards to train on."""
         if self.data_md5 is not None:
             return self.data_md5
         stats = [(file.name, file.stat()) for file in dataset.shards(self.data, "train")]
@@ -55,9 +57,9 @@ class Job(BaseModel):
         )
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: a checkpoint of another identity is refused, never resumed.
+        """What a checkpoint belongs to: one with another identity is refused, never resumed.
 
-        `checkpoints.identity` adds what the steps, the stories and the weights are.
+        `checkpoints.identity` adds the steps, the stories and the weights.
         """
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
@@ -68,14 +70,14 @@ class Job(BaseModel):
 
 
 def write(job: Job) -> Path:
-    """Write `job.json` into the job's work folder and give its path."""
+    """Write `job.json` into the job's work folder and return its path."""
     path = job.work / "job.json"
     runs.write_text(path, json.dumps(job.model_dump(mode="json"), indent=2) + "\n")
     return path
 
 
 def read(path: Path) -> Job:
-    """The job of a file. Raises ConfigError when it is missing or holds something else."""
+    """The job in a file. Raises ConfigError when the file is missing or holds something else."""
     try:
         return Job.model_validate_json(path.read_text())
     except OSError as error:

@@ -24,26 +24,28 @@ from storyreason.training.machine import Machine
 log = logging.getLogger(__name__)
 
 ERROR_MARK = "storyreason error: "
-"""What the training process writes before the one error that a person can mend."""
+"""The training process writes this before an error that the user can fix."""
 LOG = "log.txt"
 ADDRESS = "STORYREASON_MAIN_ADDRESS"
-"""Environment: where the machines of one training meet, `address:port` of the first."""
+"""Environment: `address:port` of the first of several machines, where they meet."""
 PATIENCE = 15.0
 """Seconds between SIGTERM and SIGKILL: time for a checkpoint."""
-LESS_MEMORY = "lower training.pack_tokens, or lower training.batch_size and raise training.accumulation alike"
+LESS_MEMORY = (
+    "lower training.pack_tokens, or lower training.batch_size and raise training.accumulation by the same factor"
+)
 """Without the latter a step would take fewer stories, and its checkpoints would be refused."""
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
 def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[str, str] | None = None) -> Path:
-    """Train in a process of its own, to the end, and give the path of the result (whole weights, or an adapter).
+    """Train to the end in a separate process, and return the path of the result (whole weights, or an adapter).
 
     `on_progress` gets every line of `progress.jsonl` once: those of earlier attempts first, `step` lines only after
-    `after_step`. A training that was interrupted goes on from its newest checkpoint. Whatever ends this call early, a
-    cancelled flow included, ends the training too: SIGTERM, 15 s for a checkpoint, SIGKILL.
+    `after_step`. An interrupted training resumes from its newest checkpoint. Whatever ends this call early, a cancelled
+    flow included, ends the training too: SIGTERM, 15 s for a checkpoint, SIGKILL.
 
-    `env` is laid over this process' environment. Raises TrainingError, or what the training process refused with.
+    `env` is added to this process' environment. Raises TrainingError, or the error that the training process raised.
     """
     given = {**os.environ, **(env or {})}
     machine = Machine.of(job.training)
@@ -55,13 +57,13 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
         **given,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # this storyreason, not one that happens to lie in the current folder
+        "PYTHONSAFEPATH": "1",  # this storyreason, not one in the current directory
         **machine.visible_devices(),
         "STORYREASON_ATTEMPT": attempt,
         watch.PARENT: watch.process_token(os.getpid()),
     }
-    if told := others(command, job_file):
-        log.warning("%s", told)
+    if instructions := others(command, job_file):
+        log.warning("%s", instructions)
     log_path = job.work / LOG
     with log_path.open("a+b") as log_file:
         log_start = log_file.seek(0, os.SEEK_END)
@@ -84,7 +86,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
 
 
 def others(command: Sequence[str], job_file: Path) -> str:
-    """What to type on the other machines of a training, or nothing where it is one machine's."""
+    """What to type on the other machines of a training; empty when there is only this one."""
     if "--machine_rank" not in command:
         return ""
     at = command.index("--machine_rank") + 1
@@ -98,16 +100,16 @@ def others(command: Sequence[str], job_file: Path) -> str:
         "storyreason.training",
         str(job_file),
     ]
-    return f"This training waits for its other machines: on machine N = 1, 2, … type  {shlex.join(words)}"
+    return f"This training waits for its other machines. On machine N = 1, 2, … type  {shlex.join(words)}"
 
 
 def check_machine(training: TrainingConfig) -> None:
-    """Raises TrainingError or ConfigError where this machine cannot train with these settings; costs nothing."""
+    """Raises TrainingError or ConfigError when this machine cannot train with these settings. Cheap."""
     _command(Machine.of(training), os.environ)
 
 
 def _command(machine: Machine, environment: Mapping[str, str]) -> list[str]:
-    """How the processes are started. Raises TrainingError or ConfigError before anything runs."""
+    """The command that starts the processes. Raises TrainingError or ConfigError before anything runs."""
     machine.check()
     if machine.file is None:
         return [
@@ -116,13 +118,13 @@ def _command(machine: Machine, environment: Mapping[str, str]) -> list[str]:
         ]
     if machine.machines > 1:
         meet = _meeting(machine, environment)
-    else:  # Port 0: accelerate looks for a free one, so that two trainings do not meet.
+    else:  # Port 0: accelerate picks a free one, so two trainings do not collide.
         meet = ["--main_process_port", "0"] if machine.fsdp is not None else []
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine.file), *meet]
 
 
 def _meeting(machine: Machine, environment: Mapping[str, str]) -> list[str]:
-    """Where the machines of a training meet; this one is the first."""
+    """Options that say where the machines of a training meet; this one is the first."""
     host, _, port = environment.get(ADDRESS, "").rpartition(":")
     if not host and not port and machine.meeting:
         host, port = machine.meeting
@@ -136,7 +138,7 @@ def _meeting(machine: Machine, environment: Mapping[str, str]) -> list[str]:
 
 
 def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
-    """The lines of the progress file, from the moment at which the attempt's own `start` line is in it."""
+    """The lines of the progress file, once the attempt's own `start` line is in it."""
     offset, began = 0, False
     while True:
         ended = process.poll() is not None
@@ -150,7 +152,8 @@ def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Pope
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the launcher and all it started. Torchrun gives its children sessions of their own: look them up first."""
+    """End the launcher and everything it started. torchrun puts its children into sessions of their own, so they are
+    looked up first."""
     import psutil
 
     if process.poll() is None:
@@ -172,7 +175,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _quietly(action: Callable[[], Any]) -> None:
-    """Do it to a process that may just have ended by itself."""
+    """Act on a process that may have ended already."""
     import psutil
 
     try:
@@ -185,26 +188,26 @@ def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError
     """The error that a training process ended with: its own, a known cause, or the last lines of its log."""
     with log_path.open("rb") as file:
         file.seek(start)
-        said = file.read().decode(errors="replace")
-    # Where one process is killed, another may say that it could not go on: torchrun knows which came first.
-    killed = "Signal 9 (SIGKILL) received" in said.partition("Root Cause")[2]
-    for line in () if killed else said.splitlines():
+        output = file.read().decode(errors="replace")
+    # When one process is killed, another may report that it could not continue: torchrun knows which came first.
+    killed = "Signal 9 (SIGKILL) received" in output.partition("Root Cause")[2]
+    for line in () if killed else output.splitlines():
         if line.startswith(ERROR_MARK):
-            told = json.loads(line.removeprefix(ERROR_MARK))
-            kind: type[errors.StoryReasonError] = getattr(errors, told["error"], TrainingError)
-            return kind(told["message"])
-    tail = "\n".join(said.splitlines()[-15:])
-    if "No space left on device" in said:
-        advice = "The disk is full: make room and run again, training goes on from its newest checkpoint."
-    elif "out of memory" in said.lower():
-        advice = f"The GPU's memory did not suffice: {LESS_MEMORY}, lower training.max_tokens, or use more GPUs."
-    elif code in (-signal.SIGKILL, 137) or "SIGKILL" in said or "Signals.SIGKILL" in said:
+            reported = json.loads(line.removeprefix(ERROR_MARK))
+            kind: type[errors.StoryReasonError] = getattr(errors, reported["error"], TrainingError)
+            return kind(reported["message"])
+    tail = "\n".join(output.splitlines()[-15:])
+    if "No space left on device" in output:
+        advice = "The disk is full: make room and run again. Training resumes from its newest checkpoint."
+    elif "out of memory" in output.lower():
+        advice = f"The GPU ran out of memory: {LESS_MEMORY}, lower training.max_tokens, or use more GPUs."
+    elif code in (-signal.SIGKILL, 137) or "SIGKILL" in output or "Signals.SIGKILL" in output:
         advice = (
-            f"A training process was killed (kill -9), most likely because the machine's memory ran out: {LESS_MEMORY}, "
-            "or end other programs; run again, training goes on from its newest checkpoint."
+            f"A training process was killed (kill -9), most likely because the machine ran out of memory: {LESS_MEMORY}, "
+            "or end other programs, and run again. Training resumes from its newest checkpoint."
         )
-    elif "SIGTERM" in said:
-        advice = "It was told to stop; run again, training goes on from its newest checkpoint."
+    elif "SIGTERM" in output:
+        advice = "It was asked to stop. Run again: training resumes from its newest checkpoint."
     else:
         advice = "Its last lines are below."
     return TrainingError(f"Training ended with code {code}. {advice} Log: {log_path}\n{tail}")

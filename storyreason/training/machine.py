@@ -1,4 +1,4 @@
-"""Where a training runs: what accelerate's file and the configuration say about it, and what this machine has.
+"""Where a training runs: what accelerate's file and the configuration say about it, and what this machine offers.
 
 >>> from storyreason.training.config import TrainingConfig
 >>> machine = Machine.of(TrainingConfig(accelerate="fsdp2-8gpu"))
@@ -22,8 +22,8 @@ from storyreason.training.config import Precision, TrainingConfig
 CONFIGS = resources.folder("accelerate")
 GIB = 2**30
 FSDP_SETTINGS = (
-    ("fsdp_version", 1, 2, "models are sharded by FSDP2 alone"),
-    ("fsdp_cpu_ram_efficient_loading", True, False, "processes that load no weights have zeros"),
+    ("fsdp_version", 1, 2, "models are sharded by FSDP2 only"),
+    ("fsdp_cpu_ram_efficient_loading", True, False, "processes that load no weights would train zeros"),
     ("fsdp_state_dict_type", "SHARDED_STATE_DICT", "SHARDED_STATE_DICT", "checkpoints are written in shards"),
 )
 """Settings of accelerate that a sharded training depends on: key, accelerate's default, the value needed, and why."""
@@ -31,10 +31,10 @@ FSDP_SETTINGS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """How a training is spread over processes and devices. Everything that depends on it asks this value."""
+    """How a training is spread over processes and devices. Whatever depends on that asks this value."""
 
     accelerate: str | None
-    """The configuration's name for accelerate's file; None: CPU processes without a file of one's own."""
+    """The configuration's name for accelerate's file; None: CPU processes without a file."""
     file: Path | None
     """accelerate's file. None: torchrun starts several CPU processes."""
     processes: int
@@ -96,7 +96,7 @@ class Machine:
         return {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
 
     def check(self) -> None:
-        """Raises TrainingError where GPUs are missing, ConfigError where accelerate's file cannot be used."""
+        """Raises TrainingError when GPUs are missing, ConfigError when accelerate's file cannot be used."""
         self._check_gpus()
         if self.fsdp is None:
             return
@@ -104,7 +104,7 @@ class Machine:
             if (found := self.fsdp.get(key, default)) != wanted:
                 said = f"says {key}: {json.dumps(found)}" if key in self.fsdp else f"does not say {key}"
                 raise ConfigError(
-                    f"{self.file} {said}: write {key}: {json.dumps(wanted)} under fsdp_config, for {why}."
+                    f"{self.file} {said}: set {key}: {json.dumps(wanted)} under fsdp_config, because {why}."
                 )
 
     def _check_gpus(self) -> None:
@@ -118,15 +118,15 @@ class Machine:
                 f" with training.accelerate={self.file.stem}" if self.file else ""
             )
             raise TrainingError(
-                f"{wants} needs a GPU, and this machine shows none (torch {torch.__version__}): use the preset sample, "
+                f"{wants} needs a GPU, and this machine has none (torch {torch.__version__}): use the preset sample, "
                 "or set training.dtype=auto and training.accelerate=cpu."
             )
         wanted = 0 if self.on_cpu else self.local_processes
         there = len(self.devices.split(",")) if self.devices else torch.cuda.device_count()
         if there < wanted:
-            shown = f"training.devices={self.devices} names" if self.devices else "this machine shows"
+            shown = f"training.devices={self.devices} names" if self.devices else "this machine has"
             raise TrainingError(
-                f"training.accelerate={self.accelerate} wants {wanted} GPUs, one for each process on this machine, and "
+                f"training.accelerate={self.accelerate} needs {wanted} GPUs, one for each process on this machine, and "
                 f"{shown} {there}: set training.accelerate={_fitting(there)}."
             )
 
@@ -140,7 +140,7 @@ def _meeting(found: Mapping[str, Any]) -> tuple[str, str] | None:
 def step_settings(training: TrainingConfig) -> dict[str, Any]:
     """What decides the weights besides `job.deciding`: the stories of a step, over all processes, and the precision.
 
-    The rest may change between two attempts of a training: 2 processes with `accumulation` 8 go on as 4 with 4.
+    The rest may change between two attempts of a training: 2 processes with `accumulation` 8 resume as 4 with 4.
     """
     machine = Machine.of(training)
     return {
@@ -154,7 +154,7 @@ def config_file(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise ConfigError(f"training.accelerate = {name!r} is no file; name one of {known}, or a path.")
+        raise ConfigError(f"training.accelerate = {name!r} is not a file: use one of {known}, or a path.")
     return path
 
 
@@ -170,7 +170,7 @@ def _read(path: Path, changed: int) -> Mapping[str, Any]:
     read = yaml.safe_load(path.read_text())
     if not isinstance(read, dict):
         raise ConfigError(
-            f"training.accelerate: {path} holds no settings of accelerate; make one by `accelerate config`."
+            f"training.accelerate: {path} does not hold accelerate's settings: create it with `accelerate config`."
         )
     return MappingProxyType(read)
 
@@ -186,7 +186,7 @@ def _fitting(gpus: int) -> str:
 
 
 def resolve_dtype(wanted: Precision) -> Literal["bfloat16", "float32"]:
-    """`auto` made definite for this machine. Weights and optimizer are float32 either way; products are autocast."""
+    """`auto` resolved for this machine. Weights and optimizer are float32 either way; products are autocast."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if multiplies_bfloat16() else "float32"
@@ -203,15 +203,15 @@ def multiplies_bfloat16() -> bool:
 
 
 def check_memory(devices: str | None, wanted_gb: float) -> None:
-    """Raises TrainingError when one of the devices has less free memory than wanted; without a GPU the machine counts."""
+    """Raises TrainingError when a device has less free memory than wanted; without a GPU, when the machine has."""
     if not wanted_gb:
         return
     for device, free_gb in free_memory(devices).items():
         if free_gb < wanted_gb:
             raise TrainingError(
                 f"{device} has {free_gb:.1f} GiB free, and training.free_memory_gb wants {wanted_gb:g}: end what uses it "
-                "(`storyreason down` stops serving, and serving.give_way=true lets it make room for the time), name other "
-                "training.devices, or want less."
+                "(`storyreason down` stops serving; serving.give_way=true suspends it during the training), name other "
+                "training.devices, or lower training.free_memory_gb."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a training run measures of itself: seconds, memory, and the share of the machine's operations that it needs."""
+"""What a training run measures: seconds, memory, and how much of the device's arithmetic it uses (MFU)."""
 
 import resource
 import time
@@ -10,14 +10,14 @@ PEAKS = {
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H20": 148e12, "L40S": 362e12, "L40": 181e12,
     "A100": 312e12, "A800": 312e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
-"""Operations a second in bfloat16 without sparsity, by what the GPU's name holds (NVIDIA's data sheets)."""
+"""bfloat16 operations per second without sparsity, by a part of the GPU's name (NVIDIA's data sheets)."""
 
 
 class Cost:
-    """The operations that a story requires of a mode: no recomputing, no padding, no features that were kept.
+    """The operations that a mode needs for a story, without recomputation, padding and cached features.
 
-    With N weights a token takes 2N operations forward, 2N for the gradient of what came in and 2N for the weights': 6N
-    where weights are trained, 4N where they are not, but adapters in front of them are (Kaplan et al. 2020, section 2.1).
+    With N weights a token takes 2N operations forward, 2N for the gradient of the input and 2N for that of the weights: 6N
+    for trained weights, 4N for frozen ones with adapters before them (Kaplan et al. 2020, section 2.1).
     """
 
     def __init__(self, base: Any, mode: Literal["lora", "full", "language"]) -> None:
@@ -33,17 +33,17 @@ class Cost:
         trained = 4 if mode == "lora" else 6
         self.per_token: int = trained * counts["layers"] + 6 * counts["adapters"]
         self.per_label = trained * text.vocab_size * text.hidden_size
-        # A frozen tower goes forward alone; pixels need no gradient. The merger makes one token of four patches.
+        # A frozen tower runs forward only; pixels need no gradient. The merger turns four patches into one token.
         each, first = (6, 4) if mode == "full" else (2, 2)
         self.per_image_token = each * (4 * counts["tower"] + counts["merger"]) + first * 4 * counts["patches"]
-        # Two products of [tokens, tokens] half filled, forward once and backward twice, over all heads and layers.
+        # Two products of [tokens, tokens], half of them masked, once forward and twice backward, in all heads and layers.
         heads = text.num_attention_heads * (
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
         self.per_pair = 6 * heads * text.num_hidden_layers
 
     def of(self, tokens: int, labels: int, image_tokens: int) -> float:
-        """Operations of one story; `image_tokens` are those whose features must be computed."""
+        """The operations of one story. `image_tokens` are those whose features must be computed."""
         return float(
             self.per_token * tokens
             + self.per_label * labels
@@ -53,7 +53,7 @@ class Cost:
 
 
 def peak_operations(device: torch.device, bf16: bool) -> float:
-    """Operations a second that a device can do: a known GPU's of its data sheet, else the best of a few products."""
+    """The operations per second of a device: a known GPU's from its data sheet, else the best of a few products."""
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)
         for part, known in PEAKS.items():
@@ -70,7 +70,7 @@ def peak_operations(device: torch.device, bf16: bool) -> float:
 
 
 class Speed:
-    """Seconds of each optimizer step, validations and checkpoints left out."""
+    """The seconds of each optimizer step, without validations and checkpoints."""
 
     def __init__(self) -> None:
         self.mean = 0.0
@@ -87,7 +87,7 @@ class Speed:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU if there is one, else of this process."""
+    """Peak memory in bytes: the GPU's if there is one, else this process'."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -22,7 +22,7 @@ class Pace(TrainerCallback):
         stop_wanted: Callable[[], bool],
         report: Callable[..., None],
     ) -> None:
-        """`validate` is None where there are no stories to validate on; `report` writes a line: event, then values."""
+        """`validate` is None when there are no stories to validate on. `report` writes a line: event, then values."""
         self.plan = plan
         self.config = config
         self.validate = validate
@@ -30,7 +30,7 @@ class Pace(TrainerCallback):
         self.report = report
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Make up for what an attempt left out that ended at an epoch's end: its validation, or the early stop."""
+        """Catch up on what an attempt missed that ended at an epoch's end: its validation, or the early stop."""
         step = state.global_step
         validated = any(line["step"] == step for line in state.log_history)
         if step and self.plan.ends_epoch(step) and self.validate and not validated:
@@ -53,7 +53,7 @@ class Pace(TrainerCallback):
             control.should_training_stop = True
 
     def _gains_no_more(self, state: TrainerState) -> int:
-        """The epochs since the best one where they are enough for an early stop, else 0."""
+        """The epochs since the best one if they suffice for an early stop, else 0."""
         patience, best = self.config.early_stopping, state.best_global_step
         if not patience or best is None or state.global_step >= self.plan.steps:
             return 0
@@ -65,8 +65,8 @@ class Pace(TrainerCallback):
 
 
 class HalfStepError(Exception):
-    """The run was asked to stop within a step: the step is dropped, and done again after the resume."""
+    """The run was asked to stop within a step: the step is discarded and repeated after the resume."""
 
 
 class EnoughError(Exception):
-    """The early stop was decided already: there is no step to do."""
+    """The early stop was decided already: there is no step left."""

@@ -1,4 +1,4 @@
-"""Several whole examples in one row, without padding, each seen by itself alone.
+"""Several whole examples in one row, without padding; each attends to itself only.
 
     tokens      a a a a b b b c c        three examples in one row
     positions   0 1 2 3 0 1 2 0 1        the text row of the position IDs restarts with each
@@ -26,7 +26,7 @@ Positions = Callable[..., tuple["torch.Tensor", "torch.Tensor"]]
 
 
 def positions_of(base: Any) -> Positions:
-    """The base's own way to number tokens. Raises ModelError when it has none that packing can use."""
+    """The base's own numbering of tokens. Raises ModelError when it has none that packing can use."""
     for module in base.modules():
         if found := getattr(module, "get_rope_index", None):
             positions: Positions = found
@@ -50,7 +50,7 @@ def isolate(base: Any) -> None:
 
 
 def join(inputs: Sequence[chat.Inputs], positions: Positions) -> "dict[str, torch.Tensor]":
-    """One row [1, tokens] of several examples, with position IDs [4, 1, tokens]: the text's, then M-RoPE's three."""
+    """One row [1, tokens] of several examples, with position IDs [4, 1, tokens]: the text's, then the three of M-RoPE."""
     import torch
 
     numbered = []
@@ -115,7 +115,7 @@ def lengths_of(position_ids: "torch.Tensor | None") -> list[int]:
 
 @cache
 def _known() -> Any:
-    """Lengths by the tensor of positions, found once for all layers: on a GPU, asking makes the CPU wait for it."""
+    """Lengths by the tensor of positions, read once for all layers: on a GPU, reading them makes the CPU wait."""
     from torch.utils.weak import WeakTensorKeyDictionary
 
     return WeakTensorKeyDictionary()

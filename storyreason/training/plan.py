@@ -1,11 +1,12 @@
-"""Which stories every step of a training run takes, worked out beforehand.
+"""Which stories each step of a training run takes, planned in advance.
 
-The plan depends on seed and lengths alone, so every process knows every step, and a resumed run goes on where it was.
+The plan depends on nothing but the seed and the lengths, so every process knows every step, and a resumed run continues
+where it stopped.
 
     stories 0..5, batch_size 2, accumulation 1, 1 process, 2 epochs -> 6 steps of 2:
     [(0, 4), (0, 1)], [(0, 3), (0, 0)], [(0, 2), (0, 5)], [(1, 5), (1, 2)], ...      items are (epoch, story)
 
-Packing changes how the stories of a step go through the model, not which they are:
+Packing changes how the stories of a step pass through the model, not which stories they are:
 
     a step of stories of 400, 300, 250 and 50 tokens, rows of up to 600 -> two rows of 300 + 250 and 400 + 50 tokens
 """
@@ -16,19 +17,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WINDOW = 16
-"""So many passes are sorted by length together: enough that the stories of one pass are of about one length."""
+"""How many passes are sorted by length together: enough that the stories of a pass have similar lengths."""
 
 Item = tuple[int, int]
-"""(epoch from 0, story's index)."""
+"""The epoch, from 0, and the index of a story."""
 
 
 Pass = tuple[tuple[Item, ...], ...]
-"""What goes forward at once: `one_pass[rank]` are the items of a process."""
+"""One micro-batch of every process: `one_pass[rank]` are the items of a process."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`parts[step]` are the passes of a step: equally many for every process, and every process has an item in each."""
+    """`parts[step]` are the passes of a step. Every process has the same number of passes, and an item in each."""
 
     parts: tuple[tuple[Pass, ...], ...]
     stories: int
@@ -42,11 +43,11 @@ class Plan:
         return [item for one_pass in self.parts[number] for items in one_pass for item in items]
 
     def epochs_after(self, steps: int) -> float:
-        """How many times each story was seen, on average, after so many steps."""
+        """How many times each story was seen, on average, after this many steps."""
         return steps * len(self.step(0)) / self.stories
 
     def ends_epoch(self, steps: int) -> bool:
-        """Whether an epoch is complete after so many steps and was not after one less. The last step ends one too."""
+        """Whether the last of this many steps completes an epoch. The plan's last step always does."""
         return int(self.epochs_after(steps)) > int(self.epochs_after(steps - 1)) or steps == self.steps
 
 
@@ -61,12 +62,12 @@ def make(
     seed: int,
     pack_tokens: int | None = None,
 ) -> Plan:
-    """Plan the steps. `lengths` are the stories' tokens: a pass gathers stories of about one length in all processes.
+    """Plan the steps. `lengths` are the stories' tokens: a pass gathers stories of similar length over all processes.
 
-    The stories come as one stream, epoch after epoch, each shuffled; every step is full, and where `epochs` times the
-    stories are no whole number of steps, the last step is filled with stories of the epoch that would follow.
+    The stories come as one stream, epoch after epoch, each of them shuffled. Every step is full: if `epochs` does not end
+    with a step, the last one is filled with stories of the epoch that would follow.
 
-    With `pack_tokens` the steps have the same stories, in as few rows of up to so many tokens as hold them.
+    With `pack_tokens` the steps have the same stories, in as few rows of up to this many tokens as hold them.
     """
     per_pass = batch_size * processes
     per_step = per_pass * accumulation
@@ -91,7 +92,7 @@ def make(
 
 
 def _packed(part: tuple[Pass, ...], lengths: Sequence[int], budget: int, processes: int) -> tuple[Pass, ...]:
-    """The same items in rows; the rows of one pass are of about one length, so that no process waits for another."""
+    """The same items in rows. The rows of one pass have similar lengths, so that no process waits for another."""
     items = [item for one_pass in part for items in one_pass for item in items]
     rows = pack([lengths[index] for _, index in items], budget, processes)
     filled = [tuple(items[place] for place in row) for row in rows]
@@ -99,9 +100,10 @@ def _packed(part: tuple[Pass, ...], lengths: Sequence[int], budget: int, process
 
 
 def pack(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
-    """Places 0, 1, … of `lengths` in rows of up to `budget` tokens, a multiple of so many rows, the longest row first.
+    """Positions 0, 1, … of `lengths` in rows of up to `budget` tokens, the longest row first.
 
-    As few rows as the longest-first rule finds, filled evenly. What is longer than the budget has a row of its own.
+    The number of rows is a multiple of `multiple`, as small as the longest-first rule finds, and they are filled evenly.
+    Whatever is longer than the budget gets a row of its own.
 
     >>> pack([400, 300, 250, 50], budget=600)
     [[1, 2], [0, 3]]
@@ -112,7 +114,7 @@ def pack(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[in
     count = -(-count // multiple) * multiple
     while True:
         rows: list[list[int]] = [[] for _ in range(count)]
-        emptiest = [(0, row) for row in range(count)]  # a heap: tokens so far, row
+        emptiest = [(0, row) for row in range(count)]  # a heap of (tokens so far, row)
         for place in order:
             tokens, row = emptiest[0]
             rows[row].append(place)
@@ -135,7 +137,7 @@ def _stream(stories: int, seed: int) -> Iterator[Item]:
 
 
 class Passes:
-    """A plan as the batch sampler that torch's DataLoader wants: the passes of each step."""
+    """A plan as a batch sampler for torch's DataLoader: the passes of each step."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -1,13 +1,13 @@
-"""Stories made ready for a training once per data version and setting, kept on disk, and read by memory map.
+"""Stories prepared for training once per data version and settings, kept on disk, and read by memory map.
 
     runs/prepared/<fingerprint>/answers         the tokens of all answers, one after the other, int32
                                 image_tokens    the tokens of each picture, int32
                                 pictures        the SHA-256 of each picture, 32 bytes
                                 index.npz       where each story's part of them ends; its digest; its place in the data
                                 stories.json    the stories' IDs, and which examples are bad and why
-                                manifest.json   written last: the folder is whole
+                                manifest.json   written last: the folder is complete
 
-A training reads of it what a step needs, so that it starts with 100,000 stories as soon as with ten. Delete it at will.
+A training reads only what a step needs, so it starts with 100,000 stories as fast as with ten. Delete the folder at will.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from storyreason.training.config import TrainingConfig
 
 VERSION = 1
-"""Of what is written: a higher one has all data prepared again."""
+"""Of the files' content. Raising it prepares all data again."""
 FLAT = {"answers": np.dtype(np.int32), "image_tokens": np.dtype(np.int32), "pictures": np.dtype("V32")}
 """The files that grow story by story, and what they hold."""
-TOLD_EVERY = 30.0
+REPORT_EVERY = 30.0
 """Seconds between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedStory:
-    """One story as a training wants it."""
+    """One story, prepared for training."""
 
     story_id: str
     place: int
-    """In the data set."""
+    """Its index in the data set."""
     image_tokens: tuple[int, ...]
     answer: np.ndarray
     """The tokens of its answer, int32 [tokens]."""
@@ -51,7 +51,7 @@ class PreparedStory:
 
 
 class Prepared(Sequence[PreparedStory]):
-    """The stories of a data set that can be used, in its order."""
+    """The usable stories of a data set, in its order."""
 
     def __init__(
         self, flat: Mapping[str, np.ndarray], index: Mapping[str, np.ndarray], ids: list[str], bad: list[dataset.Bad]
@@ -61,7 +61,7 @@ class Prepared(Sequence[PreparedStory]):
         self._flat = flat
         self._places, self._answers, self._images = index["places"], index["answer_ends"], index["image_ends"]
         self.digests: np.ndarray = index["digests"]
-        """Of each story: its ID, frames' tokens, answer and pictures; uint8 [stories, 16]."""
+        """A digest of each story's ID, frame tokens, answer and pictures; uint8 [stories, 16]."""
         self.answer_tokens: np.ndarray = np.diff(self._answers, prepend=0)
         self.images: np.ndarray = np.diff(self._images, prepend=0)
         """How many pictures each story has, int64 [stories]."""
@@ -94,52 +94,52 @@ class Prepared(Sequence[PreparedStory]):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `prepare` wrote; the flat files are mapped, not read."""
-        told = json.loads((folder / "stories.json").read_text())
+        """What `prepare` wrote. The flat files are mapped, not read."""
+        listed = json.loads((folder / "stories.json").read_text())
         with np.load(folder / "index.npz") as file:
             index = {name: file[name] for name in file.files}
-        bad = [dataset.Bad(*one) for one in told["bad"]]
-        return cls({name: _mapped(folder / name, kind) for name, kind in FLAT.items()}, index, told["ids"], bad)
+        bad = [dataset.Bad(*one) for one in listed["bad"]]
+        return cls({name: _mapped(folder / name, kind) for name, kind in FLAT.items()}, index, listed["ids"], bad)
 
 
 def prepare(
     folder: Path, examples: Iterable[dataset.Example], encoder: chat.Encoder, config: "TrainingConfig", **what: Any
 ) -> Prepared:
-    """The prepared stories of a data version, made if they are not there; `what` names the version.
+    """The prepared stories of a data version, made if they are missing; `what` identifies the version.
 
     All processes of a machine may ask at once: one makes them, the others wait.
     """
-    named = fingerprint(encoder, config, **what)
-    place = folder / named
+    name = fingerprint(encoder, config, **what)
+    place = folder / name
     if runs.read_manifest(place) is None:
         with runs.lock(place, wait=float("inf")):
             if runs.read_manifest(place) is None:
-                _write(place, examples, encoder, config, named)
+                _write(place, examples, encoder, config, name)
     return Prepared.read(place)
 
 
 def fingerprint(encoder: chat.Encoder, config: "TrainingConfig", **what: Any) -> str:
-    """What decides the tokens: the data, the base's tokenizer and picture sizes, and how examples are cut."""
+    """Depends on what decides the tokens: the data, the base's tokenizer and picture sizes, and how examples are cut."""
     cutting = {name for name in type(config).model_fields if name.startswith("drop_")} | {"max_images"}
     return runs.fingerprint(version=VERSION, encoder=encoder.identity(), **what, **config.model_dump(include=cutting))
 
 
 def _write(
-    folder: Path, examples: Iterable[dataset.Example], encoder: chat.Encoder, config: "TrainingConfig", named: str
+    folder: Path, examples: Iterable[dataset.Example], encoder: chat.Encoder, config: "TrainingConfig", name: str
 ) -> None:
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
 
-    def tell(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TOLD_EVERY:
-            told = time.monotonic()
-            sys.stderr.write(f"Preparing stories: {done} in {told - began:.0f} s\n")
+    def report(done: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            sys.stderr.write(f"Preparing stories: {done} in {reported - began:.0f} s\n")
 
     files: dict[str, IO[bytes]] = {}
     try:
-        for name in FLAT:
-            files[name] = (folder / name).open("wb")
-        index, ids, bad = _fill(files, examples, encoder, config, tell)
+        for file_name in FLAT:
+            files[file_name] = (folder / file_name).open("wb")
+        index, ids, bad = _fill(files, examples, encoder, config, report)
     finally:
         for file in files.values():
             file.close()
@@ -148,7 +148,7 @@ def _write(
     runs.write_bytes(folder / "index.npz", content.getvalue())
     rows = [[one.split, one.story_id, one.image, one.reason] for one in bad]
     runs.write_text(folder / "stories.json", json.dumps({"ids": ids, "bad": rows}))
-    runs.write_manifest(folder, files=(*FLAT, "index.npz", "stories.json"), fingerprint=named, stories=len(ids))
+    runs.write_manifest(folder, files=(*FLAT, "index.npz", "stories.json"), fingerprint=name, stories=len(ids))
 
 
 def _fill(
@@ -156,16 +156,16 @@ def _fill(
     examples: Iterable[dataset.Example],
     encoder: chat.Encoder,
     config: "TrainingConfig",
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> tuple[dict[str, np.ndarray], list[str], list[dataset.Bad]]:
-    """Write the flat files, and give the index, the stories' IDs, and the examples that cannot be used."""
+    """Write the flat files, and return the index, the stories' IDs, and the examples that cannot be used."""
     ids: list[str] = []
     bad: list[dataset.Bad] = []
     places: list[int] = []
     ends: dict[str, list[int]] = {"answer_ends": [0], "image_ends": [0]}
     digests: list[bytes] = []
     for place, example in enumerate(examples):
-        tell(place)
+        report(place)
         seen = dataset.inspect(example)
         if (fault := seen.bad("train")) is not None:
             bad.append(fault)
@@ -192,6 +192,6 @@ def _fill(
 
 
 def _mapped(path: Path, kind: np.dtype) -> np.ndarray:
-    if path.stat().st_size == 0:  # what cannot be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, kind)
     return np.memmap(path, kind, "r")

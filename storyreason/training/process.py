@@ -20,9 +20,9 @@ from storyreason.training.watch import Watch
 
 
 def train(job: Job) -> None:
-    """Train to the end and leave `result/` in the work folder, or stop with a checkpoint when told to.
+    """Train to the end and write `result/` in the work folder, or stop with a checkpoint on request.
 
-    Every process of the training runs this. Raises StoryReasonError of some kind when it must refuse.
+    Every process of the training runs this. Raises a StoryReasonError when the job cannot be trained.
     """
     rank = int(os.environ.get("RANK", "0"))
     watch = Watch()
@@ -62,36 +62,36 @@ def _train(job: Job, watch: Watch) -> None:
         trainer.telemetry.writer.write("stopped", step=trainer.state.global_step, reason=watch.reason)
         sys.stderr.write(f"Stopped at step {trainer.state.global_step} of {schedule.steps}: {watch.reason}.\n")
         sys.stderr.flush()
-        os._exit(143)  # at once: taking a process group and its threads down in order can take longer than there is
+        os._exit(143)  # at once: an orderly end of a process group and its threads may take longer than is left
     trainer.write_result()
     watch.done.set()
 
 
 def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step: int) -> None:
-    """What the frozen tower sees in all pictures, as far as there is room, before the first step; told and counted."""
+    """Cache the frozen tower's features of all pictures, as far as there is room, before the first step."""
     holder = features.tower_of(trainer.model)
     if holder is None:
-        sys.stderr.write("This model takes no features in place of pictures: its vision tower runs in every step.\n")
+        sys.stderr.write("This model does not accept cached features: its vision tower runs in every step.\n")
         return
     device = trainer.args.device
     cache = features.FeatureCache(job.features or job.work / "features", holder, encoder, device, trainer.args.bf16)
     share = cache.share(trainer.stories, trainer.validation, _least(cache.room(job.training.feature_cache_gb), device))
-    trainer.telemetry.writer.write("features", step=step, **share.told())
+    trainer.telemetry.writer.write("features", step=step, **share.line())
 
-    def tell(done: int, of: int) -> None:
-        trainer.telemetry.writer.write("features", step=step, **share.told(), stories=of, done=done)
+    def report(done: int, of: int) -> None:
+        trainer.telemetry.writer.write("features", step=step, **share.line(), stories=of, done=done)
 
     for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
-        # Each machine fills its own disk, or all of them one that they share: then some is written twice, alike.
+        # Each machine fills its own disk. Where they share one, some files are written twice, with the same content.
         local, count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cache.compute(stories, sorted(kept)[local::count], tell, lambda: trainer.watch.wanted)
+        cache.compute(stories, sorted(kept)[local::count], report, lambda: trainer.watch.wanted)
     trainer.accelerator.wait_for_everyone()
     if not trainer.stop_wanted():
         for stories, kept in ((trainer.validation, share.validation), (trainer.stories, share.stories)):
             stories.seen = {index: partial(cache.load, stories, index) for index in kept}
         if len(share.stories) == len(trainer.stories) and len(share.validation) == len(trainer.validation):
             trainer.leave_out_tower()
-            trainer.telemetry.writer.write("features", step=step, **share.told(), tower="left out")
+            trainer.telemetry.writer.write("features", step=step, **share.line(), tower="left out")
     trainer.telemetry.restart_clock()
 
 
@@ -111,7 +111,7 @@ def _cores() -> int:
 def scheduled(
     examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder, processes: int
 ) -> tuple[StoryDataset, StoryDataset, plan.Plan]:
-    """Stories to train on, stories to validate on, and what each step takes. Raises StoryReasonError of some kind."""
+    """Stories to train on, stories to validate on, and the plan of the steps. Raises a StoryReasonError."""
     config = job.training
     stories, validation = _split(examples, job, encoder)
     if config.early_stopping and not len(validation):
@@ -131,7 +131,7 @@ def scheduled(
 
 
 def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[StoryDataset, StoryDataset]:
-    """Training and validation stories: validation takes 5 % of the films. Bad examples are left out and named."""
+    """Training and validation stories: 5 % of the films are for validation. Bad examples are left out and logged."""
     ready = prepared.prepare(
         job.prepared or job.work / "prepared",
         islice(examples, job.stories),
@@ -149,5 +149,5 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     stories, validation = (StoryDataset(examples, rows, encoder, job.training, ready) for rows in (train, kept))
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
-        raise TrainingError(f"{job.data} has no story to train on.")
+        raise TrainingError(f"{job.data} has no stories to train on.")
     return stories, validation

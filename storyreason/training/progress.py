@@ -1,4 +1,4 @@
-"""`progress.jsonl`: what a training process tells the world, one JSON object a line, one line for every optimizer step.
+"""`progress.jsonl`: what a training process reports, one JSON object per line, one line for every optimizer step.
 
 {"event": "start", "attempt": "…", "steps": 300, "trainable": 2600000, "frozen": 0, "distributed_type": "NO", …}
 {"event": "features", "step": 0, "pictures": 2400, "bytes": 19000000, "wanted_bytes": 19000000}
@@ -26,12 +26,12 @@ CURVES = {"step": ("training", "#2f6f8f"), "validation": ("validation", "#d98032
 
 
 def read(work: Path) -> list[dict[str, Any]]:
-    """All whole lines of a work folder's progress; a line that is just being written is left out."""
+    """All complete lines of a work folder's progress; a line that is still being written is left out."""
     return read_from(work, 0)[0]
 
 
 def read_from(work: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines after `offset` bytes, and the offset after them."""
+    """The complete lines after `offset` bytes, and the offset after them."""
     try:
         with (work / FILE).open("rb") as file:
             file.seek(offset)
@@ -50,14 +50,14 @@ def holds(work: Path, attempt: str) -> bool:
 
 
 class ProgressWriter:
-    """Writes the lines of one attempt; a muted one (all processes but the first) writes nothing."""
+    """Writes the lines of one attempt. A muted one (in all processes but the first) writes nothing."""
 
     def __init__(self, work: Path, muted: bool = False) -> None:
         self.path = work / FILE
         self.muted = muted
 
     def begin(self, attempt: str, *, step: int, **start: Any) -> None:
-        """Drop the lines after the step that is resumed from, and write the attempt's first line, in one rename."""
+        """Drop the lines after the step that the attempt resumes from, and write its first line, in one rename."""
         if self.muted:
             return
         kept = [line for line in read(self.path.parent) if line.get("step", 0) <= step and line["event"] != "end"]

@@ -1,4 +1,4 @@
-"""What the Trainer is given: the base with what is trained marked so, and transformers' own settings."""
+"""What the Trainer starts from: the base, with its trained weights marked, and transformers' own settings."""
 
 import os
 from functools import partial
@@ -25,7 +25,7 @@ PRODUCTS = {
 
 
 def load_model(job: Job, cuda: bool) -> Any:
-    """The base with what is trained marked so. LoRA keeps the base in the run's dtype; trained weights are float32."""
+    """The base, with its trained weights marked. LoRA keeps the base in the run's dtype; trained weights are float32."""
     from transformers.utils import is_flash_attn_2_available
 
     config = job.training
@@ -59,7 +59,7 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
     except ValueError as error:
         raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
     if config.recompute != "none":
-        adapted.enable_input_require_grads()  # else recomputed blocks of frozen weights get no gradient
+        adapted.enable_input_require_grads()  # without it, checkpointed layers of frozen weights get no gradient
     return adapted
 
 
@@ -67,20 +67,22 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
     """Starts the process group too, if there are several processes."""
     config = job.training
     bf16 = machine.resolve_dtype(config.dtype) == "bfloat16"
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # the launcher's word would outweigh bf16=False
+    os.environ["ACCELERATE_MIXED_PRECISION"] = (
+        "bf16" if bf16 else "no"
+    )  # the launcher's value would override bf16=False
     made = TrainingArguments(
         output_dir=str(job.work),
-        max_steps=1,  # the plan's, once it is made
+        max_steps=1,  # replaced by the plan's
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=1,  # a step's passes are one batch to the Trainer, see `StoryTrainer`
+        gradient_accumulation_steps=1,  # a step's micro-batches are one batch to the Trainer, see `StoryTrainer`
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         warmup_steps=config.warmup_ratio,
         lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
         bf16=bf16,
-        # transformers' own recomputing under FSDP too: accelerate's renames the layers it wraps, and then adapters are
-        # neither saved nor resumed, without a word.
+        # transformers' own activation checkpointing, under FSDP too: accelerate's renames the layers that it wraps, and
+        # then adapters are neither saved nor resumed, without an error.
         gradient_checkpointing=config.recompute != "none",
         gradient_checkpointing_kwargs=checkpointing(config.recompute),
         use_liger_kernel=config.liger and cuda,
@@ -88,7 +90,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         seed=config.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # this trainer decides when, see `_Pace`
+        save_strategy="no",  # see `Pace`
         eval_strategy="no",
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=cuda,

@@ -1,4 +1,4 @@
-"""FSDP2: what is sharded by itself, and whether a checkpoint of shards holds what a model wants."""
+"""FSDP2: which parts are sharded separately, and whether a sharded checkpoint fits a model."""
 
 from collections import Counter
 from dataclasses import replace
@@ -14,10 +14,10 @@ WEIGHTS = "pytorch_model_fsdp_0"
 
 
 def by_layer(plugin: Any, base: Any) -> None:
-    """Have each decoder layer and vision block sharded by itself, as far as the base has them, adapters or not.
+    """Shard each decoder layer and vision block of the base separately, with or without adapters.
 
-    Gradients are added up and reduced in float32. Between the passes of a step each GPU holds all of them: 4 bytes for each
-    trained number, where bfloat16 took 2.
+    Gradients are accumulated and reduced in float32. Between the micro-batches of a step each GPU holds all of them: 4
+    bytes for each trained number, where bfloat16 would take 2.
     """
     import torch
     from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -27,14 +27,14 @@ def by_layer(plugin: Any, base: Any) -> None:
     plugin.transformer_cls_names_to_wrap = [name for name in wanted if name in there]
     replaced.shard_adapters_by_layer()
     replaced.find_final_norm(last_norm)
-    # accelerate would add up, reduce and give back the loss in what the products are computed in.
+    # accelerate would accumulate, reduce and return the loss in the dtype of the products.
     if isinstance(policy := plugin.mixed_precision_policy, MixedPrecisionPolicy):
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
         replaced.accumulate_where_gathered()
 
 
 def last_norm(base: Any) -> Any:
-    """The norm after the last decoder layer, which stands beside the embeddings; or None."""
+    """The norm after the last decoder layer, a sibling of the embeddings; or None."""
     for module in base.modules():
         children = dict(module.named_children())
         if {"embed_tokens", "norm"} <= children.keys():
@@ -43,7 +43,7 @@ def last_norm(base: Any) -> Any:
 
 
 def parts(net: Any) -> dict[str, int]:
-    """The parts of a model that are gathered by themselves, by the names of their classes; each layer should be one."""
+    """How many parts of a model are gathered separately, by class name. Each layer should be one."""
     from torch.distributed.fsdp import FSDPModule
 
     kinds = (type(module).__name__ for module in net.modules() if isinstance(module, FSDPModule))
@@ -51,7 +51,7 @@ def parts(net: Any) -> dict[str, int]:
 
 
 def check(checkpoint: Path, base: Any) -> None:
-    """Raises TrainingError when a base has its vision tower and a checkpoint of all weights does not."""
+    """Raises TrainingError when the base has a vision tower and a checkpoint of all weights lacks it."""
     from torch.distributed.checkpoint import FileSystemReader
 
     stored = FileSystemReader(checkpoint / WEIGHTS).read_metadata().state_dict_metadata
@@ -59,6 +59,6 @@ def check(checkpoint: Path, base: Any) -> None:
     wants_tower = any("visual." in name for name, _ in base.named_parameters())
     if wants_tower and not adapters and not any("visual." in name for name in stored):
         raise TrainingError(
-            f"{checkpoint} was written without the vision tower, for all that it sees was kept: set "
-            "training.feature_cache_gb to what it was, make room on the disk, or start afresh with training.afresh=true."
+            f"{checkpoint} was written without the vision tower, because all of its features were cached: restore the "
+            "former training.feature_cache_gb, make room on the disk, or start over with training.afresh=true."
         )

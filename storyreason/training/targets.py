@@ -1,4 +1,4 @@
-"""What a model is to learn of an answer: its first images, without what the story never mentions."""
+"""What a model learns from an answer: the part on its first images, without entities that the story never mentions."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,7 +11,7 @@ from storyreason.training.config import TrainingConfig
 
 
 def target(read: Answer, config: TrainingConfig) -> str:
-    """The text that the model is to learn for an answer that was read."""
+    """The text that the model learns from a parsed answer."""
     dropped: dict[Kind, bool] = {
         "char": config.drop_unmentioned_characters,
         "obj": config.drop_unmentioned_objects,
@@ -22,9 +22,9 @@ def target(read: Answer, config: TrainingConfig) -> str:
 
 
 def cut(read: Answer, max_images: int | None) -> Answer:
-    """The answer of its first images: their part of the analysis, of the phases and of the story.
+    """The part of an answer on its first images: of the analysis, the phases and the story.
 
-    Phases that name none of them are gone; untouched when there are no more images than that.
+    Phases that name none of them are dropped. The answer is unchanged when it has no more images than that.
     """
     thought, told = read.analysis, read.story
     if max_images is None or thought is None or told is None or len(thought.sections) <= max_images:
@@ -42,7 +42,7 @@ def cut(read: Answer, max_images: int | None) -> Answer:
 
 
 def without_unmentioned(read: Answer, kinds: Collection[Kind]) -> str:
-    """The analysis without rows of these kinds that the story never mentions. Untouched when there are none."""
+    """The analysis without rows of these kinds that the story never mentions; unchanged if there are none."""
     if read.analysis is None or read.story is None:
         return read.chain_of_thought
     mentioned = {

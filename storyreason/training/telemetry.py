@@ -19,11 +19,11 @@ from storyreason.training.plan import Plan
 from storyreason.training.progress import ProgressWriter
 
 ATTEMPT = "STORYREASON_ATTEMPT"
-"""Environment: names this attempt in the progress file's `start` line, so that a follower knows its own."""
+"""Environment: the name of this attempt in the progress file's `start` line, by which its follower recognizes it."""
 
 
 class Telemetry(TrainerCallback):
-    """Writes the lines of one attempt; in all processes but the first it writes nothing."""
+    """Writes the lines of one attempt. Only the first process writes."""
 
     def __init__(self, trainer: Trainer, job: Job, plan: Plan, stories: StoryDataset, validation: StoryDataset) -> None:
         self.trainer = trainer
@@ -63,12 +63,12 @@ class Telemetry(TrainerCallback):
         )
 
     def restart_clock(self) -> None:
-        """The next step's seconds begin now: checkpoints and validations do not count."""
+        """Start timing the next step now, so that checkpoints and validations do not count."""
         self._speed.pause()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block's seconds are the step's wait for its data."""
+        """Count the block's seconds as the step's wait for data."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
@@ -95,7 +95,7 @@ class Telemetry(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """One line for every optimizer step. Raises TrainingError with the stories of a loss that is not finite."""
+        """One line for every optimizer step. Raises TrainingError, with the step's stories, when the loss is not finite."""
         if logs is None or "loss" not in logs:  # the Trainer's summary at the end
             return
         step = state.global_step
@@ -137,10 +137,10 @@ class Telemetry(TrainerCallback):
             return
         names = ", ".join(self.stories.story(index).story_id for _, index in self.plan.step(step - 1))
         what = f"loss of step {step} is {loss}"
-        if math.isfinite(loss):  # the weights are spoilt already, and no checkpoint may have them
+        if math.isfinite(loss):  # the weights are corrupt already: no checkpoint may hold them
             what = f"gradient of step {step} has the norm {norm}"
         raise TrainingError(
-            f"The {what}; its stories: {names}. The checkpoints before it are good: "
+            f"The {what}; its stories: {names}. The checkpoints before it are intact: "
             "lower training.learning_rate, or look at these stories."
         )
 

@@ -27,7 +27,7 @@ from storyreason.training.watch import Watch
 class StoryTrainer(OpenTrainer):
     """The Trainer with a plan instead of a sampler, and a loss that is the mean over all answer tokens of a step.
 
-    What the Trainer takes for one batch is all of a step's passes: how many they are may differ from step to step.
+    The Trainer's one batch holds all micro-batches of a step, whose number may differ from step to step.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class StoryTrainer(OpenTrainer):
         return resumed
 
     def leave_out_tower(self) -> None:
-        """The vision tower is frozen, and all that it sees is kept: its memory is free until the result is written.
+        """Drop the frozen vision tower, all of whose features are cached, to free its memory until the result is written.
 
-        Where whole weights are saved, the first process holds it in the CPU's memory.
+        When whole weights are saved, the first process keeps the tower in the CPU's memory.
         """
         tower = features.leave_out(features.tower_of(self.model))
         if self.config.mode == "language" and self.is_world_process_zero():
@@ -89,7 +89,7 @@ class StoryTrainer(OpenTrainer):
             torch.cuda.empty_cache()
 
     def before_save(self, state_dict: dict[str, Any] | None) -> None:
-        """The tower that was left out is saved too."""
+        """Save the tower that was left out, too."""
         if self._tower is not None:
             features.put_back(self.accelerator.unwrap_model(self.model), self._tower, state_dict)
 
@@ -100,12 +100,12 @@ class StoryTrainer(OpenTrainer):
         self.keeper.read(folder)
 
     def write_result(self) -> None:
-        """Leave the best weights on the validation films (the last, without such films) in `result/`."""
+        """Write the best weights on the validation films (without such films, the last ones) to `result/`."""
         self.keeper.write_result()
         self.telemetry.end(self.state, checkpoints.RESULT)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Passed on to the callbacks alone: `log_history`, and so a checkpoint, holds nothing but validations."""
+        """Calls the callbacks only: `log_history`, and with it a checkpoint, holds nothing but validations."""
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     # Data
@@ -123,14 +123,14 @@ class StoryTrainer(OpenTrainer):
     ) -> tuple[list[Any], Any]:
         with self.telemetry.waiting():
             steps, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # Over all processes, known from the plan: each token of a step weighs the same, whatever pass it is in.
+        # Over all processes, as planned: each token of a step has the same weight, whatever micro-batch it is in.
         items = self.plan.step(self.state.global_step)
         return steps, torch.tensor(sum(map(self.stories.loss_tokens, items)), device=device)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """All passes of a step, forward and backward; gradients meet those of other processes in the last one.
+        """All micro-batches of a step, forward and backward; gradients are exchanged between processes in the last one.
 
-        Raises HalfStepError when the run was told to stop in between.
+        Raises HalfStepError when the run is asked to stop in between.
         """
         total, last = torch.zeros((), device=self.args.device), len(inputs) - 1
         for number, one in enumerate(inputs):
@@ -142,19 +142,20 @@ class StoryTrainer(OpenTrainer):
         return total
 
     def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # not the Trainer's estimate, which wants one batch
+        return 0  # not the Trainer's estimate, which expects a single batch
 
     # Loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The sum over this batch's tokens, divided by the whole step's (gradients are averaged over processes)."""
+        """The sum over this micro-batch's tokens, divided by the step's tokens (gradients are averaged over processes)."""
         loss = self._loss_sum(model, inputs, inputs.pop("labels"))
         return loss / num_items_in_batch * self.args.world_size
 
     def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
-        """The sum of the cross-entropies of all label tokens. Logits are made where a label is, or (Liger) not at all."""
+        """The sum of the cross-entropies of all label tokens. Logits are computed only where there is a label, or (Liger)
+        not at all."""
         if "features" in inputs:
             inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
         if self.args.use_liger_kernel:
@@ -167,9 +168,9 @@ class StoryTrainer(OpenTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The mean loss over all label tokens of the validation stories; remembers the best step.
 
-        Nothing is recorded when the run was told to stop in between: the epoch is validated after the resume.
+        Nothing is recorded when the run is asked to stop in between: the epoch is validated after the resume.
         """
-        if self.control.should_save:  # first, so that a validation that is stopped or killed costs no step
+        if self.control.should_save:  # first, so that stopping or killing the validation loses no step
             self.write_checkpoint()
         model: Any = self.model
         model.eval()
@@ -211,20 +212,20 @@ class StoryTrainer(OpenTrainer):
     # Stopping
 
     def stop_wanted(self) -> bool:
-        """Whether any process was told to stop; all agree."""
+        """Whether any process was asked to stop. All processes get the same answer."""
         if self.args.world_size == 1:
             return self.watch.wanted
         flag = torch.tensor(float(self.watch.wanted), device=self.args.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         if flag:
-            self.watch.stop("another process was told to stop")
+            self.watch.stop("another process was asked to stop")
         return bool(flag)
 
 
 def token_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
-    """The sum of the cross-entropies of all label tokens. Logits are made only where a label is.
+    """The sum of the cross-entropies of all label tokens. Logits are computed only for columns that have a label.
 
-    `labels` [batch, tokens] are `chat.IGNORED` where nothing is to be predicted; `inputs` are the model's others.
+    `labels` [batch, tokens] are `chat.IGNORED` where nothing is to be predicted; `inputs` are the model's other inputs.
     """
     targets = labels[:, 1:]
     columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)

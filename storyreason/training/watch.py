@@ -7,20 +7,20 @@ import threading
 from types import FrameType
 
 DEADLINE = 13.0
-"""Seconds from the first wish to stop to the end of the process, checkpoint or not (whoever waits, waits for 15)."""
+"""Seconds from the first request to stop until the process ends, with or without a checkpoint. Its follower waits 15."""
 PARENT = "STORYREASON_PARENT"
 """Environment: process id and start time of the process that follows this training, as `process_token` gives them."""
 
 
 def process_token(pid: int) -> str:
-    """Name a process so that its number, when used again, is not taken for it."""
+    """A name for a process that a later process with the same number does not share."""
     import psutil
 
     return f"{pid}:{psutil.Process(pid).create_time():.2f}"
 
 
 def alive(token: str) -> bool:
-    """Whether the process of a token still runs. A zombie does not."""
+    """Whether the process of a token still runs. A zombie does not count."""
     import psutil
 
     try:
@@ -31,10 +31,10 @@ def alive(token: str) -> bool:
 
 
 class Watch:
-    """Notices the wish to stop (`wanted`), and ends the process when that takes too long."""
+    """Notices a request to stop (`wanted`), and ends the process when stopping takes too long."""
 
     def __init__(self) -> None:
-        """Call it in the main thread: it takes over SIGTERM."""
+        """Call it in the main thread: it handles SIGTERM."""
         self.reason: str | None = None
         self.done = threading.Event()
         self._wanted = threading.Event()
@@ -62,6 +62,8 @@ class Watch:
             elif self._parent and not alive(self._parent):
                 self.stop("the process that asked for the training is gone")
         if not self.done.wait(DEADLINE):
-            sys.stderr.write(f"No checkpoint within {DEADLINE:.0f} s of {self.reason}: the last complete one stays.\n")
+            sys.stderr.write(
+                f"No checkpoint within {DEADLINE:.0f} s after {self.reason}: the last complete one stays.\n"
+            )
             sys.stderr.flush()
             os._exit(143)

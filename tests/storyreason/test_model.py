@@ -83,7 +83,7 @@ def test_whole_weights_take_the_place_of_the_base_and_of_an_older_folder(tiny_ba
 def test_a_folder_that_does_not_say_how_to_ask_is_none_and_one_that_says_nonsense_is_refused(tmp_path: Path) -> None:
     assert model.prompt(tmp_path) == model.prompt("Qwen/Qwen2.5-VL-7B-Instruct") == {}
     (tmp_path / model.PROMPT).write_text("[]")
-    with pytest.raises(ModelError, match=r"storyreason\.json must hold .* mend or delete it"):
+    with pytest.raises(ModelError, match=r"storyreason\.json must hold .* fix or delete it"):
         model.prompt(tmp_path)
 
 

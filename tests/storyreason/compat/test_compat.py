@@ -1,4 +1,4 @@
-"""Private names of dependencies stand in one place, and an update of a library that moves one fails here."""
+"""Private names of dependencies are in one place, and an update of a library that changes one fails here."""
 
 import ast
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ def test_boxes_in_json_read_back() -> None:
     assert read_boxes("A woman waved.") == []
 
 
-def test_labels_are_the_answers_alone() -> None:
+def test_labels_are_the_answers_only() -> None:
     lesson = LESSONS[1]
 
     batch = batch_of([lesson], PROCESSOR)
@@ -59,7 +59,7 @@ def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
     pictures, ids = batch["pictures"][0], batch["input_ids"][0]
     of_images = pictures[ids == PROCESSOR.image_token_id]
     assert of_images.tolist() == [0] * 28 + [1] * 28 + [2] * 28
-    # What foretells an answer's tokens is about the picture that the question before it names.
+    # The positions that predict an answer's tokens belong to the picture that the question names.
     about = pictures[:-1][batch["labels"][0][1:] != -100]
     asked = [asked_about(question) for question, _ in lesson.turns]
     assert sorted(asked) == [0, 1, 2]
@@ -67,7 +67,7 @@ def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
     assert asked_about("Describe the image.") == 0
 
 
-def test_the_tower_is_asked_what_stands_at_each_spot() -> None:
+def test_the_tower_is_asked_what_is_in_each_cell() -> None:
     man, drum = Look("man", "red", "grey", "top hat"), Thing("drum", "blue")
     placed = (PlacedEntity(man, Box(28, 42, 56, 112), "wave"), PlacedEntity(drum, Box(154, 84, 182, 112)))
     place, light = backgrounds("train")[0]
@@ -81,7 +81,7 @@ def test_the_tower_is_asked_what_stands_at_each_spot() -> None:
     assert (body["row"], body["column"]) == (3, 1)
     assert body["colour"] == list(COLOURS).index("red")
     assert body["pose"] == 1
-    for column in (5, 6):  # the drum reaches over two spots
+    for column in (5, 6):  # the drum covers two cells
         assert spots[3 * 7 + column]["x1"] == 154 // 7
         assert spots[3 * 7 + column]["hair"] == tower.NOTHING
     assert spots[1 * 7 + 4]["x2"] == 196 // 7  # the sea

@@ -1,4 +1,4 @@
-"""The sample data: the same bytes each time, true to its own frames, and nothing of the test split seen in training."""
+"""The sample data: the same bytes each time, true to their frames, and nothing of the test split appears in training."""
 
 from collections import Counter
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_the_test_split_shares_no_film_person_or_background_with_training() -> N
     assert not {tale.film.name for tale in TEST_TALES} & {tale.film.name for tale in TRAIN_TALES}
     assert not people(TEST_TALES) & people(TRAIN_TALES)
     assert not places(TEST_TALES) & places(TRAIN_TALES)
-    # ... but each coat, hair, hat, place and light of the test split is known from other company
+    # ... but each coat, hair, hat, place and light of the test split appears in training in other combinations
     for attribute in ("sex", "coat", "hair", "hat"):
         seen = {getattr(look, attribute) for look in looks("train")}
         assert {getattr(look, attribute) for look in looks("test")} <= seen
@@ -68,7 +68,7 @@ def test_the_test_split_shares_no_film_person_or_background_with_training() -> N
 
 
 @pytest.mark.parametrize("part", [TRAIN_TALES[::8], TEST_TALES], ids=["train", "test"])
-def test_every_answer_breaks_no_rule_and_reads_back_as_it_was_told(part: list[Tale]) -> None:
+def test_every_answer_breaks_no_rule_and_parses_back_to_the_same(part: list[Tale]) -> None:
     for tale in part:
         told_analysis, told_story = tell(tale)
 

@@ -1,4 +1,4 @@
-"""One short making of the tiny base model."""
+"""One short training of the tiny base model."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from storyreason.sample.teaching import BaseProgress, train
 
 
 @pytest.mark.server
-def test_a_short_making_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
+def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    making = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
-    told: list[BaseProgress] = list(making)
+    training = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
+    told: list[BaseProgress] = list(training)
 
     assert [progress.step for progress in told] == [0, 2, 4]
     assert told[0].tower is not None

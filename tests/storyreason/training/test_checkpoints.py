@@ -52,16 +52,16 @@ def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(
 
     mine = identity(job, stories, base)
     assert identity(job, stories, base.bfloat16()) == mine
-    # The same name, but trained on since
+    # The same name, but trained further
     other = model.load(str(tiny_base))
     other.lm_head.weight.data *= 1.1
     assert changed(mine, identity(job, stories, other)) == {"weights_hash"}
-    # The same stories in other pictures
+    # The same stories with other pictures
     one = replace(tiny_examples[2], images=(tiny_examples[2].images[1], *tiny_examples[2].images[1:]))
     examples = [*tiny_examples[:2], one, *tiny_examples[3:]]
     again = StoryDataset(examples, range(4), encoder, config)
     assert changed(mine, identity(job, again, model.load(str(tiny_base)))) == {"stories_hash"}
-    # As many stories a step, in other processes; more of them; and in shards
+    # The same number of stories per step in other processes; more of them; and in shards
     two = config.model_copy(update={"processes": 2, "accumulation": config.accumulation // 2})
     assert identity(job.model_copy(update={"training": two}), stories, base) == mine
     assert changed(mine, identity(job, stories, base, per_step=8)) == {"stories_per_step"}
@@ -92,7 +92,7 @@ def test_a_checkpoint_from_before_a_setting_was_added_is_resumed_at_the_settings
         checkpoints.to_resume(tmp_path, identity(later()))
 
 
-def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_over_on_request(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_ignored_on_request(tmp_path: Path) -> None:
     mine = {"learning_rate": 1e-4, "stories_per_step": 4, "stories_hash": "a", "weights_hash": "b"}
     assert checkpoints.to_resume(tmp_path, mine) is None
     make(tmp_path, 3, 7)
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_another_model_or_data_version_is_refused_and_passed_ove
     assert checkpoints.to_resume(tmp_path, mine) == checkpoints.to_resume(tmp_path, mine, afresh=True) == 7
     with pytest.raises(
         TrainingError,
-        match=r"\(other stories_per_step\): to go on, set training.accumulation so that "
+        match=r"\(other stories_per_step\): to resume, set training.accumulation so that "
         r"batch_size x accumulation x processes = 4; or set training.afresh=true",
     ):
         checkpoints.to_resume(tmp_path, {**mine, "stories_per_step": 8})

@@ -40,7 +40,7 @@ def test_requests_change_with_epoch_and_seed_and_nothing_else(
     assert drawn != [other.request(epoch, 0) for epoch in range(200)]
 
 
-def test_too_long_stories_are_dropped_and_counted_never_cut(
+def test_too_long_stories_are_dropped_and_counted_never_truncated(
     tiny_examples: list[dataset.Example], encoder: chat.Encoder
 ) -> None:
     # Given many stories, one of them the longest
@@ -50,13 +50,13 @@ def test_too_long_stories_are_dropped_and_counted_never_cut(
     many = [*few * 4, tiny_examples[lengths.index(longest)]]
     # When the limit is just below it
     made = stories(many, encoder, max_tokens=longest - 1)
-    # Then it is gone, and the others are whole
+    # Then it is dropped, and the others are complete
     assert made.dropped == [longest]
     assert len(made) == len(many) - 1
     refuse_long((made,), longest - 1)
 
 
-def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
+def test_when_too_many_are_too_long_a_sufficient_limit_is_named(
     tiny_examples: list[dataset.Example], encoder: chat.Encoder
 ) -> None:
     lengths = sorted(stories(tiny_examples, encoder).lengths)
@@ -66,7 +66,7 @@ def test_when_too_many_are_too_long_the_limit_that_would_do_is_named(
     refuse_long((stories(tiny_examples, encoder, max_tokens=lengths[-1]),), lengths[-1])
 
 
-def test_the_share_of_too_long_stories_is_that_of_all_to_train_and_to_validate_on(
+def test_the_share_of_too_long_stories_counts_training_and_validation_together(
     tiny_examples: list[dataset.Example], encoder: chat.Encoder, tmp_path: Path
 ) -> None:
     # Given many stories, and the longest of all is one of two to validate on
@@ -81,7 +81,7 @@ def test_the_share_of_too_long_stories_is_that_of_all_to_train_and_to_validate_o
     config = TrainingConfig(max_tokens=length - 1)
     job = Job(base="b", data=tmp_path / "data", work=tmp_path, data_md5="a", training=config)
     train, validation = process._split(many, job, encoder)
-    # Then it is gone, as one of many
+    # Then it is dropped, as one of many
     assert (train.dropped, validation.dropped) == ([], [length])
     assert len(train) + len(validation) == len(many) - 1
     # and too many of all are too many

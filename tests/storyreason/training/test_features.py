@@ -1,4 +1,4 @@
-"""What a frozen vision tower sees is computed once, kept, and gives the loss that the pictures give."""
+"""Features of a frozen vision tower are computed once, cached, and give the same loss as the pictures."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from storyreason.training import Job, TrainingConfig, features, packing, setup
 from storyreason.training.examples import Batches, StoryDataset
 from storyreason.training.trainer import token_losses
 
-LIMITS: dict[str, Any] = dict.fromkeys(("tell", "stop"), lambda *_: False)
+LIMITS: dict[str, Any] = dict.fromkeys(("report", "stop"), lambda *_: False)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def loss(base: Any, batch: dict[str, Any]) -> torch.Tensor:
     return token_losses(base, inputs, batch["labels"])
 
 
-def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
+def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     made = stories(tiny_examples, encoder)
@@ -51,7 +51,7 @@ def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     from_pictures = loss(base, batches[one_pass])
     from_pictures.backward()
     gradient = base.lm_head.weight.grad.clone()
-    # When the features are kept, and the tower may not be asked again
+    # When the features are cached, and the tower must not run again
     kept = cache(tmp_path, base, encoder)
     assert kept.compute(made, [0, 2], **LIMITS) == sum(len(made.story(n).pictures) for n in (0, 2))
     made.seen = {index: partial(kept.load, made, index) for index in (0, 2)}
@@ -65,7 +65,7 @@ def test_kept_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     # Then nothing has changed
     assert from_features.item() == pytest.approx(from_pictures.item(), rel=1e-6)
     assert float((base.lm_head.weight.grad - gradient).norm() / gradient.norm()) < 1e-5
-    # and a pass with a story whose features are not kept, in whatever process, takes the pictures
+    # and a pass with a story whose features are not cached, in whatever process, uses the pictures
     assert "features" not in batches[((0, 0),), ((0, 1),)]
 
 
@@ -92,7 +92,7 @@ def test_without_the_tower_a_training_has_the_same_losses_and_gradients_bit_for_
     tower = features.leave_out(features.tower_of(base))
     without = losses_and_gradients()
     assert all(torch.equal(one, other) for one, other in zip(with_tower, without, strict=True))
-    # and what is saved is whole again
+    # and what is saved is complete again
     state = dict(base.state_dict())
     features.put_back(base, tower, state)
     for whole in (state, base.state_dict()):
@@ -100,8 +100,8 @@ def test_without_the_tower_a_training_has_the_same_losses_and_gradients_bit_for_
         assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
 
 
-def test_liger_takes_a_base_without_its_tower(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Trainer gives it the base when the training begins."""
+def test_liger_accepts_a_base_without_its_tower(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer applies it to the base when the training begins."""
     patches = pytest.importorskip("liger_kernel.transformers.monkey_patch")
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
@@ -112,7 +112,7 @@ def test_liger_takes_a_base_without_its_tower(base: Any, monkeypatch: pytest.Mon
     assert "liger" in base.forward.__func__.__module__
 
 
-def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was_cut_short(
+def test_features_are_computed_once_for_a_tower_and_written_again_when_a_file_is_truncated(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     made = stories(tiny_examples, encoder)
@@ -123,12 +123,12 @@ def test_what_is_kept_is_computed_once_for_a_tower_and_written_again_when_it_was
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert kept.compute(made, [0], **LIMITS) > 0
     assert damaged.stat().st_size == kept.bytes_of(made.story(0).image_tokens[1])
-    # Another tower sees other things
+    # Another tower has other features
     next(base.model.visual.parameters()).data += 1
     assert cache(tmp_path, base, encoder).folder != kept.folder
 
 
-def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
+def test_the_cap_limits_the_stories_and_reports_what_all_would_take(
     base: Any, encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     made, none = (
@@ -145,7 +145,7 @@ def test_the_cap_keeps_some_stories_and_says_what_all_would_take(
     assert kept.room(1e-6) == 1000
 
 
-def test_trainings_that_share_a_folder_do_not_meet(
+def test_trainings_that_share_a_folder_do_not_interfere(
     base: Any,
     encoder: chat.Encoder,
     tiny_examples: list[dataset.Example],

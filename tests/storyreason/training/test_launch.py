@@ -48,7 +48,7 @@ def test_two_machines_of_eight_gpus_meet_at_the_first(monkeypatch: pytest.Monkey
     assert (first.rdzv_backend, first.rdzv_endpoint) == ("static", "127.0.0.1:29517")
     assert first.use_fsdp
     assert two.local_processes == 8
-    # The others are told what to type, and it is that
+    # The instructions for the others start the second machine
     told = launch.others(command, Path("/shared/job.json"))
     typed = shlex.split(told.partition("type  ")[2].replace(" N ", " 1 "))
     assert typed[-3:] == ["-m", "storyreason.training", "/shared/job.json"]
@@ -80,7 +80,7 @@ def test_a_training_on_the_cpu_sees_no_gpu(
     assert (tmp_path / launch.LOG).read_text().strip() == seen
 
 
-def test_a_job_survives_its_file(tmp_path: Path) -> None:
+def test_a_job_is_read_back_from_its_file(tmp_path: Path) -> None:
     written = Job(base="b", data=tmp_path, work=tmp_path, training=TrainingConfig(**CPU))
     assert job.read(job.write(written)) == written
     (tmp_path / "job.json").write_text('{"base": "b", "extra": 1}')
@@ -96,10 +96,10 @@ def test_a_job_survives_its_file(tmp_path: Path) -> None:
         (
             1,
             "torch.OutOfMemoryError: CUDA out of memory",
-            "suffice: lower training.pack_tokens, or lower training.batch",
+            "ran out of memory: lower training.pack_tokens, or lower training.batch",
         ),
         (-9, "", "kill -9"),
-        (-9, "", "lower training.batch_size and raise training.accumulation alike, or end"),
+        (-9, "", "lower training.batch_size and raise training.accumulation by the same factor, or end"),
         (1, "subprocess.CalledProcessError: died with <Signals.SIGKILL: 9>.", "kill -9"),
         (
             1,
@@ -117,7 +117,7 @@ def test_the_end_of_a_training_is_explained(tmp_path: Path, code: int, log: str,
     assert said in str(launch._explained(code, tmp_path / "log.txt", start))
 
 
-def test_a_process_is_alive_until_it_is_gone_and_its_number_alone_is_not_enough() -> None:
+def test_a_process_is_alive_until_it_ends_and_its_number_alone_does_not_identify_it() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     token = watch.process_token(sleeper.pid)
     assert watch.alive(token)

@@ -33,7 +33,7 @@ def test_a_machine_is_what_the_configuration_and_accelerates_file_say(
 def test_a_run_reads_accelerates_file_once_and_again_when_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a file of one's own
+    # Given a user's own file
     file = tmp_path / "mine.yaml"
     file.write_text((machine.CONFIGS / "cpu.yaml").read_text())
     config = TrainingConfig(dtype="float32", accelerate=str(file))
@@ -45,7 +45,7 @@ def test_a_run_reads_accelerates_file_once_and_again_when_it_has_changed(
         return load(text)
 
     monkeypatch.setattr(yaml, "safe_load", counted)
-    # When a flow checks it, names the training by it, and starts the training
+    # When a flow checks it, computes the fingerprint, and starts the training
     launch.check_machine(config)
     assert machine.step_settings(config) == {"stories_per_step": 32, "mixed_precision": "no"}
     monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, "-c", ""])
@@ -59,16 +59,16 @@ def test_a_run_reads_accelerates_file_once_and_again_when_it_has_changed(
 @pytest.mark.parametrize(
     ("training", "gpus", "said"),
     [
-        ({"accelerate": "fsdp2-2gpu"}, 1, r"wants 2 GPUs, .*this machine shows 1: set training\.accelerate=1gpu\."),
+        ({"accelerate": "fsdp2-2gpu"}, 1, r"needs 2 GPUs, .*this machine has 1: set training\.accelerate=1gpu\."),
         (
             {"accelerate": "fsdp2-8gpu"},
             6,
-            r"wants 8 GPUs, .*this machine shows 6: set training\.accelerate=fsdp2-2gpu\.",
+            r"needs 8 GPUs, .*this machine has 6: set training\.accelerate=fsdp2-2gpu\.",
         ),
         (
             {"accelerate": "fsdp2-2gpu", "devices": "3"},
             8,
-            r"wants 2 GPUs, .*training\.devices=3 names 1: set training\.accelerate=1gpu\.",
+            r"needs 2 GPUs, .*training\.devices=3 names 1: set training\.accelerate=1gpu\.",
         ),
         ({"accelerate": "fsdp2-2gpu", "devices": "0,3"}, 8, None),
         ({"accelerate": "fsdp2-8gpu"}, 8, None),
@@ -76,7 +76,7 @@ def test_a_run_reads_accelerates_file_once_and_again_when_it_has_changed(
         ({"accelerate": "fsdp2-cpu2", "dtype": "float32"}, 1, None),
     ],
 )
-def test_fewer_gpus_than_processes_are_told_with_a_file_that_fits(
+def test_fewer_gpus_than_processes_are_refused_with_a_file_that_fits(
     training: dict[str, Any], gpus: int, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -88,8 +88,8 @@ def test_fewer_gpus_than_processes_are_told_with_a_file_that_fits(
         machine.Machine.of(TrainingConfig(**training)).check()
 
 
-def test_an_unknown_accelerate_config_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'nope' is no file; name one of 1gpu, cpu, fsdp2-2gpu"):
+def test_an_unknown_accelerate_file_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'nope' is not a file: use one of 1gpu, cpu, fsdp2-2gpu"):
         machine.Machine.of(TrainingConfig(dtype="float32", accelerate="nope"))
 
 
@@ -101,22 +101,22 @@ def test_every_accelerate_config_is_one(file: Path) -> None:
     assert config.num_processes >= 1
     if "fsdp" in file.stem:
         assert config.fsdp_config["fsdp_version"] == 2
-        # Nothing is offloaded unasked
+        # Nothing is offloaded unless the name says so
         assert config.fsdp_config["fsdp_offload_params"] == ("offload" in file.stem)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("fsdp_cpu_ram_efficient_loading", True, r"says fsdp_cpu_ram_efficient_loading: true: write .*: false under"),
-        ("fsdp_cpu_ram_efficient_loading", None, r"does not say fsdp_cpu_ram_efficient_loading: write .*: false under"),
-        ("fsdp_version", 1, r"says fsdp_version: 1: write fsdp_version: 2 under"),
-        ("fsdp_version", None, r"does not say fsdp_version: write fsdp_version: 2 under"),
-        ("fsdp_state_dict_type", "FULL_STATE_DICT", r"says fsdp_state_dict_type: .*: write .*SHARDED_STATE_DICT"),
+        ("fsdp_cpu_ram_efficient_loading", True, r"says fsdp_cpu_ram_efficient_loading: true: set .*: false under"),
+        ("fsdp_cpu_ram_efficient_loading", None, r"does not say fsdp_cpu_ram_efficient_loading: set .*: false under"),
+        ("fsdp_version", 1, r"says fsdp_version: 1: set fsdp_version: 2 under"),
+        ("fsdp_version", None, r"does not say fsdp_version: set fsdp_version: 2 under"),
+        ("fsdp_state_dict_type", "FULL_STATE_DICT", r"says fsdp_state_dict_type: .*: set .*SHARDED_STATE_DICT"),
         ("fsdp_state_dict_type", None, None),
     ],
 )
-def test_a_file_of_ones_own_is_refused_where_it_shards_otherwise(
+def test_a_users_own_file_is_refused_when_it_shards_differently(
     tmp_path: Path, key: str, value: Any, said: str | None
 ) -> None:
     config = dict(machine.settings(machine.CONFIGS / "fsdp2-cpu2.yaml"))
@@ -141,7 +141,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
-def test_a_full_device_is_named_and_a_free_one_is_taken(two_gpus: None) -> None:
+def test_a_full_device_is_named_and_a_free_one_is_accepted(two_gpus: None) -> None:
     machine.check_memory("1", 30)
     machine.check_memory(None, 0)
     with pytest.raises(TrainingError, match=r"GPU 0 has 1\.0 GiB free, and training\.free_memory_gb wants 30"):

@@ -13,7 +13,7 @@ from storyreason.training.trainer import token_losses
 
 
 @pytest.mark.parametrize("mode", ["full", "language", "lora"])
-def test_the_operations_of_a_story_are_those_that_torch_counts(
+def test_the_operations_of_a_story_agree_with_torchs_count(
     mode: Literal["full", "language", "lora"],
     tiny_base: Path,
     tiny_examples: list[dataset.Example],
@@ -26,17 +26,17 @@ def test_the_operations_of_a_story_are_those_that_torch_counts(
     stories = StoryDataset(tiny_examples, [0], encoder, config)
     batch = collate([stories[0, 0]], pad=0)
     labels = batch.pop("labels")
-    # When torch counts the products that are not attention's (those it does not count on a CPU)
+    # When torch counts all products but attention's (which it does not count on a CPU)
     with FlopCounterMode(display=False) as counter:
         token_losses(net, batch, labels).backward()
     cost = Cost(net, mode)
     image_tokens = stories.image_tokens(0)
     counted = cost.of(stories.tokens((0, 0)), stories.loss_tokens((0, 0)), image_tokens)
     attention = cost.per_pair * stories.tokens((0, 0)) ** 2
-    # Then that is what the count of weights says (it takes the first layer, biases and norms for the others)
+    # Then the count from the weights agrees (biases and norms make it slightly larger)
     assert counted - attention == pytest.approx(counter.get_total_flops(), rel=0.05)
     assert attention > 0
 
 
-def test_a_machine_of_unknown_speed_is_measured() -> None:
+def test_a_device_that_is_not_in_the_table_is_measured() -> None:
     assert peak_operations(torch.device("cpu"), bf16=False) > 1e8

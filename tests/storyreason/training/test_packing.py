@@ -1,4 +1,4 @@
-"""Packed rows train what single stories train, in every mode, to the last digits; without isolation they do not."""
+"""Packed rows have the gradients of single stories, in every mode, up to rounding; without isolation they do not."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,12 +28,12 @@ def inputs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> list[chat.I
 
 @pytest.fixture
 def trained(tiny_base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The base as a training of a mode gets it, ready to pack, dropout off."""
+    """The base as a training in this mode loads it, ready for packed rows, without dropout."""
     mode, dtype = request.param
     config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute="none", pack_tokens=8192)
     job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=config)
     net = setup.load_model(job, cuda=False).to(dtype).eval()
-    if mode == "lora":  # adapters begin as zero, and then half of them have no gradient
+    if mode == "lora":  # adapters start at zero, where half of them have no gradient
         for name, parameter in net.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
@@ -41,7 +41,7 @@ def trained(tiny_base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
 
 def gradient(net: Any, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """Of the sum of all token losses, over all that is trained, as one vector."""
+    """The gradient of the sum of all token losses with respect to all trained weights, as one vector."""
     net.zero_grad()
     for row in rows:
         token_losses(net, {k: v for k, v in row.items() if k != "labels"}, row["labels"]).backward()
@@ -50,7 +50,7 @@ def gradient(net: Any, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
 
 
 def alone(net: Any, inputs: Sequence[chat.Inputs]) -> torch.Tensor:
-    """One story at a time, as transformers does it by itself: its own positions, its own attention."""
+    """One story at a time, with positions and attention from transformers."""
     base_model = net.get_base_model() if hasattr(net, "get_base_model") else net
     base_model.set_attn_implementation("sdpa")
     found = gradient(net, [collate([one], pad=0) for one in inputs])
@@ -77,7 +77,7 @@ def test_a_row_of_several_stories_has_the_gradient_of_single_ones(trained: Any, 
 
 
 @pytest.mark.parametrize("trained", [("full", torch.float64)], indirect=True)
-def test_without_isolation_the_gradient_is_another(trained: Any, inputs: list[chat.Inputs]) -> None:
+def test_without_isolation_the_gradient_differs(trained: Any, inputs: list[chat.Inputs]) -> None:
     wanted, positions = alone(trained, inputs), packing.positions_of(trained)
     # Given a row whose text positions do not restart, so that each story sees those before it
     crossed = packing.join(inputs, positions)
@@ -94,11 +94,11 @@ def test_without_isolation_the_gradient_is_another(trained: Any, inputs: list[ch
     assert distance(gradient(trained, [loose]), wanted) > 1e-2
 
 
-def test_a_model_that_numbers_its_tokens_otherwise_is_not_packed() -> None:
+def test_a_model_with_other_positions_is_not_packed() -> None:
     with pytest.raises(ModelError, match=r"Linear has no positions .* training.pack_tokens=0"):
         packing.positions_of(torch.nn.Linear(2, 2))
 
 
-def test_the_examples_of_a_row_are_told_apart_by_their_positions() -> None:
+def test_the_examples_of_a_row_are_separated_by_their_positions() -> None:
     assert packing.lengths_of(torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])) == [4, 3, 2]
     assert packing.lengths_of(torch.tensor([[0]])) == [1]

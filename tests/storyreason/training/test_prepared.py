@@ -1,4 +1,4 @@
-"""Stories are prepared once per data version and setting; what cannot be used is left out and named."""
+"""Stories are prepared once per data version and settings; unusable ones are left out and named."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -27,7 +27,7 @@ def never() -> Iterator[dataset.Example]:
     yield
 
 
-def test_what_is_on_disk_is_what_is_made_in_memory_and_is_made_once(
+def test_stories_on_disk_equal_those_in_memory_and_are_prepared_once(
     encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     made = prepare(tmp_path, tiny_examples, encoder, CONFIG, data="a version")
@@ -43,11 +43,11 @@ def test_what_is_on_disk_is_what_is_made_in_memory_and_is_made_once(
     assert np.array_equal(made.digests, inside.digests)
 
 
-def test_another_version_or_setting_is_prepared_anew_and_so_is_one_that_was_cut_short(
+def test_another_version_or_setting_is_prepared_again_and_so_is_an_incomplete_one(
     encoder: chat.Encoder, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     prepare(tmp_path, tiny_examples, encoder, CONFIG, data="a version")
-    # What decides no token changes nothing
+    # Settings that do not affect tokens change nothing
     prepare(tmp_path, never(), encoder, TrainingConfig(mode="full", seed=3, max_tokens=4000), data="a version")
     for changed in ({"data": "another"}, {"data": "a version", "stories": 3}):
         with pytest.raises(AssertionError, match="read again"):
@@ -93,7 +93,7 @@ def test_an_example_that_cannot_be_used_is_left_out_and_named(
     made = Prepared.of(examples, encoder, CONFIG)
     (bad,) = made.bad
     assert f"train story {broken}" in str(bad) and BROKEN[kind][1] in str(bad)
-    # and the others are the stories that they were
+    # and the other stories are unchanged
     stories = StoryDataset(examples, range(len(made)), encoder, CONFIG, made)
     assert [stories.story(index).story_id for index in range(len(stories))] == [
         one.story_id for one in examples if one.story_id != broken

@@ -15,11 +15,11 @@ def test_a_new_attempt_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> N
         first.write("step", step=step, loss=1.0 / step)
         if step == 2:
             first.write("checkpoint", step=2, path="checkpoint-2")
-    # When the next one goes on from there
+    # When the next one resumes there
     second = ProgressWriter(tmp_path)
     second.begin("b", step=2, steps=5)
     second.write("step", step=3, loss=0.3)
-    # Then each step stands there once
+    # Then each step is there once
     lines = progress.read(tmp_path)
     assert [(line["event"], line["step"]) for line in lines] == [
         ("start", 0), ("step", 1), ("step", 2), ("checkpoint", 2), ("start", 2), ("step", 3),
@@ -39,7 +39,7 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     assert progress.read(tmp_path) == []
 
 
-def test_both_losses_are_drawn_and_a_step_that_was_done_again_counts_once() -> None:
+def test_both_losses_are_drawn_and_a_repeated_step_counts_once() -> None:
     lines = [
         {"event": "start", "step": 0},
         {"event": "step", "step": 1, "loss": 4.0},

@@ -1,4 +1,4 @@
-"""Whole trainings in a process of their own, with an untrained tiny model: they learn, they stop, they go on."""
+"""Whole trainings in separate processes, with an untrained tiny model: they learn, stop and resume."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert losses(stirred) == losses(calm)
     assert after.steps() == list(range(3, last["steps"] + 1))
 
-    # and a base whose weights it does not fit is told apart from its checkpoints
+    # and another configuration is not resumed from its checkpoints
     other = stirred.model_copy(
         update={"training": training.TrainingConfig(**{**FULL, **PACKED, "learning_rate": 1e-4})}
     )
@@ -72,7 +72,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
         TrainingError, match=r"checkpoint of another run .other learning_rate.: set training.afresh=true"
     ):
         training.run(other, Lines())
-    # unless it may start afresh
+    # unless it may start over
     other = other.model_copy(update={"training": other.training.model_copy(update={"afresh": True, "max_steps": 1})})
     fresh = Lines()
     training.run(other, fresh, env={"OMP_NUM_THREADS": "1"})
@@ -101,7 +101,7 @@ def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(m
         assert any(line.strip() == "step" for line in follower.stdout)
         trainers = [psutil.Process(pid) for pid in left_running(job)]
         assert trainers
-        # A second training of the same folder finds it taken, and says by whom.
+        # A second training of the same folder is refused, and names the first.
         with pytest.raises(RunError, match="is being written by process"), runs.lock(job.work, wait=0):
             pass
     finally:
@@ -118,7 +118,7 @@ def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(m
 def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps_the_last_good_checkpoint(
     make_job: MakeJob,
 ) -> None:
-    # Given a picture's features that are spoilt on the disk, of a story that the third step takes first
+    # Given a picture's features that are corrupt on the disk, of a story that the third step takes first
     job = make_job("poisoned", mode="language", save_every=1, max_steps=4, **PACKED)
     encoder = chat.Encoder(model.load_processor(job.base), job.training.images_first)
     stories, _, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
@@ -147,8 +147,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps
     assert file.read_bytes() == whole
 
 
-def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_job: MakeJob) -> None:
-    # Given a frozen tower whose features are not kept
+def test_with_cached_features_a_training_has_the_same_losses(make_job: MakeJob) -> None:
+    # Given a frozen tower whose features are not cached
     without, told = make_job("without", mode="language", feature_cache_gb=0, **PACKED), Lines()
     training.run(without, told, env={"OMP_NUM_THREADS": "1"})
     assert told.of("features") == []
@@ -161,7 +161,7 @@ def test_with_kept_features_a_training_has_the_losses_that_it_has_without(make_j
     kept = [file for file in (some.work / "features").glob("*/*/*") if file.is_file()]
     assert (len(kept), sum(file.stat().st_size for file in kept)) == (announced["pictures"], announced["bytes"])
     assert losses(some) == pytest.approx(losses(without), abs=1e-5)
-    # and when there is room for all, the tower is left out of the training, and whole in its result
+    # and when there is room for all, the tower is left out of the training, and complete in its result
     all_, told = make_job("all", mode="language", **PACKED), Lines()
     result = training.run(all_, told, env={"OMP_NUM_THREADS": "1"})
     assert told.of("features")[-1]["tower"] == "left out"
@@ -189,7 +189,7 @@ def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(ma
 
 
 def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job: MakeJob) -> None:
-    # Given a training that was told to stop while it validated its first epoch
+    # Given a training that was asked to stop while it validated its first epoch
     job, told = make_job("hurried"), Lines(stop_at=("validation", 4))
     with pytest.raises(KeyboardInterrupt):
         training.run(job, told, env={"OMP_NUM_THREADS": "1"})
@@ -198,7 +198,7 @@ def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job
         if step > 4:
             shutil.rmtree(checkpoints.path(job.work, step))
     forget_validation(checkpoints.path(job.work, 4), log_history=[], best_metric=None, best_global_step=None)
-    # When it goes on
+    # When it resumes
     again = Lines()
     training.run(job, again, env={"OMP_NUM_THREADS": "1"})
     # Then the epoch is validated, and its loss is that of the checkpoint
@@ -207,7 +207,7 @@ def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job
     assert validated[4] == pytest.approx(first["loss"])
     assert again.of("end")[0]["best_loss"] == min(validated.values())
 
-    # and after the last epoch it is all that is left to do
+    # and after the last epoch only the validation is left
     shutil.rmtree(job.work / "result")
     known = [{"step": 4, "eval_loss": validated[4]}]
     forget_validation(checkpoints.path(job.work, 7), log_history=known, best_metric=validated[4], best_global_step=4)

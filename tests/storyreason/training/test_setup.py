@@ -1,4 +1,4 @@
-"""What the Trainer is given; and activation checkpointing changes the work and the memory, never the gradient."""
+"""What the Trainer starts from. Activation checkpointing changes the work and the memory, never the gradient."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ def job(tmp_path: Path) -> Job:
     return Job(base="b", data=tmp_path, work=tmp_path, training=config)
 
 
-def test_float32_is_kept_where_the_launcher_was_told_bf16(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_kept_when_the_launcher_says_bf16(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate launch` does with 1gpu.yaml
     assert setup.arguments(job, cuda=False).mixed_precision == "no"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_one_process_that_sees_four_gpus_takes_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_that_sees_four_gpus_uses_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     made = setup.arguments(job, cuda=True)

@@ -24,7 +24,7 @@ TOKENS = torch.arange(100, 130)[None]
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of one; what `by_layer` puts in the place of others' functions is undone."""
+    """A process group of one. The functions that `by_layer` replaces are restored."""
     monkeypatch.setattr(trainer, "update_fsdp_plugin_peft", trainer.update_fsdp_plugin_peft)
     monkeypatch.setattr(fsdp_utils, "_find_final_norm", fsdp_utils._find_final_norm)
     sum_up = FSDPParam.to_accumulated_grad_if_needed
@@ -35,7 +35,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def untied(tiny_base: Path) -> Any:
-    """A base with a head of its own, as that of 7B, and a forward pass that reads its weight without calling it: Liger's."""
+    """A base with an untied head, like 7B, and a forward pass that reads the head's weight without calling it, like Liger's."""
     base = model.load(str(tiny_base), dtype="float32")
     base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
 
@@ -90,7 +90,7 @@ def test_in_bfloat16_losses_and_sums_of_gradients_are_float32(alone: None, tiny_
 
 
 def sum_of_gradients(base: Any, passes: int) -> torch.Tensor:
-    """Of the head, of so many passes of one step."""
+    """The gradient of the head after this many passes of one step."""
     base.zero_grad()
     for number in range(passes):
         base.set_requires_gradient_sync(number == passes - 1)

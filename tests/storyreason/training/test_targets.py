@@ -1,4 +1,4 @@
-"""What is learnt from an example: the first frames alone on request, and nothing that the story never mentions."""
+"""What a model learns from an example: on request only the first frames, and no entity that the story never mentions."""
 
 from dataclasses import replace
 
@@ -49,11 +49,11 @@ def test_a_cut_story_has_its_first_images_in_analysis_phases_and_text(tiny_examp
     assert short.analysis.sections == whole.analysis.sections[:2]
     assert {image for phase in short.analysis.phases for image in phase.images} == {1, 2}
     assert short.story.passages == whole.story.passages[:2]
-    # Its text reads as it is
+    # Its text parses to the same
     again = answer.read(short.text)
     assert (again.analysis, again.story, again.problems) == (short.analysis, short.story, ())
     assert (again.chain_of_thought, again.story_text) == (short.chain_of_thought, short.story_text)
-    # What is left keeps the rules, but for the phases that were told later
+    # The rest keeps the rules, except for the phases of later images
     broken = {one.rule for one in rules.check(again, None)}
     assert broken <= {"phase-missing"}, broken
     assert targets.cut(whole, len(example.images)) is whole

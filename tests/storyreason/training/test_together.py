@@ -1,4 +1,4 @@
-"""Whole trainings in several processes, with an untrained tiny model: as one would train, also when one of them ends."""
+"""Whole trainings in several processes, with an untrained tiny model: they resume, fail and meet together."""
 
 import json
 import os
@@ -33,13 +33,13 @@ from tests.storyreason.training.whole import (
 pytestmark = pytest.mark.server
 
 
-def test_a_training_goes_on_in_other_processes_while_a_step_takes_as_many_stories(make_job: MakeJob) -> None:
+def test_a_training_resumes_in_other_processes_if_a_step_takes_as_many_stories(make_job: MakeJob) -> None:
     # Given a training in one process that was cancelled
     calm, stirred = make_job("calm", max_steps=4), make_job("stirred", max_steps=4)
     training.run(calm, Lines(), env={"OMP_NUM_THREADS": "1"})
     with pytest.raises(KeyboardInterrupt):
         training.run(stirred, Lines(stop_at=("checkpoint", 2)), env={"OMP_NUM_THREADS": "1"})
-    # When it shall go on in two, with twice as many stories a step
+    # When it is resumed in two, with twice as many stories per step
     two = {**FULL, "max_steps": 4, "accelerate": None, "processes": 2}
     twice = stirred.model_copy(update={"training": training.TrainingConfig(**two)})
     # Then that is refused
@@ -53,7 +53,7 @@ def test_a_training_goes_on_in_other_processes_while_a_step_takes_as_many_storie
     assert losses(stirred) == pytest.approx(losses(calm), abs=1e-4)
 
 
-def test_when_one_process_dies_the_others_end_within_a_minute_and_the_cause_is_told(make_job: MakeJob) -> None:
+def test_when_one_process_dies_the_others_end_within_a_minute_and_the_cause_is_named(make_job: MakeJob) -> None:
     job = make_job("bereaved", epochs=50, save_every=1, **FSDP)
 
     def follow(line: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def test_when_one_process_dies_the_others_end_within_a_minute_and_the_cause_is_t
             _, alive = psutil.wait_procs(workers, timeout=60)
             assert len(workers) == 2 and alive == []
 
-    with pytest.raises(TrainingError, match=r"was killed \(kill -9\).*goes on from its newest checkpoint"):
+    with pytest.raises(TrainingError, match=r"was killed \(kill -9\).*resumes from its newest checkpoint"):
         training.run(job, follow, env=PATCH)
     assert left_running(job) == []
     assert checkpoints.newest(job.work) is not None
@@ -77,7 +77,7 @@ def test_two_fsdp2_processes_save_the_tower_that_they_trained_without(make_job: 
     assert told.of("features")[-1]["tower"] == "left out"
     base, tuned = weights(Path(job.base)), weights(result)
     assert {name for name in base if tuned[name].equal(base[name])} == {name for name in base if "visual" in name}
-    # A checkpoint without it is no way on for a training that has it
+    # A checkpoint without the tower is refused by a training that has it
     shards = checkpoints.path(job.work, 2)
     sharding.check(shards, torch.nn.Module())
     with pytest.raises(TrainingError, match=r"without the vision tower.*training\.feature_cache_gb"):
@@ -96,7 +96,7 @@ def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     job, told = make_job("apart", **{**FSDP, "accelerate": str(tmp_path / "two.yaml")}, max_steps=3), Lines()
     env = {**PATCH, launch.ADDRESS: address}
-    # Given the second machine, where a person has typed what the first one says
+    # Given the second machine, on which the user has typed the instructions of the first
     said = launch.others(launch._command(machine.Machine.of(job.training), env), job.work / "job.json").partition(
         "type  "
     )[2]
@@ -119,7 +119,7 @@ def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [{}, LORA], ids=["full", "lora"])
-def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_killed(
+def test_two_fsdp2_processes_train_what_one_trains_and_resume_where_they_were_killed(
     make_job: MakeJob, mode: dict[str, Any]
 ) -> None:
     # Given one process and, on the same stories in every step, two with FSDP2
@@ -140,7 +140,7 @@ def test_two_fsdp2_processes_train_what_one_trains_and_go_on_where_they_were_kil
     with pytest.raises(KeyboardInterrupt):
         training.run(apart, Lines(stop_at=("step", 3)), env=PATCH)
     assert left_running(apart) == []
-    # Then it goes on with FSDP2 to the same losses and weights, and what came out loads
+    # Then it resumes with FSDP2 to the same losses and weights, and what came out loads
     again = Lines()
     assert same(weights(training.run(apart, again, env=PATCH)), weights(result))
     assert losses(apart) == losses(shared)

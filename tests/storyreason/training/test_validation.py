@@ -1,4 +1,4 @@
-"""The loss on the validation films: what it remembers, and what it leaves when it does not come to its end."""
+"""The loss on the validation films: what is recorded, and what is left when validation is interrupted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from tests.storyreason.training.whole import MakeJob
 
 
 @dataclass
-class Told:
-    """A watch that wants the end once it was looked at so often."""
+class Asked:
+    """A watch that asks to stop after it was read this many times."""
 
     looks: float
 
@@ -30,7 +30,7 @@ MakeTrainer = Callable[[float], StoryTrainer]
 
 @pytest.fixture
 def make_trainer(make_job: MakeJob) -> MakeTrainer:
-    """A trainer after the four steps of its first epoch, which is told to stop after so many looks at its watch."""
+    """A trainer after the four steps of its first epoch, which is asked to stop after reading its watch this many times."""
 
     def make(looks: float) -> StoryTrainer:
         job = make_job("validated", batch_size=1, accumulation=4)
@@ -39,7 +39,7 @@ def make_trainer(make_job: MakeJob) -> MakeTrainer:
         stories, validation, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
         assert len(validation) == 2
         settings, base = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False)
-        watch: Any = Told(looks)
+        watch: Any = Asked(looks)
         made = StoryTrainer(job, settings, base, schedule, stories, validation, watch, encoder.processor)
         made.create_optimizer_and_scheduler(schedule.steps)
         made.state.global_step = 4
@@ -49,8 +49,8 @@ def make_trainer(make_job: MakeJob) -> MakeTrainer:
     return make
 
 
-def test_what_was_trained_is_kept_before_it_is_validated(make_trainer: MakeTrainer) -> None:
-    # Given a training that is told to stop after the first of two validation stories
+def test_a_checkpoint_is_written_before_the_validation(make_trainer: MakeTrainer) -> None:
+    # Given a training that is asked to stop after the first of two validation stories
     trainer = make_trainer(1)
     # When an epoch ends
     assert trainer.evaluate() == {}
@@ -61,7 +61,7 @@ def test_what_was_trained_is_kept_before_it_is_validated(make_trainer: MakeTrain
     assert [line["event"] for line in progress.read(trainer.job.work)] == ["checkpoint"]
 
 
-def test_a_checkpoint_tells_of_its_validation(make_trainer: MakeTrainer) -> None:
+def test_a_checkpoint_records_its_validation(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(float("inf"))
     loss = trainer.evaluate()["eval_loss"]
     assert [line["event"] for line in progress.read(trainer.job.work)] == ["checkpoint", "validation"]
@@ -70,7 +70,7 @@ def test_a_checkpoint_tells_of_its_validation(make_trainer: MakeTrainer) -> None
     assert kept.log_history == [{"step": 4, "eval_loss": loss}]
 
 
-def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer: MakeTrainer) -> None:
+def test_no_key_value_cache_is_kept_in_validation(make_trainer: MakeTrainer) -> None:
     trainer, kept = make_trainer(float("inf")), list[Any]()
     assert trainer.model is not None
     trainer.model.register_forward_hook(lambda module, given, output: kept.append(output.past_key_values))
@@ -79,7 +79,7 @@ def test_no_keys_and_values_are_kept_for_a_text_that_is_never_told(make_trainer:
 
 
 def test_a_loss_that_is_not_finite_is_not_the_best(make_trainer: MakeTrainer) -> None:
-    # Given weights that are spoilt when they are validated first
+    # Given weights that are corrupt at the first validation
     trainer = make_trainer(float("inf"))
     model: Any = trainer.model
     weight: torch.Tensor = model.lm_head.weight.data

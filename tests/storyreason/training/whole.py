@@ -1,4 +1,4 @@
-"""What tests of whole trainings share: settings, the one who follows, and what a training has left."""
+"""What tests of whole trainings share: settings, a follower, and access to what a training left."""
 
 import os
 from collections.abc import Callable
@@ -26,11 +26,11 @@ PATCH = {
 """What accelerate needs for FSDP on a CPU, and the training itself, of this checkout."""
 
 MakeJob = Callable[..., training.Job]
-"""A job of a name, with other settings than `FULL` by keyword."""
+"""A job with this name; keywords override `FULL`."""
 
 
 class Lines(list[dict[str, Any]]):
-    """What a follower was told; `stop_at` makes it raise there, as a cancelled flow does (a BaseException)."""
+    """The lines that a follower received; `stop_at` makes it raise there, as a cancelled flow does (a BaseException)."""
 
     def __init__(self, stop_at: tuple[str, int] | None = None) -> None:
         super().__init__()
