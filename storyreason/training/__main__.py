@@ -6,15 +6,17 @@ from pathlib import Path
 
 from storyreason.errors import ConfigError, StoryReasonError
 from storyreason.training.launch import ERROR_MARK
+from storyreason.training.watch import Watch
 
 
 def main() -> int:
+    watch = Watch()  # before torch is imported, which takes half a minute on a busy machine
     try:
         if len(sys.argv) != 2:
             raise ConfigError("Usage: python -m storyreason.training job.json")
         from storyreason.training import job, process
 
-        process.train(job.read(Path(sys.argv[1])))
+        process.train(job.read(Path(sys.argv[1])), watch)
     except StoryReasonError as error:
         line = {"error": type(error).__name__, "message": str(error)}
         sys.stderr.write(f"{ERROR_MARK}{json.dumps(line)}\n")

@@ -19,13 +19,12 @@ from storyreason.training.trainer import StoryTrainer
 from storyreason.training.watch import Watch
 
 
-def train(job: Job) -> None:
+def train(job: Job, watch: Watch) -> None:
     """Train to the end and write `result/` in the work folder, or stop with a checkpoint on request.
 
     Every process of the training runs this. Raises a StoryReasonError when the job cannot be trained.
     """
     rank = int(os.environ.get("RANK", "0"))
-    watch = Watch()
     if rank:
         _train(job, watch)
         return
