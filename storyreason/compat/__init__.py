@@ -99,5 +99,7 @@ BORROWED = (
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_header", "self name value", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_response_complete", "self", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "send_400_response", "self msg", UVICORN),
+    Borrowed("vllm", "0.32.0", "vllm.v1.worker.gpu_model_runner:GPUModelRunner", "_bookkeeping_sync", None,
+             "Compare it with deploy/vllm-cpu-alias/seeds_on_cpu.py, which replaces it in vLLM's processes on a CPU, and "
+             "generate with a seed while other prompts are read."),
 )  # fmt: skip
-"""In order of the libraries. vLLM's own are patched by the plugin in deploy/vllm-cpu-alias, which vLLM loads by itself."""
