@@ -56,3 +56,17 @@ def test_without_a_promotion_the_current_champion_is_served(versions: dict[str, 
     held = Promotion(False, "box F1 fell")
     registry.move_champion(versions["2"])
     assert gate.to_serve(CONFIG, held, versions["3"], champion=versions["1"]) == (held, versions["2"])
+
+
+def test_a_champion_is_not_decided_on_again(versions: dict[str, registry.Version]) -> None:
+    with disable_run_logger():
+        promotion = gate.decide(CONFIG, versions["1"], champion=versions["1"], subjects=[], scores={})
+    assert promotion == Promotion(True, "version 1 is the champion already: nothing to decide")
+
+
+def test_a_version_that_was_taken_down_by_hand_is_not_promoted(versions: dict[str, registry.Version]) -> None:
+    registry.move_champion(versions["2"], by_hand=True)
+    with disable_run_logger():
+        promotion = gate.decide(CONFIG, versions["1"], champion=versions["2"], subjects=[], scores={})
+    assert not promotion.granted
+    assert promotion.reason.startswith("version 1 was taken down by hand for version 2: serve it again with ")
