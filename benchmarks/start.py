@@ -58,13 +58,13 @@ def measured(folder: Path) -> dict[str, Any]:
     from storyreason import chat, dataset, model
     from storyreason.training import checkpoints, features, job, process
 
-    told = job.read(folder / "job.json")
-    encoder = chat.Encoder(model.load_processor(told.base), told.training.images_first)
-    base = model.load(told.base)
+    loaded = job.read(folder / "job.json")
+    encoder = chat.Encoder(model.load_processor(loaded.base), loaded.training.images_first)
+    base = model.load(loaded.base)
     lap("imports and base")
-    stories, validation, planned = process.scheduled(dataset.load(told.data, "train"), told, encoder, processes=1)
+    stories, validation, planned = process.scheduled(dataset.load(loaded.data, "train"), loaded, encoder, processes=1)
     lap("stories and plan")
-    checkpoints.identity(told, stories, base, len(planned.step(0)), sharded=False)
+    checkpoints.identity(loaded, stories, base, len(planned.step(0)), sharded=False)
     lap("identity")
     cache = features.FeatureCache(
         folder / "features", features.tower_of(base), encoder, torch.device("cpu"), bf16=False

@@ -1,4 +1,4 @@
-"""Fine-tune a base model in a process of its own.
+"""Fine-tune a base model in a separate process.
 
 from storyreason import training
 
