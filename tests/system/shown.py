@@ -17,7 +17,7 @@ def form(page: Any, prefect: str, mlflow: str) -> None:
     inside = page.locator(".schema-form-property", has=page.get_by_text("Learning Rate (Optional)", exact=True))
     group, rate = inside.filter(has=page.get_by_text("Training (Optional)", exact=True)).last, inside.last
     assert "How a base model is fine-tuned" in group.inner_text()
-    assert "The highest learning rate." in rate.inner_text()
+    assert "The peak learning rate." in rate.inner_text()
     assert "Above 0, at most 1; default 0.0002." in rate.inner_text()
     assert float(rate.locator("input").input_value()) == 1e-3
 
