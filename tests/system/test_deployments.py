@@ -1,7 +1,6 @@
 """The Prefect deployments on a real server: how they are registered, what users have changed, and runs whose process is gone."""
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -172,7 +171,7 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker(
     try:
         wait_for(lambda: server.post("/work_pools/storyreason/workers/filter", json={}).json(), "the worker")
     finally:
-        worker.send_signal(signal.SIGINT)
+        worker.terminate()  # not SIGINT, which a shell's background job ignores
         assert worker.wait(60) is not None
 
     assert known(server)["work_pool_name"] == "storyreason"

@@ -52,18 +52,20 @@ def computes(platform: Platform, name: str) -> int:
 
 
 def guard_of(platform: Platform, command: str) -> psutil.Process:
-    """The guard of a line of the Procfile."""
-    (guard,) = (
+    """The guard of a line of the Procfile; the younger process with the same command line is its second."""
+    guards = (
         one
         for one in platform.processes()
         if f"exec {command}" in " ".join(one.cmdline()) and "guard" in one.cmdline()[3]
     )
-    return guard
+    return min(guards, key=lambda guard: guard.create_time())
 
 
 def part(platform: Platform, command: str) -> psutil.Process:
     """The process of a line of the Procfile."""
-    return min(guard_of(platform, command).children(), key=lambda child: child.create_time())
+    guard = guard_of(platform, command)
+    children = [child for child in guard.children() if child.cmdline() != guard.cmdline()]
+    return min(children, key=lambda child: child.create_time())
 
 
 def kill(platform: Platform, command: str, health: str) -> None:

@@ -62,7 +62,7 @@ def test_tell_names_the_models_of_an_endpoint_and_files_that_are_not_pictures(
     (tmp_path / "1.jpg").write_bytes(frames[0])
     (tmp_path / "2.jpg").write_text("no picture")
     runner, endpoint = CliRunner(), ["--endpoint", vllm_server.url]
-    with pytest.raises(EngineError, match=rf"serves {vllm_server.name}, not other: name one of those"):
+    with pytest.raises(EngineError, match=rf"serves {vllm_server.name}, not other: name one of these"):
         runner.invoke(app, ["tell", str(tmp_path / "1.jpg"), "--model", "other", *endpoint], catch_exceptions=False)
     with pytest.raises(DataError, match=r"2\.jpg cannot be read as a picture .*: name image files, in order"):
         runner.invoke(app, ["tell", str(tmp_path / "2.jpg"), *endpoint], catch_exceptions=False)
