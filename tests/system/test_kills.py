@@ -64,7 +64,8 @@ def guard_of(platform: Platform, command: str) -> psutil.Process:
 def part(platform: Platform, command: str) -> psutil.Process:
     """The process of a line of the Procfile."""
     guard = guard_of(platform, command)
-    children = [child for child in guard.children() if child.cmdline() != guard.cmdline()]
+    living = [child for child in guard.children() if child.status() != psutil.STATUS_ZOMBIE]
+    children = [child for child in living if child.cmdline() != guard.cmdline()]
     return min(children, key=lambda child: child.create_time())
 
 
