@@ -73,7 +73,7 @@ class Subject:
 
 
 def gradient(net: Any, rows: list[dict[str, Any]], bf16: bool, device: str, liger: bool = False) -> torch.Tensor:
-    """Of all trained weights after these rows, as one vector in float64 on the CPU."""
+    """The gradient of all trained weights after these rows, as one vector in float64 on the CPU."""
     net.zero_grad()
     for row in rows:
         inputs = {key: value.to(device) if hasattr(value, "to") else value for key, value in row.items()}

@@ -26,7 +26,7 @@ class Borrowed:
     """The module, or `module:Class`, that has the name."""
     name: str
     parameters: str | None
-    """Of a function, the names of its parameters, separated by blanks; None for an attribute."""
+    """For a function, the names of its parameters, separated by blanks; None for an attribute."""
     check: str
     """What to look at when the library has changed it."""
 

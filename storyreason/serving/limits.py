@@ -11,7 +11,7 @@ from storyreason.serving.errors import RefusedError
 
 FORMATS = tuple(BROWSER_FORMATS)
 MAX_PIXELS = 40_000_000
-"""Of one image. No film frame has more; a decompression bomb of a few kilobytes has billions."""
+"""Pixels of one image, at most. No film frame has more; a decompression bomb of a few kilobytes has billions."""
 MAX_TOTAL_PIXELS = 200_000_000
 MAX_CHOICES = 8
 """Answers, prompts or conversations in one request."""

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 500_000
-"""Of a text to read: many times the length of a model's answer."""
+"""Characters of a text to read, at most: many times the length of a model's answer."""
 MAX_FIELDS = 20
-"""Of a body. Each unknown field would be an error of its own."""
+"""Fields of a body, at most. Each unknown field would be an error of its own."""
 
 Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
 """Fails at the first fault: there may be millions."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from storyreason.training.config import TrainingConfig
 
 VERSION = 1
-"""Of the files' content. Raising it prepares all data again."""
+"""Version of the files' content. Raising it prepares all data again."""
 FLAT = {"answers": np.dtype(np.int32), "image_tokens": np.dtype(np.int32), "pictures": np.dtype("V32")}
 """The files that grow story by story, and what they hold."""
 REPORT_EVERY = 30.0
