@@ -57,7 +57,7 @@ class Subject:
         return self.base.get_base_model() if hasattr(self.base, "get_base_model") else self.base
 
     def _features(self) -> torch.Tensor:
-        """The inputs of one story, four times: all stories show the same picture."""
+        """The features of one story, four times: all stories show the same picture."""
         holder, one = features.tower_of(self.base), self.ready[0]
         found: list[Any] = []
 
