@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from storyreason import cli, home
 from storyreason.cli.tell import RESOLVERS
 from tasks.results import Until
 
@@ -96,12 +97,15 @@ def import_(
     """Replace the data by SOURCE: check it, report on it, and make it a new DVC version."""
     from storyreason import dataset
 
-    _change(target, source, dataset.adopt, revision)
+    local = Path(source).expanduser()
+    _change(target, str(local.absolute()) if local.exists() else source, dataset.adopt, revision)
 
 
 @data.command()
 def add(
-    folder: Annotated[Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True)],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True, resolve_path=True)
+    ],
     target: Target = "data.dvc",
 ) -> None:
     """Add the stories of FOLDER as new shards. Existing stories stay in their splits; duplicates are refused."""
@@ -115,6 +119,7 @@ def announce(target: Target = "data.dvc") -> None:
     """Announce the current data version to Prefect, as `add` does: for one that came with a Git pull or whose event was lost."""
     from flows import local, report
 
+    home.enter()
     local.prepare()
     from tasks import data
 
@@ -124,6 +129,7 @@ def announce(target: Target = "data.dvc") -> None:
 def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
     from flows import local, report
 
+    home.enter()
     local.prepare()  # before Prefect is imported and reads its settings
     from tasks import data
 
@@ -136,6 +142,7 @@ def up() -> None:
     from flows import report
     from flows import up as platform
 
+    home.enter()
     platform.up(report.say)
 
 
@@ -163,6 +170,7 @@ def clean(
     """Free disk space: remove old versions' weights, old trainings, checkpoints and fetched data. Never what is in use."""
     from flows import local, report
 
+    home.enter()
     local.prepare()
     from tasks import cleaning
 
@@ -173,9 +181,12 @@ def clean(
 
 
 def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
+    """The configuration, in the checkout: relative paths in it are relative to that; the preset's own is not."""
     from storyreason import config
 
-    return config.load_here(preset, overrides or [])
+    chosen = str(Path(preset).absolute()) if Path(preset).is_file() else preset
+    home.enter()
+    return config.load_here(chosen, overrides or [])
 
 
 def registered(name: str) -> str:
@@ -187,11 +198,16 @@ def registered(name: str) -> str:
     return registry.version(model, which).folder
 
 
-def join(main: typer.Typer) -> None:
-    """Add these verbs and the model registry to the library's command line, and read the checkout's `.env`."""
-    if Path(".env").is_file():
+def _read_dotenv() -> None:
+    """Read the checkout's `.env`, if it has one."""
+    if (home.folder() / ".env").is_file():
         from tasks import settings
 
         settings.read_dotenv()
+
+
+def join(main: typer.Typer) -> None:
+    """Add these verbs and the model registry to the library's command line, whose every verb now heeds the checkout's `.env`."""
     main.add_typer(app)
+    cli.BEFORE.append(_read_dotenv)
     RESOLVERS["models:/"] = registered

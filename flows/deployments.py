@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from storyreason import config, runs
+from storyreason import config, home, runs
 from storyreason.errors import RunError, StoryReasonError
 from tasks import compat, settings
 from tasks.settings import Settings
@@ -119,6 +119,7 @@ def resume_interrupted() -> list[str]:
 
 def main() -> None:
     """Serve the deployments until the process ends."""
+    home.enter()
     settings.prepare()
     chosen = settings.read()
     os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storyreason import guard, runs
+from storyreason import guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
 from storyreason.serving.config import ServingConfig
@@ -198,7 +198,7 @@ def _supervisor(started: dict[str, str]) -> str:
         "logfile": str(folder() / "supervisord.log"),
         "pidfile": str(folder() / "supervisord.pid"),
         "childlogdir": str(folder()),
-        "directory": str(Path.cwd()),
+        "directory": str(home.folder()),
     }
     for name, command in started.items():
         guarded = [sys.executable, "-I", "-S", guard.__file__, "--", "/bin/sh", "-c", f"exec {command}"]

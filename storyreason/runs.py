@@ -16,19 +16,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storyreason import home
 from storyreason.errors import RunError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 MANIFEST = "manifest.json"
+PLACE = ".place"
+"""The file in `runs/` with the path of that folder."""
 
 
 def root() -> Path:
-    """The folder of all runs of this checkout: `$STORYREASON_RUNS`, else `./runs`. Absolute, created when missing."""
-    path = Path(os.environ.get("STORYREASON_RUNS") or "runs").absolute()
+    """The folder of all runs, absolute and created when missing. Raises RunError as `place`."""
+    path = place()
     path.mkdir(parents=True, exist_ok=True)
+    if not (path / PLACE).exists():
+        write_text(path / PLACE, f"{path}\n")
     return path
+
+
+def place() -> Path:
+    """Where `root` is; creates nothing.
+
+    `$STORYREASON_RUNS`, else `runs`; a relative path is relative to the checkout (`home.checkout`), not to the current
+    folder. Raises RunError outside a checkout when the variable is not set, and when the folder was copied or moved:
+    what is in it names files by their absolute paths.
+    """
+    chosen = os.environ.get("STORYREASON_RUNS")
+    if not chosen and home.checkout() is None:
+        raise RunError(
+            f"{Path.cwd()} is not in a checkout of the project: change to one, or name it with --home or {home.VARIABLE}."
+        )
+    path = home.folder() / (chosen or "runs")
+    made_at = _made_at(path)
+    if made_at is None or made_at == path or (made_at.exists() and made_at.samefile(path)):
+        return path
+    what = "is a copy of" if made_at.exists() else "was moved from"
+    again = "delete the copy" if made_at.exists() else "move it back, or delete it"
+    raise RunError(
+        f"{path} {what} {made_at}, and what is in it names files there: {again}. Without it, a run begins anew here."
+    )
+
+
+def _made_at(path: Path) -> Path | None:
+    """The path that a folder of runs had when it was made, or None for a new one."""
+    try:
+        return Path((path / PLACE).read_text().strip())
+    except FileNotFoundError:  # new, or made before there was such a file: then its manifests tell
+        for manifest in sorted([*path.glob(f"train/*/{MANIFEST}"), *path.glob(f"register/*/{MANIFEST}")]):
+            content = read_manifest(manifest.parent) or {}
+            if result := content.get("result") or content.get("folder"):
+                return Path(result).parents[2]
+        return None
 
 
 def fingerprint(**parts: Any) -> str:

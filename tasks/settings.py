@@ -14,7 +14,7 @@ from zoneinfo import available_timezones
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storyreason import runs
+from storyreason import home, runs
 from storyreason.errors import ConfigError, StoryReasonError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -88,11 +88,11 @@ class Settings(BaseSettings):
 
 
 def read_dotenv() -> None:
-    """Set the variables of `.env` in the current folder that the environment does not set."""
-    if Path(".env").is_file():
+    """Set the variables of the checkout's `.env` that the environment does not set."""
+    if (path := home.folder() / ".env").is_file():
         from dotenv import load_dotenv
 
-        load_dotenv(".env")
+        load_dotenv(path)
 
 
 def read() -> Settings:

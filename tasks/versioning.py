@@ -112,7 +112,7 @@ def repository() -> "Repo":
         return Repo(".", config={"core": {"no_scm": True}})
     except NotDvcRepoError:
         raise DataError(
-            f"{Path.cwd()} is not a DVC repository: start from the root of a clone of the project."
+            f"{Path.cwd()} is not a DVC repository: start in a clone of the project, or name one with --home."
         ) from None
 
 

@@ -1,17 +1,23 @@
 """The command line: the library's verbs, one file per room. Other packages join theirs through an entry point."""
 
+import os
 import re
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from storyreason import home, runs
 from storyreason.cli import check, models, page, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
 """The entry-point group of functions that add verbs to the command line: `def join(app: typer.Typer) -> None`."""
+BEFORE: list[Callable[[], None]] = []
+"""What joined packages do before any verb starts."""
 SERVING = frozenset({"aiohttp", "fastapi", "prometheus-client", "starlette", "uvicorn", "vllm"})
 """Packages that only the checkout's lock installs."""
 
@@ -42,7 +48,23 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--home",
+            envvar=home.VARIABLE,
+            help="The checkout to work for. Default: the nearest one at or above the current folder.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    if folder is not None:
+        os.environ[home.VARIABLE] = str(folder.absolute())
+    for prepare in BEFORE:
+        prepare()
+    home.refuse_foreign_environment()
+    if home.checkout() is not None:
+        runs.place()  # refuses one that was copied or moved, before anything is written
 
 
 def main() -> None:

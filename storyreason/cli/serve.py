@@ -19,7 +19,7 @@ def serve(
     """Serve the storyteller at one address: an OpenAI-compatible API under /v1, and deployments without interruption."""
     from datetime import UTC, datetime
 
-    from storyreason import config
+    from storyreason import config, home
     from storyreason.errors import ModelError
     from storyreason.serving.gateway import run
     from storyreason.serving.state import Served
@@ -30,4 +30,5 @@ def serve(
         if not (model / "config.json").is_file():
             raise ModelError(f"{model} is not a model folder: it has no config.json. Name the folder that has one.")
         first = Served(str(model.absolute()), model.name, None, datetime.now(UTC).isoformat(timespec="seconds"))
+    home.enter()
     run(chosen.serving, first)

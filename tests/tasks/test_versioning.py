@@ -89,7 +89,7 @@ def test_no_remote_at_all_says_how_to_set_one(clone: Path) -> None:
 def test_outside_a_clone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(DataError, match="root of a clone"):
+    with pytest.raises(DataError, match="start in a clone of the project"):
         data.identify(DataConfig())
 
 
