@@ -21,7 +21,7 @@ from tasks.registry import Version
 from tasks.results import Compared, Evaluated, Pulled
 from tasks.steps import Work, step
 
-VERSION = 2
+VERSION = 3
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Generation settings that do not change the answers."""

@@ -92,6 +92,7 @@ _BY_TITLE: dict[str, Table[Row]] = {
     "character": CHARACTERS, "object": OBJECTS, "settings": SETTINGS,
 }  # fmt: skip
 _BY_COLUMN = {table.columns[0].lower(): table for table in TABLES}
+_COLUMNS, _SEPARATOR = "the columns", "the separator"
 _IMAGE = re.compile(r"image\s*([0-9]{1,6})(?![0-9])")
 _PIPE = re.compile(r"(?<!\\)\|")
 
@@ -118,6 +119,8 @@ class AnalysisParser:
         self._phases: list[Any] = []
         self._table: Table[Row] | None = None
         self._rows: list[Any] | None = None  # collects the rows of the open table
+        self._missing: list[str] = []  # what its rows still need above them: columns, separator
+        self._opened: set[str] = set()  # the tables of the current image, and the narrative structure
         self._above = 2  # what may still precede the rows: 2 header and separator, 1 the separator, 0 neither
 
     def line(self, text: str) -> Section | Row | None:
@@ -158,17 +161,24 @@ class AnalysisParser:
             section = Section(int(image[1]), line=self._line)
             self._sections.append(_Rows(section.image, section.line, ([], [], [])))
             self._table = self._rows = None
+            self._opened &= {NARRATIVE.name}
             return section
-        self._open(_BY_TITLE.get(title))
+        self._open(_BY_TITLE.get(title), [_COLUMNS, _SEPARATOR], text)
         if self._table is None:
             self._problem("analysis-text", f"{quote(stripped)} is not one of the published headings.", text)
         return None
 
-    def _open(self, table: Table[Row] | None) -> None:
-        self._table, self._rows = table, None
+    def _open(self, table: Table[Row] | None, missing: list[str], text: str) -> None:
+        self._table, self._rows, self._missing = table, None, missing
+        if table is None:
+            return
+        if table.name in self._opened:
+            where = "an answer" if table is NARRATIVE else "an image"
+            self._problem("table-repeated", f"This is another {table.title} table: {where} has one.", text)
+        self._opened.add(table.name)
         if table is NARRATIVE:
             self._rows = self._phases
-        elif table and self._sections:
+        elif self._sections:
             self._rows = self._sections[-1].tables[IMAGE_TABLES.index(table)]
 
     def _row(self, text: str) -> Row | None:
@@ -187,6 +197,10 @@ class AnalysisParser:
         if table.boxed and row.box is None:  # type: ignore[union-attr]
             message = f"{quote(cells[-1])} is not a bounding box: write four whole numbers, as in 13,69,150,239."
             self._problem("box-unreadable", message, text, cell=len(cells) - 1)
+        if self._missing:
+            message = f"Above this row, {' and '.join(self._missing)} are missing: a table begins with {table.head!r}."
+            self._problem("table-head", message, text)
+            self._missing = []  # once for each table
         self._rows.append(row)
         return row
 
@@ -194,15 +208,20 @@ class AnalysisParser:
         """Whether this row is a table's header or separator, however ragged. A header opens its table even without a heading."""
         if self._above == 2 and cells and (table := _BY_COLUMN.get(cells[0].lower())):
             self._above = 1
-            if table is not self._table:
-                self._open(table)
+            if table is self._table and _COLUMNS in self._missing:
+                self._missing = [_SEPARATOR]
+            else:  # without a heading, or a second head below one
+                self._open(table, [_SEPARATOR], text)
             if [cell.lower() for cell in cells] != [column.lower() for column in table.columns]:
                 self._problem(
                     "table-shape", f"The columns under {table.heading!r} are: {', '.join(table.columns)}.", text
                 )
             return True
         self._above = 0
-        return not any(cell.strip("-: ") for cell in cells)
+        separates = not any(cell.strip("-: ") for cell in cells)
+        if separates and self._table is not None:
+            self._missing = [part for part in self._missing if part != _SEPARATOR]
+        return separates
 
     def _problem(self, rule: str, message: str, text: str, cell: int = 0) -> None:
         image = self._sections[-1].image if self._sections and self._table is not NARRATIVE else None

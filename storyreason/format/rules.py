@@ -46,6 +46,8 @@ RULES = {
     "image-sections": _error("The analysis has one section for each image, in order."),
     "story-images": _error("The story has one <gdi imageN> for each image, in order."),
     "table-shape": _error("A table has the published heading and columns, and every row has one cell per column."),
+    "table-head": _error("The rows of a table are below the published columns and their separator."),
+    "table-repeated": _error("An image has each table once, and an answer has one narrative structure."),
     "id-malformed": _error("An ID looks like char1, obj1, lm1 or bg1; char IDs are in Characters, all others in Objects."),
     "id-repeated": _error("An ID appears only once in the tables of an image."),
     "box-unreadable": _error("A bounding box is four whole numbers, x1,y1,x2,y2."),

@@ -82,6 +82,8 @@ BREAKS = {
     "image-sections": ("## Image 2", "## Image 3", "## Image 3"),
     "story-images": ("<gdi image2>", "<gdi image1>", "<gdi image1>\nAlone"),
     "table-shape": ("| Tower | - |", "| Tower |", "lm1"),
+    "table-head": ("| Setting Element | Description | Mood | Time | Narrative Function |\n", "", "Location"),
+    "table-repeated": ("## Image 2", "### Objects\n## Image 2", "### Objects"),
     "id-malformed": ("| char1 |", "| Sarah |", "Sarah"),
     "id-repeated": ("| lm1 |", "| obj1 |", "obj1 | Tower"),
     "box-unreadable": ("13,69,150,239", "13,69,150", "13,69,150 |"),
@@ -151,6 +153,46 @@ def test_published_irregularities_are_warnings_alone() -> None:
     problems = check(text.replace("<gdi image1>", "<gdi image 1>").replace("\n", "\r\n"))
     assert {problem.rule for problem in problems} == {"tag-kind", "pronoun-untagged"}
     assert rules.is_valid(problems)
+
+
+HEADS = {
+    "no columns": (r"^\| Setting Element .*\n", "", 1),
+    "no separator": (r"(?<=Narrative Function \|\n)\|-[-|]*\n", "", 1),
+    "neither": (r"^\| Narrative Phase .*\n\|[-|]*\n", "", 1),
+    "anywhere": (r"^\|-[-|]*\n", "", 6),
+}
+
+
+@pytest.mark.parametrize("missing", HEADS)
+def test_a_table_without_its_head_is_invalid_and_still_read(missing: str) -> None:
+    what, instead, tables = HEADS[missing]
+    broken = re.sub(what, instead, ANSWER, count=tables, flags=re.MULTILINE)
+
+    problems = check(broken)
+
+    assert [problem.rule for problem in problems] == ["table-head"] * tables  # once for each table, not for each row
+    assert not rules.is_valid(problems)
+    assert answer.read(broken).analysis == answer.read(ANSWER).analysis
+
+
+SETTING = ANSWER[ANSWER.index("### Setting") : ANSWER.index("## Image 2")]
+NARRATIVE = ANSWER[ANSWER.index("## Narrative") : ANSWER.index("</think>")]
+
+
+@pytest.mark.parametrize(
+    ("place", "again"),
+    [
+        ("## Image 2", SETTING),
+        ("## Image 2", SETTING.replace("### Setting\n", "")),  # a second head below one heading
+        ("## Image 2", SETTING.replace("### Setting", "### Settings")),
+        ("</think>", NARRATIVE),
+        ("## Image 2", NARRATIVE),
+    ],
+)
+def test_a_second_table_of_a_kind_is_invalid(place: str, again: str) -> None:
+    problems = check(ANSWER.replace(place, again + place))
+    assert [problem.rule for problem in problems] == ["table-repeated"]
+    assert not rules.is_valid(problems)
 
 
 def test_the_golden_references_are_valid() -> None:
