@@ -274,7 +274,8 @@ class StoryParser:
         if not self._parts:
             text = text.removeprefix("\r").removeprefix("\n")
         if last:
-            text = text.removesuffix("\n").removesuffix("\r")
+            # Every "\r": one left over would join the line end that `render` writes.
+            text = text.removesuffix("\n").rstrip("\r")
         if text:
             self._parts.append(text)
             self._new.append(text)

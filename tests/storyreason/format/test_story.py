@@ -58,6 +58,11 @@ def test_the_papers_spelling_of_images_and_windows_line_ends() -> None:
     assert not problems
 
 
+def test_carriage_returns_before_the_end_are_read_as_they_were_written() -> None:
+    read, _ = story.read("<gdi image1>\nIt rained.\r\r</gdi>")
+    assert story.read(story.render(read))[0] == read
+
+
 # text -> the rules it breaks and where, and what is read of it all the same
 BROKEN = {
     "nested": (
