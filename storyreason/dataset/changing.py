@@ -12,7 +12,7 @@ from pathlib import Path
 from storyreason import runs
 from storyreason.dataset.checking import check
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import SPLITS, Example, load, shards, write
+from storyreason.dataset.shards import SPLITS, Example, copy, load, shards, write
 from storyreason.errors import DataError
 
 NAMED = 5
@@ -81,7 +81,7 @@ def append(folder: Path, source: Path) -> Change:
     with _beside(folder) as new:
         for split in SPLITS:
             files = shards(folder, split)
-            fresh = write(load(source, split), new, split) if joining[split] else []
+            fresh = write(load(source, split, raw=True), new, split) if joining[split] else []
             total = len(files) + len(fresh)
             for number, file in reversed(list(enumerate([*files, *fresh]))):
                 name = new / f"{split}-{number:05d}-of-{total:05d}.parquet"
@@ -104,7 +104,7 @@ def adopt(folder: Path, source: Path) -> Change:
     with _beside(folder) as new:
         for split in SPLITS:
             for file in shards(source, split):
-                shutil.copy(file, new / file.name)
+                copy(file, new / file.name)
         check(new)
         change = compare(folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None, new)
         runs.replace(folder, new)
@@ -156,7 +156,7 @@ def _refuse_doubles(folder: Path, source: Path, joining: Mapping[str, list[str]]
 
 def _contents(folder: Path) -> dict[str, tuple[str, str]]:
     """The split of each story, and the SHA-256 of its pictures and texts."""
-    return {example.story_id: (split, _hash(example)) for split in SPLITS for example in load(folder, split)}
+    return {example.story_id: (split, _hash(example)) for split in SPLITS for example in load(folder, split, raw=True)}
 
 
 def _hash(example: Example) -> str:

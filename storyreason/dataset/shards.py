@@ -9,6 +9,7 @@ Columns: `story_id`, `images` (structs of `bytes` and `path`), `frame_count`, `c
 
 import bisect
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,12 @@ class Example:
 
 
 class Split(Sequence[Example]):
-    """The examples of one split, in the order of the shards. Rows are read on access; no picture is decoded."""
+    """The examples of one split, in the order of the shards. Rows are read on access; ordinary pictures are not decoded."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], raw: bool = False) -> None:
         import pyarrow.parquet as pq
+
+        self._raw = raw
 
         self._files = [pq.ParquetFile(path, memory_map=True) for path in files]
         # The first row of each row group: [(0, file 0, group 0), (100, file 0, group 1), ...]
@@ -66,7 +69,7 @@ class Split(Sequence[Example]):
         if self._cached[0] != group:
             _, file, number = self._groups[group]
             self._cached = (group, self._files[file].read_row_group(number, columns=list(COLUMNS)))
-        return _example(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0])
+        return _example(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0], self._raw)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
@@ -78,8 +81,10 @@ class Split(Sequence[Example]):
         ]
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: Mapping[str, Any], raw: bool) -> Example:
     images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
+    if not raw:
+        images = tuple(map(pictures.as_stored, images))
     return Example(row["story_id"] or "", images, row["chain_of_thought"] or "", row["story"] or "", row["frame_count"])
 
 
@@ -95,8 +100,11 @@ def shards(folder: Path, split: str) -> list[Path]:
     )
 
 
-def load(folder: Path | str, split: str) -> Split:
-    """The examples of a split as a lazy sequence. Raises DataError when shards or columns are missing."""
+def load(folder: Path | str, split: str, raw: bool = False) -> Split:
+    """The examples of a split as a lazy sequence. Raises DataError when shards or columns are missing.
+
+    Pictures are those of `pictures.as_stored`; with `raw`, the bytes in the files, to be normalized or named.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,7 +121,7 @@ def load(folder: Path | str, split: str) -> Split:
                 f"{', '.join(COLUMNS)}: create the data set again, or rename its columns."
             )
         _check_types(file, schema)
-    return Split(files)
+    return Split(files, raw)
 
 
 def _check_types(file: Path, schema: "pa.Schema") -> None:
@@ -157,7 +165,8 @@ def _schema() -> "pa.Schema":
 def write(examples: Iterable[Example], folder: Path | str, split: str, shard_rows: int = 500) -> list[Path]:
     """Writes a split as shards of `shard_rows` examples and replaces its old shards.
 
-    The same examples give the same bytes. Files are written under temporary names and renamed once all are complete.
+    The same examples give the same bytes. Pictures become canonical (`pictures.canonical`); one that does not decode is
+    written as it is, for `check` to name. Files are written under temporary names and renamed once all are complete.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -179,7 +188,7 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
         for example in examples:
             images = [
                 {"bytes": image, "path": f"{example.story_id}-{number:02d}.{_extension(image)}"}
-                for number, image in enumerate(example.images, 1)
+                for number, image in enumerate(map(_canonical, example.images), 1)
             ]
             rows.append(
                 {
@@ -203,6 +212,51 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
         for path in temporary:
             path.unlink(missing_ok=True)
     return names
+
+
+def copy(file: Path, to: Path) -> int:
+    """Copies a shard with every picture canonical, and returns how many were not. Everything else stays as it is.
+
+    If all were, the files are equal.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = pq.ParquetFile(file, memory_map=True)
+    groups = range(source.metadata.num_row_groups)
+    if not any(_odd(image) for group in groups for image in _images(source.read_row_group(group, columns=["images"]))):
+        shutil.copy(file, to)
+        return 0
+    changed = 0
+    with pq.ParquetWriter(to, source.schema_arrow, compression="zstd", use_dictionary=False) as out:
+        for group in groups:
+            table = source.read_row_group(group)
+            column = table.column("images").to_pylist()
+            for image in (one for row in column for one in row or () if one and one["bytes"]):
+                stored, image["bytes"] = image["bytes"], _canonical(image["bytes"])
+                changed += stored is not image["bytes"]
+            place = table.schema.get_field_index("images")
+            field = table.schema.field(place)
+            out.write_table(table.set_column(place, field, pa.array(column, field.type)))
+    return changed
+
+
+def _images(table: "pa.Table") -> Iterator[bytes]:
+    return (one["bytes"] for row in table.column("images").to_pylist() for one in row or () if one and one["bytes"])
+
+
+def _odd(image: bytes) -> bool:
+    try:
+        return bool(pictures.odd(image))
+    except pictures.PictureError:
+        return False
+
+
+def _canonical(image: bytes) -> bytes:
+    try:
+        return pictures.canonical(image)
+    except pictures.PictureError:
+        return image
 
 
 def _extension(image: bytes) -> str:

@@ -47,7 +47,7 @@ def view(
 ) -> Json:
     """The JSON of one story.
 
-    `images` are encoded pictures in order; PNG, JPEG, WebP and GIF are embedded unchanged, others are converted to PNG.
+    `images` are encoded pictures in order. They are embedded as `pictures.shown` gives them: the pixels that models see.
     `prediction` and `reference` are whole answers with `<think>`, as text or parsed; either may be missing. `scores` are
     those of the prediction. Malformed text never raises; an unreadable picture raises DataError.
     """
@@ -85,14 +85,13 @@ def so_far(story_id: str, sizes: Sequence[tuple[int, int]], read: Answer) -> Jso
 
 def _frame(story_id: str, number: int, image: bytes) -> Json:
     try:
-        header = pictures.header(image)
-        shown = image if header.media_type else pictures.png(image)
+        width, height = pictures.size(image)
+        shown, media_type = pictures.shown(image)
     except pictures.PictureError as error:
         raise DataError(
             f"Story {story_id}, image {number}: {len(image)} bytes that are not a readable picture ({error}); use JPEG or PNG."
         ) from error
-    src = pictures.data_url(shown, header.media_type or "image/png")
-    return {"number": number, "src": src, "width": header.width, "height": header.height}
+    return {"number": number, "src": pictures.data_url(shown, media_type), "width": width, "height": height}
 
 
 def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], ignored: Container[str] = ()) -> Json:
