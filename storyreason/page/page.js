@@ -8,13 +8,13 @@ function page(views, title) {
     views.map((view) => h("option", {}, view.id)));
   const step = (by, sign, label) => h("button", { type: "button", "aria-label": label, onclick: () => go((shown + by + views.length) % views.length) }, sign);
   const { tools, reset } = switches();
+  const main = h("main");
   function go(number) {
     shown = number;
     select.selectedIndex = number;
     card.hidden = true;
     reset();
-    document.querySelector("#story")?.remove();
-    card.before(story(views[number], card));
+    main.replaceChildren(story(views[number], card));
     if (views.length > 1) history.replaceState(null, "", `#${encodeURIComponent(views[number].id)}`);
     scrollTo(0, 0);
   }
@@ -22,9 +22,9 @@ function page(views, title) {
     h("header.bar", {}, h("div.wide", {}, h("span.brand", {}, title === views[0]?.id ? "storyreason" : title),
       views.length > 1 && h("nav.picker", { "aria-label": "Stories" }, step(-1, "‹", "Previous story"), select, step(1, "›", "Next story")),
       tools)),
-    card);
+    main, card);
   if (views.length) go(shown);
-  else card.before(h("p.empty.wide", {}, "There are no stories."));
+  else main.append(h("h1.empty.wide", {}, "There are no stories."));
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);

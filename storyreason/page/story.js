@@ -59,10 +59,9 @@ function cast(view, answer) {
       return h(`i${place?.box ? ".here" : place?.mentions ? ".mentioned" : ""}`);
     });
     const where = entity.images.filter((place) => place.box).map((place) => place.image).join(", ");
-    return paint(h("button.person", { type: "button", "data-ids": entity.id, "aria-pressed": "false", "aria-label":
-        `${entity.name}, ${entity.id}, ${where ? `in image ${where}` : "in no image"}, ${plural(entity.mentions, "mention")}` },
+    return paint(h("button.person", { type: "button", "data-ids": entity.id, "aria-pressed": "false" },
       crop(view.images[best?.image - 1], best?.box, entity.colour),
-      h("span.names", {}, h("span.name", {}, entity.name), h("span.id", {}, `${entity.id} · ${entity.mentions}×`), h("span.seen", { "aria-hidden": "true" }, seen))),
+      h("span.names", {}, h("span.name", {}, entity.name), h("span.id", {}, `${entity.id} · ${entity.mentions}×`), h("span.seen", { role: "img", "aria-label": where ? `in image ${where}` : "in no image" }, seen))),
       [entity.colour]);
   })));
 }
@@ -76,8 +75,8 @@ function frame(view, answer, scene) {
     const [x1, y1, x2, y2] = box;
     const entity = answer.entities.find((e) => e.id === id);
     const element = paint(h(`button.box${wrong(answer, { problems })}`, { type: "button", "data-ids": id, "data-image": scene.image,
-        "data-kind": entity.kind, "data-problems": pluck(problems), "aria-pressed": "false", "aria-label": `${entity.name}, ${id}, in image ${scene.image}` },
-      h("span.label", {}, entity.name, iou && h("span.iou", {}, `${Math.round(100 * iou)} %`))), [entity.colour]);
+        "data-kind": entity.kind, "data-problems": pluck(problems), "aria-pressed": "false", "aria-label": `${entity.name}${iou ? ` ${Math.round(100 * iou)} %` : ""}, ${id}, in image ${scene.image}` },
+      h("span.label", {}, entity.name, iou && " ", iou && h("span.iou", {}, `${Math.round(100 * iou)} %`))), [entity.colour]);
     if (y1 < 0.14 * image.height) element.classList.add("low");
     if (x1 > 0.6 * image.width) element.classList.add("right");
     element.style.left = percent(x1, image.width);
@@ -106,8 +105,8 @@ function passage(view, answer, scene) {
   })));
 }
 
-function table(answer, { columns, rows }, image) {
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {},
+function table(answer, { columns, rows }, image, label) {
+  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": label }, h("table", {},
     h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, name)))),
     rove(h("tbody", {}, rows.map(({ id, cells, problems: found }) => paint(
       h("tr", { "data-ids": id, "data-image": image, "data-problems": pluck(found) }, cells.map((cell, i) =>
@@ -126,7 +125,7 @@ function scene(view, answer, number) {
   return [
     telling,
     found.tables.length > 0 && h("details.analysis", {}, h("summary", {}, "Analysis of this image"),
-      h("div.tables", {}, found.tables.map((t) => h("section", {}, h("h4", {}, t.title), table(answer, t, number))))),
+      h("div.tables", {}, found.tables.map((t) => h("section", {}, h("h3", {}, t.title), table(answer, t, number, `${t.title}, image ${number}`))))),
   ];
 }
 
@@ -141,7 +140,7 @@ function arc(view, answer) {
 
 /** One story as an element. `root.show(view)` shows a newer view and leaves unchanged sections alone. */
 function story(view, card) {
-  const root = h("main", { id: "story" });
+  const root = h("article", { id: "story" });
   const lights = lighting(root, () => view, card);
   root.show = (fuller) => {
     const before = new Map([...root.children].map((section) => [section.id, section]));
@@ -195,7 +194,7 @@ function parts(view, root) {
 
 function legend(two) {
   const sample = (kind, text, meaning) => h("span", {}, paint(h(`span.mention.${kind}`, {}, text), [kind === "gdl" ? 2 : kind === "gda" ? 0 : 1]), ` ${meaning}`);
-  return h("div.legend", { "aria-label": "Legend" },
+  return h("div.legend", { role: "group", "aria-label": "Legend" },
     sample("gdo", "she", "a character or thing"), sample("gda", "ran", "an action"), sample("gdl", "the shore", "a place"),
     h("span", {}, h("span.wrong", {}, "she"), " breaks a rule"),
     two && h("span", {}, h("b", {}, "84 %"), " overlap with the reference's box"),

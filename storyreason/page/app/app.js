@@ -107,11 +107,11 @@ function app() {
     if (location.hash.startsWith("#gallery")) go();
   }
 
+  const skip = h("a.skip", { href: "#story", onclick: (event) => { event.preventDefault(); right.element.focus(); right.element.scrollIntoView(); } }, "To the story");
   document.body.classList.add("app");
   document.body.append(
-    h("a.skip", { href: "#story", onclick: (event) => { event.preventDefault(); right.element.querySelector("#story")?.scrollIntoView(); } }, "To the story"),
-    h("header.bar", {}, h("div.wide", {}, h("a.brand", { href: "#tell" }, "storyreason"), h("nav.modes", { "aria-label": "Parts" }, links), health, tools)),
-    spoken, desk, room, card);
+    h("header.bar", {}, h("div.wide", {}, skip, h("a.brand", { href: "#tell" }, "storyreason"), h("nav.modes", { "aria-label": "Parts" }, links), health, tools)),
+    spoken, h("main", {}, desk, room), card);
   addEventListener("hashchange", go);
   addEventListener("online", greet);
   setInterval(() => document.visibilityState === "visible" && greet(), 30_000);

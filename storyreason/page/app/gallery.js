@@ -33,11 +33,11 @@ function gallery(index, key, card, tell) {
 
   function shelf() {
     const { stories } = collections[sides[0]];
-    return h("ul.shelf.wide", {}, stories.map((story) => h("li", {}, h("a", { href: `#gallery/${encodeURIComponent(story.id)}` },
+    return h("div.wide", {}, h("h1.hidden", {}, "Gallery"), h("ul.shelf", {}, stories.map((story) => h("li", {}, h("a", { href: `#gallery/${encodeURIComponent(story.id)}` },
       story.thumbnail && h("img", { src: story.thumbnail, alt: "", loading: "lazy" }), h("b", {}, story.id),
       h("span.soft", {}, `${plural(story.images, "image")}, ${plural(story.entities, "entity", "entities")}`),
       h("span.marks", {}, sides.filter((side) => side >= 0).map((side) => collections[side].stories.find(({ id }) => id === story.id)).filter(Boolean).map((one) =>
-        h(`span.state.${one.errors ? "error" : "good"}`, {}, `${one.errors ? plural(one.errors, "error") : "valid"}${one.f1 === null ? "" : ` · F1 ${one.f1.toFixed(2)}`}`)))))));
+        h(`span.state.${one.errors ? "error" : "good"}`, {}, `${one.errors ? plural(one.errors, "error") : "valid"}${one.f1 === null ? "" : ` · F1 ${one.f1.toFixed(2)}`}`))))))));
   }
 
   /** Links to the shelf and to the neighbouring stories. */

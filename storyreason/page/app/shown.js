@@ -12,8 +12,8 @@ function shown(card, stop) {
   const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
   const raw = h("pre.raw", { tabindex: "0", "aria-label": "Raw answer" });
   const written = h("details.written.wide", { hidden: true }, h("summary", {}, "Raw answer"), raw);
-  const nothing = h("div.nothing", {}, illustration(), h("h2", {}, "No story yet"), h("p.soft"));
-  const element = h("section.shown", { "aria-label": "Story" }, spoken, nothing, status, written);
+  const nothing = h("div.nothing", {}, illustration(), h("h1", {}, "No story yet"), h("p.soft"));
+  const element = h("section.shown", { "aria-label": "Story", tabindex: "-1" }, spoken, nothing, status, written);
 
   let main = null, view = null, items = [], text = "", result = {}, request = {}, colours = new Map(), began = 0, tick = 0, waiting = null, progressed = "";
 
@@ -24,7 +24,8 @@ function shown(card, stop) {
     main?.remove();
     main = null;
     card.hidden = true;
-    nothing.hidden = status.hidden = true;
+    nothing.remove();
+    status.hidden = true;
     state("busy", asked.answer === undefined ? "Waiting for the model …" : "Checking …", "");
     status.hidden = false;
     bar.removeAttribute("value"); // indeterminate until progress is known
