@@ -1,6 +1,7 @@
 """Fixtures of the whole session: an untrained model of the real class, frames to tell, and one vLLM for all tests."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,22 @@ def examples() -> list[dataset.Example]:
 def frames(examples: list[dataset.Example]) -> tuple[bytes, ...]:
     """Five encoded frames of one film."""
     return examples[0].images[:5]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: its migrations take seconds."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("empty-store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow_store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new MLflow store of this test alone, `mlflow.db` in its folder."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
 
 
 @pytest.fixture(scope="session")

@@ -13,20 +13,16 @@ from flows import deploy
 from storyreason import dataset
 from storyreason.config import RunConfig
 from tasks import data, deployment, tracking
-from tests.tasks.cloned import clone, origin, stories  # noqa: F401 (fixtures)
+from tests.tasks.cloned import clone, origin, pushed, stories  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 
 
 @pytest.fixture
 def back(
-    clone: Path,
-    stories: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    clone: Path, stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
 ) -> Callable[..., tuple[str, dataset.Example]]:
     """`storyreason deploy previous` up to the gateway: the version that the gateway would get, and the first story."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     tags = {f"{tracking.TAG}folder": "/models/1", f"{tracking.TAG}register": "0123456789abcdef"}

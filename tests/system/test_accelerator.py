@@ -86,11 +86,8 @@ def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
 
 
 @pytest.fixture
-def training_flow(
-    server: None, tiny_base: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
+def training_flow(server: None, tiny_base: Path, tiny_data: Path, mlflow_store: None) -> Any:
     """A flow that really trains a tiny model."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     data = Pulled((str(tiny_data),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
 
     @flow(name="trains")

@@ -21,10 +21,9 @@ REPORT = "# Promote\n\nbox F1 rose by 0.1"
 
 
 @pytest.fixture
-def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registry.Version:
+def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> registry.Version:
     """A registered version of a run, in a separate MLflow store."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     mlflow = MlflowClient()
     run = mlflow.create_run(tracking.experiment())
     mlflow.create_registered_model("storyteller")

@@ -1,9 +1,9 @@
 """A small project with its data under DVC, and fresh clones of it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,11 @@ def run(folder: Path, *command: str) -> None:
 
 
 def dvc(folder: Path, *arguments: str) -> None:
-    run(folder, sys.executable, "-m", "dvc", "-q", *arguments)
+    """DVC's command line in this process: the program takes seconds to start."""
+    from dvc.cli import main
+
+    with contextlib.chdir(folder):
+        assert main(["-q", *arguments]) == 0, arguments
 
 
 def commit(folder: Path, message: str) -> None:
@@ -27,7 +31,7 @@ def commit(folder: Path, message: str) -> None:
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small project with two versions of its data (`v1`, `v2`) in a store inside the repository."""
     origin = tmp_path_factory.mktemp("project")
@@ -60,15 +64,25 @@ def pull(config: DataConfig) -> list[str]:
     return sorted(path.name for path in pulled.folder.iterdir())
 
 
-@pytest.fixture
-def stories(clone: Path) -> Path:
-    """The clone with a real data set, which is pushed. Gives a folder of stories that can be added to it."""
+@pytest.fixture(scope="session")
+def pushed(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A clone with a real data set, which is pushed, and a folder of stories that can be added to it."""
+    clone, new = tmp_path_factory.mktemp("pushed") / "clone", tmp_path_factory.mktemp("new")
+    shutil.copytree(origin, clone, ignore=shutil.ignore_patterns("cache", "tmp", "data"))
     train, test = list(sample.examples("train", films=2)), list(sample.examples("test", films=1))
-    shutil.rmtree(clone / "data", ignore_errors=True)
     for split, examples in (("train", train[:2]), ("test", test)):
         dataset.write(examples, clone / "data", split)
     dvc(clone, "add", "data")
     dvc(clone, "push")
     commit(clone, "stories")
-    dataset.write(train[2:], clone.parent / "new", "train")
-    return clone.parent / "new"
+    dataset.write(train[2:], new, "train")
+    return clone, new
+
+
+@pytest.fixture
+def stories(pushed: tuple[Path, Path], clone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The clone with a real data set, which is pushed. Gives a folder of stories that can be added to it."""
+    shutil.rmtree(clone)
+    shutil.copytree(pushed[0], clone, ignore=shutil.ignore_patterns("tmp"))
+    monkeypatch.chdir(clone)
+    return Path(shutil.copytree(pushed[1], clone.parent / "new"))

@@ -16,10 +16,9 @@ from tasks import cleaning, registry, tracking
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> Path:
     """Five versions, each with its training (two checkpoints), weights and evaluation."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     mlflow = MlflowClient()
     mlflow.create_registered_model("storyteller")

@@ -16,7 +16,7 @@ from storyreason import dataset, sample
 from storyreason.config import DataConfig
 from storyreason.errors import DataError
 from tasks import data, versioning
-from tests.tasks.cloned import clone, dvc, origin, pull, stories  # noqa: F401 (fixtures)
+from tests.tasks.cloned import clone, dvc, origin, pull, pushed, stories  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 

@@ -44,10 +44,9 @@ def evaluate(data: Pulled, subject: Subject) -> Evaluated:
 
 
 def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
 ) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(evaluation, "Progress", Mock())
     first, *others = sample.examples("test", films=2)
     broken = replace(first, images=(b"no picture", *first.images[1:]))

@@ -14,9 +14,8 @@ CONFIG = RunConfig()
 
 
 @pytest.fixture
-def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Version]:
+def versions(tmp_path: Path, mlflow_store: None) -> dict[str, registry.Version]:
     """Three registered versions, of which the first is the champion."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     for number in "123":

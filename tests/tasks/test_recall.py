@@ -1,6 +1,8 @@
 """What MLflow has lost is created again from the work folders: a deleted version or run, or everything in a new store."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -37,12 +39,11 @@ PROGRESS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pulled:
+def data(tmp_path: Path, mlflow_store: None, monkeypatch: pytest.MonkeyPatch) -> Pulled:
     """The data of a training that is complete, as is its version."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "Progress", Mock())
     monkeypatch.setattr(evaluation, "Progress", Mock())
-    use_store("here", tmp_path, monkeypatch)
     for split in dataset.SPLITS:
         dataset.write(sample.examples(split, films=1), tmp_path / "data", split)  # type: ignore[arg-type]
     data = pulled(tmp_path / "data")
@@ -61,10 +62,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pulled:
     runs.write_text(version_folder(trained) / "model" / "config.json", "{}")  # merged already
     register(trained)
     return data
-
-
-def use_store(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/{name}.db")
 
 
 def version_folder(trained: Trained) -> Path:
@@ -117,10 +114,11 @@ def test_a_deleted_version_is_registered_again(data: Pulled) -> None:
 
 
 def test_in_a_new_store_the_training_gets_its_own_run_and_version(
-    data: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Pulled, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a store in which version 1 is of another training
-    use_store("there", tmp_path, monkeypatch)
+    here = os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path / 'there.db')}")
     tracking.client().create_registered_model("storyteller")
     tags = {f"{tracking.TAG}folder": "elsewhere", f"{tracking.TAG}register": "f" * 16}
     tracking.client().create_model_version("storyteller", source=str(tmp_path), tags=tags)
@@ -135,7 +133,7 @@ def test_in_a_new_store_the_training_gets_its_own_run_and_version(
     losses = tracking.client().get_metric_history(again.run_id, "train/loss")
     assert [(point.step, point.value) for point in losses] == [(1, 2.0), (2, 1.0)]
     # and back in the first store, all is as it was
-    use_store("here", tmp_path, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
     assert register(train(data)).number == "1"
     assert len(tracking.client().search_runs([tracking.experiment()])) == 1
 

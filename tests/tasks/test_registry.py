@@ -14,8 +14,7 @@ from tasks import cleaning, registry, tracking
 from tasks.faults import from_outside
 
 
-def test_no_champion_yet_is_none_with_and_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_no_champion_yet_is_none_with_and_without_the_model(mlflow_store: None) -> None:
     assert registry.alias("storyteller", "champion") is None
     mlflow.MlflowClient().create_registered_model("storyteller")
     assert registry.alias("storyteller", "champion") is None
@@ -49,8 +48,9 @@ def test_an_unreachable_registry_is_an_error_and_not_a_missing_champion(
 @pytest.mark.parametrize(
     "name", ["models:/storyteller@champion", "models:/storyteller/champion", "models:/storyteller/1"]
 )
-def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_tell_finds_a_registered_model_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
+) -> None:
     monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
@@ -63,9 +63,8 @@ def test_tell_finds_a_registered_model_by_its_name(name: str, tmp_path: Path, mo
 
 
 def test_a_version_taken_down_by_hand_stays_marked_until_it_is_served_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mlflow_store: None
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     for number in ("1", "2"):

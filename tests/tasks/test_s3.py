@@ -114,8 +114,9 @@ def test_a_corrupt_object_on_s3_is_never_accepted(clone: Path, store: S3) -> Non
         pull(DataConfig())
 
 
-def test_mlflows_artifacts_are_stored_on_s3(store: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_mlflows_artifacts_are_stored_on_s3(
+    store: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
+) -> None:
     monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "s3://storyreason/mlflow")
 
     run_id = tracking.open_run("evaluate", "f" * 16, name="base", parameters={}, tags={})

@@ -12,9 +12,10 @@ from tasks.results import Pulled
 COMMIT = f"{tracking.TAG}git_commit"
 
 
-def test_a_split_of_the_data_is_an_input_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_of_the_data_is_an_input_of_a_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
+) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     run_id = client.create_run(tracking.experiment()).info.run_id
     data = Pulled(files=("data",), md5="0123456789abcdef", rev="v1", card="", faulty_test_stories={})

@@ -78,10 +78,9 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> list[tuple[str, str]]:
     """The log lines of a run without Prefect's server; MLflow runs go to a separate database."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     logger, handler = logging.Logger("run"), Heard()
     logger.addHandler(handler)
     for module in (progress, training):

@@ -12,7 +12,7 @@ from storyreason.config import DataConfig
 from storyreason.errors import DataError
 from tasks import data, versioning
 from tests import frozen
-from tests.tasks.cloned import clone, dvc, origin, pull, stories  # noqa: F401 (fixtures)
+from tests.tasks.cloned import clone, dvc, origin, pull, pushed, stories  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 
