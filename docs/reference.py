@@ -120,9 +120,9 @@ def scores() -> str:
         "# Scores",
         "",
         count
-        + "Their names in MLflow begin with the decoding: `free/` or `grounded/`. Beside each are the ends of its",
-        "95 % interval, `…/low` and `…/high`. A score is left out where it is not defined, such as a rate per mention of a",
-        "model that mentions nothing. [What the protocols are](../scores.md#names).",
+        + "Their names in MLflow begin with the decoding: `free/` or `grounded/`. The main ones are metrics of a run;",
+        "its table `scores.json` has all of them, each with its 95 % interval. A score is left out where it is not defined,",
+        "such as a rate per mention of a model that mentions nothing. [What the protocols are](../scores.md#names).",
         "",
         _escaped(catalogue.markdown()).replace("\n### ", "\n## ").removeprefix("#"),
     ]

@@ -61,6 +61,7 @@ def evaluate(
         report.quiet_failures()
         result = flow(chosen, version)
     report.show_scores({version: result.metrics})
+    report.show_pages({version: result.run_id})
     for decoding, page in result.pages.items():
         report.say(f"stories, {decoding} decoding: {page}")
 

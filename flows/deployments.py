@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from storyreason import config, home, runs
 from storyreason.errors import RunError, StoryReasonError
-from tasks import compat, settings
+from tasks import compat, settings, tracking
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def main() -> None:
     for one in everything(chosen):
         runner.add_deployment(one)
     automations.apply(chosen)
+    tracking.experiment()  # so that MLflow's page of runs exists before the first one
     for name in resume_interrupted():
         print(f"{name} resumes", flush=True)  # noqa: T201 - the log of this process
     runs.write_text(up.ready_file(), "")

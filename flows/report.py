@@ -44,10 +44,22 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
         say(f"version: {outcome.version.name} {outcome.version.number} in MLflow, weights in {outcome.version.folder}")
     if outcome.promotion is not None:
         say(f"gate: {outcome.promotion.reason}")
+    if outcome.scores:
+        show_pages({role: one.run_id for role, one in outcome.scores.items()})
     if outcome.page:
         say(f"story page: {outcome.page}")
     if outcome.url:
         say(f"serving at {outcome.url}/v1 (model storyteller); stop it with: make down")
+
+
+def show_pages(run_ids: dict[str, str]) -> None:
+    """Print where MLflow shows these runs and compares them."""
+    from tasks import tracking, views
+
+    experiment = tracking.experiment()
+    say(f"runs, the best first: {views.runs(experiment)}")
+    if len(set(run_ids.values())) > 1:
+        say(f"{' against '.join(run_ids)}: {views.comparison(experiment, run_ids.values())}")
 
 
 def show_scores(scores: dict[str, dict[str, float]]) -> None:

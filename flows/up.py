@@ -24,7 +24,7 @@ from storyreason import guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
 from storyreason.serving.config import ServingConfig
-from tasks import settings
+from tasks import settings, views
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def show_runs(say: Callable[[str], None]) -> None:
 def _say_where(chosen: Settings, say: Callable[[str], None]) -> None:
     elsewhere = _elsewhere(chosen)
     say(f"Prefect     {elsewhere.get('prefect', chosen.prefect_url)}")
-    say(f"MLflow      {elsewhere.get('mlflow', chosen.mlflow_url)}")
+    say(f"MLflow      {views.first_page(elsewhere.get('mlflow', chosen.mlflow_url))}")
 
 
 def down() -> bool:

@@ -86,6 +86,18 @@ class RunConfig(BaseModel):
         """Parameters by their dotted names, as in `--set` and MLflow: `{"training.learning_rate": 1e-4}`."""
         return _flatten(self.model_dump(mode="json"))
 
+    def changes(self) -> dict[str, Any]:
+        """The parameters that differ from the preset of this name; from the defaults when there is no such preset.
+
+        >>> load("sample", ["training.learning_rate=1e-4"]).changes()
+        {'training.learning_rate': 0.0001}
+        """
+        try:
+            preset = load(self.name).flat()
+        except ConfigError:
+            preset = RunConfig(name=self.name).flat()
+        return {key: value for key, value in self.flat().items() if value != preset.get(key)}
+
 
 def presets() -> list[str]:
     """The names of the presets that come with the project."""

@@ -14,7 +14,7 @@ from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
-from tasks import accelerator, tracking
+from tasks import accelerator, tracking, views
 from tasks.data import Base, stories_to_tell
 from tasks.progress import Progress
 from tasks.registry import Version
@@ -85,7 +85,7 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
     examples = list(stories_to_tell(config.data, data))
     references = [scoring.Reference.of(example) for example in examples]
     metrics: dict[str, float] = {"stories": len(examples)}
-    cards: dict[str, scoring.Scorecard] = {}
+    cards: dict[Decoding, scoring.Scorecard] = {}
     told = _tell(config, subject, examples, folder)
     for decoding, answers in told.items():
         card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
@@ -145,7 +145,7 @@ def headline(metrics: dict[str, float]) -> str:
     return "; ".join(lines)
 
 
-def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[str, list[Prediction]]:
+def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[Decoding, list[Prediction]]:
     """The answers of each decoding. One engine tells them all; it starts only when some are missing."""
     files = {decoding: folder / f"{decoding}{FILES[0]}" for decoding in config.evaluation.decodings}
     missing = [decoding for decoding, file in files.items() if not file.exists()]
@@ -171,28 +171,29 @@ def _log(
     work: Work,
     data: Pulled,
     metrics: dict[str, float],
-    cards: dict[str, scoring.Scorecard],
+    cards: dict[Decoding, scoring.Scorecard],
 ) -> str:
-    """Log metrics, intervals, tables, charts and pages on the training's run, or on a new one; gives the run's ID."""
+    """Log metrics, tables, charts and pages on the training's run, or on a new one; gives the run's ID."""
     mlflow = tracking.client()
     run_id = subject.run_id or tracking.open_run(
         "evaluate",
         work.fingerprint,
         name=f"{subject.role} {work.fingerprint[:6]}",
-        parameters={key: value for key, value in config.flat().items() if not key.startswith("training.")},
+        parameters=views.parameters(config, "training"),
         tags=tracking.lineage(data_md5=data.md5, role=subject.role, folder=subject.folder),
     )
     tracking.log_data(run_id, config.data.target, data, "test")
-    values = dict(metrics)
+    if subject.run_id is None:
+        tracking.log_config(run_id, config)
+    tracking.note(run_id, "; ".join(f"{decoding}: {views.sentence(card)}" for decoding, card in cards.items()))
+    tracking.log_table(run_id, views.table(cards), "scores.json")
     for decoding, card in cards.items():
-        for name, (low, high) in card.intervals().items():
-            values |= {f"{decoding}/{name}/low": low, f"{decoding}/{name}/high": high}
         tracking.log_table(run_id, card.table(), f"{decoding}/stories.json")
         for name, figure in charts({subject.role: card}).items():
             mlflow.log_figure(run_id, figure, f"{decoding}/charts/{name}.png")
         for kind in ("scorecard.json", "stories.html"):
             mlflow.log_text(run_id, (work.folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
-    tracking.log_metrics(run_id, values)
+    tracking.log_metrics(run_id, views.compared(metrics))
     if subject.run_id is None:
         tracking.close_run(run_id)
     return run_id

@@ -35,8 +35,10 @@ Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `A
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
 
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
-Each version's description is its card; its source run holds the scores, their intervals, tables and story pages.
+Each version's description begins with its scores and the gate's decision; its source run holds all scores, their intervals,
+tables and story pages.
 """
+UNSCORED = "Not scored yet."
 TAKEN_DOWN = "taken_down"
 """The tag of a champion that somebody replaced with `storyreason deploy`."""
 
@@ -104,7 +106,7 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
     version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
     store = client()
     store.update_registered_model(config.model, MODEL)
-    store.update_model_version(config.model, version.version, _card(config, trained))
+    store.update_model_version(config.model, version.version, f"{UNSCORED}\n\n{_card(config, trained)}")
     store.set_registered_model_alias(config.model, "challenger", version.version)
     return str(version.version)
 
@@ -171,6 +173,14 @@ def move_champion(new: Version, by_hand: bool = False) -> None:
             tag_version(old, **{TAKEN_DOWN: f"for version {new.number}"})
         mlflow.set_registered_model_alias(new.name, "previous", old.number)
     mlflow.set_registered_model_alias(new.name, "champion", new.number)
+
+
+def describe(which: Version, sentence: str) -> None:
+    """Write a sentence over a version's card, in place of the one before: the list of versions shows it first."""
+    mlflow = client()
+    before = str(mlflow.get_model_version(which.name, which.number).description or "")
+    card = before[before.find("# ") :] if "# " in before else ""
+    mlflow.update_model_version(which.name, which.number, f"{sentence}\n\n{card}".strip())
 
 
 def tag_version(which: Version, **tags: str) -> None:

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import yaml
 from prefect.runtime import flow_run
 
 from storyreason import runs
-from tasks import compat, settings
+from storyreason.config import RunConfig
+from tasks import compat, views
 from tasks.faults import plainly
 from tasks.results import Pulled
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-EXPERIMENT = "storyteller"
-FACE = "workflowType=machine_learning"
 TAG = "storyreason."
 """The prefix of this project's tags: `storyreason.train` holds the fingerprint of the training step, and so on."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -39,14 +39,22 @@ def client() -> "MlflowClient":
 def experiment() -> str:
     """The ID of the one experiment in which all models are compared; created when missing."""
     mlflow = client()
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    found = mlflow.get_experiment_by_name(views.EXPERIMENT)
     if found is not None:
-        return str(found.experiment_id)
+        return _described(str(found.experiment_id), found.tags)
     # A server chooses where artifacts go; with a database alone they would go to ./mlruns.
     database = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
     chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
     location = chosen if database else None
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+    return _described(str(mlflow.create_experiment(views.EXPERIMENT, artifact_location=location)), {})
+
+
+def _described(experiment: str, tags: dict[str, str]) -> str:
+    """The experiment's ID, once its tags are those of `views`."""
+    for key, value in views.experiment_tags(experiment).items():
+        if tags.get(key) != value:
+            client().set_experiment_tag(experiment, key, value)
+    return experiment
 
 
 def find_run(step: str, fingerprint: str) -> str | None:
@@ -71,11 +79,7 @@ def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any],
 
 def address(run_id: str, artifact: str = "") -> str:
     """Where MLflow's UI shows a run or one of its artifacts: on the server in use, or the one that `up` starts."""
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    server = tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
-    page = f"{server}/#/experiments/{experiment()}/runs/{run_id}"
-    # MLflow's UI has two modes: this one for model training, the other for applications of language models.
-    return f"{page}/artifacts/{artifact}?{FACE}" if artifact else f"{page}?{FACE}"
+    return views.run(experiment(), run_id, artifact)
 
 
 def close_run(run_id: str, status: str = "FINISHED") -> None:
@@ -107,6 +111,17 @@ def log_data(run_id: str, target: str, data: Pulled, split: str) -> None:
     source = json.dumps({"dvc.path": name, "dvc.md5": data.md5, "dvc.rev": data.rev})
     dataset = Dataset(name=f"{name} {split}", digest=digest, source_type="code", source=source)
     mlflow.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
+
+
+def log_config(run_id: str, config: RunConfig) -> None:
+    """Log the whole configuration as `config.yaml`, which is a preset: `storyreason retrain config.yaml` repeats the run."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    client().log_text(run_id, text, "config.yaml")
+
+
+def note(run_id: str, text: str) -> None:
+    """Set the description of a run, which the list of runs shows."""
+    client().set_tag(run_id, "mlflow.note.content", text)
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:

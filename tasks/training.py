@@ -9,11 +9,10 @@ from typing import Any
 from prefect import get_run_logger
 
 from storyreason import dataset, runs, training
-from storyreason.config import RunConfig, load
-from storyreason.errors import ConfigError
+from storyreason.config import RunConfig
 from storyreason.training import machine, progress
 from storyreason.training.job import MACHINE, deciding
-from tasks import accelerator, tracking
+from tasks import accelerator, tracking, views
 from tasks.data import Base
 from tasks.progress import Progress
 from tasks.results import Pulled, Trained, from_manifest
@@ -76,9 +75,10 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
         "train",
         work.fingerprint,
         name=run_name(config, work.fingerprint),
-        parameters=config.flat(),
+        parameters=views.parameters(config),
         tags=tracking.lineage(data_md5=data.md5, base=config.base.name, preset=config.name, role="tuned"),
     )
+    tracking.log_config(run_id, config)
     tracking.log_data(run_id, config.data.target, data, "train")
     with tracking.closing(run_id):
         result = _run(config, job, work, _follower(run_id))
@@ -109,15 +109,11 @@ def _story_ids(job: training.Job) -> list[str]:
 
 def run_name(config: RunConfig, fingerprint: str) -> str:
     """The preset, and the differences from it that change the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
-    try:
-        preset = load(config.name).flat()
-    except ConfigError:  # not one of ours
-        preset = RunConfig(name=config.name).flat()
     deciding = ("training.", "data.train", "data.target", "data.rev", "base.")
     differing = [
         f"{key.removeprefix('training.')}={value}"
-        for key, value in config.flat().items()
-        if value != preset.get(key) and key.startswith(deciding) and key not in NOT_NAMED
+        for key, value in config.changes().items()
+        if key.startswith(deciding) and key not in NOT_NAMED
     ]
     return " ".join([config.name, *differing, fingerprint[:6]])[:250]
 

@@ -112,7 +112,7 @@ def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]
     left_out = 0
     for name, value in card.metrics().items():
         change = differences.get(name)
-        broken = "/rules/" in name and (value < 1 or (change is not None and change.b < 1))
+        broken = "/rule_pass_rate/" in name and (value < 1 or (change is not None and change.b < 1))
         score = SCORES[name]
         if not (broken or score.level != "detail" or name.startswith("paper/")):
             left_out += 1

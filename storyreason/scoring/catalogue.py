@@ -19,6 +19,7 @@ PAPER = "StoryReasoning (arXiv 2505.10292)"
 
 VALID = "strict/validity/valid"
 BOX_F1 = "strict/grounding/f1"
+IDF1 = "strict/identity/idf1"
 
 KINDS: Mapping[str, str] = {name: kind.plural for name, kind in kinds.KINDS.items()}
 """The kinds of entities, and what titles and charts call them."""
@@ -55,7 +56,7 @@ def _validity() -> Iterator[Score]:
     )  # fmt: skip
     for rule, (severity, sentence) in RULES.items():
         yield Score(
-            f"strict/validity/rules/{rule}", f"answers that keep {rule}", rate(f"validity/rules/{rule}", "stories"),
+            f"strict/validity/rule_pass_rate/{rule}", f"answers that keep {rule}", rate(f"validity/rules/{rule}", "stories"),
             f"Share of answers that keep the rule ({severity}): {sentence}", bar=("rules", rule),
         )  # fmt: skip
 
@@ -106,7 +107,7 @@ def _identity() -> Iterator[Score]:
     at, predicted, reference = "strict/identity", "identity/predicted", "identity/reference"
     ristani = "Ristani et al. 2016, section 3"
     yield Score(
-        f"{at}/idf1", "identity IDF1", f1("identity/idtp", predicted, reference),
+        IDF1, "identity IDF1", f1("identity/idtp", predicted, reference),
         "Harmonic mean of identity precision and recall.", ristani, level="headline", guard="idf1_tolerance",
     )  # fmt: skip
     yield Score(

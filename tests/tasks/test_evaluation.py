@@ -59,7 +59,14 @@ def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
 
     assert scored.metrics["stories"] == len(others) == 3
     assert scored.metrics["free/strict/grounding/f1"] == 1.0
-    assert tracking.client().get_run(scored.run_id).data.metrics["stories"] == 3
+    run = tracking.client().get_run(scored.run_id)
+    assert run.data.metrics["stories"] == 3
+    assert run.data.metrics.keys() < scored.metrics.keys()  # the rest is in the table
+    assert (
+        run.data.tags["mlflow.note.content"] == "free: box F1 1.000 (1.000 to 1.000), IDF1 1.000, valid answers 1.000"
+    )
+    artifacts = {one.path for one in tracking.client().list_artifacts(scored.run_id)}
+    assert {"scores.json", "config.yaml"} <= artifacts
     card = json.loads(Path(scored.scorecards["free"]).read_text())
     assert first.story_id not in json.dumps(card)
     (written,) = tmp_path.glob("evaluate/*/manifest.json")

@@ -1,5 +1,7 @@
 """What is served after the gate when others have promoted versions in the meantime."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -42,6 +44,19 @@ def test_a_champion_that_changed_during_the_run_stays(
     assert promotion.granted is False
     assert "the champion changed during this run, from version 1 to version 2: run it again" in promotion.reason
     assert told == [(versions["3"], promotion.reason)]
+    assert mlflow.MlflowClient().get_model_version("storyteller", "3").description == f"Held: {promotion.reason}"
+
+
+def test_version_and_run_say_scores_and_decision(versions: dict[str, registry.Version]) -> None:
+    client = mlflow.MlflowClient()
+    run_id = client.create_run("0").info.run_id
+
+    gate.describe(replace(versions["3"], run_id=run_id), "box F1 0.557 (0.536 to 0.577), IDF1 0.474", "promoted")
+
+    said = str(client.get_model_version("storyteller", "3").description)
+    assert re.fullmatch(r"box F1 0\.557 \(0\.536 to 0\.577\), IDF1 0\.474, promoted \d+ \w{3} \d{4}", said)
+    note = client.get_run(run_id).data.tags["mlflow.note.content"]
+    assert note == said.replace("promoted", "version 3 promoted")
 
 
 def test_the_challenger_takes_the_place_of_the_champion_that_it_was_compared_with(

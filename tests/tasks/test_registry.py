@@ -62,6 +62,26 @@ def test_tell_finds_a_registered_model_by_its_name(
         registered("models:/storyteller@nobody")
 
 
+def test_a_description_begins_with_the_newest_scores_and_keeps_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    tags = {f"{tracking.TAG}folder": "1", f"{tracking.TAG}register": "1"}
+    client.create_model_version(
+        "storyteller", str(tmp_path), tags=tags, description="Not scored yet.\n\n# storyteller\n\nLooks."
+    )
+    version = registry.version("storyteller", "1")
+
+    for sentence in ("box F1 0.557, held 1 Nov 2026", "box F1 0.561, promoted 8 Nov 2026"):
+        registry.describe(version, sentence)
+
+    assert client.get_model_version("storyteller", "1").description == (
+        "box F1 0.561, promoted 8 Nov 2026\n\n# storyteller\n\nLooks."
+    )
+
+
 def test_a_version_taken_down_by_hand_stays_marked_until_it_is_served_by_hand(
     tmp_path: Path, mlflow_store: None
 ) -> None:

@@ -23,7 +23,7 @@ def test_every_column_of_a_formula_is_counted() -> None:
 
 
 def test_each_rule_is_a_score() -> None:
-    rules = [name.rpartition("/")[2] for name in SCORES if name.startswith("strict/validity/rules/")]
+    rules = [name.rpartition("/")[2] for name in SCORES if name.startswith("strict/validity/rule_pass_rate/")]
 
     assert rules == list(RULES)
 

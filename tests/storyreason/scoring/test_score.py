@@ -74,7 +74,7 @@ def test_the_reference_itself_is_perfect() -> None:
     metrics = judge(answer.render(*PEOPLE))
 
     assert {name: metrics[name] for name in PERFECT} == dict.fromkeys(PERFECT, 1.0)
-    assert {value for name, value in metrics.items() if name.startswith("strict/validity/rules/")} == {1.0}
+    assert {value for name, value in metrics.items() if name.startswith("strict/validity/rule_pass_rate/")} == {1.0}
     assert metrics["strict/identity/switches_per_story"] == 0
     assert metrics["strict/references/hallucinations_per_100_mentions"] == 0
     assert metrics["strict/grounding/entities_per_frame"] == 13 / 5
@@ -88,7 +88,7 @@ def test_a_model_that_answers_nothing_scores_nothing(prediction: str | None) -> 
     metrics = score([REFERENCE], {} if prediction is None else {"film1-1": prediction}).metrics()
 
     assert {metrics[name] for name in PERFECT if name in metrics} == {0.0}
-    assert {value for name, value in metrics.items() if name.startswith("strict/validity/rules/")} == {0.0}
+    assert {value for name, value in metrics.items() if name.startswith("strict/validity/rule_pass_rate/")} == {0.0}
     assert metrics["strict/validity/missing"] == (prediction is None)
 
 

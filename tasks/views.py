@@ -1,0 +1,171 @@
+"""Where people compare in MLflow: addresses of its pages, the saved view of the runs, and what a run says of itself.
+
+MLflow's UI has two modes, one for model training and one for applications of language models. Every address here opens the
+first. Links between MLflow's own pages are relative (`#/…`), so they hold when its port changes.
+"""
+
+import json
+import os
+import urllib.request
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, get_args
+
+from storyreason.config import RunConfig
+from storyreason.generation.config import Decoding
+from storyreason.scoring.catalogue import BOX_F1, HEADLINES, IDF1, MAIN, SCORES, VALID
+from storyreason.training.job import deciding
+from tasks import settings
+
+if TYPE_CHECKING:
+    from storyreason import scoring
+
+EXPERIMENT = "storyteller"
+"""The one experiment in which all models are compared."""
+MODE = "workflowType=machine_learning"
+VIEW = "scores"
+"""The name of the saved view, which addresses give as `viewStateShareKey`."""
+DECIDING = f"grounded/{BOX_F1}"
+"""The metric by which the saved view sorts the runs: the default of `gate.primary`."""
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
+MOST_PARAMETERS = 40
+MOST_TEXT = 6000
+"""MLflow's limit for the value of a parameter."""
+DECISIVE = {
+    "name", "model", "generation.temperature", "generation.max_tokens", "evaluation.decodings", "gate.primary", "gate.min_gain",
+    "serving.max_model_len", "serving.dtype",
+}  # fmt: skip
+"""The parameters that a run shows besides those of its data, base model and training."""
+NOT_COMPARED = {"recompute", "liger"}
+"""Keys of training that are in its fingerprint and change the results by rounding alone."""
+
+
+def columns() -> list[str]:
+    """The columns of the saved view: the headline scores of both decodings, those of the deciding metric first."""
+    scores = [BOX_F1, IDF1, VALID, *(one.name for one in HEADLINES if one.name not in (BOX_F1, IDF1, VALID))]
+    return [f"{decoding}/{name}" for decoding in reversed(DECODINGS) for name in scores]
+
+
+def experiment_tags(experiment: str) -> dict[str, str]:
+    """The tags of the experiment with this ID: its kind, what its page says, and the saved view."""
+    state = {
+        "selectedColumns": [
+            "attributes.`Description`",
+            *(f"metrics.`{name}`" for name in columns()),
+            "params.`training.mode`",
+            "params.`training.learning_rate`",
+            "params.`overrides`",
+        ],
+        "orderByKey": f"metrics.`{DECIDING}`",
+        "orderByAsc": False,
+        "runsHiddenMode": "FIRST_10_RUNS",
+    }
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": (
+            f"[Runs with their scores, the best first]({_runs(experiment)}): select two and "
+            "press *Compare*. A score's interval is in `scores.json` of a run; whether a difference is real is in "
+            "`challenger_against_….json`."
+        ),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(state),
+    }
+
+
+def server() -> str:
+    """The address of the MLflow server in use, or of the one that `storyreason up` starts."""
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
+
+
+def run(experiment: str, run_id: str, artifact: str = "") -> str:
+    """Where MLflow shows a run, or one of its artifacts."""
+    page = f"{server()}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{page}/artifacts/{artifact}?{MODE}" if artifact else f"{page}?{MODE}"
+
+
+def runs(experiment: str, at: str | None = None) -> str:
+    """Where MLflow, at this address or at that of the server in use, lists all runs with their scores, the best first."""
+    return f"{at or server()}/{_runs(experiment)}"
+
+
+def _runs(experiment: str) -> str:
+    return f"#/experiments/{experiment}/runs?{MODE}&viewStateShareKey={VIEW}"
+
+
+def first_page(mlflow: str) -> str:
+    """The list of runs on the MLflow server at this address; its first page while it has no experiment or does not answer."""
+    query = f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}"
+    try:
+        with urllib.request.urlopen(query, timeout=5) as answer:
+            return runs(json.load(answer)["experiment"]["experiment_id"], mlflow)
+    except (OSError, ValueError, KeyError):
+        return f"{mlflow}/?{MODE}"
+
+
+def comparison(experiment: str, run_ids: Iterable[str]) -> str:
+    """Where MLflow compares these runs."""
+    # Encoded, because terminals end a link at a quotation mark.
+    listed = ",".join(f"%22{one}%22" for one in run_ids)
+    return f"{server()}/#/compare-runs?runs=%5B{listed}%5D&experiments=%5B%22{experiment}%22%5D&{MODE}"
+
+
+def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
+    """What decides a run's results, and in one text what differs from its preset; without groups that are `left_out`.
+
+    At most 40, so that a comparison can be read. The whole configuration is the run's artifact `config.yaml`.
+    """
+    keys = {*deciding(config.training), "batch_size", "accumulation", "processes"} - NOT_COMPARED
+    training = {f"training.{key}" for key in keys}
+    chosen = {
+        key: str(value)
+        for key, value in config.flat().items()
+        if (key in training or key in DECISIVE or key.startswith(("data.", "base.")))
+        and not key.startswith(tuple(f"{group}." for group in left_out))
+    }
+    changed = {key: value for key, value in config.changes().items() if key.partition(".")[0] not in left_out}
+    overrides = " ".join(f"{key}={value}" for key, value in changed.items())
+    return dict(list(chosen.items())[: MOST_PARAMETERS - 1]) | {"overrides": overrides[:MOST_TEXT]}
+
+
+def compared(metrics: dict[str, float]) -> dict[str, float]:
+    """Of all scores of an evaluation, those that become metrics of its run: about two dozen for each decoding.
+
+    Each metric is a chart of its own in MLflow, and a page with hundreds of charts takes minutes. All scores with their
+    intervals are in the run's table `scores.json`.
+    """
+    names = {"stories", "grounded/mended_boxes"} | {f"{decoding}/{one.name}" for decoding in DECODINGS for one in MAIN}
+    return {name: value for name, value in metrics.items() if name in names}
+
+
+def table(cards: "dict[Decoding, scoring.Scorecard]") -> list[dict[str, str | float]]:
+    """Every score of each decoding with its 95 % interval, as rows of the run's table `scores.json`."""
+    rows: list[dict[str, str | float]] = []
+    for decoding, card in cards.items():
+        intervals = card.intervals()
+        for name, value in card.metrics().items():
+            score, (low, high) = SCORES[name], intervals[name]
+            rows.append(
+                {
+                    "score": f"{decoding}/{name}",
+                    "title": f"{score.title}, {decoding}",
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "better": score.better or "",
+                }
+            )
+    return rows
+
+
+def sentence(card: "scoring.Scorecard") -> str:
+    """The scores by which a version is known: `box F1 0.557 (0.536 to 0.577), IDF1 0.474, valid answers 1.000`."""
+    metrics, parts = card.metrics(), []
+    if BOX_F1 in metrics:
+        text = SCORES[BOX_F1].text
+        low, high = card.intervals()[BOX_F1]
+        parts.append(f"box F1 {text(metrics[BOX_F1])} ({text(low)} to {text(high)})")
+    parts += [
+        f"{title} {SCORES[name].text(metrics[name])}"
+        for name, title in ((IDF1, "IDF1"), (VALID, "valid answers"))
+        if name in metrics
+    ]
+    return ", ".join(parts)
