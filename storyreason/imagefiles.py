@@ -9,6 +9,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+MAX_PIXELS = 40_000_000
+"""Pixels of one picture, at most. No film frame has more; a decompression bomb of a few kilobytes has billions."""
+MAX_RATIO = 200
+"""The longer side by the shorter, at most: the processors of the Qwen-VL family refuse more."""
+MIN_SIDE = 4
+"""Pixels of a side, at least: processors may take three rows for three colours."""
 MAX_PARTS = 10_000
 """Segments before a JPEG's first scan, chunks of a PNG that are no pixels, or entries of a TIFF's directory, at most."""
 MAX_PIXEL_CHUNKS = 200_000
@@ -36,6 +42,16 @@ def unknown(encoded: bytes) -> str:
         return "no bytes"
     names = [name for sign, name in _UNSUPPORTED.items() if sign in encoded[:512]]
     return f"{names[0]} is not supported: save it as JPEG or PNG" if names else "unknown picture format"
+
+
+def bound(width: int, height: int) -> None:
+    """Raises ValueError for a size, in pixels, that a model's processor or a machine's memory does not take."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels: {MAX_PIXELS:,} at most")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"{width} x {height} pixels: the longer side may be {MAX_RATIO} times the shorter at most")
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width} x {height} pixels: {MIN_SIDE} x {MIN_SIDE} at least")
 
 
 class Jpeg(NamedTuple):

@@ -14,9 +14,9 @@ import base64
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from storyreason import imagefiles
 from storyreason.errors import DataError
@@ -25,18 +25,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+Seen = TypeVar("Seen")
+
 BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """The formats that every browser shows, by their names in Pillow, and their media types."""
 FORMATS = (*BROWSER_FORMATS, "AVIF", "BMP", "JPEG2000", "PPM", "TIFF")
 """The formats that a data set may come with."""
 KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats of canonical pictures."""
-MAX_PIXELS = 40_000_000
-"""Pixels of one picture, at most. No film frame has more; a decompression bomb of a few kilobytes has billions."""
-MAX_RATIO = 200
-"""The longer side by the shorter, at most: the processors of the Qwen-VL family refuse more."""
-MIN_SIDE = 4
-"""Pixels of a side, at least: processors may take three rows for three colours."""
 
 ODD = {
     "format": "not JPEG, PNG or WebP",
@@ -120,16 +116,17 @@ def odd(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
         return tuple(opened.odd())
 
 
-def canonical(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> bytes:
+def canonical(encoded: bytes, formats: tuple[str, ...] = FORMATS, whole: bool = True) -> bytes:
     """The same pixels in a form that every decoder reads alike; an ordinary picture is returned as it is.
 
-    Decodes the whole picture, so that one that breaks off raises PictureError.
+    Raises PictureError, if `whole` also for a picture that breaks off; else an ordinary one is not decoded.
     """
     with _opened(encoded, formats) as opened:
         odd = opened.odd()
         if opened.needs_new_pixels(odd):
             return _saved(opened.rgb(), "PNG", compress_level=1)
-        opened.verify()
+        if whole:
+            opened.verify()
         return opened.bare if odd else encoded
 
 
@@ -159,13 +156,18 @@ def shown(encoded: bytes) -> tuple[bytes, str]:
 
 def open_frames(images: Sequence[bytes], story_id: str) -> "list[Image]":
     """The frames of a story as RGB pictures. Raises DataError with the story and the image (from 1)."""
-    opened = []
+    return each(rgb, images, story_id)
+
+
+def each(look: Callable[[bytes], Seen], images: Sequence[bytes], story_id: str) -> list[Seen]:
+    """What a function of this module says of each frame of a story. Raises DataError as `open_frames` does."""
+    seen = []
     for number, encoded in enumerate(images, start=1):
         try:
-            opened.append(rgb(encoded))
+            seen.append(look(encoded))
         except PictureError as error:
             raise DataError(f"Story {story_id}, image {number} does not decode as a picture ({error}).") from error
-    return opened
+    return seen
 
 
 def thumbnail(encoded: bytes, side: int) -> bytes:
@@ -267,12 +269,12 @@ class _Opened:
         turn = self.orientation
         picture = _in_eight_bits(self.picture)
         if _has_alpha(picture):
-            # As vLLM does.
-            picture = picture.convert("RGBA")
+            # As vLLM does. A large picture takes 160 MB, so it is not copied without need.
+            picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
             white = Image.new("RGB", picture.size, (255, 255, 255))
             white.paste(picture, mask=picture.getchannel("A"))
             picture = white
-        picture = picture.convert("RGB")
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         return picture if turn == 1 else picture.transpose(Image.Transpose(_TURNS[turn]))
 
     def _frames(self) -> bool:
@@ -325,25 +327,15 @@ def _opened(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[_Ope
         elif encoded[:2] in (b"II", b"MM"):
             imagefiles.bound_tiff(encoded)
         with Image.open(io.BytesIO(jpeg.lean if jpeg else encoded), formats=formats) as picture:
-            _bound(*picture.size)
+            imagefiles.bound(*picture.size)
             if picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM"):
                 raise PictureError("its values have 32 bits: save it with 8 or 16 bits")
             yield _Opened(picture, encoded, jpeg)
     except UnidentifiedImageError as error:  # its message only has the address of the buffer
         raise PictureError(imagefiles.unknown(encoded)) from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"more pixels than {MAX_PIXELS:,}") from error
+        raise PictureError(f"more pixels than {imagefiles.MAX_PIXELS:,}") from error
     except _damage() as error:
         if isinstance(error, PictureError):
             raise
         raise PictureError(str(error)) from error
-
-
-def _bound(width: int, height: int) -> None:
-    """Raises PictureError for a size, in pixels, that a model's processor or a machine's memory does not take."""
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"{width} x {height} pixels: {MAX_PIXELS:,} at most")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise PictureError(f"{width} x {height} pixels: the longer side may be {MAX_RATIO} times the shorter at most")
-    if min(width, height) < MIN_SIDE:
-        raise PictureError(f"{width} x {height} pixels: {MIN_SIDE} x {MIN_SIDE} at least")

@@ -115,8 +115,7 @@ def _read(image: str) -> bytes:
 
     try:
         encoded = _fetched(image) if _is_address(image) else Path(image).read_bytes()
-        pictures.decoded_size(encoded)
-        return encoded
+        return pictures.canonical(encoded)
     except (OSError, pictures.PictureError) as error:
         raise DataError(f"{image} cannot be read as a picture ({error}): name image files, in order.") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storyreason import runs
-from storyreason.errors import EngineAwayError, EngineError
+from storyreason.errors import DataError, EngineAwayError, EngineError
 from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.engine import Engine
@@ -129,7 +129,7 @@ def _answer(
                     f"Story {example.story_id}: no answer after {config.retries + 1} attempts. {error}"
                 ) from error
             pause *= 2
-        except EngineError as error:
+        except (EngineError, DataError) as error:
             raise EngineError(f"Story {example.story_id}: {error}") from error
     raise AssertionError("unreachable")
 

@@ -1,19 +1,19 @@
 """Generate a story with any OpenAI-compatible endpoint."""
 
 import contextlib
+import functools
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from storyreason import chat
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.generation.config import GenerationConfig
-from storyreason.pictures import data_url
+from storyreason.pictures import canonical, data_url, each
 
 if TYPE_CHECKING:
     import httpx
@@ -198,8 +198,11 @@ def _uses_proxy(url: str) -> bool:
 
 
 def request_body(model: str, images: Sequence[bytes], config: GenerationConfig) -> dict[str, Any]:
-    """The request for a story: messages with the pictures in them, and sampling parameters."""
-    pictures = iter(images)
+    """The request for a story: messages with the pictures in them, and sampling parameters.
+
+    The engine gets canonical pictures, whatever it would make of others. Raises DataError for one that cannot be read.
+    """
+    pictures = iter(each(functools.partial(canonical, whole=False), images, "story"))
     messages = chat.messages(len(images), config.request, config.images_first)
     for message in messages:
         if isinstance(message["content"], list):
@@ -301,7 +304,7 @@ def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
     return {}
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its length in bytes, an upper bound, if the endpoint cannot count."""
     counted = _call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})

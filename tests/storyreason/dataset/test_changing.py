@@ -1,12 +1,18 @@
 """Changes to a data set: stories are added, duplicates rejected, differences reported."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from storyreason import dataset, sample
+from storyreason import dataset, pictures, sample
 from storyreason.errors import DataError
+from tests.storyreason.odd import PICTURES, exif, saved
 
 TRAIN = list(sample.examples("train", films=4))
 TEST = list(sample.examples("test", films=2))
@@ -95,3 +101,76 @@ def test_without_data_before_all_is_new(tmp_path: Path) -> None:
     change = dataset.adopt(tmp_path / "data", made(tmp_path / "new", TRAIN[:2], TEST[:1]))
     assert change.before == {"train": 0, "test": 0}
     assert len(change.added["train"]) == 2
+
+
+def stored(folder: Path, split: str = "train") -> list[bytes]:
+    """The bytes of the pictures in the files."""
+    return [image for example in dataset.load(folder, split, raw=True) for image in example.images]
+
+
+def with_odd(example: dataset.Example, name: str) -> dataset.Example:
+    """The example with its first frame as an odd picture, of its size once turned."""
+    width, height = dataset.sizes(example)[0]
+    upright = Image.open(io.BytesIO(example.images[0])).transpose(Image.Transpose.ROTATE_90)
+    assert upright.size == (height, width)
+    frame = saved(upright, "JPEG", quality=95, exif=exif(6)) if name == "turned" else PICTURES[name].encoded
+    return replace(example, images=(frame, *example.images[1:]))
+
+
+def raw(examples: list[dataset.Example], folder: Path, split: str) -> None:
+    """Writes examples as other programs do, whatever their pictures."""
+    dataset.write([replace(one, images=(), frame_count=len(one.images)) for one in examples], folder, split)
+    (file,) = dataset.shards(folder, split)
+    table = pq.read_table(file)
+    images = [[{"bytes": image, "path": "as.it.was"} for image in example.images] for example in examples]
+    place = table.schema.get_field_index("images")
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.array(images, field.type)), file)
+
+
+def test_what_comes_in_is_stored_turned_and_its_boxes_fit(data: Path, tmp_path: Path) -> None:
+    odd = with_odd(TRAIN[4], "turned")
+    raw([odd], tmp_path / "new", "train")
+    before = stored(data)
+
+    dataset.append(data, tmp_path / "new")
+
+    assert stored(data)[: len(before)] == before
+    first, *others = stored(data)[len(before) :]
+    assert first == pictures.canonical(odd.images[0]) != odd.images[0]
+    assert tuple(others) == odd.images[1:]
+    assert dataset.sizes(dataset.load(data, "train")[4]) == dataset.sizes(TRAIN[4])
+    assert dataset.check(data).bad == ()
+
+
+def test_an_import_changes_odd_pictures_and_nothing_else(tmp_path: Path) -> None:
+    odd = [with_odd(TRAIN[0], "turned"), *TRAIN[1:4]]
+    raw(odd, tmp_path / "new", "train")
+    raw(TEST[:2], tmp_path / "new", "test")
+    dataset.adopt(tmp_path / "data", tmp_path / "new")
+
+    assert stored(tmp_path / "data")[0] == pictures.canonical(odd[0].images[0])
+    assert stored(tmp_path / "data")[1:] == stored(tmp_path / "new")[1:]
+    (came,), (went,) = dataset.shards(tmp_path / "new", "train"), dataset.shards(tmp_path / "data", "train")
+    assert pq.read_schema(came).equals(pq.read_schema(went), check_metadata=True)
+    without = [name for name in pq.read_schema(came).names if name != "images"]
+    assert pq.read_table(came, columns=without).equals(pq.read_table(went, columns=without))
+    paths = [[one["path"] for one in row] for row in pq.read_table(went).column("images").to_pylist()]
+    assert {path for row in paths for path in row} == {"as.it.was"}
+    (came,), (went,) = dataset.shards(tmp_path / "new", "test"), dataset.shards(tmp_path / "data", "test")
+    assert came.read_bytes() == went.read_bytes(), "a shard of ordinary pictures keeps its bytes"
+
+
+@pytest.mark.parametrize("name", [name for name, odd in PICTURES.items() if odd.why])
+def test_a_version_from_before_keeps_its_stored_pixels(tmp_path: Path, name: str) -> None:
+    odd = PICTURES[name]
+    raw([replace(TRAIN[0], images=(odd.encoded,))], tmp_path, "train")
+
+    (example,) = dataset.load(tmp_path, "train")
+
+    expected = odd.pixels if odd.stored is None else odd.stored
+    (picture,) = pictures.open_frames(example.images, example.story_id)
+    assert (np.asarray(picture) == expected).all()
+    assert dataset.sizes(example) == [picture.size]
+    assert pictures.odd(example.images[0]) == (), "engines and pages get these pixels, too"
+    assert stored(tmp_path) == [odd.encoded], "and the files stay as they are"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from storyreason import dataset, predictions
 from storyreason.errors import EngineError
@@ -14,9 +15,12 @@ from storyreason.generation import GenerationConfig, predict
 from storyreason.generation.answering import read
 from storyreason.generation.vllm import VllmServer
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
+from tests.storyreason.odd import saved, text
 
 CONFIG = GenerationConfig(concurrency=3, retries=2, pause=0)
-STORIES = [dataset.Example(f"film-{number}", (bytes([number]),), "", "") for number in range(7)]
+PICTURES = [saved(Image.new("RGB", (8, 8), (number, 0, 0)), "PNG") for number in range(7)]
+STORIES = [dataset.Example(f"film-{number}", (picture,), "", "") for number, picture in enumerate(PICTURES)]
+FIRST, SECOND = text(PICTURES[0]), text(PICTURES[1])
 
 
 class Teller:
@@ -34,7 +38,7 @@ class Teller:
             replies = self.refuse.get(story)
             if replies:
                 return replies.pop(0)
-        return answer(f"told from {story}", finish="length" if story == "AA==" else "stop")
+        return answer(f"told from {story}", finish="length" if story == FIRST else "stop")
 
 
 def test_every_story_is_generated_once_and_in_the_order_of_the_data(tmp_path: Path) -> None:
@@ -87,12 +91,12 @@ def test_a_complete_file_is_not_generated_again(tmp_path: Path) -> None:
 
 def test_temporary_failures_are_retried(tmp_path: Path) -> None:
     teller = Teller()
-    teller.refuse = {"AQ==": [refusal(503, "busy"), refusal(500, "fell over")]}
+    teller.refuse = {SECOND: [refusal(503, "busy"), refusal(500, "fell over")]}
 
     with endpoint(teller) as url:
         told = predict(url, "teller", STORIES, CONFIG, tmp_path / "predictions.jsonl")
 
-    assert teller.asked["AQ=="] == 3 and len(told) == 7
+    assert teller.asked[SECOND] == 3 and len(told) == 7
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_a_permanent_failure_names_the_story_and_keeps_the_others(
     tmp_path: Path, replies: list[Reply], sentence: str
 ) -> None:
     teller, out = Teller(), tmp_path / "predictions.jsonl"
-    teller.refuse = {"AQ==": replies}
+    teller.refuse = {SECOND: replies}
 
     with endpoint(teller) as url:
         with pytest.raises(EngineError, match=sentence):

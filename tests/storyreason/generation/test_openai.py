@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from storyreason import chat, dataset
-from storyreason.errors import EngineAwayError, EngineError
+from storyreason.errors import DataError, EngineAwayError, EngineError
 from storyreason.generation import Chunk, GenerationConfig, tell
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal, stream
+from tests.storyreason.odd import PICTURES as ODD
 
 CONFIG = GenerationConfig(request="Tell a story that connects these images.", max_tokens=9)
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF....WEBP")
+PICTURES = tuple(ODD[name].encoded for name in ("PNG", "JPEG", "WebP"))
 
 
 def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> None:
@@ -35,6 +36,11 @@ def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> Non
     assert [url.split(";")[0] for url in urls] == ["data:image/png", "data:image/jpeg", "data:image/webp"]
     assert user["content"][-1] == {"type": "text", "text": CONFIG.request}
     assert seen[0]["model"] == "teller" and seen[0]["max_tokens"] == 9 and seen[0]["temperature"] == 0
+
+
+def test_an_unreadable_picture_is_named_before_anything_is_sent() -> None:
+    with pytest.raises(DataError, match=r"image 2 does not decode as a picture \(unknown picture format\)"):
+        tell("http://127.0.0.1:1", "teller", [PICTURES[0], b"no picture"], CONFIG)
 
 
 def test_the_request_may_come_first_and_the_length_may_be_left_open() -> None:
@@ -122,8 +128,6 @@ def test_vllm_samples_with_seeds_for_many_at_once(vllm_server: VllmServer, examp
 
 @pytest.mark.server
 def test_vllm_rejects_with_a_sentence(vllm_server: VllmServer, frames: tuple[bytes, ...]) -> None:
-    with pytest.raises(EngineError, match=r"400: .*image"):
-        tell(vllm_server.url, vllm_server.name, [b"no picture"], CONFIG)
     with pytest.raises(EngineError, match=r"400: At most 22 image"):
         tell(vllm_server.url, vllm_server.name, frames * 5, CONFIG)
     with pytest.raises(EngineError, match=r"404: .*nobody"):
