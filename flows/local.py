@@ -52,6 +52,7 @@ def _server() -> Iterator[None]:
     try:
         with runs.lock(home):
             os.environ["PREFECT_API_URL"] = _start_server(home)
+            _close_runs_of_the_killed()
             yield
     except RunError as error:
         if str(home) not in str(error):
@@ -73,6 +74,34 @@ def _start_server(home: Path) -> str:
     atexit.register(_stop, process)
     _wait(process, f"{url}/health", log)
     return url
+
+
+def _close_runs_of_the_killed() -> None:
+    """Mark the runs that still count as running in a database that no process has used since: theirs were killed.
+
+    Runs of a deployment are left to the next `storyreason up`, which resumes them.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled, Crashed
+
+    from tasks.faults import GO_ON
+
+    begun = {"state": {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}, "name": None}}
+    waiting = {"state": {"type": {"any_": [StateType.PAUSED]}}}
+    alone = {"deployment_id": {"is_null_": True}}
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(begun | alone)):
+            its_tasks = client.read_task_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),
+                task_run_filter=TaskRunFilter.model_validate(begun),
+            )
+            for task in its_tasks:
+                client.set_task_run_state(task.id, Crashed(message="Its process had ended."), force=True)
+            client.set_flow_run_state(run.id, Crashed(message=f"Its process had ended. {GO_ON}"), force=True)
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(waiting | alone)):
+            client.set_flow_run_state(run.id, Cancelled(message="The run that asked has ended."), force=True)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

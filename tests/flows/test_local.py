@@ -1,6 +1,7 @@
 """What is set before Prefect is imported and reads its settings."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,43 @@ def test_a_server_that_ends_while_it_starts_is_reported_at_once(tmp_path: Path) 
     ):
         ended.wait()
         local._wait(ended, "http://127.0.0.1:9/health", log)
+
+
+BEGIN_A_RUN = """
+import os, signal
+from flows import local
+with local.platform():
+    from prefect import flow, task
+    @task
+    def step():
+        os.kill(os.getpid(), signal.SIGKILL)
+    @flow(name="retrain")
+    def retrain():
+        step()
+    retrain()
+"""
+STATES = """
+from flows import local
+with local.platform():
+    from prefect.client.orchestration import get_client
+    with get_client(sync_client=True) as client:
+        for run in [*client.read_flow_runs(), *client.read_task_runs()]:
+            print(run.state.name, run.state.message, sep="|")
+"""
+
+
+@pytest.mark.server
+def test_the_next_start_marks_the_run_of_a_flow_that_was_killed(tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**kept, "STORYREASON_RUNS": str(tmp_path)}
+
+    killed = subprocess.run([sys.executable, "-c", BEGIN_A_RUN], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    done = subprocess.run([sys.executable, "-c", STATES], env=environment, capture_output=True, text=True)
+
+    of_flow, *of_tasks = done.stdout.splitlines()
+    assert of_flow.startswith("Crashed|Its process had ended. Start it again"), done.stderr
+    assert {one.partition("|")[0] for one in of_tasks} <= {"Crashed"}
 
 
 def test_ctrl_c_ends_with_a_sentence_that_says_how_to_continue(tmp_path: Path) -> None:
