@@ -4,6 +4,7 @@ A step's work folder is `runs/<step>/<fingerprint>/`. Its `manifest.json` is wri
 is complete. Deleting the folder forgets the step.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -148,6 +149,39 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a failed write does not name its file
         raise
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Nothing more can be written: no space, no quota, the largest size of a file."""
+FAILED = (errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE)
+"""The disk itself fails, was torn away, or takes nothing any more."""
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """What an error, or one of its causes, says about the disk: `The disk is full`. None if it says nothing about one."""
+    chain = list(causes(error))
+    for number in (one.errno for one in chain if isinstance(one, OSError)):
+        if number in FULL:
+            return "The disk is full"
+        if number in FAILED:
+            return f"The disk failed ({os.strerror(number)})"
+    # Libraries pass the system's words on as text, SQLite and PyTorch have their own.
+    said = " ".join(map(str, chain))
+    if any(os.strerror(number) in said for number in FULL) or "database or disk is full" in said:
+        return "The disk is full"
+    if any(os.strerror(number) in said for number in FAILED) or "disk I/O error" in said:
+        return "The disk failed"
+    if any(words in said for words in ("inline_container.cc", "PytorchStreamWriter", "iostream error")):
+        return "The disk did not take all that was written, so it is full or failing"
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes, the last one first."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 @contextmanager

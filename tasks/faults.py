@@ -1,16 +1,14 @@
 """Failures of a step: the sentence that people read, and whether the step is retried."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from prefect.logging.loggers import flow_run_logger
 
+from storyreason import runs
 from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The errors that mean nothing more can be written: no space, no quota, the largest size of a file."""
 GO_ON = "Start it again: complete steps are not repeated, and training resumes from its newest checkpoint."
 
 
@@ -25,13 +23,11 @@ def plainly() -> Iterator[None]:
     except StoryReasonError:
         raise
     except Exception as error:
-        chain = list(_chain(error))
-        if any(_full(one) for one in chain):
+        chain = list(runs.causes(error))
+        if (disk := runs.disk_fault(error)) is not None:
             place = next((str(one.filename) for one in chain if isinstance(one, OSError) and one.filename), "")
-            raise RunError(
-                f"The disk is full{f' (writing {place})' if place else ''}: make room, for example with "
-                f"`storyreason clean --keep 1`. {GO_ON}"
-            ) from error
+            way = "make room, for example with `storyreason clean --keep 1`" if "full" in disk else "check it"
+            raise RunError(f"{disk}{f' (writing {place})' if place else ''}: {way}. {GO_ON}") from error
         import mlflow
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
@@ -43,20 +39,6 @@ def plainly() -> Iterator[None]:
                 f"this checkout's). {GO_ON}"
             ) from broken  # a cause that `from_outside` recognizes
         raise
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
-
-
-def _full(error: BaseException) -> bool:
-    # SQLite has its own message; safetensors and others pass the system's message on as text.
-    said = ("database or disk is full", "No space left on device", "File too large", "Disk quota exceeded")
-    return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in said)
 
 
 def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:

@@ -4,13 +4,14 @@ import hashlib
 import json
 import random
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -93,6 +94,12 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
     step = newest(work)
     if step is None:
         return None
+    if (torn := _torn(path(work, step))) is not None:
+        before = [one for one in steps(work) if one < step]
+        rest = f"resumes from the one of step {before[-1]}" if before else "starts over"
+        raise TrainingError(
+            f"The disk lost a part of {torn}: remove the checkpoint {path(work, step)} and run again. Training then {rest}."
+        )
     found = json.loads((path(work, step) / IDENTITY).read_text())
     other = [key for key in {**identity, **found} if found.get(key) != identity.get(key)]
     if not other:
@@ -105,6 +112,22 @@ def to_resume(work: Path, identity: Mapping[str, Any], afresh: bool = False) -> 
             f"to resume, set training.accumulation so that batch_size x accumulation x processes = {per_step}; or {way}"
         )
     raise TrainingError(f"{path(work, step)} is a checkpoint of another run (other {', '.join(other)}): {way}")
+
+
+def _torn(checkpoint: Path) -> Path | None:
+    """A file of a checkpoint whose end is missing, as after a power failure; None if all are whole. Reads only their ends."""
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text())
+            elif file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth"):
+                zipfile.ZipFile(file).close()
+        except (ValueError, SafetensorError, zipfile.BadZipFile):
+            return file
+    return None
 
 
 class CheckpointKeeper(TrainerCallback):
@@ -162,9 +185,11 @@ class CheckpointKeeper(TrainerCallback):
                 rotate(work, trainer.state.best_global_step)
         except Exception as error:  # for a full disk OSError, torch's RuntimeError or an error of safetensors
             shutil.rmtree(beside, ignore_errors=True)
-            kept = newest(work)
+            kept, words = newest(work), " ".join(str(error).split())[:200]
+            what = f"he checkpoint of step {step} could not be written to {work} ({words})."
+            disk = runs.disk_fault(error)
             raise TrainingError(
-                f"The checkpoint of step {step} could not be written to {work}: {' '.join(str(error).split())[:200]}. "
+                (f"{disk}: t{what} " if disk else f"T{what} ")
                 + (f"The one of step {kept} stays. " if kept else "")
                 + "Make room (or fix what is named) and run again: training resumes there."
             ) from error

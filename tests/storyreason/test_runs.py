@@ -8,6 +8,7 @@ import pytest
 
 from storyreason import runs
 from storyreason.errors import RunError
+from tests.tiny import file_size_limit
 
 
 def test_fingerprint_names_the_content_not_the_order() -> None:
@@ -63,3 +64,20 @@ def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 def test_runs_can_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "elsewhere"))
     assert runs.work_folder("train", "abc") == tmp_path / "elsewhere" / "train" / "abc"
+
+
+@pytest.mark.parametrize("write", ["torch.save", "safetensors", "text"])
+def test_a_full_disk_is_recognized_whatever_library_was_writing(tmp_path: Path, write: str) -> None:
+    import safetensors.torch
+    import torch
+
+    weights = {"weight": torch.zeros(1000)}
+    with file_size_limit(1000), pytest.raises(Exception) as told:
+        if write == "torch.save":
+            torch.save(weights, tmp_path / "weights.pt")
+        elif write == "safetensors":
+            safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
+        else:
+            runs.write_text(tmp_path / "weights.txt", "0" * 2000)
+    assert "full" in str(runs.disk_fault(told.value))
+    assert runs.disk_fault(ValueError("no such story")) is None

@@ -1,5 +1,6 @@
 """A failed step is retried unless its input is the cause, and failures of MLflow or the disk become one sentence."""
 
+import errno
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def test_a_full_disk_becomes_one_sentence_that_names_the_file(tmp_path: Path) ->
     ):
         runs.write_text(full, "12345678901")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fails_is_named_before_the_words_of_the_library(tmp_path: Path) -> None:
+    def torn_away() -> None:
+        raise RuntimeError("PytorchStreamReader: file in archive is not in a subdirectory") from OSError(
+            errno.EIO, "Input/output error", str(tmp_path)
+        )
+
+    with (
+        pytest.raises(RunError, match=r"^The disk failed \(Input/output error\) .*check it\. Start it again"),
+        plainly(),
+    ):
+        torn_away()
 
 
 def test_a_full_disk_is_recognized_by_sqlites_own_message(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import create_model
+from safetensors.torch import save_file
 
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
@@ -35,6 +37,24 @@ def test_the_newest_two_and_the_best_stay(tmp_path: Path) -> None:
 
 def test_a_fresh_folder_has_none(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt", "identity.json"])
+def test_a_checkpoint_that_the_disk_lost_a_part_of_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    make(tmp_path, 5, 10)
+    folder = checkpoints.path(tmp_path, 10)
+    save_file({"weight": torch.zeros(100)}, folder / "trained.safetensors")
+    torch.save({"weight": torch.zeros(100)}, folder / "optimizer.pt")
+    (folder / "identity.json").write_text('{"stories_per_step": 4}')
+    assert checkpoints.to_resume(tmp_path, {"stories_per_step": 4}) == 10
+
+    torn = folder / name
+    torn.write_bytes(torn.read_bytes()[:-10])
+
+    with pytest.raises(
+        TrainingError, match=f"^The disk lost a part of {torn}: remove .*resumes from the one of step 5"
+    ):
+        checkpoints.to_resume(tmp_path, {"stories_per_step": 4})
 
 
 def test_a_checkpoint_belongs_to_its_weights_and_to_its_pictures(

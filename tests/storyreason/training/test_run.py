@@ -54,7 +54,10 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert kept >= 2
     # and then finds the disk full
     full = Lines()
-    with file_size_limit(200_000), pytest.raises(TrainingError, match=rf"could not be written.*step {kept} stays"):
+    with (
+        file_size_limit(200_000),
+        pytest.raises(TrainingError, match=rf"^The disk .*could not be written.*step {kept} stays"),
+    ):
         training.run(stirred, full, env={"OMP_NUM_THREADS": "1"})
     assert checkpoints.newest(stirred.work) == kept
     assert full.of("start")[-1]["step"] == kept
