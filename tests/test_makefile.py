@@ -1,11 +1,14 @@
 """The Makefile: when it makes the environment again."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from deploy import packages
 
 ROOT = Path(__file__).parents[1]
 CLEAR = "-m venv --clear .venv"
@@ -54,6 +57,33 @@ def test_an_environment_elsewhere_serves_a_moved_folder(checkout: Path, tmp_path
     elsewhere = (checkout / ".venv").rename(tmp_path / "venv")
     (elsewhere / "bin" / "storyreason").write_text(f"#!{elsewhere}/bin/python\n")
     assert "-m venv" not in dry_run(checkout, f"VENV={elsewhere}")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "tools"])
+def test_a_lock_has_the_pins_of_its_list_and_a_hash_of_each_file(kind: str) -> None:
+    """Else `make lock` was forgotten: pip installs what the lock says."""
+    listed = packages.pins((ROOT / f"deploy/requirements-{kind}.in").read_text())
+    locked = (ROOT / f"deploy/requirements-{kind}.txt").read_text()
+
+    assert listed.items() <= packages.pins(locked).items()
+    assert kind == "tools" or listed.keys() == packages.pins(locked).keys()  # the tools' list leaves out what they need
+    for pin in re.split(r"\n(?=[A-Za-z])", locked.partition("make lock\n")[2]):
+        assert "--hash=sha256:" in pin
+
+
+def test_what_changed_in_a_lock_is_listed() -> None:
+    before, after = packages.pins("a==1\nb==2\nC==3\n"), packages.pins("a==1\nb==2.1\nd==4 \\\n    --hash=x")
+    assert packages.changes(before, after) == ["b 2 -> 2.1", "c 3 -> removed", "d new -> 4"]
+
+
+def test_an_audit_that_reaches_nobody_says_so_and_does_not_fail(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    offline = tmp_path / "pip-audit"
+    offline.write_text("#!/bin/sh\necho 'Connection refused' >&2\nexit 1\n")
+    offline.chmod(0o755)
+    assert packages.audit("lock.txt", str(offline)) == 0
+    assert "nothing was checked (Connection refused)" in capsys.readouterr().out
 
 
 def test_a_new_lock_adds_to_the_environment(checkout: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,11 +65,12 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     }
     if instructions := others(command, job_file):
         log.warning("%s", instructions)
-    log_path = job.work / LOG
+    log_path, scratch = job.work / LOG, job.work / ".launcher"
     with log_path.open("a+b") as log_file:
         log_start = log_file.seek(0, os.SEEK_END)
         process = subprocess.Popen(
-            [*command, "-m", "storyreason.training", str(job_file)],
+            # Otherwise the launcher leaves a folder in /tmp each time.
+            [*command, "--log_dir", str(scratch), "-m", "storyreason.training", str(job_file)],
             stdout=log_file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -80,6 +82,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
                 on_progress(line)
         finally:
             _end(process)
+            shutil.rmtree(scratch, ignore_errors=True)
     if process.returncode != 0:
         raise _explained(process.returncode, log_path, log_start)
     return job.work / "result"

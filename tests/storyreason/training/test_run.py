@@ -27,7 +27,9 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     # Given a training that nothing disturbed
     calm = make_job("calm", **PACKED)
     told = Lines()
-    result = training.run(calm, told, env={"OMP_NUM_THREADS": "1"})
+    (temporary := calm.work.parent / "temporary").mkdir()
+    result = training.run(calm, told, env={"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)})
+    assert list(temporary.glob("torchelastic*")) == []
     first, last = told.of("step")[0], told.of("step")[-1]
     assert told.steps() == list(range(1, last["steps"] + 1))
     assert last["loss"] < first["loss"]
