@@ -224,7 +224,12 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
 
 def _served(engines: EnginePool) -> dict[str, Any]:
     served = asdict(engines.served) if engines.served else dict.fromkeys(one.name for one in fields(state.Served))
-    return {**served, "model": NAME, "problem": engines.suspended_for() or engines.problem}
+    return {
+        **served,
+        "model": NAME,
+        "images": engines.settings.images_per_prompt,
+        "problem": engines.suspended_for() or engines.problem,
+    }
 
 
 @contextlib.contextmanager

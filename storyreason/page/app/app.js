@@ -7,7 +7,7 @@ function app() {
   let asking = null; // the AbortController of the current request
 
   const right = shown(card, () => asking?.abort());
-  const left = form({ tell, read, say });
+  const left = form({ tell, read, say, clear });
   const modes = { tell: "Tell", read: "Read", gallery: "Gallery" };
   const links = Object.entries(modes).map(([name, label]) => h("a", { href: `#${name}`, hidden: name === "gallery" }, label));
   const health = h("span.health", { title: location.origin }, h("i", { "aria-hidden": "true" }), h("span"));
@@ -37,17 +37,27 @@ function app() {
     if (mode === "gallery") scrollTo(0, 0);
   }
 
+  /** Cancels the current request and removes its story. */
+  function clear() {
+    asking?.abort();
+    asking = null;
+    left.busy = false;
+    right.clear();
+  }
+
   /** Runs one request at a time: sends it, shows the result, and reports when it fails or is cancelled. */
   async function carry(body, items, work) {
     asking?.abort();
     const mine = asking = new AbortController();
     left.busy = true;
     right.begin(items, body);
+    right.element.focus({ preventScroll: true }); // the button that was pressed is disabled now, and would lose the focus
     if (matchMedia("(max-width: 900px)").matches) right.element.scrollIntoView();
     try {
       const images = await Promise.all(items.map((item) => dataUrl(item.blob)));
       await work({ ...body, images }, mine.signal);
     } catch (error) {
+      if (asking !== mine) return;
       const rest = right.text ? " The text received so far is below." : "";
       if (mine.signal.aborted) right.end("warning", "Cancelled.", rest);
       else {
@@ -98,6 +108,7 @@ function app() {
     health.title = [location.origin, status?.problem].filter(Boolean).join(": ");
     const get = (path) => ask(path, { key: left.key }).catch((error) => { if (error.code === 401) left.askKey(); });
     const models = status?.healthy ? await get("/v1/models") : null;
+    left.most = status?.images ?? Infinity;
     left.models(models?.data.map(({ id }) => id) ?? []);
     const index = museum ? null : await get("/v1/stories/gallery");
     if (!index?.collections.length) return;

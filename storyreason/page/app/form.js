@@ -2,9 +2,10 @@
 
 const KEY = "api-key"; // kept for this tab only, if the gateway requires one
 
-/** The form. `tell(body, items)` and `read(body, items)` are called on submit; `say` announces a sentence to screen readers. */
-function form({ tell, read, say }) {
-  const list = pictures(() => changed(), say);
+/** The form. `tell(body, items)` and `read(body, items)` are called on submit, `clear()` when an answer is loaded; `say`
+    announces a sentence to screen readers. */
+function form({ tell, read, say, clear }) {
+  const list = pictures(() => changed(), say, () => (mode === "tell" ? most : Infinity));
   const field = (label, control, hint) => h("label.field", {}, h("span.name", {}, label), control, hint && h("span.hint", {}, hint));
   const options = (name, choices) => h("fieldset.choice", {}, h("legend", {}, name), h("div", {}, choices.map(([value, label, title], i) =>
     h("label", { title }, h("input", { type: "radio", name: name.toLowerCase(), value, checked: i === 0 }), h("span", {}, label)))));
@@ -42,7 +43,7 @@ function form({ tell, read, say }) {
   const element = h("form.form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); submit(); }, onkeydown: (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
   } }, h("h2.hidden", {}, "Request"), list.element, telling, reading, keyField, fault, send);
-  let mode = "tell", busy = false, keyed = () => {};
+  let mode = "tell", busy = false, most = Infinity, keyed = () => {};
 
   list.element.addEventListener("texts", ({ detail }) => { if (detail.length) { location.hash = "#read"; load(detail); } });
   [answer, tale].forEach((text) => text.addEventListener("input", () => changed()));
@@ -50,7 +51,9 @@ function form({ tell, read, say }) {
   function changed() {
     fault.textContent = "";
     const empty = mode === "tell" ? !list.items.length : !answer.value.trim();
-    send.disabled = busy || empty;
+    const many = mode === "tell" && list.items.length > most;
+    send.disabled = busy || empty || many;
+    if (many) fault.textContent = `The model takes at most ${most} images: remove ${list.items.length - most}.`;
     send.textContent = mode === "read" ? "Read the answer" : list.items.length > 1 ? `Tell a story from ${list.items.length} images` : "Tell a story";
   }
 
@@ -88,11 +91,12 @@ function form({ tell, read, say }) {
     fault.textContent = "";
     for (const file of files) {
       const text = await file.text();
-      if (!file.name.endsWith(".json")) { fill(text); continue; }
+      if (!file.name.endsWith(".json")) { clear(); fill(text); continue; }
       try {
         const saved = JSON.parse(text);
         if (typeof saved.answer !== "string") throw new TypeError();
-        if (Array.isArray(saved.images)) list.set(await Promise.all(saved.images.map(({ name, data }) => picture(blobOf(data), name))));
+        list.set(await Promise.all((saved.images ?? []).map(({ name, data }) => picture(blobOf(data), name))));
+        clear();
         fill(saved.answer);
       } catch {
         fault.textContent = `${file.name} was not saved by this page: load a text, or its JSON with "answer" and "images".`;
@@ -114,6 +118,7 @@ function form({ tell, read, say }) {
     get key() { return key.value; },
     get empty() { return !answer.value.trim(); },
     set busy(on) { busy = on; changed(); },
+    set most(number) { if (number !== most) { most = number; changed(); } },
     set keyed(call) { keyed = call; },
     askKey() { keyField.hidden = false; },
     models(names) {

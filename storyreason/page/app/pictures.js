@@ -3,8 +3,9 @@
 const LARGEST = 2048; // pixels per side; models of this kind do not use more of a frame
 
 /** The list as an element, with `items` ({name, blob, url, width, height}), `add(files)`, `set(items)`.
-    `changed()` is called after each change; `say(sentence)` announces a sentence to screen readers. */
-function pictures(changed, say) {
+    `changed()` is called after each change; `say(sentence)` announces a sentence to screen readers; `most()` is the
+    number of images that the model accepts. */
+function pictures(changed, say, most) {
   let items = [];
   const input = h("input.hidden", { type: "file", id: "files", accept: "image/png,image/jpeg,image/webp,image/gif", multiple: true,
     onchange: () => { add([...input.files]); input.value = ""; } });
@@ -16,7 +17,11 @@ function pictures(changed, say) {
   async function add(files) {
     fault.textContent = "";
     const before = items.length;
-    for (const file of files) {
+    for (const [i, file] of files.entries()) {
+      if (items.length >= most()) {
+        fault.textContent = `${plural(files.length - i, "image was", "images were")} not added: the model takes at most ${most()} images.`;
+        break;
+      }
       try {
         items.push(await picture(file, file.name));
       } catch {

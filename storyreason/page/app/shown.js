@@ -17,21 +17,29 @@ function shown(card, stop) {
 
   let main = null, view = null, items = [], text = "", result = {}, request = {}, colours = new Map(), began = 0, tick = 0, waiting = null, progressed = "";
 
-  function begin(pictures, asked) {
-    [items, request, text, result, view, began] = [pictures, asked, "", {}, null, Date.now()];
+  /** Removes the story and all that belongs to it. */
+  function clear() {
+    [items, request, text, result, view] = [[], {}, "", {}, null];
     colours = new Map();
     raw.textContent = "";
     main?.remove();
     main = null;
-    card.hidden = true;
+    if (waiting !== null) cancelAnimationFrame(waiting);
+    waiting = null;
+    clearInterval(tick);
+    card.hidden = status.hidden = written.hidden = true;
+    spoken.after(nothing);
+  }
+
+  function begin(pictures, asked) {
+    clear();
+    [items, request, began] = [pictures, asked, Date.now()];
     nothing.remove();
-    status.hidden = true;
     state("busy", asked.answer === undefined ? "Waiting for the model …" : "Checking …", "");
     status.hidden = false;
     bar.removeAttribute("value"); // indeterminate until progress is known
     cancel.hidden = false;
     savePage.hidden = saveJson.hidden = true;
-    clearInterval(tick);
     tick = setInterval(() => { facts.textContent = [progressed, seconds()].filter(Boolean).join(" · "); }, 1000);
     progressed = "";
   }
@@ -101,7 +109,7 @@ function shown(card, stop) {
   }
 
   function idle(words) { nothing.querySelector("p").textContent = words; }
-  return { element, begin, progress, write, show, end, idle, seconds, get text() { return text; } };
+  return { element, clear, begin, progress, write, show, end, idle, seconds, get text() { return text; } };
 }
 
 /** "Felix, Leo and Ella": a story is named after its characters. */

@@ -22,7 +22,7 @@ def site(runs: None, told: Told, tmp_path_factory: pytest.TempPathFactory) -> It
         views = [page.view(name, told.images, text, told.reference, SCORES) for name in ("beach-1", "beach-2")]
         rendered = page.render(views, f"{role}: stories of the test split, grounded decoding")
         (folder / f"{role}.html").write_text(rendered)
-    with gateway(ServingConfig(gallery=str(folder), wait_timeout=0)) as (url, _):
+    with gateway(ServingConfig(gallery=str(folder), wait_timeout=0, images_per_prompt=3)) as (url, _):
         yield url
 
 
@@ -71,6 +71,44 @@ def test_images_are_dropped_and_what_is_no_image_is_named(open_: Open, site: str
     assert shown.locator(".send").is_disabled()
 
 
+def test_more_images_than_the_model_takes_are_refused_when_they_are_added(
+    open_: Open, site: str, files: list[Path]
+) -> None:
+    shown = open_(site)
+    shown.wait_for_selector(".health.warning")
+    add(shown, files)
+    shown.set_input_files("#files", [files[0], files[1], files[0]])
+    shown.wait_for_selector(".pictures li:nth-child(3)")
+    assert shown.inner_text(".images .fault") == "2 images were not added: the model takes at most 3 images."
+    assert names(shown) == ["one.png", "two.png", "one.png"]
+    assert shown.locator(".send").is_enabled()
+    # an answer about more images can be read, but they cannot be told
+    shown.click("nav >> text=Read")
+    add(shown, [*files, *files, *files][:4])
+    shown.click("nav >> text=Tell")
+    assert shown.locator(".send").is_disabled()
+    assert shown.inner_text(".form > .fault") == "The model takes at most 3 images: remove 4."
+
+
+def test_a_loaded_answer_leaves_nothing_of_the_story_before(
+    open_: Open, site: str, files: list[Path], told: Told, tmp_path: Path
+) -> None:
+    shown = open_(f"{site}#read")
+    add(shown, files)
+    shown.fill("textarea.text >> nth=0", told.prediction)
+    shown.click("text=Read the answer")
+    shown.wait_for_selector("#story")
+    saved = tmp_path / "saved.json"
+    saved.write_text(json.dumps({"answer": told.reference}))
+    shown.set_input_files("#texts", saved)
+    shown.wait_for_selector(".nothing")
+    assert shown.locator("#story").count() == 0
+    assert shown.locator(".status").is_hidden()
+    assert shown.locator(".written").is_hidden()
+    assert names(shown) == []
+    assert shown.input_value("textarea.text >> nth=0") == told.reference
+
+
 def test_without_a_model_telling_says_what_to_do(open_: Open, site: str, files: list[Path]) -> None:
     shown = open_(site)
     add(shown, files)
@@ -93,6 +131,7 @@ def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(
     shown.wait_for_selector("#story")
     assert shown.inner_text("h1") == "Mara"
     assert "breaks some rules" in shown.inner_text(".status")
+    assert shown.evaluate("document.activeElement.matches('section.shown')")
     assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
     # hovering over the ball's mention highlights its box, and a card shows its crop
     shown.hover(".mention[data-ids=obj2]")
