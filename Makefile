@@ -77,7 +77,7 @@ COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-annotate --generate-hashes --
 lock: $(TOOLS)  ## write the locks, with hashes, from the pins in deploy/requirements-*.in; say what changed
 	for one in cpu gpu; do $(COMPILE) --no-deps deploy/requirements-$$one.in -o deploy/requirements-$$one.txt || exit 1; done
 	$(COMPILE) deploy/requirements-tools.in -o deploy/requirements-tools.txt
-	sed -i 's|^torch==.*|&\n    --hash=$(TORCH_ON_CPU) \\|' deploy/requirements-cpu.txt
+	grep -qF '$(TORCH_ON_CPU)' deploy/requirements-cpu.txt || sed -i 's|^torch==.*|&\n    --hash=$(TORCH_ON_CPU) \\|' deploy/requirements-cpu.txt
 	$(PYTHON) deploy/packages.py changed HEAD
 
 .PHONY: sbom

@@ -91,7 +91,9 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
         card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
         metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
         runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
-        runs.write_text(folder / f"{decoding}-stories.html", _page(subject, decoding, examples, answers, card))
+        runs.write_text(
+            folder / f"{decoding}-stories.html", _page(config.name, subject, decoding, examples, answers, card)
+        )
     if "grounded" in told:
         metrics |= _mended(references, told["grounded"])
     run_id = _log(config, subject, work, data, metrics, cards)
@@ -110,13 +112,16 @@ def _texts(answers: list[Prediction]) -> dict[str, str]:
     return {one.story_id: one.answer for one in answers}
 
 
-def _page(subject: Subject, decoding: str, examples: Any, answers: list[Prediction], card: scoring.Scorecard) -> str:
+def _page(
+    preset: str, subject: Subject, decoding: str, examples: Any, answers: list[Prediction], card: scoring.Scorecard
+) -> str:
     of = {str(row["story_id"]): _numbers(row) for row in card.table()}
     shown = [
         page.view(e.story_id, e.images, one.answer, answer.join(e.chain_of_thought, e.story), scores=of[e.story_id])
         for e, one in zip(examples[:PAGES], answers, strict=False)
     ]
-    return page.render(shown, f"{subject.role}: stories of the test split, {decoding} decoding")
+    version = f" {subject.version}" if subject.version else ""
+    return page.render(shown, f"{preset} {subject.role}{version}: stories of the test split, {decoding} decoding")
 
 
 def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> dict[str, float]:

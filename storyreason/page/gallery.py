@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections import defaultdict
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,55 +29,83 @@ class _Shown:
 
 
 class Gallery:
-    """The stories of all pages below a folder, as of the time it was opened.
+    """The stories of all pages below a folder; pages that are written later are found too.
 
     A page with several stories (from an evaluation) is a collection named after its title. Pages with one story each
     (from `storyreason page`) form a collection named after their folder. Other files are ignored, and a page that is
-    damaged or from another version is left out with a warning in the log.
+    damaged or from another version is left out with a warning in the log. Collections and stories keep their numbers.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises DataError if the folder does not exist or has too many pages."""
+    def __init__(self, folder: Path, newest: int | None = None) -> None:
+        """Of the pages that are there now, show the `newest`; by default all.
+
+        Raises DataError if the folder does not exist, or if it has too many pages to show all.
+        """
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}: set serving.gallery to a folder with story pages, or to ''.")
-        pages = sorted(folder.rglob("*.html"))
-        if len(pages) > MOST_PAGES:
-            raise DataError(
-                f"{folder} has {len(pages)} pages: set serving.gallery to a folder with at most {MOST_PAGES}."
-            )
-        found: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = defaultdict(list)
-        for path in pages:
-            content = _content(path)
-            try:
-                entries = [_entry(view) for view in content["views"]] if content else []
-                several = len(entries) > 1
-                name = _short(content["title"]) if content and several else path.parent.name
-            except (LookupError, TypeError, AttributeError, DataError) as error:
-                log.warning("%s is left out of the gallery: it is not a whole story page (%r)", path, error)
-                continue
-            for place, entry in enumerate(entries):
-                found[path if several else path.parent, name].append((_Shown(path, place), entry))
-        names = [name for _, name in found]
-        self._stories = [[shown for shown, _ in stories] for stories in found.values()]
-        self.index: Json = {
-            "collections": [
-                {
-                    # The work folder distinguishes several evaluations of the same role.
-                    "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
-                    "stories": [{"number": number, **entry} for number, (_, entry) in enumerate(stories)],
-                }
-                for (place, name), stories in found.items()
-            ]
-        }
+        self._folder, self._newest = folder, newest
+        self._lock = threading.Lock()
+        self._seen: set[Path] = set()
+        self._collections: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = {}
+        self.index()
+
+    def index(self) -> Json:
+        """What the web page lists: per collection its name, mean box F1 (null without scores) and stories.
+
+        Reads the pages that are new since the last call, folder by folder, the one with the newest page first.
+        """
+        with self._lock:
+            pages = {path: path.stat().st_mtime for path in self._folder.rglob("*.html") if path not in self._seen}
+            if self._newest is None and len(pages) + len(self._seen) > MOST_PAGES:
+                raise DataError(
+                    f"{self._folder} has {len(pages) + len(self._seen)} pages: set serving.gallery to a folder with at "
+                    f"most {MOST_PAGES}."
+                )
+            newest = sorted(pages, key=lambda path: -pages[path])[: self._newest]
+            folders = list(dict.fromkeys(path.parent for path in newest))
+            for path in sorted(newest, key=lambda path: (folders.index(path.parent), path)):
+                self._read(path)
+            self._seen |= pages.keys()
+            names = [name for _, name in self._collections]
+            return {
+                "collections": [
+                    {
+                        # The work folder distinguishes several evaluations of the same role.
+                        "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
+                        "f1": _mean([entry["f1"] for _, entry in stories]),
+                        "stories": [{"number": number, **entry} for number, (_, entry) in enumerate(stories)],
+                    }
+                    for (place, name), stories in self._collections.items()
+                ]
+            }
+
+    def _read(self, path: Path) -> None:
+        content = _content(path)
+        try:
+            entries = [_entry(view) for view in content["views"]] if content else []
+            several = len(entries) > 1
+            name = _short(content["title"]) if content and several else path.parent.name
+        except (LookupError, TypeError, AttributeError, DataError) as error:
+            log.warning("%s is left out of the gallery: it is not a whole story page (%r)", path, error)
+            return
+        if entries:
+            collection = self._collections.setdefault((path if several else path.parent, name), [])
+            collection += [(_Shown(path, place), entry) for place, entry in enumerate(entries)]
 
     def story(self, collection: int, number: int) -> Json | None:
         """The view of a story by its place in the index; None if there is none, or if its page was removed since."""
-        if not (0 <= collection < len(self._stories) and 0 <= number < len(self._stories[collection])):
+        stories = list(self._collections.values())
+        if not (0 <= collection < len(stories) and 0 <= number < len(stories[collection])):
             return None
-        shown = self._stories[collection][number]
+        shown = stories[collection][number][0]
         content = _content(shown.page)
         views = content["views"] if content else []
         return views[shown.place] if shown.place < len(views) else None
+
+
+def _mean(scores: list[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _content(path: Path) -> Json | None:

@@ -21,10 +21,10 @@ class ServingConfig(EngineConfig):
         description="Training on the served model's device may suspend serving: always, or, if training.free_memory_gb is "
         "set, when less memory is free. Serving resumes by itself, even after a training that failed or was killed.",
     )
-    gallery: str = Field(
-        default="",
-        description="A folder of story pages (from `storyreason page`, or from evaluations: runs/evaluate) that the web "
-        "page shows as a gallery; empty: none.",
+    gallery: str | None = Field(
+        default=None,
+        description="A folder of story pages (from `storyreason page`) that the web page shows as a gallery; null: the "
+        "evaluations in runs/; empty: none.",
     )
     models: str = Field(
         default="",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from storyreason import runs
 from storyreason.errors import EngineError, StoryReasonError
 from storyreason.format import answer as answers
 from storyreason.generation import answering
@@ -40,6 +41,9 @@ MAX_CHARACTERS = 500_000
 """Characters of a text to read, at most: many times the length of a model's answer."""
 MAX_FIELDS = 20
 """Fields of a body, at most. Each unknown field would be an error of its own."""
+
+NEWEST_EVALUATIONS = 24
+"""Pages of evaluations that the gallery shows when the gateway starts; a retraining makes two for each model."""
 
 Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
 """Fails at the first fault: there may be millions."""
@@ -215,15 +219,21 @@ class StoryRoutes:
 class PageRoutes:
     """The web page at `/` and its gallery. No path in a request reaches the disk.
 
-    The page and the gallery's index (of the folder `serving.gallery`) are built once.
+    The page is built once; the gallery is that of the folder `serving.gallery`, by default of the evaluations in runs/.
     """
 
     def __init__(self, config: ServingConfig) -> None:
         """Raises DataError if the gallery's folder does not exist."""
         self._page, self._headers = web(), headers()
-        self._gallery = Gallery(Path(config.gallery)) if config.gallery else None
+        self._gallery: Gallery | None = None
+        if config.gallery is None:
+            evaluations = runs.root() / "evaluate"
+            evaluations.mkdir(exist_ok=True)
+            self._gallery = Gallery(evaluations, newest=NEWEST_EVALUATIONS)
+        elif config.gallery:
+            self._gallery = Gallery(Path(config.gallery))
         if self._gallery is not None:
-            collections = self._gallery.index["collections"]
+            collections = self._gallery.index()["collections"]
             log.info("gallery: %d stories", sum(len(one["stories"]) for one in collections))
 
     @route("GET", "/", Access.NOTHING, "The web page.")
@@ -236,7 +246,7 @@ class PageRoutes:
     async def index(self, _: "Request") -> "Response":
         from starlette.responses import JSONResponse
 
-        return JSONResponse(self._gallery.index if self._gallery else {"collections": []})
+        return JSONResponse(await in_thread(self._gallery.index) if self._gallery else {"collections": []})
 
     @route(
         "GET",

@@ -11,7 +11,7 @@ function gallery(index, key, card, tell) {
     sides[side] = Number(event.target.value);
     sessionStorage.setItem(SIDES, JSON.stringify(sides));
     open(place);
-  } }, more, collections.map(({ name }, i) => h("option", { value: i, selected: i === sides[side] }, name))));
+  } }, more, collections.map(({ name, f1 }, i) => h("option", { value: i, selected: i === sides[side] }, f1 === null ? name : `${name} · F1 ${f1.toFixed(2)}`))));
   const picks = h("div.sides", {}, choose("Show", 0), choose("next to", 1, h("option", { value: -1, selected: sides[1] < 0 }, "its reference")));
   const body = h("div.room");
   const element = h("section.gallery", { "aria-label": "Gallery" }, h("div.wide", {}, picks), body);

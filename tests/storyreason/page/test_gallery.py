@@ -30,7 +30,8 @@ def folder(told: Told, tmp_path: Path) -> Path:
 
 def test_pages_become_collections_of_stories(folder: Path) -> None:
     gallery = Gallery(folder)
-    collections = {one["name"]: one["stories"] for one in gallery.index["collections"]}
+    found = gallery.index()["collections"]
+    collections = {one["name"]: one["stories"] for one in found}
     assert {name: [story["id"] for story in stories] for name, stories in collections.items()} == {
         "pages": ["b", "c"],
         "challenger, free": ["a", "b"],
@@ -46,8 +47,31 @@ def test_pages_become_collections_of_stories(folder: Path) -> None:
 def test_two_evaluations_of_one_title_are_told_apart(folder: Path) -> None:
     (folder / "other").mkdir()
     (folder / "other/free-stories.html").write_text((folder / "run/free-stories.html").read_text())
-    names = [one["name"] for one in Gallery(folder).index["collections"]]
+    names = [one["name"] for one in Gallery(folder).index()["collections"]]
     assert {"challenger, free (run)", "challenger, free (other)"} <= set(names)
+
+
+def test_a_page_that_is_written_later_is_found_and_the_others_keep_their_numbers(folder: Path) -> None:
+    gallery = Gallery(folder)
+    before = [one["name"] for one in gallery.index()["collections"]]
+    (folder / "another").mkdir()
+    page_ = (folder / "run/free-stories.html").read_text()
+    (folder / "another/free-stories.html").write_text(
+        page_.replace("challenger: stories", "smoke challenger 3: stories")
+    )
+    assert [one["name"] for one in gallery.index()["collections"]] == [*before, "smoke challenger 3, free"]
+    story = gallery.story(len(before), 1)
+    assert story is not None and story["id"] == "b"
+
+
+def test_a_collection_says_its_mean_score(folder: Path, told: Told) -> None:
+    views = [
+        page.view(name, told.images, told.prediction, told.reference, {"strict/grounding/f1": score})
+        for name, score in (("a", 0.25), ("b", 0.75))
+    ]
+    (folder / "run/free-stories.html").write_text(page.render(views, "base: stories of the test split, free decoding"))
+    scores = {one["name"]: one["f1"] for one in Gallery(folder).index()["collections"]}
+    assert scores == {"pages": None, "base, free": 0.5}
 
 
 def test_what_is_not_there_is_none(folder: Path) -> None:
@@ -83,6 +107,6 @@ def test_an_odd_page_is_left_out_and_named(
     content: dict[str, Any], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "pages/odd.html").write_text(f'<script type="application/json" id="data">{json.dumps(content)}</script>')
-    stories = {one["name"]: len(one["stories"]) for one in Gallery(folder).index["collections"]}
+    stories = {one["name"]: len(one["stories"]) for one in Gallery(folder).index()["collections"]}
     assert stories == {"pages": 2, "challenger, free": 2}
     assert "odd.html is left out of the gallery: it is not a whole story page" in caplog.text

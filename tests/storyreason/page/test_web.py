@@ -221,8 +221,8 @@ def test_the_gallery_shows_two_models_side_by_side(open_: Open, site: str) -> No
     shown.wait_for_selector("#players h2")
     assert shown.locator("#players h2").all_inner_texts() == ["Prediction", "Reference"]
     # and two models next to each other: obj1 of one and obj2 of the other are the same ball
-    shown.select_option(".side select >> nth=1", label="champion, grounded")
-    shown.select_option(".side select >> nth=0", label="challenger, grounded")
+    shown.select_option(".side select >> nth=1", label="champion, grounded · F1 0.50")
+    shown.select_option(".side select >> nth=0", label="challenger, grounded · F1 0.50")
     shown.wait_for_selector("h2:text-is('challenger, grounded')")
     assert shown.locator("#players h2").all_inner_texts() == ["Challenger, grounded", "Champion, grounded"]
     shown.hover("#image-1 .mention[data-ids=obj1]")
