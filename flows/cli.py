@@ -138,13 +138,17 @@ def _change(target: str, source: str, how: Any, revision: str | None = None) -> 
 
 
 @app.command(rich_help_panel="Platform")
-def up() -> None:
+def up(
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Stop everything first, so that changed settings apply. Runs resume.")
+    ] = False,
+) -> None:
     """Start Prefect, MLflow, the gateway and the Prefect deployments, and print their addresses. Running it twice is fine."""
     from flows import report
     from flows import up as platform
 
     home.enter()
-    platform.up(report.say)
+    platform.up(report.say, restart)
 
 
 @app.command(rich_help_panel="Platform")
@@ -166,7 +170,9 @@ def clean(
     keep: Annotated[
         int, typer.Option(min=1, help="How many of the newest versions to keep, besides those with an alias.")
     ] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be removed; also while a job runs.")
+    ] = False,
 ) -> None:
     """Free disk space: remove old versions' weights, old trainings, checkpoints and fetched data. Never what is in use."""
     from flows import local, report
@@ -175,7 +181,7 @@ def clean(
     local.prepare()
     from tasks import cleaning
 
-    items = cleaning.plan(keep)
+    items = cleaning.plan(keep, look=dry_run)
     if not dry_run:
         cleaning.remove(items)
     report.say(cleaning.report(items, removed=not dry_run))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 NAME = "storyteller"
 """The name of every deployment. Prefect shows it after the flow's name: `retrain/storyteller`."""
-FLOWS = ("retrain", "evaluate", "deploy")
+FLOWS = ("retrain", "evaluate", "deploy", "clean")
+CLEAN = "0 6 * * 0"
+"""The schedule of `clean` in Prefect while STORYREASON_CLEAN is empty: it is switched off."""
 PATIENCE = 900.0
 """Seconds to wait for Prefect's server."""
 
@@ -33,6 +35,7 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
     from prefect.flows import EntrypointType
     from prefect.schedules import Cron
 
+    from flows.clean import clean
     from flows.deploy import deploy
     from flows.evaluate import evaluate
     from flows.retrain import retrain
@@ -72,6 +75,12 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
             description="Serve a registered version behind the gateway, and make it the champion; `previous` rolls back.",
             parameters=parameters,
             concurrency_limit=one_at_a_time,
+            entrypoint_type=module,
+        ),
+        clean.to_deployment(
+            NAME,
+            description="Free disk space: remove old versions' weights, old trainings and fetched data. Never what is in use.",
+            schedule=Cron(chosen.clean or CLEAN, timezone=chosen.timezone, active=bool(chosen.clean)),
             entrypoint_type=module,
         ),
     ]

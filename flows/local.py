@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import up
+from flows import changes, up
 from storyreason import guard, runs
 from storyreason.errors import RunError
 from tasks import settings
@@ -25,7 +25,12 @@ def prepare() -> None:
     """Set where state is kept, and use the Prefect server of `storyreason up` if it runs."""
     settings.prepare()
     if up.running() is not None:
-        os.environ.setdefault("PREFECT_API_URL", f"{settings.read().prefect_url}/api")
+        chosen = settings.read()
+        if changed := up.changed_settings(chosen):
+            if "STORYREASON_PREFECT_PORT" in changed:  # its server would not be found
+                raise RunError(changes.sentence(changed))
+            sys.stderr.write(f"storyreason: {changes.sentence(changed)}\n")
+        os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storyreason import guard, home, runs
+from flows import changes
+from storyreason import config, guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
-from storyreason.serving.config import ServingConfig
 from tasks import settings, views
 from tasks.settings import Settings
 
@@ -64,10 +64,15 @@ def running() -> int | None:
         return None
 
 
-def up(say: Callable[[str], None]) -> None:
-    """Start what is not running yet, wait until all answer, and say where. Raises RunError, which names what did not start."""
+def up(say: Callable[[str], None], restart: bool = False) -> None:
+    """Start what is not running yet, wait until all answer, and say where; `restart` stops everything first.
+
+    Raises RunError, which names what did not start, or the settings that changed since everything was started.
+    """
     settings.prepare()
     chosen = settings.read()
+    if restart and down():
+        say("everything that was running is stopped")
     with runs.lock(folder()):
         if running() is None:
             _end_leftovers()
@@ -76,6 +81,8 @@ def up(say: Callable[[str], None]) -> None:
             raise RunError(
                 "`make ui` is running in this checkout: end it with Ctrl-C, then run `storyreason up` again."
             )
+        elif changed := changed_settings(chosen):
+            raise RunError(changes.sentence(changed))
         _wait(chosen, say, programs())
     _say_where(chosen, say)
     say(f"gateway     {chosen.gateway_url}/v1")
@@ -110,9 +117,9 @@ def show_runs(say: Callable[[str], None]) -> None:
 
 
 def _say_where(chosen: Settings, say: Callable[[str], None]) -> None:
-    elsewhere = _elsewhere(chosen)
-    say(f"Prefect     {elsewhere.get('prefect', chosen.prefect_url)}")
-    say(f"MLflow      {views.first_page(elsewhere.get('mlflow', chosen.mlflow_url))}")
+    known = elsewhere(chosen)
+    say(f"Prefect     {known.get('prefect', chosen.prefect_url)}")
+    say(f"MLflow      {views.first_page(known.get('mlflow', chosen.mlflow_url))}")
 
 
 def down() -> bool:
@@ -133,7 +140,7 @@ def down() -> bool:
 
 
 def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
-    started = {name: line for name, line in programs().items() if name in parts and name not in _elsewhere(chosen)}
+    started = {name: line for name, line in programs().items() if name in parts and name not in elsewhere(chosen)}
     if "gateway" in started and _gateway_answers(chosen):
         say("the gateway is already running and stays as it is")
         del started["gateway"]
@@ -146,6 +153,7 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
             pass
     ready_file().unlink(missing_ok=True)
     runs.write_text(_configuration(), _supervisor(started))
+    changes.remember(folder(), chosen)
     store, artifacts = os.environ["MLFLOW_TRACKING_URI"], (runs.root() / "mlflow" / "artifacts").as_uri()
     environment = {
         **os.environ,
@@ -167,6 +175,11 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
         time.sleep(0.05)
 
 
+def changed_settings(chosen: Settings) -> list[str]:
+    """The settings that differ from those that `up` was started with, while it runs."""
+    return changes.since(folder(), chosen) if running() is not None else []
+
+
 def _configuration() -> Path:
     return folder() / "supervisord.conf"
 
@@ -182,7 +195,7 @@ def _shows_runs_only() -> bool:
     return "deployments" in programs() and "[program:deployments]" not in _configuration().read_text()
 
 
-def _elsewhere(chosen: Settings) -> dict[str, str]:
+def elsewhere(chosen: Settings) -> dict[str, str]:
     """The addresses of servers that this checkout uses but does not start."""
     prefect, mlflow = os.environ.get("PREFECT_API_URL", ""), os.environ["MLFLOW_TRACKING_URI"]
     found = {"prefect": prefect} if prefect not in ("", f"{chosen.prefect_url}/api") else {}
@@ -222,8 +235,9 @@ def _supervisor(started: dict[str, str]) -> str:
 
 
 def _gateway_answers(chosen: Settings) -> bool:
+    serving = config.load(chosen.preset, [f"serving.port={chosen.gateway_port}"]).serving
     try:
-        gateway.status(ServingConfig(port=chosen.gateway_port))
+        gateway.status(serving)
     except GatewayError:
         return False
     return True
@@ -251,7 +265,7 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
     }
     deadline = time.monotonic() + STARTUP
     for name, condition in conditions.items():
-        if name in _elsewhere(chosen) or name not in parts:
+        if name in elsewhere(chosen) or name not in parts:
             continue
         while not condition():
             log = folder() / f"{name}.log"
@@ -266,10 +280,10 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
         say(f"{name} answers")
 
 
-def answers(url: str) -> bool:
-    """Whether an HTTP server answers there, with any status."""
+def answers(url: str, seconds: float = 5) -> bool:
+    """Whether an HTTP server answers there within these seconds, with any status."""
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=seconds):
             return True
     except urllib.error.HTTPError as error:
         error.close()

@@ -130,9 +130,15 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """As `load`; the checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, overrides the preset, and overrides win over it."""
-    port = os.environ.get("STORYREASON_GATEWAY_PORT")
-    return load(preset, [*([f"serving.port={port}"] if port else []), *overrides])
+    """As `load`; the checkout's gateway port, `$STORYREASON_GATEWAY_PORT`, overrides the preset, and overrides win over it.
+
+    It does not override the port of a preset with a gateway of its own, unless that is the checkout's (`$STORYREASON_PRESET`).
+    """
+    port, overrides = os.environ.get("STORYREASON_GATEWAY_PORT"), list(overrides)
+    chosen = load(preset, overrides)
+    if not port or (chosen.serving.gateway and preset != os.environ.get("STORYREASON_PRESET")):
+        return chosen
+    return load(preset, [f"serving.port={port}", *overrides])
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -3,11 +3,13 @@
 Everything removed can be made again; runs, scores and reports stay in MLflow.
 """
 
+import json
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storyreason import runs
 from storyreason.errors import RunError
@@ -29,14 +31,15 @@ class Item:
 
 
 @plainly()
-def plan(keep: int) -> list[Item]:
+def plan(keep: int, look: bool = False) -> list[Item]:
     """What can be removed when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
     These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
     version, except the newest `keep`; checkpoints of complete trainings; and cached data and features that are not among
-    the newest `keep` of their kind. Raises RunError while a job runs.
+    the newest `keep` of their kind. Raises RunError while a job runs, unless the caller only means to `look`.
     """
-    _refuse_while_running()
+    if not look:
+        _refuse_while_running()
     root = runs.root()
     kept, old = _versions(keep)
     items = [_item(Path(version.folder).parent, f"weights of {_name(version)}") for version in old]
@@ -49,7 +52,7 @@ def plan(keep: int) -> list[Item]:
             items.append(_item(folder, f"training of run {run_id}"))
         elif run_id not in of_kept:
             loose.append(folder)
-        if run_id is not None and run_id not in of_old:
+        if run_id is not None and run_id not in of_old and not _keeps_checkpoints(folder):
             items += [
                 _item(path, "a checkpoint of a complete training") for path in sorted(folder.glob("checkpoint-*"))
             ]
@@ -64,8 +67,7 @@ def plan(keep: int) -> list[Item]:
     for cache, what in CACHES.items():
         made = sorted(_folders(root / cache), key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
-    served = gateway.served()
-    in_use = {Path(version.folder) for version in kept} | ({Path(served.folder)} if served else set())
+    in_use = {Path(version.folder) for version in kept} | {Path(folder) for folder in _served()}
     return [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
 
 
@@ -88,14 +90,20 @@ def _versions(keep: int) -> tuple[list[registry.Version], list[registry.Version]
         by_name.setdefault(version.name, []).append(version)
     kept: list[registry.Version] = []
     old: list[registry.Version] = []
-    served = gateway.served()
+    served = _served()
     for name, versions in by_name.items():
         versions.sort(key=lambda version: int(version.number), reverse=True)
         named = registry.aliased(name)
         for place, version in enumerate(versions):
-            used = version.number in named or (served is not None and served.folder == version.folder)
+            used = version.number in named or version.folder in served
             (kept if used or place < keep else old).append(version)
     return kept, old
+
+
+def _served() -> set[str]:
+    """The model folders that the checkout's gateways serve, or would serve again."""
+    states = (gateway.served(name) for name in gateway.names())
+    return {state.folder for state in states if state is not None}
 
 
 def _all() -> list[registry.Version]:
@@ -119,14 +127,25 @@ def _refuse_while_running() -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import StateType
+    from prefect.runtime import flow_run
 
     active = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": active}}}), limit=1
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": active}}}), limit=2
         )
+    found = [run for run in found if str(run.id) != flow_run.get_id()]  # a scheduled `clean` is a flow run itself
     if found:
         raise RunError(f"Flow run {found[0].name} is active: clean when it has ended, or cancel it.")
+
+
+def _keeps_checkpoints(training: Path) -> bool:
+    """Whether the configuration of a training asks to keep its checkpoints (`training.keep_checkpoints`)."""
+    try:
+        job: dict[str, Any] = json.loads((training / "job.json").read_text())
+    except FileNotFoundError:
+        return False
+    return bool(job["training"].get("keep_checkpoints"))
 
 
 def _run_of(folder: Path) -> str | None:

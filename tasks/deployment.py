@@ -53,6 +53,7 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
                 images=probe.images,
                 generation=config.generation,
                 run_id=flow_run.get_id(),
+                registered=f"models:/{version.name}/{version.number}",
             )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     registry.move_champion(version, by_hand)
@@ -70,9 +71,14 @@ def tell(config: RunConfig, example: dataset.Example, served: Version) -> Told:
     asked = config.generation.as_trained(served.folder).model_copy(update={"decoding": decoding})
     name = gateway.status(config.serving).model
     told = generation.answering.answer_to(
-        gateway.url(config.serving), name, example.story_id, example.images, asked, api_key=gateway.token()
+        gateway.url(config.serving),
+        name,
+        example.story_id,
+        example.images,
+        asked,
+        api_key=gateway.token(config.serving),
     )
-    path = runs.root() / "stories" / f"version-{served.number}.html"
+    path = runs.root() / "stories" / served.name / f"version-{served.number}.html"
     view = page.view(
         example.story_id, example.images, told.answer, answer.join(example.chain_of_thought, example.story)
     )

@@ -74,6 +74,8 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
         shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
     number = _register(config, work.fingerprint, target, trained)
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)
+    if not config.training.keep_checkpoints:
+        drop_checkpoints(trained)
     return Registered(
         files=("model/config.json", "training_stories.json"),
         name=config.model,
@@ -83,6 +85,13 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
         run_id=trained.run_id,
         data_md5=trained.data_md5,
     )
+
+
+def drop_checkpoints(trained: Trained) -> None:
+    """Remove the checkpoints of a complete training: with optimizer state, they are several times its result."""
+    from storyreason.training import checkpoints
+
+    checkpoints.clear(trained.result.parent, whole=True)
 
 
 def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Trained) -> str:
@@ -152,9 +161,15 @@ def versions(name: str) -> list[Version]:
     return [_from_mlflow(one) for one in found if f"{TAG}folder" in one.tags]
 
 
+def aliases(name: str) -> dict[str, str]:
+    """The aliases of a model, with the number of the version that each names."""
+    found = client().get_registered_model(name).aliases
+    return {str(alias): str(number) for alias, number in found.items()}
+
+
 def aliased(name: str) -> set[str]:
     """The numbers of the versions that an alias names."""
-    return {str(number) for number in client().get_registered_model(name).aliases.values()}
+    return set(aliases(name).values())
 
 
 def move_champion(new: Version, by_hand: bool = False) -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storyreason import home, runs
@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     preset: str = Field("sample", description="The preset of runs that start automatically.")
     cron: str = Field("0 4 * * 1", description="When a retraining starts automatically.")
     timezone: str = Field("UTC", description="The time zone in which `cron` is read.")
+    clean: str = Field("", description="When to clean automatically, as a cron expression; empty: never.")
     heartbeat: int = Field(30, ge=30, le=3600, description="Seconds between two heartbeats of a flow run.")
     notify: str = Field(
         "",
@@ -43,9 +44,11 @@ class Settings(BaseSettings):
     mlflow_store: str = Field("", repr=False, description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
 
-    @field_validator("cron")
+    @field_validator("cron", "clean")
     @classmethod
-    def _is_cron(cls, value: str) -> str:
+    def _is_cron(cls, value: str, about: ValidationInfo) -> str:
+        if about.field_name == "clean" and not value:
+            return value
         # Not Prefect's own check: importing Prefect would read its settings before they are set.
         from cronsim import CronSim, CronSimError
 
@@ -93,6 +96,15 @@ def read_dotenv() -> None:
         from dotenv import load_dotenv
 
         load_dotenv(path)
+
+
+def in_dotenv() -> list[str]:
+    """The names of the variables in the checkout's `.env`."""
+    if not (path := home.folder() / ".env").is_file():
+        return []
+    from dotenv import dotenv_values
+
+    return sorted(dotenv_values(path))
 
 
 def read() -> Settings:

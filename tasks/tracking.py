@@ -20,6 +20,7 @@ from tasks.results import Pulled
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 TAG = "storyreason."
@@ -61,6 +62,13 @@ def find_run(step: str, fingerprint: str) -> str | None:
     """The ID of a step's run, or None. Look it up before you create one: MLflow would create it twice."""
     found = client().search_runs([experiment()], filter_string=f"tags.`{TAG}{step}` = '{fingerprint}'", max_results=1)
     return found[0].info.run_id if found else None
+
+
+@plainly()
+def newest(count: int) -> "list[Run]":
+    """The runs that began last, newest first. Raises RegistryError when MLflow is unreachable."""
+    found = client().search_runs([experiment()], order_by=["attributes.start_time DESC"], max_results=count)
+    return list(found)
 
 
 def open_run(step: str, fingerprint: str, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:

@@ -46,6 +46,7 @@ class Status:
     deploying: str | None
     engine: dict[str, Any]
     prompt: dict[str, Any] | None
+    registered: str | None
 
 
 def url(config: ServingConfig) -> str:
@@ -54,9 +55,9 @@ def url(config: ServingConfig) -> str:
     return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
 
 
-def token() -> str:
+def token(config: ServingConfig) -> str:
     """The administrator's token, which is accepted by every route, `/v1` included."""
-    return state.token()
+    return state.token(config.gateway)
 
 
 def status(config: ServingConfig) -> Status:
@@ -78,17 +79,17 @@ def serves(config: ServingConfig, folder: str, generation: GenerationConfig) -> 
 
 def check(config: ServingConfig) -> None:
     """Raises GatewayError if something else uses the gateway's port. Starts nothing."""
-    _is_running(config)
+    _answers(config)
 
 
 def ensure_running(config: ServingConfig) -> None:
-    """Start a gateway that outlives this process, unless one is running. Its log is `runs/gateway/gateway.log`.
+    """Start a gateway that outlives this process, unless one is running. Its log is `gateway.log` in its folder.
 
     Raises GatewayError with the last line of the log if the gateway does not answer.
     """
-    if _is_running(config):
+    if _answers(config):
         return
-    log = state.folder() / "gateway.log"
+    log = state.folder(config.gateway) / "gateway.log"
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
@@ -102,7 +103,7 @@ def ensure_running(config: ServingConfig) -> None:
         )
     _started.append(process)
     deadline = time.monotonic() + STARTUP
-    while not _is_running(config):
+    while not _answers(config):
         if process.poll() is not None:
             with log.open("rb") as file:
                 file.seek(start)
@@ -123,6 +124,7 @@ def deploy(
     images: Sequence[bytes] = (),
     generation: GenerationConfig | None = None,
     run_id: str | None = None,
+    registered: str | None = None,
 ) -> str | None:
     """Make the gateway serve another model. Returns its first story once it serves and the old engine has stopped.
 
@@ -137,6 +139,7 @@ def deploy(
         "images": [base64.b64encode(image).decode() for image in images],
         "generation": generation.model_dump(mode="json"),
         "engine": config.engine(),
+        "registered": registered,
     }
     longest = config.startup_timeout + generation.timeout + config.drain_timeout + 60
     _wait_for_deployments(config, 2 * longest)
@@ -184,21 +187,25 @@ def _wait_for_deployments(config: ServingConfig, longest: float) -> None:
 
 
 def stop() -> bool:
-    """Stop the gateway of this checkout and its engines; False if none is running. Raises GatewayError if it does not stop."""
+    """Stop the checkout's gateways and their engines; False if none is running. Raises GatewayError if one does not stop."""
+    return any([_stop(name) for name in state.names()])
+
+
+def _stop(name: str) -> bool:
     import httpx
 
-    address = state.address()
-    if address is None or not _is_locked():
+    address = state.address(name)
+    if address is None or not is_running(name):
         _reap()
         return False
-    config = ServingConfig(host=address.host, port=address.port)
+    config = ServingConfig(host=address.host, port=address.port, gateway=name)
     try:
         _request(config, "POST", "/admin/stop", timeout=5)
     except (GatewayError, httpx.HTTPError):
         with suppress(ProcessLookupError):  # it has just exited
             os.kill(address.pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while _is_locked():
+    while is_running(name):
         if time.monotonic() > deadline:
             raise GatewayError(
                 f"The gateway (process {address.pid}) does not stop: kill it with `kill -9 {address.pid}`."
@@ -217,16 +224,16 @@ def _reap(ended: int | None = None) -> None:
             _started.remove(process)
 
 
-def _is_locked() -> bool:
-    """Whether a gateway of this checkout is running: it holds the lock of its folder until it exits."""
+def is_running(name: str = "") -> bool:
+    """Whether the checkout's gateway, or the one with this name, is running: it holds the lock of its folder until it exits."""
     try:
-        with runs.lock(state.folder(), wait=0):
+        with runs.lock(state.folder(name), wait=0):
             return False
     except RunError:
         return True
 
 
-def _is_running(config: ServingConfig) -> bool:
+def _answers(config: ServingConfig) -> bool:
     """Whether this checkout's gateway answers. Raises GatewayError if something else does."""
     import httpx
 
@@ -243,7 +250,7 @@ def _is_running(config: ServingConfig) -> bool:
 def _request(config: ServingConfig, method: str, path: str, body: Any = None, timeout: float = 30) -> dict[str, Any]:
     import httpx
 
-    headers = {"Authorization": f"Bearer {state.token()}"}
+    headers = {"Authorization": f"Bearer {state.token(config.gateway)}"}
     try:
         response = httpx.request(
             method, url(config) + path, json=body, headers=headers, timeout=timeout, trust_env=False
@@ -252,8 +259,9 @@ def _request(config: ServingConfig, method: str, path: str, body: Any = None, ti
         raise GatewayError(f"No gateway answers at {url(config)}: start it with `storyreason serve`.") from None
     except httpx.TransportError as error:
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        log = state.folder(config.gateway) / "gateway.log"
         raise GatewayError(
-            f"The gateway at {url(config)} closed the connection ({said}): see {state.folder() / 'gateway.log'}, then run "
+            f"The gateway at {url(config)} closed the connection ({said}): see {log}, then run "
             "this command again. A restarted gateway serves what it served before."
         ) from error
     try:

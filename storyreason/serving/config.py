@@ -16,6 +16,11 @@ class ServingConfig(EngineConfig):
         description="Address to listen on; the default accepts connections from this machine only.",
     )
     port: int = Field(default=8400, ge=1, le=65535, description="The gateway's port. Engines use free ports behind it.")
+    gateway: str = Field(
+        default="",
+        pattern=r"^[\w-]*$",
+        description="The name of a gateway of its own, with its own port and files beside the checkout's; empty: the checkout's.",
+    )
     give_way: bool = Field(
         default=False,
         description="Training on the served model's device may suspend serving: always, or, if training.free_memory_gb is "

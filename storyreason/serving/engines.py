@@ -62,7 +62,7 @@ class EnginePool:
 
     def __init__(self, config: ServingConfig) -> None:
         self.config = config
-        self.served = state.served()
+        self.served = state.served(config.gateway)
         if self.served is not None:
             engine = {**config.engine(), **self.served.engine}
             prompt = {**GenerationConfig().as_trained(self.served.folder).prompt(), **self.served.prompt}
@@ -73,7 +73,7 @@ class EnginePool:
         self._engine: RunningEngine | None = None
         self._up = asyncio.Event()
         self._servers: set[VllmServer] = set()
-        self._leases = Leases()
+        self._leases = Leases(config.gateway)
         self._suspending = asyncio.Lock()
 
     @property
@@ -143,10 +143,12 @@ class EnginePool:
         images: Sequence[bytes],
         generation: GenerationConfig,
         engine: EngineConfig | None = None,
+        registered: str | None = None,
     ) -> Deployed:
         """Start the model beside the serving one, have it tell a story of `images` (encoded), then swap the two.
 
-        `engine` holds its engine settings, also for restarts after a crash; by default the gateway's own. Does nothing if
+        `engine` holds its engine settings, also for restarts after a crash; by default the gateway's own. `registered` is
+        the version's name in the registry. Does nothing if
         the same model is already served with the same settings. Raises BusyError during another deployment, and
         GatewayError if this one failed, in which case the previous model keeps serving.
         """
@@ -158,20 +160,23 @@ class EnginePool:
         try:
             _check_location(folder, self.config)
             generation = generation.as_trained(folder)
-            wanted = Served(folder, version, run_id, _now(), (engine or self.config).engine(), generation.prompt())
+            engine_settings = (engine or self.config).engine()
+            wanted = Served(folder, version, run_id, _now(), engine_settings, generation.prompt(), registered)
             now = self.served
-            if now and now == replace(wanted, run_id=now.run_id, since=now.since):
+            if now and now == replace(wanted, run_id=now.run_id, since=now.since, registered=now.registered):
                 await self._wait_until_healthy(self.settings.startup_timeout)
                 return Deployed(now, changed=False, story=None)
             deployed = await self._exchange(wanted, images, generation)
         except StoryReasonError as error:
-            state.write_deployment(folder=folder, version=version, run_id=run_id, since=_now(), error=str(error))
+            state.write_deployment(
+                self.config.gateway, folder=folder, version=version, run_id=run_id, since=_now(), error=str(error)
+            )
             still = f" Version {self.served.version} keeps serving." if self.served and self.healthy() else ""
             raise GatewayError(f"Version {version} was not deployed. {error}{still}") from error
         finally:
             self.deploying = None
         seconds = round(time.monotonic() - started, 1)
-        state.write_deployment(**asdict(deployed.served), seconds=seconds, story=deployed.story)
+        state.write_deployment(self.config.gateway, **asdict(deployed.served), seconds=seconds, story=deployed.story)
         return deployed
 
     def suspended_for(self) -> str | None:
@@ -224,7 +229,7 @@ class EnginePool:
                     tell_and_check, new.server.url, new.server.name, images, generation, served.engine["probe"]
                 )
             served = replace(served, since=_now())
-            state.write_served(served)
+            state.write_served(served, self.config.gateway)
         except BaseException:
             await self._stop(new)
             raise
@@ -258,7 +263,9 @@ class EnginePool:
 
     async def _start(self, served: Served) -> RunningEngine:
         name = re.sub(r"[^\w.-]", "_", served.version)
-        server = VllmServer(served.folder, self._settings_of(served), log=state.folder() / f"vllm-{name}.log")
+        server = VllmServer(
+            served.folder, self._settings_of(served), log=state.folder(self.config.gateway) / f"vllm-{name}.log"
+        )
         self._servers.add(server)
         try:
             await asyncio.to_thread(server.start)

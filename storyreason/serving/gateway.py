@@ -48,6 +48,9 @@ class Deployment(BaseModel):
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="How it generates that story.")
     engine: EngineConfig | None = Field(default=None, description="Its engine's settings; empty: the gateway's own.")
+    registered: str | None = Field(
+        default=None, max_length=300, description="Its name in the registry, such as models:/storyteller/2."
+    )
 
 
 class Lease(BaseModel):
@@ -106,7 +109,7 @@ class AdminRoutes:
         try:
             body = Deployment.model_validate_json(raw)
             deployed = await self.engines.deploy(
-                body.folder, body.version, body.run_id, body.images, body.generation, body.engine
+                body.folder, body.version, body.run_id, body.images, body.generation, body.engine, body.registered
             )
         except ValidationError as error:
             raise HTTPException(400, errors.fault(error)) from None
@@ -173,7 +176,12 @@ def application(config: ServingConfig) -> tuple[FastAPI, list[Any]]:
     app.state.engines = engines
     table = _register(app, AdminRoutes(engines, metrics, stopping), stories, PageRoutes(config), pass_through)
     app.add_middleware(
-        AccessMiddleware, config=config, table=table, token=state.token(), keys=state.api_keys(), metrics=metrics
+        AccessMiddleware,
+        config=config,
+        table=table,
+        token=state.token(config.gateway),
+        keys=state.api_keys(config.gateway),
+        metrics=metrics,
     )
     cors(app, config.allowed_origins)
 
@@ -210,11 +218,11 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
-    with _only_one(), _listen(config) as listening:
+    with _only_one(config.gateway), _listen(config) as listening:
         # Before anything else: until then, `down` would signal the process of the previous address.
-        state.write_address(state.Address(os.getpid(), config.host, config.port))
+        state.write_address(state.Address(os.getpid(), config.host, config.port), config.gateway)
         if first is not None:
-            state.write_served(first)
+            state.write_served(first, config.gateway)
         app, stopping = application(config)
         server = uvicorn.Server(settings(app, access_log=False, timeout_graceful_shutdown=5))
         stopping.append(lambda: setattr(server, "should_exit", True))
@@ -233,12 +241,12 @@ def _served(engines: EnginePool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _only_one() -> Any:
-    lock = runs.lock(state.folder(), wait=3)
+def _only_one(name: str) -> Any:
+    lock = runs.lock(state.folder(name), wait=3)
     try:
         lock.__enter__()
     except RunError:
-        running = state.address()
+        running = state.address(name)
         where = f"process {running.pid} on port {running.port}" if running else "another process"
         raise GatewayError(
             f"A gateway of {runs.root()} is already running ({where}): use it, or stop it with `storyreason down`."

@@ -1,4 +1,7 @@
-"""What the gateway keeps on disk, in `runs/gateway/`: its model, address, token, API keys, leases and history."""
+"""What a gateway keeps on disk: its model, address, token, API keys, leases and history.
+
+The checkout's gateway keeps them in `runs/gateway/`, one that a preset names (`serving.gateway`) in `runs/gateway-NAME/`.
+"""
 
 import contextlib
 import json
@@ -34,6 +37,8 @@ class Served:
     """Its engine's settings, keyed as in `EngineConfig`; the gateway's own settings replace missing ones."""
     prompt: dict[str, Any] = field(default_factory=dict)
     """Its prompt settings, from `GenerationConfig.prompt`; the model folder's replace missing ones."""
+    registered: str | None = None
+    """The registered version, `models:/storyteller/2`; None for a folder that is not one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +50,40 @@ class Address:
     port: int
 
 
-def folder() -> Path:
-    """`runs/gateway/`, created if missing. The one gateway of this checkout holds its lock."""
-    path = runs.root() / "gateway"
+def folder(name: str = "") -> Path:
+    """The folder of the checkout's gateway, or of the one with a name; created if missing. A running one holds its lock."""
+    path = runs.root() / (f"gateway-{name}" if name else "gateway")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def served() -> Served | None:
+def names() -> list[str]:
+    """The names of the gateways that this checkout has had; the checkout's own is empty."""
+    found = [path.name for path in runs.root().glob("gateway*") if path.is_dir()]
+    return sorted(name.removeprefix("gateway").removeprefix("-") for name in found)
+
+
+def served(name: str = "") -> Served | None:
     """The model served last; None if there never was one. Raises GatewayError if the file cannot be read."""
-    return _read(folder() / "state.json", Served)
+    return _read(folder(name) / "state.json", Served)
 
 
-def write_served(state: Served) -> None:
-    runs.write_text(folder() / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+def write_served(state: Served, name: str = "") -> None:
+    runs.write_text(folder(name) / "state.json", json.dumps(asdict(state), indent=2) + "\n")
 
 
-def address() -> Address | None:
+def address(name: str = "") -> Address | None:
     """The address of the gateway, or of the last one that ran. Raises GatewayError if the file cannot be read."""
-    return _read(folder() / "address.json", Address)
+    return _read(folder(name) / "address.json", Address)
 
 
-def write_address(address: Address) -> None:
-    runs.write_text(folder() / "address.json", json.dumps(asdict(address)) + "\n")
+def write_address(address: Address, name: str = "") -> None:
+    runs.write_text(folder(name) / "address.json", json.dumps(asdict(address)) + "\n")
 
 
-def resting() -> dict[str, float]:
+def resting(name: str = "") -> dict[str, float]:
     """Who holds a lease, and each lease's seconds; no time of day, since clocks jump. Raises GatewayError."""
-    path = folder() / "resting.json"
+    path = folder(name) / "resting.json"
     try:
         return {str(who): float(seconds) for who, seconds in json.loads(path.read_text()).items()}
     except FileNotFoundError:
@@ -81,19 +92,20 @@ def resting() -> dict[str, float]:
         raise GatewayError(f"{path} cannot be read ({error}): delete it, then restart the gateway.") from None
 
 
-def write_resting(leases: dict[str, float]) -> None:
-    runs.write_text(folder() / "resting.json", json.dumps(leases, indent=2, ensure_ascii=False) + "\n")
+def write_resting(leases: dict[str, float], name: str = "") -> None:
+    runs.write_text(folder(name) / "resting.json", json.dumps(leases, indent=2, ensure_ascii=False) + "\n")
 
 
 class Leases:
     """Leases that suspend serving, by the names of their holders. Each expires by itself, so that serving always resumes.
 
-    They are also kept in `runs/gateway/resting.json`: a gateway restarted meanwhile stays suspended, and every lease
+    They are also kept in `resting.json`: a gateway restarted meanwhile stays suspended, and every lease
     starts over. Times are those of the monotonic clock.
     """
 
-    def __init__(self) -> None:
-        self._leases = resting()
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+        self._leases = resting(name)
         self._until = {who: time.monotonic() + seconds for who, seconds in self._leases.items()}
 
     def take(self, who: str, seconds: float, extra: float = 0) -> None:
@@ -117,23 +129,23 @@ class Leases:
         if leases != self._leases:
             self._leases = leases
             try:
-                write_resting(leases)
+                write_resting(leases, self._name)
             except OSError as error:  # they still hold, except for a gateway that is restarted
                 log.error("the leases could not be saved: %s", error)
 
 
-def write_deployment(**record: object) -> None:
-    """Append one deployment, successful or rejected, to `deployments.jsonl`."""
-    with (folder() / "deployments.jsonl").open("a", encoding="utf-8") as file:
+def write_deployment(name: str, **record: object) -> None:
+    """Append one deployment of a gateway, successful or rejected, to its `deployments.jsonl`."""
+    with (folder(name) / "deployments.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def token() -> str:
+def token(name: str = "") -> str:
     """The administrator's secret, from a file that only its owner can read; created if missing. Raises GatewayError."""
-    path = folder() / "token"
+    path = folder(name) / "token"
     if not path.exists():
         # mkstemp creates a file that only its owner can read; the link appears whole, and only one of two processes wins.
-        handle, new = tempfile.mkstemp(dir=folder(), prefix=".token.")
+        handle, new = tempfile.mkstemp(dir=path.parent, prefix=".token.")
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32))
             file.flush()
@@ -152,13 +164,13 @@ def token() -> str:
 KEYS = "STORYREASON_API_KEYS"
 
 
-def api_keys() -> tuple[str, ...]:
+def api_keys(name: str = "") -> tuple[str, ...]:
     """The API keys that `/v1` accepts; if there are none, it is open. Raises GatewayError for a short key.
 
-    They come from `$STORYREASON_API_KEYS`, separated by commas, or else from the lines of `runs/gateway/api-keys`; never
-    from the command line, which other users of the machine can read.
+    They come from `$STORYREASON_API_KEYS`, separated by commas, or else from the lines of its file `api-keys`; never from
+    the command line, which other users of the machine can read.
     """
-    path = folder() / "api-keys"
+    path = folder(name) / "api-keys"
     written = (
         os.environ[KEYS].split(",") if KEYS in os.environ else path.read_text().split("\n") if path.exists() else []
     )

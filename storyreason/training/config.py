@@ -107,4 +107,8 @@ class TrainingConfig(BaseModel):
         False,
         description="Start over when the work folder holds checkpoints of another run. Otherwise such a run is refused.",
     )
+    keep_checkpoints: bool = Field(
+        False,
+        description="Keep the checkpoints of a complete training. Otherwise they are removed once its result is registered.",
+    )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order of stories, the requests and the adapters.")

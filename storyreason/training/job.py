@@ -12,7 +12,7 @@ from storyreason.training.config import TrainingConfig
 
 MACHINE = {
     "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices",
-    "free_memory_gb", "afresh",
+    "free_memory_gb", "afresh", "keep_checkpoints",
 }  # fmt: skip
 """Settings that say how a machine does the work. A training may resume with other values of these, as long as a step takes
 the same number of stories."""

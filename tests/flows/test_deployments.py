@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
+from flows import deployments as deployments_
 from flows import up
 from storyreason import config
 from storyreason.errors import ConfigError
@@ -32,7 +33,7 @@ def written() -> dict[str, Any]:
 def test_prefect_reads_the_file_and_every_flow_is_there(written: dict[str, Any]) -> None:
     deployments = PrefectYamlModel.model_validate(written).deployments
 
-    assert [one.entrypoint for one in deployments] == [f"flows/{n}.py:{n}" for n in ("retrain", "evaluate", "deploy")]
+    assert [one.entrypoint for one in deployments] == [f"flows/{n}.py:{n}" for n in deployments_.FLOWS]
     for one in deployments:
         module, _, name = str(one.entrypoint).partition(":")
         assert getattr(import_module(module.removesuffix(".py").replace("/", ".")), name).name == name
@@ -40,7 +41,7 @@ def test_prefect_reads_the_file_and_every_flow_is_there(written: dict[str, Any])
 
 
 def test_their_parameters_are_those_of_the_sample_preset(written: dict[str, Any]) -> None:
-    for one in written["deployments"]:
+    for one in written["deployments"][:3]:
         assert config.RunConfig.model_validate(one["parameters"]["config"]) == config.load("sample")
 
 
@@ -53,6 +54,11 @@ def test_a_retraining_is_started_by_cron_and_by_data_one_at_a_time(written: dict
     assert trigger["expect"] == [NEW_VERSION]
     assert trigger["match"]["prefect.resource.id"] == f"{RESOURCE}.*"
     assert retrain["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+def test_cleaning_is_scheduled_only_when_a_setting_says_when(written: dict[str, Any]) -> None:
+    (schedule,) = written["deployments"][3]["schedules"]
+    assert schedule == {"cron": deployments_.CLEAN, "timezone": settings.Settings().timezone, "active": False}
 
 
 def test_the_example_of_the_settings_is_complete_and_shows_the_defaults() -> None:
@@ -69,6 +75,7 @@ def test_the_example_of_the_settings_is_complete_and_shows_the_defaults() -> Non
         ("PREFECT_PORT", "many"),
         ("TIMEZONE", "Mars/Olympus"),
         ("CRON", "at four"),
+        ("CLEAN", "on Sundays"),
         ("HEARTBEAT", "1"),
         ("MLFLOW_STORE", "postgresql://me@host/mlflow"),
     ],

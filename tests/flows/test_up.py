@@ -82,6 +82,29 @@ def test_up_twice_starts_once_and_down_leaves_nothing(checkout: Path) -> None:
     assert not up.down()
 
 
+def test_changed_settings_are_told_and_applied_by_a_restart(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said()
+    assert up.changed_settings(settings.read()) == []
+    monkeypatch.setenv("STORYREASON_PRESET", "smoke")
+    monkeypatch.setenv("STORYREASON_CRON", "0 5 * * *")
+
+    with pytest.raises(RunError, match=r"STORYREASON_CRON, STORYREASON_PRESET changed .* `storyreason up --restart`"):
+        said()
+    up.up(lambda _: None, restart=True)
+
+    wait_for(lambda: "100% of smoke" in (checkout / "up/two.log").read_text(), "the new setting", 60)
+    assert up.changed_settings(settings.read()) == []
+    assert up.down()
+    monkeypatch.setenv("STORYREASON_CRON", "0 6 * * *")
+    assert up.changed_settings(settings.read()) == []  # nothing runs that could lack it
+
+
+def test_no_secret_is_kept_with_the_settings(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_NOTIFY", "json://user:S3CRET@host")
+    said()
+    assert not any("S3CRET" in path.read_text() for path in (checkout / "up").glob("*.json"))
+
+
 def test_a_killed_part_is_restarted(checkout: Path) -> None:
     said()
     wait_for(lambda: list(checkout.glob("one.*")), "the first part", 60)

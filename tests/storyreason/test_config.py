@@ -78,3 +78,22 @@ def test_a_broken_preset_file_is_one_sentence(tmp_path: Path, text: str, sentenc
     path.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
         config.load(str(path))
+
+
+def test_a_preset_with_a_gateway_of_its_own_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORYREASON_PRESET", raising=False)
+    monkeypatch.setenv("STORYREASON_GATEWAY_PORT", "8555")
+    assert config.load_here("sample").serving.port == 8555
+    smoke = config.load_here("smoke").serving
+    assert smoke.gateway == "smoke" and smoke.port not in (8555, config.load("sample").serving.port)
+    assert config.load_here("smoke", ["serving.port=8600"]).serving.port == 8600
+
+    monkeypatch.setenv("STORYREASON_PRESET", "smoke")  # then it is the checkout's, as `storyreason up` starts it
+    assert config.load_here("smoke").serving.port == 8555
+
+
+def test_presets_of_different_models_never_share_a_gateway() -> None:
+    gateways: dict[str, set[str]] = {}
+    for preset in map(config.load, config.presets()):
+        gateways.setdefault(preset.serving.gateway, set()).add(preset.model)
+    assert all(len(models) == 1 for models in gateways.values()), gateways

@@ -16,9 +16,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending, Running, State
+from prefect.states import Completed, Pending, Running, State
 
 from flows import automations, deployments
+from flows.clean import clean
 from tasks import gate, registry
 from tasks.settings import Settings
 from tests.docs import commands
@@ -57,6 +58,36 @@ def test_the_schedule_is_read_in_its_time_zone_and_a_paused_one_stays_paused(ser
 
     (schedule,) = known(server)["schedules"]
     assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 6 * * *", False)
+
+
+def test_cleaning_is_scheduled_by_a_setting_and_switched_off_without_it(server: httpx.Client) -> None:
+    def schedule() -> tuple[str, bool]:
+        (one,) = server.get("/deployments/name/clean/storyteller").raise_for_status().json()["schedules"]
+        return one["schedule"]["cron"], one["active"]
+
+    apply(clean="0 3 * * *")
+    assert schedule() == ("0 3 * * *", True)
+    apply()
+    assert schedule() == (deployments.CLEAN, False)
+
+
+def test_cleaning_while_a_run_is_active_removes_nothing_and_says_so(
+    server: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PREFECT_API_URL", str(server.base_url))
+    deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
+    made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
+    with get_client(sync_client=True) as client:
+        for state in (Pending(), Running()):
+            client.set_flow_run_state(UUID(made["id"]), state, force=True)
+        during = clean(return_state=True)
+        client.set_flow_run_state(UUID(made["id"]), Completed(), force=True)
+    after = clean(return_state=True)
+
+    assert during.name == "Skipped" and "is active: clean when it has ended" in str(during.message)
+    assert after.message == "0 folders removed, 0.0 MB"  # its own run does not count
 
 
 def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(server: httpx.Client) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -95,7 +96,7 @@ def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
     project: Project, mlflow: MlflowClient
 ) -> None:
     project.kill_when(
-        lambda: list(project.runs.glob("gateway/vllm-*.log")), "the deployment to start", *project.retrain()
+        lambda: list(project.runs.glob("gateway-smoke/vllm-*.log")), "the deployment to start", *project.retrain()
     )
 
     printed = project.run(*project.retrain())
@@ -104,11 +105,15 @@ def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
     assert run.info.status == "FINISHED"
     assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 21))
     assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
+    assert not list(project.runs.glob("train/*/checkpoint-*"))  # nothing resumes from them any more
     assert str(mlflow.get_model_version_by_alias(MODEL, "champion").version) == "1"
     last = printed.strip().splitlines()[-1]
     assert project.url in last and "make down" in last
     (page,) = (line.removeprefix("story page: ") for line in printed.splitlines() if line.startswith("story page: "))
     assert "<html" in Path(page).read_text()
+    assert f"stories/{MODEL}/version-1.html" in page
+    served = httpx.get(f"{project.url}/healthz", timeout=60, trust_env=False).json()
+    assert served["registered"] == f"models:/{MODEL}/1"
 
 
 def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: MlflowClient) -> None:

@@ -82,6 +82,14 @@ def test_a_dry_run_lists_what_would_be_removed_and_removes_nothing(root: Path) -
     assert sum(item.bytes for item in items if "checkpoint" in item.what) == 4 * 200
 
 
+def test_checkpoints_that_the_configuration_keeps_stay(root: Path) -> None:
+    (work("train", 5) / "job.json").write_text('{"training": {"keep_checkpoints": true}}')
+
+    cleaning.remove(cleaning.plan(keep=2))
+
+    assert {path.parent.name for path in root.glob("train/*/checkpoint-*")} == {work("train", 5).name}
+
+
 @pytest.mark.parametrize("cache", ["features", "prepared"])
 def test_the_newest_caches_of_trainings_stay(root: Path, cache: str) -> None:
     for number in (1, 2, 3):
@@ -129,3 +137,8 @@ def job(root: Path) -> Iterator[None]:
 def test_while_a_job_runs_nothing_is_removed(root: Path, job: None) -> None:
     with pytest.raises(RunError, match="job is running"):
         cleaning.plan(keep=1)
+
+
+def test_a_dry_run_looks_while_a_job_runs(root: Path, job: None) -> None:
+    items = cleaning.plan(keep=1, look=True)
+    assert "weights of storyteller version 4" in cleaning.report(items, removed=False)

@@ -12,6 +12,7 @@ from flows.cli import registered
 from storyreason.errors import RegistryError
 from tasks import cleaning, registry, tracking
 from tasks.faults import from_outside
+from tasks.results import Trained
 
 
 def test_no_champion_yet_is_none_with_and_without_the_model(mlflow_store: None) -> None:
@@ -60,6 +61,16 @@ def test_tell_finds_a_registered_model_by_its_name(
     assert registered(name) == "/models/7"
     with pytest.raises(RegistryError, match="no storyteller with version or alias 'nobody'"):
         registered("models:/storyteller@nobody")
+
+
+def test_checkpoints_of_a_registered_training_go_and_its_result_stays(tmp_path: Path) -> None:
+    for part in ("checkpoint-5", ".checkpoint-10.part", "checkpoint-10", "result"):
+        (tmp_path / part).mkdir()
+    trained = Trained((), fingerprint="", result=tmp_path / "result", run_id="", data_md5="")
+
+    registry.drop_checkpoints(trained)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
 def test_a_description_begins_with_the_newest_scores_and_keeps_the_card(

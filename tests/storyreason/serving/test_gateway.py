@@ -186,3 +186,22 @@ def test_a_client_that_reads_nothing_is_disconnected() -> None:
         asking.connect(listening.getsockname())
         with listening.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+
+
+def test_a_gateway_of_its_own_runs_beside_the_checkouts_with_its_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    ours, smoke = ServingConfig(port=free_port()), ServingConfig(port=free_port(), gateway="smoke")
+    client.ensure_running(ours)
+    before = {path.name: path.read_bytes() for path in state.folder().iterdir() if path.name != "gateway.log"}
+
+    client.ensure_running(smoke)
+
+    assert client.status(ours).version is None and client.status(smoke).version is None
+    assert {path.name: path.read_bytes() for path in state.folder().iterdir() if path.name != "gateway.log"} == before
+    assert state.address("smoke") != state.address()
+    assert state.token("smoke") != state.token()
+    assert state.names() == ["", "smoke"]
+    assert client.stop()
+    assert not client.is_running() and not client.is_running("smoke")

@@ -44,12 +44,15 @@ def test_a_deployment_brings_its_settings_along(served: ServingConfig) -> None:
     (state.folder() / PROMPT).write_text('{"images_first": false}')
     longer = served.model_copy(update={"max_model_len": 8192, "startup_timeout": 300.0})
 
-    client.deploy(longer, folder=folder, version="8")
+    client.deploy(longer, folder=folder, version="8", registered="models:/storyteller/8")
 
     assert client.serves(longer, folder, GenerationConfig())
     assert not client.serves(served, folder, GenerationConfig())  # the gateway's own settings
     assert not client.serves(longer, folder, GenerationConfig(request="Be brief."))
     assert client.status(served).engine == longer.engine()
+    assert client.status(served).registered == "models:/storyteller/8"
+    answer = httpx.get(f"{client.url(served)}/healthz", timeout=60, trust_env=False).json()
+    assert (answer["registered"], answer["version"]) == ("models:/storyteller/8", "8")
 
 
 def test_serving_resumes_after_a_failed_training(served: ServingConfig) -> None:
