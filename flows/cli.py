@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storyreason import cli, home
+from storyreason import cli, home, resources
 from storyreason.cli.tell import RESOLVERS
 from tasks.results import Until
 
@@ -18,7 +18,10 @@ data = typer.Typer(
 )
 app.add_typer(data, name="data", rich_help_panel="Platform")
 
-Preset = Annotated[str, typer.Argument(help="A preset of deploy/presets, or a YAML file.")]
+PRESETS = (
+    f"A preset ({', '.join(resources.presets())}) or a YAML file; `storyreason preset show sample` shows parameters."
+)
+Preset = Annotated[str, typer.Argument(help=PRESETS)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -163,6 +166,44 @@ def down() -> None:
         report.say("everything that `storyreason up` started is stopped")
     else:
         report.say("the gateway is stopped" if client.stop() else "no gateway of this checkout is running")
+
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+@app.command(rich_help_panel="Platform")
+def status(json: Json = False) -> None:
+    """Show what runs here, what is served and trained, what waits for you, and the disk. Starts nothing."""
+    from flows import report
+    from flows import status as overview
+    from tasks import settings
+
+    home.enter()
+    settings.prepare()
+    found = overview.look()
+    if json:
+        report.data(found)
+        return
+    for line in overview.lines(found):
+        report.say(line)
+
+
+@app.command(rich_help_panel="Platform")
+def doctor(preset: Preset = "sample", override: Overrides = None, json: Json = False) -> None:
+    """Examine what would stop a retraining here, each with its remedy. Exit code 1 when something would."""
+    chosen = _load(preset, override)
+    from flows import doctor, report
+    from tasks import settings
+
+    settings.prepare()
+    findings = list(doctor.examine(chosen))
+    if json:
+        report.data(findings)
+    else:
+        for line in doctor.lines(findings):
+            report.say(line)
+    if any(one.state == "fault" for one in findings):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Platform")

@@ -1,8 +1,9 @@
 """What the terminal shows when a flow has ended."""
 
 import logging
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,11 @@ def quiet_failures() -> None:
 def say(text: str) -> None:
     """Print one line unchanged."""
     console.print(text, markup=False)
+
+
+def data(found: Any) -> None:
+    """Print dataclasses as JSON, on standard output alone."""
+    print(to_json(found, indent=2).decode())  # noqa: T201
 
 
 def show(outcome: "Outcome", config: RunConfig) -> None:

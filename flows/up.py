@@ -243,16 +243,23 @@ def _gateway_answers(chosen: Settings) -> bool:
     return True
 
 
-def _check_free(name: str, port: int) -> None:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise RunError(
-                f"Port {port} of {name} is in use: end the process that uses it, or set "
-                f"STORYREASON_{name.upper()}_PORT to another port in .env."
-            ) from None
+            return False
+    return True
+
+
+def _check_free(name: str, port: int) -> None:
+    if not is_free(port):
+        raise RunError(
+            f"Port {port} of {name} is in use: end the process that uses it, or set "
+            f"STORYREASON_{name.upper()}_PORT to another port in .env."
+        )
 
 
 def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:

@@ -101,7 +101,12 @@ class RunConfig(BaseModel):
 
 def presets() -> list[str]:
     """The names of the presets that come with the project."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return resources.presets()
+
+
+def about(preset: str) -> str:
+    """What a preset is for: the comment in the first line of its file."""
+    return (PRESETS / f"{preset}.yaml").read_text().partition("\n")[0].removeprefix("#").strip()
 
 
 def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:

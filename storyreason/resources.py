@@ -12,3 +12,8 @@ def folder(name: Literal["presets", "accelerate"]) -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "deploy" / name
     return installed if installed.is_dir() else package.parent / "deploy" / name
+
+
+def presets() -> list[str]:
+    """The names of the presets that come with the project."""
+    return sorted(path.stem for path in folder("presets").glob("*.yaml"))

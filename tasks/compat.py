@@ -46,8 +46,14 @@ def logged_tables_tag() -> str:
 
 def cached_files(cache: Any, md5: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """The files of a folder in DVC's cache: path parts in the folder, and where the cache has the content."""
+    for parts, content in listed_files(cache, md5):
+        yield parts, cache.oid_to_path(content)
+
+
+def listed_files(store: Any, md5: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The files of a folder in DVC's cache or in a remote: path parts in the folder, and the MD5 of the content."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    for parts, _, content in Tree.load(cache, HashInfo("md5", f"{md5}.dir")):
-        yield parts, cache.oid_to_path(content.value)
+    for parts, _, content in Tree.load(store, HashInfo("md5", f"{md5}.dir")):
+        yield parts, str(content.value)

@@ -84,6 +84,28 @@ def keep(version: DataVersion) -> Path:
     return folder
 
 
+def is_cached(version: DataVersion) -> bool:
+    """Whether DVC's cache of this checkout holds all of a version, so that no remote is needed."""
+    cache = _out(repository(), version.target).local_cache
+    try:
+        return all(Path(content).exists() for _, content in compat.cached_files(cache, version.md5))
+    except FileNotFoundError:
+        return False
+
+
+def check_remote(version: DataVersion) -> None:
+    """Raises DataError when the DVC remote cannot be reached, or lacks objects of a version. Fetches nothing."""
+    repo = repository()
+    try:
+        odb = repo.cloud.get_remote_odb()
+        wanted = {content for _, content in compat.listed_files(odb, version.md5)}
+        whole = wanted <= set(odb.oids_exist(list(wanted)))
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
+        raise DataError(_missing(repo, version)) from error
+    if not whole:
+        raise DataError(_missing(repo, version))
+
+
 def publish(target: str) -> DataVersion:
     """Make the content of a DVC file's folder its new version, and push it. Raises DataError, which says what is left to do."""
     repo, folder = repository(), target.removesuffix(".dvc")

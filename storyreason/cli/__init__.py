@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from storyreason import home, runs
-from storyreason.cli import check, models, page, sample, score, serve, tell
+from storyreason.cli import check, models, page, presets, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
@@ -35,6 +35,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(sample.app, name="sample")
+app.add_typer(presets.app, name="preset")
 
 
 def _print_version(wanted: bool) -> None:

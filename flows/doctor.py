@@ -1,0 +1,227 @@
+"""`storyreason doctor`: what would stop a retraining in this checkout, each with its remedy."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from flows import changes, up
+from storyreason import home, runs
+from storyreason.config import RunConfig
+from storyreason.errors import StoryReasonError
+from tasks import settings
+
+LEAST_DISK, LEAST_MEMORY = 5e9, 6e9
+"""Bytes that the smallest retraining wants: data, checkpoints and weights; two training processes, or one engine on a CPU."""
+COPIES = {"full": 9, "lora": 3, "language": 9}
+"""The disk that a training wants, in sizes of its base model: weights, merged weights, and checkpoints, which hold
+optimizer states of what is trained."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. A fault stops a retraining; a warning may."""
+
+    name: str
+    state: Literal["ok", "warning", "fault"]
+    found: str
+    remedy: str = ""
+
+
+def examine(config: RunConfig) -> Iterator[Finding]:
+    """Look at all that a retraining with this configuration needs. Starts and changes nothing."""
+    looks: dict[str, Callable[[RunConfig], Iterator[Finding]]] = {
+        "settings": _settings,
+        "versions": _versions,
+        "training": _training,
+        "memory": _memory,
+        "disk": _disk,
+        "ports": _ports,
+        "proxies": _proxies,
+        "data": _data,
+        "base model": _base,
+    }
+    for name, look in looks.items():
+        try:
+            yield from look(config)
+        except StoryReasonError as error:
+            yield Finding(name, "fault", str(error), "see the sentence")
+
+
+def _settings(_: RunConfig) -> Iterator[Finding]:
+    chosen = settings.read()
+    if changed := up.changed_settings(chosen):
+        yield Finding("settings", "warning", changes.sentence(changed), "storyreason up --restart")
+    else:
+        yield Finding("settings", "ok", f"of {home.folder()}, runs in {runs.root()}")
+
+
+def _versions(_: RunConfig) -> Iterator[Finding]:
+    """What is installed against the lock."""
+    kind = "gpu" if _gpus() else "cpu"
+    lock = home.folder() / "deploy" / f"requirements-{kind}.txt"
+    if not lock.is_file():
+        yield Finding("versions", "warning", f"there is no lock {lock}", "work in a clone of the project")
+        return
+    wanted = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.M))
+    differing = []
+    for name, version in wanted.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "not installed"
+        if found != version and found.partition("+")[0] != version:  # torch names its build: 2.13.0+cpu
+            differing.append(f"{name} {found} (locked: {version})")
+    if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        yield Finding("versions", "fault", f"{', '.join(differing[:5])}{more}", "make install")
+    else:
+        yield Finding("versions", "ok", f"all {len(wanted)} packages of {lock.name}")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _training(config: RunConfig) -> Iterator[Finding]:
+    """The accelerator that the preset trains on."""
+    import torch
+
+    from storyreason.training import launch
+
+    gpus = ", ".join(torch.cuda.get_device_name(number) for number in range(_gpus())) or "no GPU"
+    try:
+        launch.check_machine(config.training)
+    except StoryReasonError as error:
+        yield Finding("training", "fault", f"{gpus}: {error}", "another preset, or training.accelerate")
+        return
+    on = config.training.accelerate or f"the CPU, {config.training.processes} processes"
+    yield Finding("training", "ok", f"{gpus}; {config.name} trains on {on}")
+
+
+def _memory(config: RunConfig) -> Iterator[Finding]:
+    import psutil
+
+    from storyreason.training import machine
+
+    free = psutil.virtual_memory().available
+    if free < LEAST_MEMORY:
+        yield Finding(
+            "memory", "warning", f"{free / 1e9:.1f} GB are available, {LEAST_MEMORY / 1e9:.0f} are wanted",
+            "end other programs, or lower training.processes",
+        )  # fmt: skip
+    else:
+        yield Finding("memory", "ok", f"{free / 1e9:.1f} GB are available")
+    machine.check_memory(config.training.devices, config.training.free_memory_gb)
+
+
+def _disk(config: RunConfig) -> Iterator[Finding]:
+    free = shutil.disk_usage(runs.root()).free
+    base = home.folder() / config.base.name
+    weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    wanted = max(LEAST_DISK, weights * COPIES[config.training.mode])
+    if free < wanted:
+        said = f"{free / 1e9:.1f} GB are free at {runs.root()}, about {wanted / 1e9:.0f} are wanted"
+        yield Finding(
+            "disk", "fault", said, "make room: storyreason clean --keep 1, or move runs with STORYREASON_RUNS"
+        )
+    else:
+        yield Finding("disk", "ok", f"{free / 1e9:.1f} GB are free at {runs.root()}")
+
+
+def _ports(config: RunConfig) -> Iterator[Finding]:
+    """The ports that `up` and the preset's gateway listen on."""
+    from storyreason.serving import client
+
+    chosen = settings.read()
+    client.check(config.serving)
+    if up.running() is not None:
+        yield Finding("ports", "ok", "`storyreason up` is running")
+        return
+    for name in up.VIEWERS:
+        port = {"prefect": chosen.prefect_port, "mlflow": chosen.mlflow_port}[name]
+        if name in up.elsewhere(chosen):
+            continue
+        if not up.is_free(port):
+            yield Finding(
+                "ports", "warning", f"port {port} of {name} is in use, so `storyreason up` would not start",
+                f"set STORYREASON_{name.upper()}_PORT to another port in .env",
+            )  # fmt: skip
+            return
+    yield Finding("ports", "ok", f"{chosen.prefect_port}, {chosen.mlflow_port} and {config.serving.port} can be used")
+
+
+def _proxies(_: RunConfig) -> Iterator[Finding]:
+    named = [
+        name
+        for name in ("http_proxy", "https_proxy", "all_proxy")
+        if os.environ.get(name) or os.environ.get(name.upper())
+    ]
+    if not named:
+        yield Finding("proxies", "ok", "none")
+        return
+    if os.environ.get("no_proxy", "") == "*":
+        yield Finding("proxies", "ok", f"{', '.join(named)}, but no_proxy excepts every host")
+        return
+    yield Finding("proxies", "ok", f"{', '.join(named)}; this machine's own servers are asked directly")
+
+
+def _data(config: RunConfig) -> Iterator[Finding]:
+    """The data version, and whether it is here or the DVC remote has it."""
+    from tasks import versioning
+
+    version = versioning.identify(config.data.target, config.data.rev)
+    if versioning.is_cached(version):
+        yield Finding("data", "ok", f"{version.target}, version {version.md5[:8]}, is here; remote {version.remote}")
+        return
+    versioning.check_remote(version)
+    yield Finding("data", "ok", f"{version.target}, version {version.md5[:8]}, is in {version.remote}")
+
+
+def _base(config: RunConfig) -> Iterator[Finding]:
+    from tasks import versioning
+
+    name = config.base.name
+    if (home.folder() / f"{name}.dvc").is_file():
+        version = versioning.identify(f"{name}.dvc", None)
+        if not versioning.is_cached(version):
+            versioning.check_remote(version)
+        yield Finding("base model", "ok", f"{name}, version {version.md5[:8]}")
+    elif Path(name).is_dir():
+        yield Finding("base model", "ok", f"the folder {name}")
+    else:
+        yield from _hub(name, config.base.revision)
+
+
+def _hub(name: str, revision: str | None) -> Iterator[Finding]:
+    """A base model on the Hub: in its cache, or to be fetched, for which a token may be needed."""
+    from huggingface_hub import get_token, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        yield Finding("base model", "ok", f"{name} is in the Hub's cache")
+    elif os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        yield Finding(
+            "base model", "fault", f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE is set",
+            "fetch it where there is a network, or unset HF_HUB_OFFLINE",
+        )  # fmt: skip
+    elif get_token() is None:
+        yield Finding(
+            "Hub token", "warning", f"{name} comes from the Hub, and no token is set: gated models and many requests need one",
+            "hf auth login, or HF_TOKEN",
+        )  # fmt: skip
+    else:
+        yield Finding("base model", "ok", f"{name} comes from the Hub; a token is set")
+
+
+def lines(findings: list[Finding]) -> Iterator[str]:
+    """The findings as a person reads them."""
+    for one in findings:
+        yield f"{one.state:<8} {one.name:<11} {one.found}{f'  -> {one.remedy}' if one.remedy else ''}"
+    faults = sum(one.state == "fault" for one in findings)
+    yield f"{faults} faults: a retraining would stop" if faults else "nothing would stop a retraining"

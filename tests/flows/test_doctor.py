@@ -1,0 +1,94 @@
+"""`storyreason doctor`: what would stop a retraining is found before it begins, with a remedy."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from flows import doctor
+from flows.doctor import Finding
+from storyreason import config
+from tests.tasks.cloned import clone, commit, dvc, origin  # noqa: F401 (fixtures)
+
+SAMPLE = config.load("sample")
+
+
+def test_a_clone_with_its_data_in_the_remote_is_fine_and_a_remote_that_lacks_it_is_named(
+    clone: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clone}/mlflow.db")
+    (found,) = doctor._data(SAMPLE)
+    assert found.state == "ok" and "is in sample" in found.found
+
+    shutil.rmtree(clone / "store")
+    told = list(doctor.examine(SAMPLE))
+    (data,) = (one for one in told if one.name == "data")
+    assert data.state == "fault" and "does not exist: restore it, or name another" in data.found
+
+    for version in ("v1", "v2"):
+        (clone / "data").mkdir(exist_ok=True)
+        (clone / "data" / f"train-{version}.parquet").write_text(version)
+    dvc(clone, "add", "data")
+    (found,) = doctor._data(SAMPLE)  # the cache has it: no remote is needed
+    assert found.state == "ok" and "is here" in found.found
+
+
+def test_versions_that_differ_from_the_lock_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storyreason.home.checkout", lambda: tmp_path)
+    (tmp_path / "deploy").mkdir()
+    for name in ("cpu", "gpu"):
+        (tmp_path / "deploy" / f"requirements-{name}.txt").write_text(
+            "pydantic==1.0\nno-such-package==3 \\\n    --hash=x\n"
+        )
+    (found,) = doctor._versions(SAMPLE)
+    assert found.state == "fault" and found.remedy == "make install"
+    assert "(locked: 1.0)" in found.found and "no-such-package not installed (locked: 3)" in found.found
+
+
+def test_a_port_in_use_is_named_with_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("STORYREASON_MLFLOW_PORT", str(taken.getsockname()[1]))
+        (found,) = doctor._ports(config.load("sample", ["serving.port=1"]))
+    assert found.state == "warning" and "STORYREASON_MLFLOW_PORT" in found.remedy
+
+
+def test_a_preset_for_gpus_is_refused_where_there_is_none() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    (found,) = doctor._training(config.load("qwen2.5-vl-7b-lora"))
+    assert found.state == "fault" and found.found.startswith("no GPU: ")
+
+
+def test_a_base_on_the_hub_wants_a_token_and_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = config.load("sample", ["base.name=nobody/nothing"])
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (found,) = doctor._base(run)
+    assert (found.name, found.state) == ("Hub token", "warning") and "HF_TOKEN" in found.remedy
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (found,) = doctor._base(run)
+    assert found.state == "fault" and "HF_HUB_OFFLINE" in found.remedy
+
+
+def test_too_little_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setattr(doctor, "LEAST_DISK", 1e18)
+    (found,) = doctor._disk(SAMPLE)
+    assert found.state == "fault" and "storyreason clean" in found.remedy
+
+
+def test_the_last_line_says_whether_a_retraining_would_stop() -> None:
+    fault = Finding("disk", "fault", "full", "make room")
+    assert list(doctor.lines([fault])) == [
+        "fault    disk        full  -> make room",
+        "1 faults: a retraining would stop",
+    ]
+    assert list(doctor.lines([]))[-1] == "nothing would stop a retraining"
