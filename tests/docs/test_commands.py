@@ -12,6 +12,7 @@ import pytest
 from storyreason import dataset, sample
 from tests.docs import commands
 from tests.docs.commands import Command
+from tests.system.conftest import free_port
 
 BIN = Path(sys.executable).parent
 WRITER = {f"GIT_{role}_{what}": "docs@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -84,7 +85,8 @@ def _run(command: Command, clone: Path) -> None:
     # Words in capitals stand for something of the reader's.
     own = {"FOLDER": _stories(clone / "runs" / "own"), "SOURCE": clone / "data"}
     words = [str(own.get(word, word)) for word in arguments]
-    done = subprocess.run([program, *words], cwd=clone, env={**os.environ, **WRITER}, capture_output=True, text=True)
+    environment = {**os.environ, **WRITER, "STORYREASON_GATEWAY_PORT": str(free_port())}
+    done = subprocess.run([program, *words], cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
