@@ -7,6 +7,7 @@ import typer
 
 from storyreason import cli, home, resources
 from storyreason.cli.tell import RESOLVERS
+from storyreason.errors import RunError
 from tasks.results import Until
 
 if TYPE_CHECKING:
@@ -228,6 +229,45 @@ def clean(
     report.say(cleaning.report(items, removed=not dry_run))
 
 
+@app.command(rich_help_panel="Platform")
+def backup(
+    file: Annotated[Path, typer.Argument(help="The tar file to write.", dir_okay=False, resolve_path=True)],
+    all_versions: Annotated[
+        bool, typer.Option("--all-versions", help="The weights of every version, not only of those with an alias.")
+    ] = False,
+) -> None:
+    """Back up what cannot be made again: databases, served versions, scores, settings, and data that was never pushed."""
+    from flows import local, report
+
+    home.enter()
+    local.prepare()
+    from tasks import backup as written
+
+    for line in written.report(written.write(file, all_versions), file):
+        report.say(line)
+
+
+@app.command(rich_help_panel="Platform")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.", exists=True, dir_okay=False, resolve_path=True)],
+) -> None:
+    """Restore a backup into a checkout without runs, at any path. Nothing is overwritten."""
+    from flows import report
+    from flows import up as platform
+    from tasks import settings
+
+    home.enter()
+    settings.prepare()
+    if platform.running() is not None:
+        raise RunError("`storyreason up` is running: stop it with `storyreason down`, then restore.")
+    from tasks import backup, cleaning
+
+    cleaning.refuse_while_running()
+    for line in backup.restore(file):
+        report.say(line)
+    report.say("restored; start it with: storyreason up")
+
+
 def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
     """The configuration, in the checkout: relative paths in it are relative to that; the preset's own is not."""
     from storyreason import config
@@ -239,9 +279,10 @@ def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
 
 def registered(name: str) -> str:
     """The folder of `models:/storyteller@champion` or `models:/storyteller/7`. Raises RegistryError."""
-    from tasks import registry, settings
+    from flows import local
+    from tasks import registry
 
-    settings.prepare()
+    local.prepare()
     model, _, which = name.removeprefix("models:/").replace("@", "/").partition("/")
     return registry.version(model, which).folder
 

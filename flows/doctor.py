@@ -37,6 +37,7 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     looks: dict[str, Callable[[RunConfig], Iterator[Finding]]] = {
         "settings": _settings,
         "versions": _versions,
+        "databases": _databases,
         "training": _training,
         "memory": _memory,
         "disk": _disk,
@@ -81,6 +82,20 @@ def _versions(_: RunConfig) -> Iterator[Finding]:
         yield Finding("versions", "fault", f"{', '.join(differing[:5])}{more}", "make install")
     else:
         yield Finding("versions", "ok", f"all {len(wanted)} packages of {lock.name}")
+
+
+def _databases(_: RunConfig) -> Iterator[Finding]:
+    """The databases of Prefect and MLflow, which an older version may have made."""
+    from tasks import upgrading
+
+    names = [database.name for database in upgrading.outdated()]
+    if names:
+        said = (
+            f"{' and '.join(names)} made by an older version: the next run migrates, and keeps a copy in runs/backups"
+        )
+        yield Finding("databases", "warning", said, "storyreason backup")
+    else:
+        yield Finding("databases", "ok", "as the installed versions want them")
 
 
 def _gpus() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from flows import changes, up
 from storyreason import guard, runs
 from storyreason.errors import RunError
-from tasks import settings
+from tasks import settings, upgrading
 
 STARTUP = 180.0
 """Seconds that a Prefect server may take to answer: 20 on an idle machine, far more on a busy one."""
@@ -31,6 +31,8 @@ def prepare() -> None:
                 raise RunError(changes.sentence(changed))
             sys.stderr.write(f"storyreason: {changes.sentence(changed)}\n")
         os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
+    else:
+        upgrading.migrate(lambda said: print(f"storyreason: {said}", file=sys.stderr))  # noqa: T201
 
 
 @contextmanager

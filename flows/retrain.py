@@ -11,7 +11,7 @@ from storyreason.training import launch
 from tasks import cards, data, deployment, evaluation, gate, registry, training
 from tasks.faults import plainly, say_how_to_go_on
 from tasks.gate import Promotion
-from tasks.progress import stopwatch
+from tasks.pace import Clock
 from tasks.registry import Version
 from tasks.results import Evaluated, Until
 
@@ -42,26 +42,25 @@ def retrain(config: RunConfig, until: Until = "deploy") -> Outcome:
     if until == "deploy":
         gateway.check(config.serving)
     outcome = Outcome()
-    for step in _steps(config, outcome):
+    for step in _steps(config, outcome, Clock(config.name, until, outcome.seconds)):
         if step == until:
             break
     return outcome
 
 
-def _steps(config: RunConfig, outcome: Outcome) -> Iterator[Until]:
+def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]:
     """Run the steps in order; yields the name of each when it is complete."""
-    clock = outcome.seconds
-    with stopwatch(clock, "pull"):
+    with clock.step("pull"):
         pulled, base = data.pull_all(config)
     cards.data(pulled)
     yield "pull"
 
-    with stopwatch(clock, "train"):
+    with clock.step("train"):
         trained = training.train(config, pulled, base)
     cards.training(config, trained)
     yield "train"
 
-    with stopwatch(clock, "register"):
+    with clock.step("register"):
         registered = registry.register(config, base, trained)
     version = outcome.version = registry.version(registered.name, registered.number)
     yield "register"
@@ -69,14 +68,14 @@ def _steps(config: RunConfig, outcome: Outcome) -> Iterator[Until]:
     champion = registry.alias(config.model, "champion")
     subjects = evaluation.subjects(base, version, champion, pulled)
     for subject in subjects:
-        with stopwatch(clock, f"evaluate {subject.role}"):
+        with clock.step(f"evaluate {subject.role}"):
             outcome.scores[subject.role] = evaluation.evaluate(config, subject, pulled)
-    with stopwatch(clock, "compare"):
+    with clock.step("compare"):
         evaluation.compare(version, outcome.scores)
     cards.scorecard(outcome.scores)
     yield "evaluate"
 
-    with stopwatch(clock, "gate"):
+    with clock.step("gate"):
         outcome.promotion = gate.decide(config, version, champion, subjects, outcome.scores)
     yield "gate"
 
@@ -85,9 +84,9 @@ def _steps(config: RunConfig, outcome: Outcome) -> Iterator[Until]:
         get_run_logger().warning("nothing is served: no version has passed the gate yet")
         return
     unseen = next(data.stories_to_tell(config.data, pulled))
-    with stopwatch(clock, "deploy"):
+    with clock.step("deploy"):
         outcome.url = deployment.deploy(config, serve, unseen).url
-    with stopwatch(clock, "tell"):
+    with clock.step("tell"):
         told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told.text, told.page
     yield "deploy"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from flows import changes, up
 from storyreason import home, runs
-from storyreason.errors import StoryReasonError
+from storyreason.errors import RegistryError, StoryReasonError
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
-from tasks import settings
+from tasks import settings, upgrading
 from tasks.faults import plainly
 from tasks.settings import Settings
 
@@ -84,7 +84,7 @@ def look() -> Status:
         active=_active(chosen) if prefect else None,
         approvals=_approvals(chosen) if prefect else None,
         disk=_disk(),
-        problems=problems,
+        problems=list(dict.fromkeys(problems)),
     )
 
 
@@ -124,7 +124,11 @@ def _models() -> dict[str, dict[str, str]]:
 
 
 def _has_runs() -> bool:
-    """Whether MLflow has a store: asking would create its database."""
+    """Whether MLflow has a store that can be asked. Asking would create a database, and migrate an older one."""
+    if "MLflow" in [database.name for database in upgrading.outdated()]:
+        raise RegistryError(
+            "MLflow's database was made by an older version: `storyreason up` migrates it, and keeps a copy."
+        )
     store = os.environ["MLFLOW_TRACKING_URI"]
     return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
 

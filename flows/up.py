@@ -24,7 +24,7 @@ from flows import changes
 from storyreason import config, guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
-from tasks import settings, views
+from tasks import settings, upgrading, views
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
     if parts != VIEWERS:
         with runs.lock(home, wait=0):  # a flow with its own Prefect server uses the same database
             pass
+    upgrading.migrate(say)
     ready_file().unlink(missing_ok=True)
     runs.write_text(_configuration(), _supervisor(started))
     changes.remember(folder(), chosen)

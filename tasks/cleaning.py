@@ -39,7 +39,7 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     the newest `keep` of their kind. Raises RunError while a job runs, unless the caller only means to `look`.
     """
     if not look:
-        _refuse_while_running()
+        refuse_while_running()
     root = runs.root()
     kept, old = _versions(keep)
     items = [_item(Path(version.folder).parent, f"weights of {_name(version)}") for version in old]
@@ -110,7 +110,7 @@ def _all() -> list[registry.Version]:
     return [version for name in registry.models() for version in registry.versions(name)]
 
 
-def _refuse_while_running() -> None:
+def refuse_while_running() -> None:
     """Raises RunError when a step's folder, or a flow's Prefect server, is held by a process, or a flow run is active."""
     root = runs.root()
     held = [root / "prefect", *(folder for step in RESULTS for folder in _folders(root / step))]
@@ -121,7 +121,7 @@ def _refuse_while_running() -> None:
                     with runs.lock(place, wait=0):
                         pass
                 except RunError:
-                    raise RunError(f"A job is running (it holds {place}): clean when it has ended.") from None
+                    raise RunError(f"A job is running (it holds {place}): try again when it has ended.") from None
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.client.orchestration import get_client
@@ -136,7 +136,7 @@ def _refuse_while_running() -> None:
         )
     found = [run for run in found if str(run.id) != flow_run.get_id()]  # a scheduled `clean` is a flow run itself
     if found:
-        raise RunError(f"Flow run {found[0].name} is active: clean when it has ended, or cancel it.")
+        raise RunError(f"Flow run {found[0].name} is active: try again when it has ended, or cancel it.")
 
 
 def _keeps_checkpoints(training: Path) -> bool:

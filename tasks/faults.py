@@ -33,6 +33,10 @@ def plainly() -> Iterator[None]:
         from requests.exceptions import RequestException
 
         broken = next((one for one in chain if isinstance(one, RequestException)), None)
+        if isinstance(error, MlflowException) and "out-of-date database schema" in str(error):
+            raise RegistryError(
+                "MLflow's database was made by an older version: `storyreason up` migrates it, and keeps a copy."
+            ) from error
         if isinstance(error, MlflowException) and broken is not None:
             raise RegistryError(
                 f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (with `storyreason up`, if it is "

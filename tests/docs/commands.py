@@ -32,6 +32,7 @@ RUNS = {
     r"git apply -C1 tests/docs/recipes/.*": HERE,
     r"git commit .* data\.dvc": HERE,
     r"storyreason (clean|status|doctor).*": HERE_SLOWLY,
+    r"storyreason (backup|restore) .*": "tests/tasks/test_backup.py",
     r"storyreason preset .*": HERE,
     r"storyreason (retrain sample|evaluate|deploy|tell).*": LINE,
     r"curl .*": LINE,

@@ -9,7 +9,7 @@ import pytest
 from flows import doctor
 from flows.doctor import Finding
 from storyreason import config
-from tests.tasks.cloned import clone, commit, dvc, origin  # noqa: F401 (fixtures)
+from tests.tasks.cloned import clone, dvc, origin  # noqa: F401 (fixtures)
 
 SAMPLE = config.load("sample")
 

@@ -86,7 +86,7 @@ def test_cleaning_while_a_run_is_active_removes_nothing_and_says_so(
         client.set_flow_run_state(UUID(made["id"]), Completed(), force=True)
     after = clean(return_state=True)
 
-    assert during.name == "Skipped" and "is active: clean when it has ended" in str(during.message)
+    assert during.name == "Skipped" and "is active: try again when it has ended" in str(during.message)
     assert after.message == "0 folders removed, 0.0 MB"  # its own run does not count
 
 

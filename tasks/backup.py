@@ -1,0 +1,287 @@
+"""Backup and restore of what a checkout cannot make again: databases, artifacts, versions, and data that was never pushed.
+
+A backup is one tar file. What can be made again or fetched is left out: data that the remote has, caches, logs, checkpoints.
+"""
+
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storyreason import home, runs
+from storyreason.errors import RunError
+from tasks import registry, upgrading, versioning
+from tasks.faults import one_line, plainly
+from tasks.settings import without_password
+
+ABOUT = "backup.json"
+WHOLE = ("mlflow/artifacts", "evaluate", "compare", "stories")
+"""Folders of `runs/` that are small and whole: artifacts, answers, scorecards and pages."""
+GATEWAY = ("state.json", "token", "api-keys", "deployments.jsonl")
+LEFT_OUT = ("checkpoint-*", ".*", "*.lock", "log.txt", "vllm*.log")
+"""Files and folders within a step that are not needed once it is complete."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a backup holds, in bytes by what it is, and what it does not hold."""
+
+    held: dict[str, int]
+    left_out: list[str]
+
+
+@plainly()
+def write(file: Path, all_versions: bool = False) -> Report:
+    """Write a backup while the checkout may be in use. Only the owner can read it: it holds `.env`, token and keys.
+
+    Of the versions, those that an alias names or a gateway serves come with their weights, or all. Raises RunError when
+    there is nothing to back up.
+    """
+    if not databases():
+        raise RunError(f"{runs.root()} has no database yet: there is nothing to back up.")
+    parts = list(_parts(all_versions))
+    held: dict[str, int] = {}
+    part = file.with_name(f".{file.name}.part")
+    part.unlink(missing_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                about = {
+                    "format": FORMAT,
+                    "runs": str(runs.root()),
+                    "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                }
+                _add_text(tar, ABOUT, json.dumps(about))
+                for kind, name, source in parts:
+                    held[kind] = held.get(kind, 0) + _add(tar, name, source)
+            out.flush()
+            os.fsync(out.fileno())
+        part.rename(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return Report(held, list(_left_out()))
+
+
+def _parts(all_versions: bool) -> Iterator[tuple[str, str, Path]]:
+    """What goes into a backup: its kind, its name there, and where it is."""
+    root = runs.root()
+    for name, path in databases().items():
+        yield "databases", name, path
+    for folder in WHOLE:
+        yield from (("artifacts and answers", f"runs/{one.relative_to(root)}", one) for one in _files(root / folder))
+    for folder in _version_folders(all_versions):
+        yield from (("versions", f"runs/{one.relative_to(root)}", one) for one in _files(folder))
+    for name in (*root.glob("gateway*"),):
+        yield from (("settings", f"runs/{name.name}/{one}", name / one) for one in GATEWAY if (name / one).is_file())
+    if (root / "durations.jsonl").is_file():
+        yield "settings", "runs/durations.jsonl", root / "durations.jsonl"
+    for path in [home.folder() / ".env", *_changed_dvc_files()]:
+        if path.is_file():
+            yield "settings", f"checkout/{path.name}", path
+    yield from (("data that was never pushed", f"dvc/{name}", path) for name, path in unpushed().items())
+
+
+def databases() -> dict[str, Path]:
+    """The SQLite databases of this checkout, by their names in a backup."""
+    root = runs.root()
+    named = {
+        "runs/mlflow/mlflow.db": root / "mlflow" / "mlflow.db",
+        "runs/prefect/prefect.db": root / "prefect" / "prefect.db",
+    }
+    return {name: path for name, path in named.items() if path.is_file()}
+
+
+def _left_out() -> Iterator[str]:
+    """Databases that are elsewhere, which a backup of this checkout cannot hold."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_DATABASE_CONNECTION_URL", "STORYREASON_MLFLOW_ARTIFACTS"):
+        value = os.environ.get(name, "")
+        if value and not value.startswith(("sqlite", "file:", "/")):
+            yield f"{name} = {without_password(value)}: back it up where it is"
+
+
+def _version_folders(all_versions: bool) -> Iterator[Path]:
+    """The work folders of the versions that are backed up: their weights, and the trainings that these come from."""
+    from storyreason.serving import state
+
+    if "runs/mlflow/mlflow.db" not in databases() and not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        return
+    served = {known.folder for known in map(state.served, state.names()) if known}
+    trainings = {(runs.read_manifest(folder) or {}).get("run_id"): folder for folder in runs.root().glob("train/*")}
+    for name in registry.models():
+        aliased = registry.aliased(name)
+        for version in registry.versions(name):
+            if all_versions or version.number in aliased or version.folder in served:
+                if (weights := Path(version.folder)).is_dir():
+                    yield weights.parent
+                if version.run_id in trainings:
+                    yield trainings[version.run_id]
+
+
+def _changed_dvc_files() -> list[Path]:
+    """DVC files that Git does not have as they are."""
+    command = ["git", "status", "--porcelain", "--", "*.dvc"]
+    try:
+        done = subprocess.run(command, cwd=home.folder(), capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return [home.folder() / line[3:] for line in done.stdout.splitlines()]
+
+
+def unpushed() -> dict[str, Path]:
+    """The objects in DVC's cache that its remote lacks, by their MD5. If the remote cannot be asked, it counts as empty."""
+    repo = versioning.repository()
+    cache = repo.cache.local
+    here = sorted(cache.all())
+    try:
+        there = set(repo.cloud.get_remote_odb().oids_exist(here)) if here else set()
+    except (
+        Exception
+    ):  # no remote, or one that cannot be reached: DVC's own errors and those of clients of S3 and others
+        there = set()
+    return {name: Path(cache.oid_to_path(name)) for name in here if name not in there}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of a folder that a complete step needs."""
+    for path in sorted(folder.glob("*")):
+        if any(path.match(pattern) for pattern in LEFT_OUT):
+            continue
+        if path.is_dir():
+            yield from _files(path)
+        elif path.is_file():
+            yield path
+
+
+def _add(tar: tarfile.TarFile, name: str, source: Path) -> int:
+    """Add a file, a database as it is at one moment; gives its size."""
+    if not name.endswith(".db"):
+        tar.add(source, name, recursive=False)
+        return source.stat().st_size
+    copy = runs.root() / "backups" / f".{source.name}"
+    upgrading.save(source, copy)
+    try:
+        tar.add(copy, name)
+        return copy.stat().st_size
+    finally:
+        copy.unlink()
+
+
+def _add_text(tar: tarfile.TarFile, name: str, text: str) -> None:
+    content = text.encode()
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def restore(file: Path) -> list[str]:
+    """Restore a backup into a checkout without runs, at any path; gives sentences on what is left to do.
+
+    Paths in databases and manifests become those of this checkout. Raises RunError for a file that is not a whole backup,
+    and where something would be overwritten; then nothing has changed.
+    """
+    root = runs.root()
+    inside = root / ".restore"
+    shutil.rmtree(inside, ignore_errors=True)
+    try:
+        with tarfile.open(file) as tar:
+            tar.extractall(inside, filter="data")
+        about = json.loads((inside / ABOUT).read_text())
+    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+        shutil.rmtree(inside, ignore_errors=True)
+        raise RunError(f"{file} cannot be read as a backup: {one_line(error)}.") from None
+    try:
+        restored = inside / "runs"
+        if there := [one.name for one in restored.iterdir() if _holds_something(root / one.name)]:
+            raise RunError(f"{root} has {', '.join(sorted(there))} already: move it away, then restore again.")
+        move(restored, Path(about["runs"]), root)
+        left = list(_restore_checkout(inside / "checkout"))
+        if objects := _restore_objects(inside / "dvc"):
+            left.append(f"{objects} files of data that was never pushed are in DVC's cache: push them with `dvc push`")
+        for one in sorted(restored.iterdir()):
+            if (root / one.name).is_dir():
+                shutil.rmtree(root / one.name)
+            one.rename(root / one.name)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+    return left
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() or any(one.is_file() for one in path.rglob("*") if one.name not in (".lock", "server.log"))
+
+
+def move(folder: Path, old: Path, new: Path) -> None:
+    """Make the files that name paths under `old` name those under `new`."""
+    if old == new:
+        return
+    for database in folder.rglob("*.db"):
+        _move_in_database(database, str(old), str(new))
+    for file in [*folder.rglob("manifest.json"), *folder.rglob("job.json"), *folder.glob("gateway*/state.json")]:
+        content = json.loads(file.read_text())
+        runs.write_text(file, json.dumps(_moved(content, str(old), str(new)), indent=2, ensure_ascii=False) + "\n")
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(one, old, new) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_moved(one, old, new) for one in value]
+    return new + value[len(old) :] if isinstance(value, str) and f"{value}/".startswith(f"{old}/") else value
+
+
+def _move_in_database(database: Path, old: str, new: str) -> None:
+    """In every text of a database that begins with the old path, or with it as a file's address."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        for (table,) in tables.fetchall():
+            columns = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
+            for column in [one[1] for one in columns if "CHAR" in one[2].upper() or "TEXT" in one[2].upper()]:
+                for before, after in ((old, new), (f"file://{old}", f"file://{new}")):
+                    connection.execute(
+                        f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ?',
+                        (f"{after}/", len(before) + 2, len(before) + 1, f"{before}/"),
+                    )
+
+
+def _restore_checkout(folder: Path) -> Iterator[str]:
+    """Put back `.env` and DVC files, beside those that are already there and differ."""
+    for file in sorted(folder.glob("*")):
+        goal = home.folder() / file.name
+        if not goal.exists() or goal.read_bytes() == file.read_bytes():
+            shutil.copy(file, goal)
+        elif not (kept := goal.with_name(f"{file.name}.restored")).exists():
+            shutil.copy(file, kept)
+            yield f"{goal} differs from the backup's, which is {kept.name}: take what you need from it"
+
+
+def _restore_objects(folder: Path) -> int:
+    """Put objects back into DVC's cache; gives how many there are."""
+    if not folder.is_dir():
+        return 0
+    cache = versioning.repository().cache.local
+    for file in folder.iterdir():
+        goal = Path(cache.oid_to_path(file.name))
+        if not goal.exists():
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, goal)
+            goal.chmod(0o444)
+    return len(list(folder.iterdir()))
+
+
+def report(found: Report, file: Path) -> Iterator[str]:
+    """What a backup holds, as a person reads it."""
+    for kind, size in found.held.items():
+        yield f"{size / 1e6:10,.1f} MB  {kind}"
+    yield from (f"not in it: {one}" for one in found.left_out)
+    yield f"{file}, which only you can read: it holds .env and the gateway's token. Restore it with: storyreason restore {file}"
