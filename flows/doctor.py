@@ -24,7 +24,7 @@ optimizer states of what is trained."""
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. A fault stops a retraining; a warning may."""
+    """One thing that was looked at. A fault stops a retraining; a warning may. `found` may hold the remedy itself."""
 
     name: str
     state: Literal["ok", "warning", "fault"]
@@ -50,7 +50,7 @@ def examine(config: RunConfig) -> Iterator[Finding]:
         try:
             yield from look(config)
         except StoryReasonError as error:
-            yield Finding(name, "fault", str(error), "see the sentence")
+            yield Finding(name, "fault", str(error))  # which says what to do
 
 
 def _settings(_: RunConfig) -> Iterator[Finding]:
@@ -239,4 +239,5 @@ def lines(findings: list[Finding]) -> Iterator[str]:
     for one in findings:
         yield f"{one.state:<8} {one.name:<11} {one.found}{f'  -> {one.remedy}' if one.remedy else ''}"
     faults = sum(one.state == "fault" for one in findings)
-    yield f"{faults} faults: a retraining would stop" if faults else "nothing would stop a retraining"
+    plural = "" if faults == 1 else "s"
+    yield f"{faults} fault{plural}: a retraining would stop" if faults else "nothing would stop a retraining"

@@ -81,8 +81,8 @@ def look() -> Status:
         models=asked(_models) or {},
         data=_data(),
         last_runs=asked(_last_runs),
-        active=_active(chosen) if prefect else None,
-        approvals=_approvals(chosen) if prefect else None,
+        active=_active() if prefect else None,
+        approvals=_approvals() if prefect else None,
         disk=_disk(),
         problems=list(dict.fromkeys(problems)),
     )
@@ -161,15 +161,15 @@ def _last_runs() -> list[dict[str, Any]]:
     return shown
 
 
-def _active(chosen: Settings) -> list[dict[str, Any]]:
+def _active() -> list[dict[str, Any]]:
     return [
-        {"name": run.name, "state": run.state_name, "address": _page(chosen, run)}
+        {"name": run.name, "state": run.state_name, "address": _page(run)}
         for run in _flow_runs(["PENDING", "RUNNING", "CANCELLING"])
     ]
 
 
-def _approvals(chosen: Settings) -> list[dict[str, str]]:
-    return [{"name": run.name, "address": _page(chosen, run)} for run in _flow_runs(["PAUSED"])]
+def _approvals() -> list[dict[str, str]]:
+    return [{"name": run.name, "address": _page(run)} for run in _flow_runs(["PAUSED"])]
 
 
 def _flow_runs(states: list[str]) -> "list[FlowRun]":
@@ -180,7 +180,7 @@ def _flow_runs(states: list[str]) -> "list[FlowRun]":
         return asked.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": states}}}))
 
 
-def _page(chosen: Settings, run: "FlowRun") -> str:
+def _page(run: "FlowRun") -> str:
     return f"{os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{run.id}"
 
 

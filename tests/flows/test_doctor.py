@@ -89,6 +89,6 @@ def test_the_last_line_says_whether_a_retraining_would_stop() -> None:
     fault = Finding("disk", "fault", "full", "make room")
     assert list(doctor.lines([fault])) == [
         "fault    disk        full  -> make room",
-        "1 faults: a retraining would stop",
+        "1 fault: a retraining would stop",
     ]
     assert list(doctor.lines([]))[-1] == "nothing would stop a retraining"

@@ -16,9 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Pending, Running, State
+from prefect.states import Completed, Paused, Pending, Running, State
 
-from flows import automations, deployments
+from flows import automations, deployments, status
 from flows.clean import clean
 from tasks import gate, registry
 from tasks.settings import Settings
@@ -88,6 +88,27 @@ def test_cleaning_while_a_run_is_active_removes_nothing_and_says_so(
 
     assert during.name == "Skipped" and "is active: try again when it has ended" in str(during.message)
     assert after.message == "0 folders removed, 0.0 MB"  # its own run does not count
+
+
+def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
+    server: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", str(server.base_url).rstrip("/"))
+    deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
+    names = []
+    with get_client(sync_client=True) as client:
+        for state in (Running(), Paused(timeout_seconds=600)):
+            body = {"state": {"type": "SCHEDULED"}, "name": f"in state {state.name}"}
+            made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json=body).json()
+            client.set_flow_run_state(UUID(made["id"]), state, force=True)
+            names.append((made["name"], made["id"]))
+        (running, identity), (paused, paused_identity) = names
+        shown = {run["name"]: run["address"] for run in status._active()}
+        assert shown[running].endswith(f"/runs/flow-run/{identity}") and paused not in shown
+        waiting = {run["name"]: run["address"] for run in status._approvals()}
+        assert waiting[paused].endswith(f"/runs/flow-run/{paused_identity}") and running not in waiting
+        for _, one in names:
+            client.set_flow_run_state(UUID(one), Completed(), force=True)
 
 
 def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(server: httpx.Client) -> None:
