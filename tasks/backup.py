@@ -78,12 +78,13 @@ def _parts(all_versions: bool) -> Iterator[tuple[str, str, Path]]:
     root = runs.root()
     for name, path in databases().items():
         yield "databases", name, path
-    for folder in WHOLE:
-        yield from (("artifacts and answers", f"runs/{one.relative_to(root)}", one) for one in _files(root / folder))
+    for whole in WHOLE:
+        yield from (("artifacts and answers", f"runs/{one.relative_to(root)}", one) for one in _files(root / whole))
     for folder in _version_folders(all_versions):
         yield from (("versions", f"runs/{one.relative_to(root)}", one) for one in _files(folder))
-    for name in (*root.glob("gateway*"),):
-        yield from (("settings", f"runs/{name.name}/{one}", name / one) for one in GATEWAY if (name / one).is_file())
+    for gateway in root.glob("gateway*"):
+        kept = [gateway / name for name in GATEWAY if (gateway / name).is_file()]
+        yield from (("settings", f"runs/{gateway.name}/{one.name}", one) for one in kept)
     if (root / "durations.jsonl").is_file():
         yield "settings", "runs/durations.jsonl", root / "durations.jsonl"
     for path in [home.folder() / ".env", *_changed_dvc_files()]:

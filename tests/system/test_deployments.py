@@ -80,7 +80,8 @@ def test_cleaning_while_a_run_is_active_removes_nothing_and_says_so(
     deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
     made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
     with get_client(sync_client=True) as client:
-        for state in (Pending(), Running()):
+        begun: tuple[State[Any], ...] = (Pending(), Running())
+        for state in begun:
             client.set_flow_run_state(UUID(made["id"]), state, force=True)
         during = clean(return_state=True)
         client.set_flow_run_state(UUID(made["id"]), Completed(), force=True)
@@ -97,7 +98,8 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
     deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
     names = []
     with get_client(sync_client=True) as client:
-        for state in (Running(), Paused(timeout_seconds=600)):
+        states: tuple[State[Any], ...] = (Running(), Paused(timeout_seconds=600))
+        for state in states:
             body = {"state": {"type": "SCHEDULED"}, "name": f"in state {state.name}"}
             made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json=body).json()
             client.set_flow_run_state(UUID(made["id"]), state, force=True)

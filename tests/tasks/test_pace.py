@@ -8,14 +8,22 @@ import pytest
 from tasks import pace, progress
 
 
+class Heard(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a run's log says, without Prefect's server."""
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     lines: list[str] = []
     logger = logging.Logger("run")
-    logger.addFilter(lambda record: lines.append(record.getMessage()) or False)
-    logger.addHandler(logging.NullHandler())
+    logger.addHandler(Heard(lines))
     monkeypatch.setattr(progress, "get_run_logger", lambda: logger)
     monkeypatch.setattr(progress.Progress, "_show", lambda *_: None)
     monkeypatch.setattr(progress, "EVERY", 0.0)

@@ -289,7 +289,7 @@ def test_an_unexpected_error_does_not_stop_restarts(
 def test_a_lease_that_cannot_be_saved_still_holds(
     folders: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(state, "write_resting", full)
