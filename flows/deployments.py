@@ -80,6 +80,7 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
         clean.to_deployment(
             NAME,
             description="Free disk space: remove old versions' weights, old trainings and fetched data. Never what is in use.",
+            parameters={"keep": 3},
             schedule=Cron(chosen.clean or CLEAN, timezone=chosen.timezone, active=bool(chosen.clean)),
             entrypoint_type=module,
         ),
