@@ -51,11 +51,14 @@ def retrain(
 
 @app.command(rich_help_panel="Flows")
 def evaluate(
-    version: Annotated[str, typer.Argument(help="A version's number or alias in MLflow, or `base`.")] = "champion",
+    version: Annotated[
+        str,
+        typer.Argument(help="A version's number or alias in MLflow; `base`; or a model's folder or name on the Hub."),
+    ] = "champion",
     preset: Annotated[str, typer.Option(help="The preset whose data and decoding are used.")] = "sample",
     override: Overrides = None,
 ) -> None:
-    """Score a registered version, or the base model, on the test split."""
+    """Score a registered version, the base model, or any other model on the test split."""
     chosen = _load(preset, override)
     from flows import local, report
 

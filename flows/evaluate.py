@@ -1,8 +1,10 @@
 """Score one model on the test split of one data version."""
 
+from pathlib import Path
+
 from prefect import flow
 
-from storyreason.config import RunConfig
+from storyreason.config import BaseModelConfig, RunConfig
 from tasks import cards, data, evaluation, registry
 from tasks.evaluation import Subject
 from tasks.faults import plainly, say_how_to_go_on
@@ -12,12 +14,13 @@ from tasks.results import Evaluated
 @flow(name="evaluate", flow_run_name="evaluate-{which}", on_crashed=[say_how_to_go_on])
 @plainly()
 def evaluate(config: RunConfig, which: str = "champion") -> Evaluated:
-    """Score a registered version (number or alias) or the base model (`base`), or take the scores from the cache.
+    """Score a registered version, the base model or any other model, or take the scores from the cache.
 
     Args:
         config: What the run does, grouped as a preset is.
-        which: A version's number or alias in MLflow, or `base`.
+        which: A version's number or alias in MLflow; `base`; or a model's folder or name on the Hub.
     """
+    config, which = named(config, which)
     pulled, base = data.pull_all(config)
     if which == "base":
         subject = Subject("base", base.folder, base.identity)
@@ -26,3 +29,10 @@ def evaluate(config: RunConfig, which: str = "champion") -> Evaluated:
     result = evaluation.evaluate(config, subject, pulled)
     cards.scorecard({which: result})
     return result
+
+
+def named(config: RunConfig, which: str) -> tuple[RunConfig, str]:
+    """What to evaluate: a folder, or a name with a slash as on the Hub, takes the place of the preset's base model."""
+    if "/" in which or Path(which).is_dir():
+        return config.model_copy(update={"base": BaseModelConfig(name=which)}), "base"
+    return config, which

@@ -23,7 +23,7 @@ DEPLOYMENTS = "tests/system/test_deployments.py"
 RUNS = {
     r"make .*": HERE,
     r"python -m pytest .*": HERE_SLOWLY,
-    r".*--help": HERE,
+    r".*--(help|version)": HERE,
     r"python make_data\.py .*": HERE,
     r"python docs/reference\.py.*": HERE,
     r"storyreason score .* --protocol paper": HERE_SLOWLY,
