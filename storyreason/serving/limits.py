@@ -3,15 +3,14 @@
 import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from storyreason.pictures import BROWSER_FORMATS, PictureError, header
+from storyreason.pictures import BROWSER_FORMATS, PictureError, canonical, data_url, header
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError
 
 FORMATS = tuple(BROWSER_FORMATS)
-MAX_PIXELS = 40_000_000
-"""Pixels of one image, at most. No film frame has more; a decompression bomb of a few kilobytes has billions."""
 MAX_TOTAL_PIXELS = 200_000_000
 MAX_CHOICES = 8
 """Answers, prompts or conversations in one request."""
@@ -21,39 +20,53 @@ _LINKS = {"url", "image_url", "video_url", "audio_url", "file_url"}
 
 
 def decoded(images: Sequence[str], config: ServingConfig) -> list[bytes]:
-    """The encoded pictures in data URLs or plain Base64. Raises RefusedError with the image's number, from 1."""
+    """The canonical pictures (`pictures.canonical`) in data URLs or plain Base64, each decoded once.
+
+    Raises RefusedError with the image's number, from 1.
+    """
+    return [picture for _, picture in _pictures(images, config)]
+
+
+def _pictures(images: Sequence[str], config: ServingConfig) -> list[tuple[bytes, bytes]]:
+    """Each picture as it came, and canonical: the same object if it is ordinary."""
     most = config.images_per_prompt
     if len(images) > most:
         raise RefusedError(
             400, f"The request has {len(images)} images: send {most} at most (serving.images_per_prompt)."
         )
-    pictures, together = [], 0
+    came, together = [], 0
     for number, text in enumerate(images, 1):
-        picture, pixels = _decoded(number, text)
-        pictures.append(picture)
-        together += pixels
+        with _numbered(number):
+            came.append(base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True))
+            _, width, height = header(came[-1], FORMATS)
+        together += width * height
     if together > MAX_TOTAL_PIXELS:
         raise RefusedError(400, f"The images have {together:,} pixels in total: send {MAX_TOTAL_PIXELS:,} at most.")
-    return pictures
+    found = []
+    for number, encoded in enumerate(came, 1):
+        with _numbered(number):
+            found.append((encoded, canonical(encoded, FORMATS)))
+    return found
 
 
-def _decoded(number: int, text: str) -> tuple[bytes, int]:
+@contextmanager
+def _numbered(number: int) -> Iterator[None]:
+    """Raises RefusedError for a picture that cannot be read."""
     try:
-        encoded = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-        _, width, height = header(encoded, FORMATS)
-    except (ValueError, PictureError):
+        yield
+    except (ValueError, PictureError) as error:
         raise RefusedError(
-            400, f"Image {number} is not a picture in Base64: send {', '.join(FORMATS)}, as a data URL or plain Base64."
+            400,
+            f"Image {number} is not a picture in Base64 that can be used ({error}): send {', '.join(FORMATS)}, as a data "
+            "URL or plain Base64.",
         ) from None
-    if width * height > MAX_PIXELS:
-        raise RefusedError(400, f"Image {number} has {width} x {height} pixels: send {MAX_PIXELS:,} at most.")
-    return encoded, width * height
 
 
-def check(body: bytes, config: ServingConfig) -> None:
-    """Raise RefusedError unless the body of a request to the OpenAI interface may be forwarded to the engine.
+def check(body: bytes, config: ServingConfig) -> bytes:
+    """The body to forward to the engine for a request to the OpenAI interface. Raises RefusedError if there is none.
 
-    The engine would fetch any address in it; here every address must be a data URL with an acceptable picture.
+    The engine would fetch any address in it; here every address must be a data URL with an acceptable picture. If a picture
+    is not ordinary, the engine gets the canonical one instead; otherwise the body is returned as it is.
     """
     try:
         asked = json.loads(body)
@@ -71,30 +84,48 @@ def check(body: bytes, config: ServingConfig) -> None:
     messages = asked.get("messages")
     if isinstance(messages, list) and len(messages) > MAX_CHOICES and any(isinstance(one, list) for one in messages):
         raise RefusedError(400, f"The request has {len(messages)} conversations: send {MAX_CHOICES} at most.")
-    images = []
-    for kind, link in _links(asked):
-        if not link.startswith("data:"):
+    places = list(_links(asked))
+    for holder, name in places:
+        if name != "data" and not holder[name].startswith("data:"):
             raise RefusedError(
                 400,
-                f"{kind} {link[:80]!r} is an address, and the gateway fetches nothing: send the picture as a data URL.",
+                f"{name} {holder[name][:80]!r} is an address, and the gateway fetches nothing: send the picture as a data "
+                "URL.",
             )
-        images.append(link)
-    decoded(images, config)
+    changed = False
+    for (holder, name), (came, picture) in zip(
+        places, _pictures([holder[name] for holder, name in places], config), strict=True
+    ):
+        if picture is not came:
+            changed = True
+            head, _, content = data_url(picture).partition(",")
+            if name == "data":
+                holder |= {"data": content, "media_type": head.removeprefix("data:").partition(";")[0]}
+            else:
+                holder[name] = f"{head},{content}"
+    return json.dumps(asked).encode() if changed else body
 
 
 def _tokens(prompt: list[Any]) -> bool:
     return all(isinstance(one, int) for one in prompt)
 
 
-def _links(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each text in a field of `_LINKS`, at any depth. Not recursive, since a request may be nested deeply."""
+def _links(asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where pictures and addresses are: each object, and the name of its text, at any depth.
+
+    That is a field of `_LINKS`, or the `data` of an image in Anthropic's interface. Not recursive, since a request may be
+    nested deeply.
+    """
     waiting: list[Any] = [asked]
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
+            source = one.get("source") if one.get("type") == "image" else None
+            if isinstance(source, dict) and source.get("type") != "url" and isinstance(source.get("data"), str):
+                yield source, "data"
             for name, value in reversed(one.items()):
                 if name in _LINKS and isinstance(value, str):
-                    yield name, value
+                    yield one, name
                 else:
                     waiting.append(value)
         elif isinstance(one, list):

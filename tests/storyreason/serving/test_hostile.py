@@ -18,6 +18,8 @@ from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import RunningEngine
 from storyreason.serving.stories import StoryRequest, _parsed
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
+from tests.storyreason.odd import PICTURES as ODD
+from tests.storyreason.odd import text as base64_of
 from tests.storyreason.serving.asked import (
     CHAT,
     DEPLOY,
@@ -45,6 +47,7 @@ def tiff() -> str:
 
 BOMB = picture(8, 8, said=(50_000, 50_000))
 LARGE = picture(8, 8, said=(7_000, 5_000))  # 35 million pixels, one of which may come
+CUT, SCANS, THIN = (base64_of(ODD[name].encoded) for name in ("MPO, cut", "JPEG of 1,000 scans", "thin"))
 FETCHES_NOTHING = "the gateway fetches nothing: send the picture as a data URL."
 
 HOSTILE = [
@@ -57,6 +60,13 @@ HOSTILE = [
     ("10,000 images", STORIES, {"images": [SMALL[:40]] * 10_000}, 400, "The request has 10000 images: send 22 at most"),
     ("10,000 to read", READ, {"answer": "", "images": [""] * 10_000}, 400, "The request has 10000 images"),
     ("a format of ancient libraries", STORIES, {"images": [tiff()]}, 400, "Image 1 is not a picture in Base64"),
+    ("a phone's picture that breaks off", STORIES, {"images": [SMALL, CUT]}, 400, "Image 2 is not a picture"),
+    ("the same to read", READ, {"answer": "", "images": [CUT]}, 400, "Image 1 is not a picture"),
+    ("the same to the engine", CHAT, asking({"url": f"data:image/jpeg;base64,{CUT}"}), 400, "Image 1 is not a picture"),
+    ("the same by another interface", "/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image",
+        "source": {"type": "base64", "media_type": "image/jpeg", "data": CUT}}]}]}, 400, "Image 1 is not a picture"),
+    ("more scans than a picture", READ, {"answer": "", "images": [SCANS]}, 400, "scans, 100 at most"),
+    ("a thin picture", STORIES, {"images": [THIN]}, 400, "the longer side may be 200 times the shorter at most"),
     ("no picture", STORIES, {"images": ["aGFsbG8="]}, 400, "Image 1 is not a picture in Base64"),
     ("no Base64", STORIES, {"images": ["data:image/png;base64,\u2603"]}, 400, "Image 1 is not a picture in Base64"),
     ("no images", STORIES, {"images": []}, 400, "images: "),
