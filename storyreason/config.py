@@ -29,6 +29,11 @@ class DataConfig(BaseModel):
 
     target: str = Field("data.dvc", description="The DVC file that tracks the folder of parquet shards.")
     rev: str | None = Field(None, description="Git revision of the data (tag, branch, commit); empty: as checked out.")
+    source: str | None = Field(
+        None,
+        description="The data set that a preset is for, such as daniel3303/StoryReasoning: a run with the sample's stories "
+        "is refused. Empty: any.",
+    )
     train_stories: int | None = Field(None, ge=1, description="Use only the first N stories of train; empty: all.")
     test_stories: int | None = Field(None, ge=1, description="Use only the first N stories of test; empty: all.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from storyreason import dataset, model, runs
+from storyreason import dataset, model, runs, sample
 from storyreason.config import BaseModelConfig, DataConfig, RunConfig
 from storyreason.errors import DataError, ModelError, RunError
 from tasks import versioning
@@ -76,9 +76,20 @@ def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
     """The data of a run and its base model. Raises DataError, or ModelError when there is no such base model."""
     base = _identify_base(config.base.name)
     data = pull(identify(config.data))
+    _check_source(config, data)
     if base is not None:
         pull(base, check=False)
     return data, _base(config.base, base)
+
+
+def _check_source(config: RunConfig, data: Pulled) -> None:
+    """Raises DataError when a preset for another data set would be trained on the sample's stories."""
+    first = next(iter(dataset.load(data.folder, "test")), None)
+    if config.data.source and first is not None and sample.is_sample(first.story_id):
+        raise DataError(
+            f"The preset {config.name} is for {config.data.source}, and {config.data.target} is the sample's data: replace it "
+            f"with `storyreason data import {config.data.source}`, or use it all the same with `--set data.source=null`."
+        )
 
 
 def _identify_base(name: str) -> DataVersion | None:

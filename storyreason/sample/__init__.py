@@ -5,6 +5,7 @@
 'black-bicycle-481-1'
 """
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,3 +32,15 @@ def examples(part: "Part", seed: int = SEED, films: int | None = None) -> "Itera
             chain_of_thought=analysis.render(told_analysis),
             story=story.render(told_story),
         )
+
+
+def is_sample(story_id: str) -> bool:
+    """Whether a story has a name as this world's films have: a colour, a thing and a number.
+
+    >>> is_sample("black-bicycle-481-1"), is_sample("harbour-1")
+    (True, False)
+    """
+    from storyreason.sample.world import things
+
+    found = re.fullmatch(r"(\w+)-(\w+)-[0-9]{3,}-[0-9]+", story_id)
+    return found is not None and found.groups() in {(thing.colour, thing.shape) for thing in things()}
