@@ -67,7 +67,7 @@ def _counter(folder: Path) -> Callable[[str], int]:
 
 
 def _views(path: Path, data: Path | None, split: Split, stories: list[str] | None) -> Iterator[dict[str, Any]]:
-    from storyreason import dataset, predictions
+    from storyreason import dataset, pictures, predictions
     from storyreason.format import answer
     from storyreason.page import view
 
@@ -93,7 +93,8 @@ def _views(path: Path, data: Path | None, split: Split, stories: list[str] | Non
             continue
         example = examples[place]
         reference = answer.join(example.chain_of_thought, example.story)
-        yield view(story_id, example.images, told[story_id] if told is not None else None, reference)
+        images = pictures.each(pictures.canonical, example.images, story_id)  # none that breaks off
+        yield view(story_id, images, told[story_id] if told is not None else None, reference)
 
 
 def _is_data(path: Path, split: Split) -> bool:
