@@ -248,9 +248,9 @@ def left(clone: Clone, faults: list[str]) -> dict[str, Any]:
                 except BlockingIOError:
                     faults.append(f"still locked: {path}")
     faults += [f"temporary: {path.name}" for path in (clone.folder / "temporary").iterdir()]
-    resting = clone.runs / "gateway" / "resting.json"
-    if resting.exists() and json.loads(resting.read_text()):
-        faults.append(f"a lease is left: {resting.read_text()}")
+    for resting in clone.runs.glob("gateway*/resting.json"):
+        if json.loads(resting.read_text()):
+            faults.append(f"a lease is left: {resting.read_text()}")
     return {"mlflow": _mlflow(clone, faults), "prefect": _prefect(clone, faults), "files": _hashes(clone)}
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,9 +46,11 @@ def migrate(say: Callable[[str], None]) -> None:
     Call it before Prefect or MLflow are used: MLflow migrates some of its databases itself, without a copy. Raises RunError
     for one that a newer version made, for one on a server, which people back up themselves, and when a migration fails.
     """
-    if not list(outdated()):
-        return
-    with runs.lock(runs.root() / "backups"):
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(runs.lock(_prefect_home(), wait=0))
+        except RunError:  # a flow with its own server runs: its start has migrated them, or is making them
+            return
         _migrate(say)
 
 
@@ -114,10 +116,13 @@ def _addresses() -> Iterator[tuple[str, str]]:
     if not os.environ.get("PREFECT_API_URL"):
         url = os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL", "")
         if not url or url.startswith("sqlite"):
-            home = os.environ.get("PREFECT_HOME", "")
-            yield "Prefect", f"{SQLITE}{url.partition(':///')[2] or Path(home) / 'prefect.db'}"
+            yield "Prefect", f"{SQLITE}{url.partition(':///')[2] or _prefect_home() / 'prefect.db'}"
     if not (url := os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
         yield "MLflow", url
+
+
+def _prefect_home() -> Path:
+    return Path(os.environ.get("PREFECT_HOME") or runs.root() / "prefect")
 
 
 def _revision(url: str) -> str | None:

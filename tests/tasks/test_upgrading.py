@@ -110,6 +110,12 @@ def test_mlflows_own_refusal_of_an_old_database_is_one_sentence(root: Path) -> N
     assert "RegistryError: MLflow's database was made by an older version: `storyreason up` migrates it" in done.stderr
 
 
+def test_while_a_flow_runs_its_databases_are_left_alone(old_mlflow: Path) -> None:
+    with runs.lock(Path(os.environ["PREFECT_HOME"])):
+        upgrading.migrate(lambda _: None)
+    assert say(old_mlflow, "SELECT version_num FROM alembic_version") == [(before("MLflow"),)]
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(old_mlflow: Path) -> None:
     say(old_mlflow, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with pytest.raises(RunError, match=r"MLflow's database .* was made by a newer version .* `make install`"):
