@@ -30,8 +30,9 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 T = TypeVar("T")
 
 
+@plainly()
 def client() -> "MlflowClient":
-    """A client of the MLflow server or database that MLFLOW_TRACKING_URI names."""
+    """A client of the MLflow server or database that MLFLOW_TRACKING_URI names. Raises RegistryError for an old database."""
     from mlflow import MlflowClient
 
     return MlflowClient()
