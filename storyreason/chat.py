@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from storyreason.compat import models
-from storyreason.errors import ModelError
+from storyreason.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,6 +70,20 @@ class Inputs:
     image_grid_thw: "Tensor"
 
 
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """What a tokenizer treats as special wherever it stands in a text, such as `<|image_pad|>`."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(dict.fromkeys((*tokenizer.all_special_tokens, *added)))
+
+
+def refuse_special(request: str, tokenizer: Any) -> None:
+    """Raises DataError if a request contains a special token: it would end the user's turn, or stand for a picture."""
+    if found := [token for token in special_tokens(tokenizer) if token in request]:
+        raise DataError(
+            f"The request contains {found[0]}, which the model's tokenizer treats as special: write it without {found[0]}."
+        )
+
+
 class Encoder:
     """Turns examples into inputs with the processor of one base model.
 
@@ -83,6 +97,7 @@ class Encoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.images_first = images_first
+        self.special = special_tokens(self.tokenizer)
         self.end = self._end_of_answer()
         self._prompt = lru_cache(maxsize=4096)(self._prompt_tokens)
 
@@ -134,8 +149,24 @@ class Encoder:
         return found["pixel_values"], found["image_grid_thw"]
 
     def answer(self, text: str) -> list[int]:
-        """The tokens that the model has to generate: the answer and the end of its turn."""
-        return list(self.tokenizer(text + self.end, add_special_tokens=False)["input_ids"])
+        """The tokens that the model has to generate: the answer and the end of its turn.
+
+        A special token that stands in the text, such as `<|im_end|>`, is encoded as the characters it consists of.
+        """
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*encoded, self.tokenizer.convert_tokens_to_ids(self.end)]
+
+    def special_in(self, text: str) -> list[str]:
+        """The special tokens of the base that stand in a text."""
+        return [token for token in self.special if token in text]
+
+    def refuses(self, size: tuple[int, int]) -> str:
+        """Why the base cannot take a picture of this size, (width, height) in pixels; empty if it can."""
+        try:
+            self.image_tokens([size])
+        except (ValueError, ArithmeticError) as error:  # transformers' processors raise no other for a size
+            return f"the base model cannot take a picture of {size[0]} x {size[1]} pixels ({error})"
+        return ""
 
     def join(
         self,

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from storyreason import runs
+from storyreason import adapters, runs
 from storyreason.compat import models
 from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
 """A training result with this file is an adapter, otherwise whole weights."""
@@ -93,20 +97,31 @@ def load(
 
 
 def write_folder(
-    base: str, result: Path, out: Path, card: str, revision: str | None = None, dtype: Dtype = "auto"
+    base: str,
+    result: Path,
+    out: Path,
+    card: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    say: Callable[[str], None] = log.info,
 ) -> Path:
     """Write the model folder `out`: weights, processor, chat template, generation config and `card` as README.md.
 
     `result` is what training left: whole weights, or an adapter, which is merged into the base here, once, in float32.
     Weights are stored in `dtype`; auto: the base's. The folder appears complete, by rename, and replaces an existing one.
-    Raises ModelError when base or result cannot be loaded or do not match.
+    `say` gets a sentence on what an adapter changed. Raises ModelError when base or result cannot be loaded or do not match,
+    and when the result changes nothing.
     """
     import torch
 
     of_base = _config(base, revision).dtype or torch.float32
     stored = of_base if dtype == "auto" else getattr(torch, dtype)
     processor = load_processor(base, revision)
-    model: Any = merged(base, revision, result) if (result / ADAPTER).is_file() else load(str(result), dtype="float32")
+    if (result / ADAPTER).is_file():
+        model: Any = merged(base, revision, result, say)
+    else:
+        adapters.refuse_unchanged(base, revision, result)
+        model = load(str(result), dtype="float32")
     temporary = out.parent / f".{out.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     model.to(stored).save_pretrained(temporary)
@@ -115,14 +130,7 @@ def write_folder(
     runs.write_text(temporary / "README.md", card)
     if (result / PROMPT).is_file():
         shutil.copy(result / PROMPT, temporary)
-    if out.exists():
-        replaced = out.parent / f".{out.name}.replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
-        out.rename(replaced)
-        temporary.rename(out)
-        shutil.rmtree(replaced)
-    else:
-        temporary.rename(out)
+    runs.replace(out, temporary)
     return out
 
 
@@ -142,16 +150,14 @@ def prompt(folder: Path | str) -> dict[str, bool]:
         ) from None
 
 
-def merged(base: str, revision: str | None, adapter: Path) -> Any:
-    """The base's weights in float32 with an adapter merged into them. Raises ModelError when they do not match."""
-    from peft import PeftModel
+def merged(base: str, revision: str | None, adapter: Path, say: Callable[[str], None] = log.info) -> Any:
+    """The base's weights in float32 with an adapter merged into them; `say` gets a sentence on what that changed.
 
-    model = load(base, revision, dtype="float32")
-    try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except Exception as error:  # peft, safetensors and torch each raise their own
-        reason = " ".join(str(error).split())[:400]
-        raise ModelError(f"The adapter {adapter} does not fit the base model {base}: {reason}") from error
+    Raises ModelError when they do not match, and when nothing would change.
+    """
+    found, changed = adapters.merge(load(base, revision, dtype="float32"), adapter, base)
+    say(changed)
+    return found
 
 
 def _generation_config(base: str, revision: str | None) -> Any:

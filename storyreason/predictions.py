@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from storyreason.errors import DataError
+from storyreason.format.plain import plain
 
 COLUMNS = ("story_id", "prediction")
 
@@ -33,16 +34,16 @@ def load(path: Path | str) -> dict[str, str]:
                             "prediction; wanted two texts.")  # fmt: skip
         if story_id in predictions:
             raise DataError(f"{place} tells story {story_id!r} a second time: keep one answer of each story.")
-        predictions[story_id] = prediction.removeprefix("\ufeff")  # a byte order mark, which editors on Windows write
+        predictions[story_id] = plain(prediction)
     if not predictions:
         raise DataError(f"{path} holds no prediction; wanted at least one story_id with its prediction.")
     return predictions
 
 
 def read_text(path: Path) -> str:
-    """A text file's content, line ends as they are. Raises DataError when it is away or not UTF-8."""
+    """A text file's content, as `plain` reads it. Raises DataError when it is away or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return plain(path.read_bytes().decode())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

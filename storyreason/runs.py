@@ -4,6 +4,7 @@ A step's work folder is `runs/<step>/<fingerprint>/`. Its `manifest.json` is wri
 is complete. Deleting the folder forgets the step.
 """
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -117,13 +118,26 @@ def write_manifest(folder: Path, /, files: tuple[str, ...] = (), **content: Any)
 
 
 def replace(folder: Path, new: Path) -> None:
-    """Replace `folder` by the folder `new`, by renames on one file system."""
+    """Replace `folder` by the folder `new`, which is gone afterwards; both are on one file system.
+
+    Where the file system can, they are swapped in one step; otherwise there is a moment without `folder`.
+    """
+    if folder.exists() and _swapped(folder, new):
+        shutil.rmtree(new, ignore_errors=True)
+        return
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Swap two folders by Linux's `renameat2`. False if the system or the file system cannot."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def write_text(path: Path, text: str) -> None:

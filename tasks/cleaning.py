@@ -173,6 +173,8 @@ def _item(path: Path, what: str) -> Item:
 
 def report(items: list[Item], removed: bool) -> str:
     """One line per folder, and the total."""
+    if not items:
+        return "nothing to remove: all that is in runs/ is in use or among the newest"
     lines = [f"{item.bytes / 1e6:10,.1f} MB  {item.what}: {item.path}" for item in items]
     total = sum(item.bytes for item in items) / 1e6
     verb = "removed" if removed else "would be removed"

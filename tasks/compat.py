@@ -11,6 +11,7 @@ from storyreason.compat import Borrowed
 
 PREFECT = "Read how a runner looks for cancelled runs and ends on SIGTERM, then run tests/flows/test_deployments.py."
 DVC = "Read how its cache lists the files of a folder, then run tests/tasks/test_versioning.py."
+DVC_ADD = "Read how DVC's `Output.add` makes a version of a folder, then run tests/tasks/test_releasing.py."
 
 BORROWED = (
     Borrowed("prefect", "3.7.7", "prefect._internal.observers", "critical_service_loop",
@@ -19,6 +20,11 @@ BORROWED = (
     Borrowed("mlflow", "3.17.2", "mlflow.utils.mlflow_tags", "MLFLOW_LOGGED_ARTIFACTS", None,
              "MLflow's page finds the tables of a run by this tag; compare with MlflowClient.log_table."),
     Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.tree:Tree", "load", "odb hash_info hash_name", DVC),
+    Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.build", "build",
+             "odb path fs name upload dry_run ignore callback checksum_jobs kwargs", DVC_ADD),
+    Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.transfer", "transfer",
+             "src dest obj_ids jobs verify hardlink validate_status src_index dest_index cache_odb shallow callback", DVC_ADD),
+    Borrowed("dvc", "3.67.1", "dvc.stage.serialize", "to_single_stage_file", "stage kwargs", DVC_ADD),
 )  # fmt: skip
 
 LOOKS = 10_000
@@ -44,6 +50,40 @@ def logged_tables_tag() -> str:
     return str(MLFLOW_LOGGED_ARTIFACTS)
 
 
+def tree(out: Any, folder: str) -> Any:
+    """DVC's tree of a folder as the content of an output; nothing is stored."""
+    return build(out, folder, dry_run=True)[2]
+
+
+def objects(tree: Any) -> list[Any]:
+    """What a remote needs of a version: its files, and their list."""
+    return [*(content for _, _, content in tree), tree.hash_info]
+
+
+def entries(tree: Any) -> Iterator[tuple[str, str]]:
+    """The files of a tree: path in the folder, and MD5."""
+    for parts, _, content in tree:
+        yield "/".join(parts), content.value
+
+
+def names(cache: Any, value: str) -> dict[str, str] | None:
+    """The files of a version by path, with their MD5; None when the cache does not have its list."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    try:
+        return dict(entries(Tree.load(cache, HashInfo("md5", value))))
+    except (ObjectFormatError, FileNotFoundError):
+        return None
+
+
+def is_cached(cache: Any, value: str) -> bool:
+    """Whether the cache holds every file of a version."""
+    listed = names(cache, value)
+    return listed is not None and all(cache.exists(content) for content in listed.values())
+
+
 def cached_files(cache: Any, md5: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """The files of a folder in DVC's cache: path parts in the folder, and where the cache has the content."""
     for parts, content in listed_files(cache, md5):
@@ -57,3 +97,30 @@ def listed_files(store: Any, md5: str) -> Iterator[tuple[tuple[str, ...], str]]:
 
     for parts, _, content in Tree.load(store, HashInfo("md5", f"{md5}.dir")):
         yield parts, str(content.value)
+
+
+def save_to_cache(out: Any, folder: str) -> None:
+    """Put a folder into DVC's cache and make it the content of an output, which may lie elsewhere."""
+    from dvc_data.hashfile.transfer import transfer
+
+    built, meta, tree = build(out, folder)
+    transfer(built, out.local_cache, {tree.hash_info}, shallow=False)
+    out.hash_info, out.meta, out.obj, out.files = tree.hash_info, meta, tree, None
+
+
+def build(out: Any, folder: str, dry_run: bool = False) -> tuple[Any, Any, Any]:
+    """What DVC makes of a folder for an output: a store with its files' hashes, its size, and its tree."""
+    from dvc_data.hashfile.build import build
+
+    made: tuple[Any, Any, Any] = build(
+        out.local_cache, folder, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=dry_run
+    )
+    return made
+
+
+def dvc_file(stage: Any) -> str:
+    """The text of a stage's `.dvc` file."""
+    from dvc.stage.serialize import to_single_stage_file
+    from dvc.utils.serialize import dumps_yaml
+
+    return str(dumps_yaml(to_single_stage_file(stage)))

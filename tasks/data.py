@@ -4,24 +4,28 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger
 
-from storyreason import dataset, model, runs, sample
+from storyreason import chat, dataset, model, runs, sample
 from storyreason.config import BaseModelConfig, DataConfig, RunConfig
+from storyreason.dataset.checking import NAMED
 from storyreason.errors import DataError, ModelError, RunError
-from tasks import versioning
+from tasks import releasing, versioning
 from tasks.faults import one_line
-from tasks.results import Pulled
+from tasks.results import Fitted, Pulled
 from tasks.steps import Work, step
 from tasks.versioning import DataVersion
 
-VERSION = 3  # raise it when this step makes something else of the same data
+VERSION = 4  # raise it when this step makes something else of the same data
+FIT_VERSION = 1
 NEW_VERSION = "storyreason.data.version"
 """The event that announces a new data version; its resource is `storyreason.data.<DVC file>`."""
 RESOURCE = "storyreason.data"
+Change = Callable[[Path, Path, Callable[[Path, Path], None]], dataset.Change]
+"""`dataset.append` or `dataset.adopt`: the data's folder, the source, and what puts the new folder in its place."""
 NOTIFIED = ", Prefect is notified"
 
 
@@ -73,13 +77,51 @@ def pull(work: Work, version: DataVersion, check: bool = True) -> Pulled:
 
 
 def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
-    """The data of a run and its base model. Raises DataError, or ModelError when there is no such base model."""
-    base = _identify_base(config.base.name)
-    data = pull(identify(config.data))
+    """The data of a run and its base model, which can take them.
+
+    Everything is identified before anything is fetched. Raises DataError when no test story can be used, or too few stories
+    fit the base, and ModelError when there is no such base model.
+    """
+    version = identify(config.data)
+    under_dvc = _identify_base(config.base.name)
+    if under_dvc is None:
+        _refuse_missing(config.base.name)
+    data = pull(version)
     _check_source(config, data)
-    if base is not None:
-        pull(base, check=False)
-    return data, _base(config.base, base)
+    if under_dvc is not None:
+        pull(under_dvc, check=False)
+    base = _base(config.base, under_dvc)
+    data = _fitting(data, fit(config, data, base))
+    stories_to_tell(config.data, data)
+    return data, base
+
+
+def _fit_named_by(config: RunConfig, data: Pulled, base: Base) -> str:
+    return runs.fingerprint(
+        step="fit", version=FIT_VERSION, data=data.md5, base=base.identity, asked=config.generation.request
+    )
+
+
+@step(_fit_named_by)
+def fit(work: Work, config: RunConfig, data: Pulled, base: Base) -> Fitted:
+    """Compare the data with the base model: sizes of pictures, and tokens that it treats as special in the texts."""
+    encoder = chat.Encoder(model.load_processor(base.folder, config.base.revision))
+    chat.refuse_special(config.generation.request, encoder.tokenizer)
+    found = dataset.fit(data.folder, encoder)
+    faulty = {one.story_id: str(one) for one in found.bad if one.split == "test"}
+    return Fitted(files=(), faulty_test_stories=faulty, sentences=found.sentences())
+
+
+def _fitting(data: Pulled, fitted: Fitted) -> Pulled:
+    """The data without the test stories that the base cannot take. The log and the data card say what does not fit."""
+    for sentence in fitted.sentences[:NAMED]:
+        get_run_logger().warning("%s", sentence)
+    told = "".join(f"- {sentence}\n" for sentence in fitted.sentences[:NAMED])
+    return replace(
+        data,
+        card=f"{data.card}\n{told}" if told else data.card,
+        faulty_test_stories=data.faulty_test_stories | fitted.faulty_test_stories,
+    )
 
 
 def _check_source(config: RunConfig, data: Pulled) -> None:
@@ -98,15 +140,18 @@ def _identify_base(name: str) -> DataVersion | None:
     return versioning.identify(target, None) if Path(target).is_file() else None
 
 
+def _refuse_missing(name: str) -> None:
+    if name.startswith((".", "/")) and not Path(name).is_dir():
+        raise ModelError(
+            f"There is no base model folder {name}: name a folder with config.json, or a model on the Hub."
+        )
+
+
 def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
     """The pulled folder, a local folder, or the unchanged name of a model on the Hub."""
     name = config.name
     if version is not None:
         folder = version.folder
-    elif name.startswith((".", "/")) and not Path(name).is_dir():
-        raise ModelError(
-            f"There is no base model folder {name}: name a folder with config.json, or a model on the Hub."
-        )
     else:
         folder = str(Path(name).absolute()) if Path(name).is_dir() else name
     return Base(folder, model.load_identity(folder, config.revision))
@@ -141,31 +186,44 @@ def from_hub(name: str, revision: str | None) -> Path:
     return Path(fetched)
 
 
-def change(target: str, source: str, how: Callable[[Path, Path], dataset.Change], revision: str | None = None) -> str:
+def change(target: str, source: str, how: Change, revision: str | None = None) -> str:
     """Change the data by a folder or a data set on the Hub, make it a DVC version, push it, and announce it.
 
-    Gives the report. Raises DataError, before anything is changed, when the source does not fit or the data has local
-    changes. Committing the DVC file is left to you.
+    Gives the report. Raises DataError, and nothing has changed, when the source does not fit, when the data has local
+    changes, or when the version cannot be pushed. A killed change is undone, or is complete, at the next start.
     """
     with runs.lock(runs.root() / "change" / Path(target).stem):  # of two changes at a time, the first would be lost
         return _change(target, source, how, revision)
 
 
-def _change(target: str, source: str, how: Callable[[Path, Path], dataset.Change], revision: str | None) -> str:
-    if Path(target).is_file():
+def _change(target: str, source: str, how: Change, revision: str | None) -> str:
+    folder, first = Path(target.removesuffix(".dvc")), not Path(target).is_file()
+    versioning.remote_of(versioning.repository())
+    if not first:
         version = identify(DataConfig(target=target))
-        if not Path(version.folder).is_dir():
+        if not versioning.is_current(version):
             versioning.fetch(version)
-    versioning.repository()
-    folder = Path(target.removesuffix(".dvc"))
+    elif folder.exists() and any(folder.iterdir()):
+        raise DataError(
+            f"{folder} has files that are not a version yet: keep them with `dvc add {folder}`, or remove them."
+        )
+    releasing.sweep(folder)
     place = Path(source) if Path(source).is_dir() else from_hub(source, revision)
-    changed = how(folder, place)
-    if changed.nothing:
+    made: list[DataVersion] = []
+
+    def put(folder: Path, new: Path) -> None:
+        made.append(releasing.publish(target, new))
+        runs.replace(folder, new)
+
+    changed = how(folder, place, put)
+    if not made:
         return changed.summary()
-    made = versioning.publish(target)
-    sent = _announce(target, made.md5, changed.summary())
-    said = f"data version {made.md5[:8]} is pushed to {made.remote}{sent}; keep it with: git commit {target}"
-    return f"{changed.summary()}\n{said}"
+    (version,) = made
+    sent = _announce(target, version.md5, changed.summary())
+    said = [changed.summary(), f"data version {version.md5[:8]} is pushed to {version.remote}{sent}"]
+    if command := releasing.to_commit(version, first):
+        said.append(f"to hand it on, commit it: {command}")
+    return "\n".join(said)
 
 
 def announce(target: str) -> str:

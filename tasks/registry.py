@@ -70,7 +70,8 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
     """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
     target = work.folder / "model"
     if not target.exists():
-        model.write_folder(base.folder, trained.result, target, _card(config, trained), config.base.revision)
+        said = get_run_logger().info
+        model.write_folder(base.folder, trained.result, target, _card(config, trained), config.base.revision, say=said)
         shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
     number = _register(config, work.fingerprint, target, trained)
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)

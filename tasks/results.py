@@ -38,6 +38,17 @@ class Pulled:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """Whether the base can take the data."""
+
+    files: tuple[str, ...]
+    faulty_test_stories: dict[str, str]
+    """Why the base cannot take a test story, by its ID."""
+    sentences: list[str]
+    """What does not fit, one sentence for each fault."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """A complete training."""
 
@@ -91,7 +102,14 @@ class Compared:
     compared_with: list[str]
 
 
-RESULTS = {"pull": Pulled, "train": Trained, "register": Registered, "evaluate": Evaluated, "compare": Compared}
+RESULTS = {
+    "pull": Pulled,
+    "fit": Fitted,
+    "train": Trained,
+    "register": Registered,
+    "evaluate": Evaluated,
+    "compare": Compared,
+}
 """The result type of each step. A step's name is also that of its folder in `runs/`."""
 Result = TypeVar("Result", bound="DataclassInstance")
 

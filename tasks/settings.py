@@ -65,6 +65,19 @@ class Settings(BaseSettings):
             raise ValueError("expected the name of a time zone, such as Europe/Berlin")
         return value
 
+    @field_validator("notify")
+    @classmethod
+    def _reaches_somebody(cls, value: str) -> str:
+        # Prefect takes any address, and notifies nobody when Apprise does not know it.
+        if value:
+            from apprise import Apprise
+
+            if not Apprise().add(value):
+                raise ValueError(
+                    "expected an Apprise URL, such as mailto://user:password@example.org or json://host/path"
+                )
+        return value
+
     @field_validator("mlflow_store")
     @classmethod
     def _has_a_driver(cls, value: str) -> str:

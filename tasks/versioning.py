@@ -1,8 +1,9 @@
-"""Versions of folders under DVC: identify, fetch and publish them."""
+"""Versions of folders under DVC: identify and fetch them. `releasing` makes new ones."""
 
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 T = TypeVar("T")
+NAMED = 5
+"""How many changed files a message names."""
 BUSY = 8  # tries, 2 s apart: another pull holds DVC's lock, or a killed one has just left it behind
 
 
@@ -34,7 +37,10 @@ class DataVersion:
 
 
 def identify(target: str, rev: str | None) -> DataVersion:
-    """The version in a DVC file, here or at a Git revision. Raises DataError when pulling would overwrite local changes."""
+    """The version in a DVC file, here or at a Git revision. Raises DataError when pulling would overwrite local changes.
+
+    A work tree that is another version as it was published has no local changes: `fetch` replaces it.
+    """
     from dvc.exceptions import DvcException, NoOutputInExternalRepoError, OutputNotFoundError
     from dvc.scm import RevError
 
@@ -47,14 +53,14 @@ def identify(target: str, rev: str | None) -> DataVersion:
         if rev is None:
             out = _out(repo, target)
             _refuse_local_changes(repo, out)
-            return DataVersion(target, None, _md5(out), str(Path(out.fs_path).absolute()), _remote(repo))
-        found = [_md5(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace"]
+            return DataVersion(target, None, md5_of(out), str(Path(out.fs_path).absolute()), remote_of(repo))
+        found = [md5_of(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace"]
     except (RevError, OutputNotFoundError, NoOutputInExternalRepoError) as error:
         raise DataError(f"Git revision {rev!r} has no {target} to read: {one_line(error)}.") from error
     except (DvcException, OSError) as error:
         raise DataError(f"{target} cannot be read: {one_line(error)}") from error
     md5 = found[0]
-    return DataVersion(target, rev, md5, str(runs.root() / "data" / md5.removesuffix(".dir")), _remote(repo))
+    return DataVersion(target, rev, md5, str(runs.root() / "data" / md5.removesuffix(".dir")), remote_of(repo))
 
 
 def fetch(version: DataVersion) -> None:
@@ -106,22 +112,6 @@ def check_remote(version: DataVersion) -> None:
         raise DataError(_missing(repo, version))
 
 
-def publish(target: str) -> DataVersion:
-    """Make the content of a DVC file's folder its new version, and push it. Raises DataError, which says what is left to do."""
-    repo, folder = repository(), target.removesuffix(".dvc")
-    try:
-        repo.add([folder])
-        out = _out(repo, target)
-        md5 = _md5(out)
-        repo.push(targets=[target])
-    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
-        raise DataError(
-            f"{folder} is changed, and its new version could not be made or pushed: {one_line(error).rstrip('.')}. Then run "
-            f"`dvc add {folder}` and `dvc push`."
-        ) from error
-    return DataVersion(target, None, md5, str(Path(out.fs_path).absolute()), _remote(repo))
-
-
 def repository() -> "Repo":
     """The DVC repository of the working directory. Raises DataError when there is none."""
     from dvc.exceptions import NotDvcRepoError
@@ -142,14 +132,16 @@ def _out(repo: "Repo", target: str) -> "Output":
     return repo.find_outs_by_path(target.removesuffix(".dvc"))[0]
 
 
-def _md5(out: "Output") -> str:
+def md5_of(out: "Output") -> str:
+    """The MD5 of the version that a DVC file names. Raises DataError when it names none."""
     value = out.hash_info.value
     if not value:
         raise DataError(f"{out} was never added: run `dvc add {out}`.")
     return str(value).removesuffix(".dir")
 
 
-def _remote(repo: "Repo") -> str:
+def remote_of(repo: "Repo") -> str:
+    """Name and address of the remote. Raises DataError when there is none."""
     try:
         odb = repo.cloud.get_remote_odb()
     except Exception as error:
@@ -160,19 +152,61 @@ def _remote(repo: "Repo") -> str:
     return f"{name} ({repo.config['remote'].get(name, {}).get('url', odb.path)})"
 
 
+def is_current(version: DataVersion) -> bool:
+    """Whether the work tree holds exactly this version."""
+    repo = repository()
+    out = _out(repo, version.target)
+    return Path(out.fs_path).exists() and not _when_free(lambda: _status(repo, out))
+
+
+def _status(repo: "Repo", out: "Output") -> dict[str, str]:
+    with repo.lock:
+        return dict(out.workspace_status())
+
+
 def _refuse_local_changes(repo: "Repo", out: "Output") -> None:
-    if not Path(out.fs_path).exists():
+    """Raises DataError, which names the changed files, unless the work tree can be replaced without losing anything."""
+    if not Path(out.fs_path).exists() or not _when_free(lambda: _status(repo, out)) or _is_another_version(repo, out):
         return
+    raise DataError(
+        f"{out} differs from the version in {out.stage.relpath}{_differences(out)}: keep your changes with `dvc add {out}`, "
+        f"or drop them with `dvc checkout --force {out}`."
+    )
 
-    def status() -> dict[str, str]:
-        with repo.lock:
-            return dict(out.workspace_status())
 
-    if _when_free(status):
-        raise DataError(
-            f"{out} differs from the version in {out.stage.relpath}: keep your changes with `dvc add {out}`, "
-            f"or drop them with `dvc checkout --force {out}`."
-        )
+def _is_another_version(repo: "Repo", out: "Output") -> bool:
+    """Whether the work tree is, file for file, a version that DVC's cache holds or that the DVC file has named in Git.
+
+    So it is after a `git pull` that brought a newer version, for example.
+    """
+    value = compat.tree(out, out.fs_path).hash_info.value
+    return compat.is_cached(out.local_cache, value) or _was_committed(repo, out, value)
+
+
+def _was_committed(repo: "Repo", out: "Output", value: str) -> bool:
+    command = ["git", "log", "-1", "--all", "--format=%H", f"-S{value}", "--", out.stage.path]
+    try:
+        found = subprocess.run(command, cwd=repo.root_dir, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no Git here
+        return False
+    return bool(found.stdout.strip())
+
+
+def _differences(out: "Output") -> str:
+    """` (changed: a.parquet; new: b.parquet)`; empty when the cache does not know the version's files."""
+    before = compat.names(out.local_cache, out.hash_info.value)
+    if before is None:
+        return ""
+    now = dict(compat.entries(compat.tree(out, out.fs_path)))
+    kinds = {
+        "changed": [name for name, content in now.items() if before.get(name, content) != content],
+        "new": [name for name in now if name not in before],
+        "missing": [name for name in before if name not in now],
+    }
+    told = [
+        f"{kind}: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}" for kind, names in kinds.items() if names
+    ]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _when_free(act: Callable[[], T]) -> T:
@@ -196,7 +230,10 @@ def _fetch_workspace(version: DataVersion) -> None:
 
     repo = repository()
     try:
-        _when_free(lambda: repo.pull(targets=[version.target]))
+        out = _out(repo, version.target)
+        # DVC would ask before it replaces an older version that the cache does not hold.
+        replace = Path(out.fs_path).exists() and _is_another_version(repo, out)
+        _when_free(lambda: repo.pull(targets=[version.target], force=replace))
     except DataError:
         raise
     except (CheckoutError, FileTransferError) as error:

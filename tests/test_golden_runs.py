@@ -33,7 +33,7 @@ BEFORE = frozen.GOLDEN / "runs-before"
 DATA, BASE = "67962fc4cfa5b92a11851808682aadc1", "4102ef11e8bc61ab708fe2df20725952"
 BASE_IDENTITY = "bf4b4e2008d25bf0"
 TRAIN, REGISTER = "a41a5a9769ee8ec0", "e1d5548c279b9d7e"
-EVALUATE = {"base": "db46f63704295afc", "challenger": "3608d0071aeee39e"}
+EVALUATE = {"base": "5922b7802ed7da73", "challenger": "eae852b1d4950a67"}
 SMOKE = load("smoke")
 
 
@@ -97,7 +97,7 @@ def before(store: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.Mon
         target.write_text(made.filled(file.read_text()))
     # The fingerprints of `pull` and `compare` contain absolute paths.
     for name, md5 in (("data", DATA), ("base", BASE)):
-        fingerprint = _fingerprint(step="pull", version=3, md5=md5, folder=str(tmp_path / FOLDERS[name]))
+        fingerprint = _fingerprint(step="pull", version=4, md5=md5, folder=str(tmp_path / FOLDERS[name]))
         made.folder("pull", name).rename(made.folder("pull", fingerprint))
     fingerprint = _fingerprint(step="compare", version=1, run=made.run, scorecards=made.scorecards())
     made.folder("compare", "scorecards").rename(made.folder("compare", fingerprint))

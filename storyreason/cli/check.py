@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,7 @@ from storyreason.cli.options import Format, Split
 from storyreason.errors import DataError
 
 if TYPE_CHECKING:
+    from storyreason.dataset import Bad, Inspected
     from storyreason.format.problems import Problem
 
 
@@ -27,17 +28,26 @@ def check(
         typer.Option(help="For answers: the data set they were written for, which has the sizes of the images."),
     ] = None,
     split: Annotated[Split | None, typer.Option(help="One split of the data. Default: all; for answers, test.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="For a data set: the base model that is to take it, a folder or a name on the Hub."),
+    ] = None,
     format: Annotated[Format, typer.Option(help="Output format.")] = "table",
 ) -> None:
-    """Check a data set or a model's answers against the rules of the format. Exit code 1 when an error is found."""
+    """Check a data set, all that training, evaluation and the page need of it, or a model's answers. Exit code 1 for errors."""
     report = _Report(keep=format == "json")
-    for story_id, text, sizes in _progress(_texts(path, data, split)):
-        report.add(story_id, text, sizes)
+    if splits := _splits(path):
+        _check_data(report, path, [split] if split else splits, base)
+    elif base:
+        raise DataError(f"{path} is not a data set (a folder of parquet shards), and --base is for data sets alone.")
+    else:
+        for story_id, text, sizes in _progress(_answers(path, data, split or "test")):
+            report.add(story_id, text, sizes)
     if format == "json":
         typer.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
     else:
         report.print()
-    if report.valid < report.answers:
+    if report.valid < report.answers or report.unusable:
         raise typer.Exit(1)
 
 
@@ -68,30 +78,37 @@ def read(
     )
 
 
+T = TypeVar("T")
 Checked = tuple[str, str | None, Sequence[tuple[int, int]] | None]
 """A story's ID, its answer (None if missing) and the sizes of its images (None if unknown)."""
 
 
-def _texts(path: Path, data: Path | None, split: Split | None) -> Iterator[Checked]:
+def _answers(path: Path, data: Path | None, split: Split) -> Iterator[Checked]:
     from storyreason import dataset, predictions
-    from storyreason.format import answer
 
-    splits = _splits(path)
-    if splits:
-        for part in [split] if split else splits:
-            for example in dataset.load(path, part):
-                yield example.story_id, answer.join(example.chain_of_thought, example.story), dataset.sizes(example)
-        return
     told = predictions.load(path)
     if data is None:
         yield from ((story_id, text, None) for story_id, text in told.items())
         return
-    split = split or "test"
     for example in dataset.load(data, split):
         yield example.story_id, told.pop(example.story_id, None), dataset.sizes(example)
     if told:
         raise DataError(f"{path} answers {len(told)} stories that are not in the {split} split of {data}, "
                         f"{next(iter(told))!r} first: name the data and split the answers belong to.")  # fmt: skip
+
+
+def _check_data(report: "_Report", path: Path, splits: Sequence[str], base: str | None) -> None:
+    from storyreason import chat, dataset, model
+
+    encoder = chat.Encoder(model.load_processor(base)) if base else None
+    for split in splits:
+        examples = dataset.load(path, split)
+        if not examples:
+            raise DataError(f"{path} has no stories in its {split} split: add some.")
+        for example in _progress(examples):
+            seen = dataset.inspect(example, encoder)
+            report.add_read(example.story_id, seen.problems)
+            report.add_faults(seen, split)
 
 
 def _splits(path: Path) -> list[str]:
@@ -105,7 +122,7 @@ def _splits(path: Path) -> list[str]:
     return splits
 
 
-def _progress(texts: Iterable[Checked]) -> Iterable[Checked]:
+def _progress(texts: Iterable[T]) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 
@@ -117,6 +134,8 @@ class _Report:
 
     def __init__(self, keep: bool) -> None:
         self.answers = self.valid = self.missing = self.unsized = 0
+        self.unusable: list[Bad] = []
+        self.special: dict[str, list[str]] = {}  # stories by the special token that they contain
         self._keep = keep
         self._broken_in: Counter[str] = Counter()  # answers, by rule
         self._times: Counter[str] = Counter()
@@ -126,12 +145,23 @@ class _Report:
     def add(self, story_id: str, text: str | None, sizes: Sequence[tuple[int, int]] | None) -> None:
         from storyreason.format import answer, rules
 
-        self.answers += 1
         if text is None:
+            self.answers += 1
             self.missing += 1
             return
         self.unsized += sizes is None
-        problems = rules.check(answer.read(text), sizes)
+        self.add_read(story_id, rules.check(answer.read(text), sizes))
+
+    def add_faults(self, seen: "Inspected", split: str) -> None:
+        if bad := seen.bad(split):
+            self.unusable.append(bad)
+        for token in seen.special:
+            self.special.setdefault(token, []).append(seen.example.story_id)
+
+    def add_read(self, story_id: str, problems: "Sequence[Problem]") -> None:
+        from storyreason.format import rules
+
+        self.answers += 1
         self.valid += rules.is_valid(problems)
         self._broken_in.update({problem.rule for problem in problems})
         self._times.update(problem.rule for problem in problems)
@@ -149,13 +179,15 @@ class _Report:
             if rule in self._times
         }
         counts = {"answers": self.answers, "valid": self.valid, "missing": self.missing, "unsized": self.unsized}
-        return {**counts, "rules": found, "problems": self._all}
+        unusable = {"unusable": [asdict(one) for one in self.unusable], "special_tokens": self.special}
+        return {**counts, **unusable, "rules": found, "problems": self._all}
 
     def print(self) -> None:
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
+        from storyreason.dataset.checking import NAMED, special_told
         from storyreason.format.rules import RULES
 
         # A pipe has no width: make it wide enough to keep each row on one line.
@@ -172,6 +204,14 @@ class _Report:
             console.print(table)
         missing = f", {self.missing} missing" if self.missing else ""
         console.print(f"{self.answers} answers, {self.valid} valid ({self.valid / max(self.answers, 1):.1%}){missing}")
+        for told in special_told(self.special):
+            console.print(escape(told))
+        if self.unusable:
+            console.print(f"[red]{len(self.unusable)} stories cannot be used[/]:")
+            for bad in self.unusable[:NAMED]:
+                console.print(f"- {escape(str(bad))}", soft_wrap=True)
+            if len(self.unusable) > NAMED:
+                console.print(f"- and {len(self.unusable) - NAMED} more (--format json lists all)")
         if self.unsized:
             console.print(
                 "The images are unknown, so boxes were not checked against them: name the data set with --data."

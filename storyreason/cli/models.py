@@ -26,7 +26,8 @@ def merge(
     if not result.is_dir():
         raise ModelError(f"{result} is not a folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"
-    typer.echo(f"model folder: {model.write_folder(base, result, out, card, revision, dtype).absolute()}")
+    written = model.write_folder(base, result, out, card, revision, dtype, say=typer.echo)
+    typer.echo(f"model folder: {written.absolute()}")
 
 
 def publish(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -83,7 +84,8 @@ def _engine(
         if model is not None and model.startswith(beginning):
             model = folder_of(model)
     if adapter is not None:
-        return InProcess(model or _base_of(adapter), adapter), prompt_of(adapter)
+        loaded = InProcess(model or _base_of(adapter), adapter, say=partial(typer.echo, err=True))
+        return loaded, prompt_of(adapter)
     if model is not None and Path(model).is_dir():
         typer.echo(f"loading {model} ...", err=True)
         return InProcess(model), prompt_of(model)

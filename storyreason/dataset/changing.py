@@ -4,16 +4,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storyreason import runs
-from storyreason.dataset.checking import check
+from storyreason.dataset.checking import Bad, check, inspect, refuse_many
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, copy, load, shards, write
 from storyreason.errors import DataError
+from storyreason.format.plain import plain
 
 NAMED = 5
 """How many stories of each kind of change a report names; the others are counted."""
@@ -31,6 +32,10 @@ class Change:
     """Stories with different pictures or texts."""
     moved: tuple[str, ...]
     """Stories that changed their split: scores on the test split are no longer comparable."""
+    left_out: tuple[str, ...] = ()
+    """The bad stories of an addition, which were not added, each with its fault."""
+    unusable: tuple[str, ...] = ()
+    """The bad stories of a data set, which training and evaluation leave out, each with its fault."""
 
     @property
     def nothing(self) -> bool:
@@ -49,6 +54,10 @@ class Change:
                 lines.append(f"{split}: {self.before[split]} -> {self.after[split]} stories, {', '.join(said)}")
         if self.moved:
             lines.append(f"{len(self.moved)} stories moved to another split ({_named(self.moved)})")
+        if self.left_out:
+            lines.append(f"{len(self.left_out)} bad stories not added: {_faults(self.left_out)}")
+        if self.unusable:
+            lines.append(f"{len(self.unusable)} stories cannot be used: {_faults(self.unusable)}")
         return "\n".join(lines)
 
 
@@ -68,20 +77,30 @@ def compare(before: Path | None, after: Path) -> Change:
     return Change(counts[0], counts[1], added, removed, rewritten, moved)
 
 
-def append(folder: Path, source: Path) -> Change:
+Put = Callable[[Path, Path], None]
+"""Puts a new folder (second) in the place of the data's folder (first)."""
+
+
+def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     """Adds the stories of `source` to the data set in `folder`, as new shards next to the existing ones.
 
-    Existing stories stay in their split. Raises DataError and changes nothing if a story ID is already in use, if the film
-    of a new story has stories in the other split, or if the result does not pass `check`.
+    The addition is judged by itself: of its stories at most 1 % may be bad, and these are left out and named. Existing
+    stories stay in their split. Raises DataError and changes nothing if more are bad, if a story ID is already in use, if
+    the film of a new story has stories in the other split, or if the result does not pass `check`.
     """
     joining = {split: _stories(source, split) for split in SPLITS}
     if not any(joining.values()):
         raise DataError(f"{source} has no stories: it must contain {' or '.join(f'{s}-*.parquet' for s in SPLITS)}.")
     _refuse_doubles(folder, source, joining)
+    bad = _judged(source, joining)
+    left_out = {one.story_id for one in bad}
     with _beside(folder) as new:
         for split in SPLITS:
             files = shards(folder, split)
-            fresh = write(load(source, split, raw=True), new, split) if joining[split] else []
+            added = (
+                (one for one in load(source, split, raw=True) if one.story_id not in left_out) if joining[split] else ()
+            )
+            fresh = write(added, new, split) if set(joining[split]) - left_out else []
             total = len(files) + len(fresh)
             for number, file in reversed(list(enumerate([*files, *fresh]))):
                 name = new / f"{split}-{number:05d}-of-{total:05d}.parquet"
@@ -91,30 +110,63 @@ def append(folder: Path, source: Path) -> Change:
                     _link(file, name)
         _keep_the_rest(folder, new)
         check(new)
-        change = compare(folder, new)
-        runs.replace(folder, new)
+        change = replace(compare(folder, new), left_out=tuple(map(str, bad)))
+        put(folder, new)
     return change
 
 
-def adopt(folder: Path, source: Path) -> Change:
+def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     """Replaces the data set in `folder` by the one in `source`.
 
-    Raises DataError and changes nothing if `source` lacks a split or does not pass `check`.
+    Bad stories, of which there may be 1 %, stay in it and are named: training and evaluation leave them out. Raises
+    DataError and changes nothing if `source` lacks a split or does not pass `check`.
     """
     with _beside(folder) as new:
         for split in SPLITS:
-            for file in shards(source, split):
-                copy(file, new / file.name)
-        check(new)
-        change = compare(folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None, new)
-        runs.replace(folder, new)
+            files = shards(source, split)
+            if all(map(_is_normal, files)):
+                for file in files:
+                    copy(file, new / file.name)
+            else:
+                write(load(source, split, raw=True), new, split)
+        bad = check(new).bad
+        before = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
+        change = replace(compare(before, new), unusable=tuple(map(str, bad)))
+        if not change.nothing:
+            put(folder, new)
     return change
+
+
+def _is_normal(file: Path) -> bool:
+    """Whether the texts of a shard are written as `load` reads them."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as shard:
+        for batch in shard.iter_batches(columns=["chain_of_thought", "story"]):
+            for row in batch.to_pylist():
+                if any((text or "") != plain(text or "") for text in row.values()):
+                    return False
+    return True
+
+
+def _judged(source: Path, joining: Mapping[str, list[str]]) -> list[Bad]:
+    """The stories of an addition that cannot be used. Raises DataError if there are too many."""
+    bad: list[Bad] = []
+    for split in (split for split in SPLITS if joining[split]):
+        bad += [fault for one in load(source, split) if (fault := inspect(one).bad(split)) is not None]
+    refuse_many(source, bad, sum(map(len, joining.values())))
+    return bad
+
+
+def beside(folder: Path) -> str:
+    """How the names of new folders begin that are made beside `folder`."""
+    return f".{folder.name}.new-"
 
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """A new folder next to `folder`, removed afterwards unless it was renamed."""
-    path = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
+    path = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=beside(folder)))
     path.chmod(0o755)
     try:
         yield path
@@ -179,6 +231,10 @@ def _keep_the_rest(folder: Path, new: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.suffix != ".parquet":
             _link(path, new / path.name)
+
+
+def _faults(told: tuple[str, ...]) -> str:
+    return "; ".join(told[:NAMED]) + (f"; and {len(told) - NAMED} more" if len(told) > NAMED else "")
 
 
 def _named(ids: tuple[str, ...] | list[str]) -> str:

@@ -1,18 +1,22 @@
-"""Checks every example before it is used for training or scoring: pictures, counts, analyses, rules."""
+"""Checks every example before it is used for training or scoring: cells, pictures, counts, analyses, rules, the base."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storyreason import pictures
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import SPLITS, Example, load
+from storyreason.dataset.shards import COLUMNS, SPLITS, Example, load
 from storyreason.errors import DataError
 from storyreason.format import answer, rules
 from storyreason.format.answer import Answer
 from storyreason.format.kinds import KINDS, OTHER, kind_of
 from storyreason.format.problems import Problem
+
+if TYPE_CHECKING:
+    from storyreason.chat import Encoder
 
 MAX_BAD = 0.01
 """A data set with a larger share of bad examples is rejected."""
@@ -56,6 +60,8 @@ class Report:
     """Number of stories that break a rule, by rule, warnings included."""
     shared_films: tuple[str, ...]
     """Films with stories in more than one split."""
+    special: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The stories whose texts contain a special token of the base, by token. It is encoded as plain text."""
 
     def summary(self) -> str:
         """One line: `480 + 60 stories, 3147 frames, 2.9 entities per frame, 0 bad`."""
@@ -86,6 +92,8 @@ class Report:
         if self.broken_rules:
             lines += ["", "| rule | stories that break it |", "|---|---:|"]
             lines += [_row(f"`{name}`", [count]) for name, count in sorted(self.broken_rules.items())]
+        if self.special:
+            lines += ["", *(f"- {told}" for told in special_told(self.special))]
         if self.bad:
             lines += ["", *(f"- {bad}" for bad in self.bad[:NAMED])]
             if len(self.bad) > NAMED:
@@ -93,23 +101,31 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def check(folder: Path | str) -> Report:
+def check(folder: Path | str, encoder: "Encoder | None" = None) -> Report:
     """Reads every example of every split, decodes every picture and applies every rule.
 
-    An example is bad if a picture does not decode, if `frame_count` is wrong, or if it breaks a rule in `UNREADABLE`.
-    Raises DataError if shards or columns are missing, if a story ID is used twice, or if more than 1 % of the examples are
-    bad; the message names story and image of the first few.
+    What passes can be trained on, evaluated and shown. An example is bad if a cell is empty, if a picture does not decode,
+    if `frame_count` is wrong, or if it breaks a rule in `UNREADABLE`; with the encoder of a base model, also if the base
+    cannot take one of its pictures.
+
+    Raises DataError if shards or columns are missing, if a column has another type, if a story ID is used twice, if a split
+    has no usable story, or if more than 1 % of the examples are bad; the message names story and image of the first few.
     """
-    tally = _Tally()
+    tally = _Tally(encoder)
     for split in SPLITS:
         tally.begin(split)
         for example in load(folder, split):
             tally.add(split, example)
     report = tally.report(str(folder))
-    total = sum(report.stories.values())
-    if total == 0:
-        raise DataError(f"{folder} has no stories: pull or create the data again.")
-    refuse_many(folder, report.bad, total)
+    for split, count in report.stories.items():
+        if count == 0:
+            what = "training" if split == "train" else "evaluation"
+            raise DataError(f"{folder} has no stories in its {split} split, which {what} needs: add some.")
+    refuse_many(folder, report.bad, sum(report.stories.values()))
+    for split, count in report.stories.items():
+        bad = [one for one in report.bad if one.split == split]
+        if len(bad) == count:
+            raise DataError(f"{folder}: no story of the {split} split can be used: {bad[0]}. Fix them.")
     return report
 
 
@@ -141,22 +157,46 @@ class Inspected:
     """Every broken rule."""
     faults: tuple[Fault, ...]
     """Why the example cannot be used; empty if it can."""
+    special: tuple[str, ...] = ()
+    """The special tokens of the base that stand in the texts. They are encoded as plain text."""
 
     def bad(self, split: str) -> Bad | None:
         """The first fault as a `Bad`, or None."""
         return Bad(split, self.example.story_id, *self.faults[0]) if self.faults else None
 
 
-def inspect(example: Example) -> Inspected:
-    """Decodes every picture of an example, parses its texts and applies every rule, once each."""
+def inspect(example: Example, encoder: "Encoder | None" = None) -> Inspected:
+    """Decodes every picture of an example, parses its texts and applies every rule, once each.
+
+    `encoder`, if given, says which pictures its base cannot take and which of its special tokens stand in the texts.
+    """
     sizes, faults = _decode(example)
     read = answer.read(answer.join(example.chain_of_thought, example.story))
     problems = rules.check(read, sizes if not faults else None)
-    return Inspected(example, tuple(sizes), read, tuple(problems), (*faults, *_unreadable(problems)))
+    found = [*_empty(example), *faults, *_unreadable(problems)]
+    special: list[str] = []
+    if encoder is not None:
+        found += unfit(sizes, encoder)
+        special = encoder.special_in(f"{example.chain_of_thought}\n{example.story}")
+    return Inspected(example, tuple(sizes), read, tuple(problems), tuple(found), tuple(special))
+
+
+def unfit(sizes: Iterable[tuple[int, int]], encoder: "Encoder") -> list[Fault]:
+    """The pictures that a base cannot take; `sizes` are (width, height) in pixels."""
+    return [(number, reason) for number, size in enumerate(sizes, 1) if (reason := encoder.refuses(size))]
+
+
+def special_told(special: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each special token: how many stories contain it, and which is the first."""
+    return [
+        f"{len(ids)} stories contain {token}, which the base treats as special ({ids[0]} first): it is encoded as plain text."
+        for token, ids in special.items()
+    ]
 
 
 @dataclass(slots=True)
 class _Tally:
+    encoder: "Encoder | None" = None
     stories: dict[str, int] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
     entities: dict[str, Counter[str]] = field(default_factory=dict)
@@ -164,6 +204,7 @@ class _Tally:
     bad: list[Bad] = field(default_factory=list)
     broken: Counter[str] = field(default_factory=Counter)
     split_of: dict[str, str] = field(default_factory=dict)
+    special: dict[str, list[str]] = field(default_factory=dict)
 
     def begin(self, split: str) -> None:
         self.stories[split] = self.frames[split] = 0
@@ -175,10 +216,13 @@ class _Tally:
                 f"Story {example.story_id} is in {other} and again in {split}, but IDs must be unique: "
                 "rename or remove one of them."
             )
-        self.split_of[example.story_id] = split
+        if example.story_id:
+            self.split_of[example.story_id] = split
         self.stories[split] += 1
         self.frames[split] += len(example.images)
-        seen = inspect(example)
+        seen = inspect(example, self.encoder)
+        for token in seen.special:
+            self.special.setdefault(token, []).append(example.story_id)
         self.sizes.update(seen.sizes)
         self.broken.update({problem.rule for problem in seen.problems})
         if seen.answer.analysis:
@@ -189,8 +233,9 @@ class _Tally:
 
     def report(self, folder: str) -> Report:
         return Report(
-            folder, self.stories, self.frames, self.entities, self.sizes, tuple(self.bad), self.broken, self._shared()
-        )
+            folder, self.stories, self.frames, self.entities, self.sizes, tuple(self.bad), self.broken, self._shared(),
+            {token: tuple(ids) for token, ids in self.special.items()},
+        )  # fmt: skip
 
     def _shared(self) -> tuple[str, ...]:
         if not all("-" in story_id for story_id in self.split_of):
@@ -206,6 +251,11 @@ def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
     sizes: list[tuple[int, int]] = []
     faults: list[Fault] = []
     for number, encoded in enumerate(example.images, 1):
+        if not encoded:
+            faults.append(
+                (number, "the picture does not decode (it is not in the file: embed it, its path is not enough)")
+            )
+            continue
         try:
             sizes.append(pictures.decoded_size(encoded))
         except pictures.PictureError as error:
@@ -213,6 +263,10 @@ def _decode(example: Example) -> tuple[list[tuple[int, int]], list[Fault]]:
     if example.frame_count is not None and example.frame_count != len(example.images):
         faults.append((None, f"frame_count is {example.frame_count}, but there are {len(example.images)} images"))
     return sizes, faults
+
+
+def _empty(example: Example) -> list[Fault]:
+    return [(None, f"`{column}` is empty") for column in COLUMNS if getattr(example, column) in ("", ())]
 
 
 def _unreadable(problems: Iterable[Problem]) -> list[Fault]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from storyreason import pictures
 from storyreason.errors import DataError
+from storyreason.format.plain import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,10 +83,12 @@ class Split(Sequence[Example]):
 
 
 def _example(row: Mapping[str, Any], raw: bool) -> Example:
+    """A row as an example: an empty cell becomes empty bytes or an empty text, which `check` then names."""
     images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
     if not raw:
         images = tuple(map(pictures.as_stored, images))
-    return Example(row["story_id"] or "", images, row["chain_of_thought"] or "", row["story"] or "", row["frame_count"])
+    texts = (plain(row["chain_of_thought"] or ""), plain(row["story"] or ""))
+    return Example(row["story_id"] or "", images, *texts, row["frame_count"])
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -125,16 +128,31 @@ def load(folder: Path | str, split: str, raw: bool = False) -> Split:
 
 
 def _check_types(file: Path, schema: "pa.Schema") -> None:
-    import pyarrow as pa
+    """Raises DataError unless each column has the published type, or one that reads as the same values."""
+    from pyarrow import types
 
-    kind = schema.field("images").type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
-        pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("bytes") >= 0
-    ):
-        raise DataError(
-            f"{file} has `images` of type {kind}; a list of structs with `bytes` and `path` is required: "
-            "embed the pictures in the file, as the Image feature of `datasets` does."
-        )
+    def is_text(kind: "pa.DataType") -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return any(one(kind) for one in (types.is_string, types.is_large_string, types.is_string_view))
+
+    def is_bytes(kind: "pa.DataType") -> bool:
+        return any(one(kind) for one in (types.is_binary, types.is_large_binary, types.is_binary_view))
+
+    for column in COLUMNS:
+        kind = schema.field(column).type
+        if column == "images":
+            if not (types.is_list(kind) or types.is_large_list(kind)) or not (
+                types.is_struct(kind.value_type)
+                and kind.value_type.get_field_index("bytes") >= 0
+                and is_bytes(kind.value_type.field("bytes").type)
+            ):
+                raise DataError(
+                    f"{file} has `images` of type {kind}; a list of structs with `bytes` and `path` is required: "
+                    "embed the pictures in the file, as the Image feature of `datasets` does."
+                )
+        elif not (types.is_integer if column == "frame_count" else is_text)(kind):
+            wanted = "int32" if column == "frame_count" else "string"
+            raise DataError(f"{file} has `{column}` of type {kind}; {wanted} is required: cast the column.")
 
 
 def _schema() -> "pa.Schema":

@@ -26,8 +26,15 @@ class InProcess:
     answering.answer_by(engine, "my-story", images, GenerationConfig(decoding="grounded"))
     """
 
-    def __init__(self, folder: Path | str, adapter: Path | str | None = None, longest: int = 4096) -> None:
-        """`adapter` is merged into the model in memory. `longest`: most tokens of prompt and answer.
+    def __init__(
+        self,
+        folder: Path | str,
+        adapter: Path | str | None = None,
+        longest: int = 4096,
+        say: Callable[[str], None] = models.log.info,
+    ) -> None:
+        """`adapter` is merged into the model in memory; `say` gets a sentence on what it changed. `longest`: most tokens of
+        prompt and answer.
 
         Raises ModelError.
         """
@@ -36,7 +43,7 @@ class InProcess:
         self.processor = models.load_processor(str(folder))
         on_gpu = torch.cuda.is_available()
         if adapter is not None:
-            loaded: Any = models.merged(str(folder), None, Path(adapter))
+            loaded: Any = models.merged(str(folder), None, Path(adapter), say)
             loaded = loaded.to(torch.bfloat16) if on_gpu else loaded
         else:
             loaded = models.load(str(folder), dtype="auto" if on_gpu else "float32")
@@ -47,7 +54,8 @@ class InProcess:
         self._compiler: Any = None
 
     def session(self, images: Sequence[bytes], config: GenerationConfig) -> "InProcessSession":
-        """Raises DataError for a picture that does not decode."""
+        """Raises DataError for a picture that does not decode, and for a request with a special token of the model."""
+        chat.refuse_special(config.request, self.processor.tokenizer)
         return InProcessSession(self, open_frames(images, "story"), config)
 
     def count(self, text: str) -> int:

@@ -28,7 +28,7 @@ from storyreason.training import targets
 if TYPE_CHECKING:
     from storyreason.training.config import TrainingConfig
 
-VERSION = 1
+VERSION = 2
 """Version of the files' content. Raising it prepares all data again."""
 FLAT = {"answers": np.dtype(np.int32), "image_tokens": np.dtype(np.int32), "pictures": np.dtype("V32")}
 """The files that grow story by story, and what they hold."""
@@ -166,7 +166,7 @@ def _fill(
     digests: list[bytes] = []
     for place, example in enumerate(examples):
         report(place)
-        seen = dataset.inspect(example)
+        seen = dataset.inspect(example, encoder)
         if (fault := seen.bad("train")) is not None:
             bad.append(fault)
             continue

@@ -60,6 +60,28 @@ def test_the_joined_parts_are_what_the_processor_makes_of_the_whole(
     encoder.check(frames(example), answer)
 
 
+def test_special_tokens_in_a_text_are_encoded_as_the_characters_that_they_consist_of(processor: Any) -> None:
+    encoder = chat.Encoder(processor)
+    text = "<think>\n</think>\nShe wrote <|im_end|> and <|image_pad|>."
+
+    tokens = encoder.answer(text)
+
+    assert tokens.count(processor.tokenizer.eos_token_id) == 1 and tokens[-1] == processor.tokenizer.eos_token_id
+    assert processor.image_token_id not in tokens
+    assert processor.tokenizer.decode(tokens) == f"{text}<|im_end|>"
+    # What comes after it is not affected: the tokenizer keeps the setting of the last call.
+    assert processor.tokenizer("<|im_end|>")["input_ids"] == [processor.tokenizer.eos_token_id]
+
+
+def test_a_request_with_a_special_token_is_refused(tiny_base: Path, tiny_examples: list[dataset.Example]) -> None:
+    from storyreason.generation import GenerationConfig
+    from storyreason.generation.inprocess import InProcess
+
+    asked = GenerationConfig(request="Tell <|image_pad|> it")
+    with pytest.raises(DataError, match=r"The request contains <\|image_pad\|>"):
+        InProcess(tiny_base).session(tiny_examples[0].images, asked)
+
+
 def test_the_loss_is_taken_over_the_answer_or_over_all_but_image_tokens(
     processor: Any, tiny_examples: list[dataset.Example]
 ) -> None:

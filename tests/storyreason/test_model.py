@@ -87,6 +87,64 @@ def test_a_folder_that_does_not_say_how_to_ask_is_none_and_one_that_says_nonsens
         model.prompt(tmp_path)
 
 
+def older_names(adapter: Path) -> None:
+    """Rename an adapter's weights as transformers before 4.52 named its layers."""
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    kept = {key.replace("model.language_model.layers", "model.layers"): one for key, one in load_file(file).items()}
+    assert not any("language_model" in key for key in kept)
+    save_file(kept, file)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["target_modules"] = r"^(?!.*visual).*(?:q_proj|k_proj|v_proj|o_proj).*"
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+
+def test_an_adapter_with_the_names_of_an_older_transformers_has_the_same_effect(
+    tiny_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    said: list[str] = []
+    now = model.merged(str(tiny_base), None, adapter, said.append)
+    older_names(adapter)
+
+    out = model.write_folder(str(tiny_base), adapter, tmp_path / "model", "", say=said.append)
+
+    written, base = model.load(str(out)), model.load(str(tiny_base))
+    changed = [name for name, one in written.named_parameters() if not torch.equal(one, base.get_parameter(name))]
+    assert len(changed) == 8  # q, k, v and o of two layers
+    assert all(torch.equal(written.get_parameter(name), one) for name, one in now.named_parameters())
+    total = len(list(base.parameters()))
+    assert said == [f"the adapter changes 8 of {total} weights of {tiny_base}"] * 2
+
+
+def test_an_adapter_whose_weights_belong_to_no_layer_is_refused(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    save_file({key.replace("layers.1", "layers.7"): one for key, one in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match=r"8 of the 16 weights of the adapter .* belong to no layer of .*layers\.7"):
+        model.write_folder(str(tiny_base), adapter, tmp_path / "model", "")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_result_without_effect_is_refused(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: one * 0 if "lora_B" in key else one for key, one in load_file(file).items()}, file)
+    model.load(str(tiny_base)).save_pretrained(tmp_path / "whole")
+
+    with pytest.raises(ModelError, match="changes no weight of"):
+        model.write_folder(str(tiny_base), adapter, tmp_path / "model", "")
+    with pytest.raises(ModelError, match=r"whole has the weights of the base model .*, unchanged"):
+        model.write_folder(str(tiny_base), tmp_path / "whole", tmp_path / "model", "")
+    assert not (tmp_path / "model").exists()
+
+
 def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
     import json
 

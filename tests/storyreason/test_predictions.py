@@ -8,15 +8,16 @@ import pytest
 from storyreason import predictions
 from storyreason.errors import DataError
 
-TOLD = {"a-1": "<think>\r\n…", "b-1": ""}
+WRITTEN = {"a-1": "<think>\r\n…", "b-1": ""}
+TOLD = {"a-1": "<think>\n…", "b-1": ""}
 
 
 def test_a_folder_a_jsonl_and_a_parquet_file_hold_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "answers"
     folder.mkdir()
-    for story_id, text in TOLD.items():
+    for story_id, text in WRITTEN.items():
         (folder / f"{story_id}.txt").write_bytes(text.encode())
-    rows = [{"story_id": story_id, "prediction": text} for story_id, text in TOLD.items()]
+    rows = [{"story_id": story_id, "prediction": text} for story_id, text in WRITTEN.items()]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "answers.parquet")
 
@@ -25,8 +26,8 @@ def test_a_folder_a_jsonl_and_a_parquet_file_hold_the_same(tmp_path: Path) -> No
     assert predictions.load(tmp_path / "answers.parquet") == TOLD
 
 
-def test_a_byte_order_mark_before_an_answer_is_not_part_of_it(tmp_path: Path) -> None:
-    rows = [{"story_id": story_id, "prediction": f"\ufeff{text}"} for story_id, text in TOLD.items()]
+def test_marks_and_line_ends_of_windows_are_not_part_of_an_answer(tmp_path: Path) -> None:
+    rows = [{"story_id": story_id, "prediction": f"\ufeff{text}"} for story_id, text in WRITTEN.items()]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "answers.parquet")
 

@@ -1,6 +1,7 @@
 """The data of a run: pulled once, checked, and changed only by a new version that is announced."""
 
 import contextlib
+import io
 import logging
 import shutil
 import threading
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from prefect.logging import disable_run_logger
 
 from storyreason import dataset, sample
-from storyreason.config import DataConfig
-from storyreason.errors import DataError
+from storyreason.config import DataConfig, RunConfig
+from storyreason.dataset.changing import Put
+from storyreason.errors import DataError, ModelError
 from tasks import data, versioning
+from tasks.data import Base
+from tasks.results import Pulled
 from tests.tasks.cloned import clone, dvc, origin, pull, pushed, stories  # noqa: F401 (fixtures)
+from tests.tiny import tiny_base, tiny_examples  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 
@@ -118,16 +124,47 @@ def test_stories_that_cannot_be_used_are_left_out_and_named(
         data.stories_to_tell(DataConfig(test_stories=1), pulled)
 
 
+def test_what_the_base_cannot_take_is_found_before_training(
+    stories: Path, clone: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("storyreason.dataset.checking.MAX_BAD", 0.5)
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    picture = io.BytesIO()
+    Image.new("RGB", (4000, 10)).save(picture, "PNG")
+    first, second = dataset.load(clone / "data", "test")
+    thin = replace(first, images=(picture.getvalue(), *first.images[1:]))
+    dataset.write([thin, replace(second, story=f"{second.story}<|im_end|>")], clone / "data", "test")
+    pulled = Pulled((str(clone / "data"),), md5="0" * 32, rev=None, card="# Data\n", faulty_test_stories={})
+    base = Base(str(tiny_base), "0123456789abcdef")
+
+    fitted = data._fitting(pulled, data.fit.compute(RunConfig(), pulled, base))
+
+    assert list(fitted.faulty_test_stories) == [first.story_id]
+    assert "image 1: the base model cannot take a picture of 4000 x 10 pixels" in caplog.text
+    assert f"1 stories contain <|im_end|>, which the base treats as special ({second.story_id} first)" in fitted.card
+    asked = RunConfig.model_validate({"generation": {"request": "Tell <|image_pad|> it."}})
+    with pytest.raises(DataError, match=r"The request contains <\|image_pad\|>"):
+        data.fit.compute(asked, pulled, base)
+
+
+def test_nothing_is_fetched_for_a_base_that_does_not_exist(clone: Path, stories: Path) -> None:
+    shutil.rmtree(clone / "data")
+    config = RunConfig.model_validate({"base": {"name": "./nowhere"}})
+    with pytest.raises(ModelError, match=r"There is no base model folder \./nowhere"):
+        data.pull_all(config)
+    assert not (clone / "data").exists()
+
+
 def test_two_concurrent_additions_lose_no_stories(clone: Path, stories: Path) -> None:
     first, second = clone.parent / "first", clone.parent / "second"
     for folder, one in zip((first, second), list(sample.examples("train", films=4))[-2:], strict=True):
         dataset.write([one], folder, "train")
     together = threading.Barrier(2, timeout=60)
 
-    def slowly(folder: Path, place: Path) -> dataset.Change:
+    def slowly(folder: Path, place: Path, put: Put) -> dataset.Change:
         with contextlib.suppress(threading.BrokenBarrierError):
             together.wait(timeout=3)  # only without the lock both come here
-        return dataset.append(folder, place)
+        return dataset.append(folder, place, put)
 
     with ThreadPoolExecutor(2) as pool:
         adding = [pool.submit(data.change, "data.dvc", str(folder), slowly) for folder in (first, second)]

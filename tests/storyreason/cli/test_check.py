@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,30 @@ def test_a_good_data_set_is_checked_with_exit_code_0(data: Path) -> None:
     assert result.exit_code == 0
     assert "8 answers, 8 valid (100.0%)" in result.stdout
     assert "pronoun-untagged" in result.stdout
+
+
+def test_a_data_set_is_checked_for_what_training_needs_with_exit_code_1(data: Path, tmp_path: Path) -> None:
+    first, *others = dataset.load(data, "test")
+    dataset.write([replace(first, images=(b"", *first.images[1:])), *others], tmp_path, "test")
+
+    result, listed = run("check", tmp_path), run("check", tmp_path, "--format", "json")
+
+    assert result.exit_code == listed.exit_code == 1
+    assert "1 stories cannot be used" in result.stdout and "image 1: the picture does not decode" in result.stdout
+    assert [(one["split"], one["story_id"], one["image"]) for one in json.loads(listed.stdout)["unusable"]] == [
+        ("test", first.story_id, 1)
+    ]
+
+
+def test_a_data_set_is_checked_against_a_base(data: Path, tiny_base: Path, tmp_path: Path) -> None:
+    first, *others = dataset.load(data, "test")
+    dataset.write([replace(first, story=first.story.replace("</gdi>", "<|im_end|></gdi>")), *others], tmp_path, "test")
+
+    result = run("check", tmp_path, "--base", tiny_base)
+
+    assert result.exit_code == 0
+    assert f"1 stories contain <|im_end|>, which the base treats as special ({first.story_id} first)" in result.stdout
+    assert "--base is for data sets" in str(run("check", GOLDEN, "--base", tiny_base).exception)
 
 
 def test_answers_are_checked_against_their_images_with_exit_code_1(data: Path, answers: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storyreason import dataset, pictures, sample
+from storyreason import dataset, pictures, runs, sample
 from storyreason.errors import DataError
 from tests.storyreason.odd import PICTURES, exif, saved
 
@@ -76,6 +76,61 @@ def test_bad_stories_are_refused_and_nothing_changes(data: Path, tmp_path: Path)
     assert contents(data) == before
 
 
+def films(count: int) -> list[dataset.Example]:
+    """Copies of the stories of one film each."""
+    return [replace(TRAIN[number % len(TRAIN)], story_id=f"new{number}-1") for number in range(count)]
+
+
+def test_the_addition_is_judged_by_itself(data: Path, tmp_path: Path) -> None:
+    made(data, films(300), TEST[:2])  # of all stories, one bad one in two would be less than 1 %
+    before = contents(data)
+    bad = replace(TRAIN[0], images=(b"", *TRAIN[0].images[1:]))
+    with pytest.raises(DataError, match=rf"new: 1 of 2 stories are bad.*train story {bad.story_id}, image 1"):
+        dataset.append(data, made(tmp_path / "new", [bad, TRAIN[1]], []))
+    assert contents(data) == before
+
+
+def test_the_few_bad_stories_of_an_addition_are_left_out_and_named(data: Path, tmp_path: Path) -> None:
+    new = films(120)
+    new[7] = replace(new[7], story="")
+
+    change = dataset.append(data, made(tmp_path / "new", new, []))
+
+    assert "1 bad stories not added: train story new7-1: `story` is empty" in change.summary()
+    assert change.after["train"] == 4 + 119
+    assert "new7-1" not in dataset.load(data, "train").story_ids()
+
+
+def test_the_bad_stories_of_a_new_data_set_are_named(data: Path, tmp_path: Path) -> None:
+    new = films(120)
+    new[7] = replace(new[7], story="")
+    change = dataset.adopt(data, made(tmp_path / "new", new, TEST[2:]))
+    assert "1 stories cannot be used: train story new7-1: `story` is empty" in change.summary()
+
+
+def test_texts_of_windows_are_stored_as_any_other(data: Path, tmp_path: Path) -> None:
+    odd = [replace(one, story="\ufeff" + one.story.replace("\n", "\r\n")) for one in TRAIN]
+
+    dataset.append(data, made(tmp_path / "new", odd[4:], []))
+    dataset.adopt(tmp_path / "other", made(tmp_path / "whole", odd, TEST))
+
+    for folder in (data, tmp_path / "other"):
+        assert [one.story for one in dataset.load(folder, "train")] == [one.story for one in TRAIN]
+        stored = pq.read_table(dataset.shards(folder, "train")[-1])["story"].to_pylist()
+        assert not any("\r" in text or "\ufeff" in text for text in stored)
+
+
+@pytest.mark.parametrize("can", [True, False], ids=["in one step", "in two"])
+def test_a_folder_takes_the_place_of_another(can: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can:
+        monkeypatch.setattr(runs, "_swapped", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+    runs.replace(tmp_path / "old", tmp_path / "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "new.txt"]
+
+
 def test_an_empty_folder_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(DataError, match="has no stories"):
@@ -94,7 +149,7 @@ def test_another_data_set_takes_the_place_of_one_and_the_report_says_what_differ
     assert change.added["train"] == (TRAIN[4].story_id,)
     assert change.moved == (TEST[0].story_id,)
     assert "another split" in change.summary()
-    assert dataset.adopt(data, source).summary() == "nothing changed"
+    assert dataset.adopt(data, source, lambda *_: pytest.fail("nothing to put")).summary() == "nothing changed"
 
 
 def test_without_data_before_all_is_new(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A data set is checked completely before use: a few bad examples are counted, many are an error."""
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from storyreason import dataset, sample
+from storyreason import chat, dataset, model, sample
 from storyreason.dataset import Example
 from storyreason.errors import DataError
 
@@ -49,6 +51,9 @@ BROKEN: dict[str, tuple[Callable[[Example], Example], str]] = {
                 "image-sections"),
     "box": (lambda one: replace(one, chain_of_thought=one.chain_of_thought.replace(",112 |", ",wide |")),
             "box-unreadable"),
+    "no analysis": (lambda one: replace(one, chain_of_thought=""), "`chain_of_thought` is empty"),
+    "no story": (lambda one: replace(one, story=""), "`story` is empty"),
+    "no images": (lambda one: replace(one, images=()), "`images` is empty"),
     "story": (lambda one: replace(one, story=one.story.replace("<gdi image2>", "<gdi image12>")), "story-images"),
 }  # fmt: skip
 
@@ -100,6 +105,54 @@ def test_a_film_in_both_splits_is_shown(tmp_path: Path) -> None:
     assert "1 films are in both splits" in report.markdown()
 
 
-def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no stories"):
-        dataset.check(_write(tmp_path, [], []))
+@pytest.mark.parametrize(
+    ("train", "test", "split"),
+    [([], [], "train"), (TRAIN, [], "test"), ([], TEST, "train")],
+    ids=["no", "train", "test"],
+)
+def test_a_data_set_without_stories_in_a_split_is_refused(
+    train: list[Example], test: list[Example], split: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"has no stories in its {split} split"):
+        dataset.check(_write(tmp_path, train, test))
+
+
+def test_a_data_set_whose_few_test_stories_are_all_bad_is_refused(tmp_path: Path) -> None:
+    bad = replace(TEST[0], images=(b"", *TEST[0].images[1:]))
+    with pytest.raises(DataError, match="no story of the test split can be used: test story"):
+        dataset.check(_write(tmp_path, _many(120), [bad]))
+
+
+def test_stories_without_an_id_are_bad_and_are_not_taken_for_doubles(tmp_path: Path) -> None:
+    nameless = [replace(one, story_id="") for one in _many(2)]
+    with pytest.raises(DataError, match=r"2 of 12 stories are bad.*`story_id` is empty"):
+        dataset.check(_write(tmp_path, [*nameless, *TRAIN]))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_base: Path) -> chat.Encoder:
+    return chat.Encoder(model.load_processor(str(tiny_base)))
+
+
+def test_text_that_the_base_treats_as_special_is_named_and_usable(encoder: chat.Encoder, tmp_path: Path) -> None:
+    odd = replace(TRAIN[3], story=TRAIN[3].story.replace("</gdi>", "<|image_pad|><|im_end|></gdi>", 1))
+    folder = _write(tmp_path, [*TRAIN[:3], odd])
+
+    report = dataset.check(folder, encoder)
+
+    assert report.bad == ()
+    assert dict(report.special) == {"<|im_end|>": (odd.story_id,), "<|image_pad|>": (odd.story_id,)}
+    assert f"1 stories contain <|im_end|>, which the base treats as special ({odd.story_id} first)" in report.markdown()
+    assert dataset.check(folder).special == {}  # without a base there is nothing to say
+
+
+def test_a_picture_that_the_base_cannot_take_is_bad_for_this_base_alone(encoder: chat.Encoder) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 10)).save(file, "PNG")
+    thin = replace(TRAIN[0], images=(TRAIN[0].images[0], file.getvalue(), *TRAIN[0].images[2:]))
+
+    bad = dataset.inspect(thin, encoder).bad("train")
+
+    assert bad is not None
+    assert (bad.image, "the base model cannot take a picture of 4000 x 10 pixels" in bad.reason) == (2, True)
+    assert dataset.inspect(thin).bad("train") is None

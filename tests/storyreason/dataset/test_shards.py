@@ -1,6 +1,7 @@
 """Parquet shards: the Hub's layout, read lazily, written completely or not at all, errors with clear messages."""
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -105,3 +106,51 @@ def test_a_file_that_is_no_parquet_is_named(folder: Path) -> None:
     dataset.shards(folder, "test")[0].write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"test-00000-of-00003\.parquet is not a parquet file"):
         dataset.load(folder, "test")
+
+
+TYPES = {
+    "int64 IDs": ("story_id", pa.int64(), "`story_id` of type int64; string is required"),
+    "counts as text": ("frame_count", pa.string(), "`frame_count` of type string; int32 is required"),
+    "no text at all": ("story", pa.null(), "`story` of type null; string is required"),
+    "bytes for text": ("chain_of_thought", pa.binary(), "`chain_of_thought` of type binary; string is required"),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_column_of_another_type_is_refused(kind: str, folder: Path) -> None:
+    column, type_, expected = TYPES[kind]
+    path = dataset.shards(folder, "test")[0]
+    table = pq.read_table(path)
+    values = pa.array([None] * len(table), type_)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+    with pytest.raises(DataError, match=rf"test-00000-of-00003\.parquet has {re.escape(expected)}: cast the column"):
+        dataset.load(folder, "test")
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_other_types_of_text_read_the_same(type_: pa.DataType, folder: Path) -> None:
+    before = list(dataset.load(folder, "test"))
+    for path in dataset.shards(folder, "test"):
+        table = pq.read_table(path)
+        values = pa.chunked_array([table["story"].combine_chunks().cast(pa.string())])
+        values = values.dictionary_encode() if pa.types.is_dictionary(type_) else values.cast(type_)
+        pq.write_table(table.set_column(table.schema.get_field_index("story"), "story", values), path)
+    assert list(dataset.load(folder, "test")) == before
+
+
+def test_line_ends_and_marks_of_windows_are_read_as_any_other(folder: Path) -> None:
+    before = list(dataset.load(folder, "test"))
+    odd = [replace(one, story="\ufeff" + one.story.replace("\n", "\r\n"),
+                   chain_of_thought=one.chain_of_thought.replace("\n", "\r")) for one in before]  # fmt: skip
+    dataset.write(odd, folder, "test")
+    assert list(dataset.load(folder, "test")) == before
+
+
+def test_empty_cells_read_as_nothing(folder: Path) -> None:
+    path = dataset.shards(folder, "test")[0]
+    table = pq.read_table(path)
+    empty = {field.name: pa.nulls(len(table), field.type) for field in table.schema}
+    pq.write_table(pa.table(empty, schema=table.schema), path)
+    assert dataset.load(folder, "test")[0] == dataset.Example("", (), "", "", None)
