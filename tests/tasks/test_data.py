@@ -128,6 +128,7 @@ def test_what_the_base_cannot_take_is_found_before_training(
     stories: Path, clone: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("storyreason.dataset.checking.MAX_BAD", 0.5)
+    monkeypatch.setattr("storyreason.imagefiles.MAX_RATIO", 1000)  # another base may take less than any picture has
     monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
     picture = io.BytesIO()
     Image.new("RGB", (4000, 10)).save(picture, "PNG")
