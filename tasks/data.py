@@ -150,10 +150,8 @@ def _refuse_missing(name: str) -> None:
 def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
     """The pulled folder, a local folder, or the unchanged name of a model on the Hub."""
     name = config.name
-    if version is not None:
-        folder = version.folder
-    else:
-        folder = str(Path(name).absolute()) if Path(name).is_dir() else name
+    here = str(Path(name).absolute()) if Path(name).is_dir() else name
+    folder = here if version is None else version.folder
     return Base(folder, model.load_identity(folder, config.revision))
 
 
