@@ -45,3 +45,12 @@ def test_no_file_and_no_function_is_too_long() -> None:
                     found[f"{name}:{node.name}"] = lines
     assert not {name: lines for name, lines in found.items() if name not in EXCEPTIONS}
     assert not EXCEPTIONS.keys() - found.keys()  # an exception that is no longer needed
+
+
+def test_only_one_module_opens_pictures() -> None:
+    """Two decoders never agree on odd pictures. Benchmarks open what they have drawn."""
+    files = [path for floor in ("storyreason", "tasks", "flows") for path in (ROOT / floor).rglob("*.py")]
+    opening = [
+        path.name for path in files if "Image.open(" in path.read_text() or "exif_transpose(" in path.read_text()
+    ]
+    assert opening == ["pictures.py"]

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storyreason import runs
+from storyreason import pictures, runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
 from storyreason.sample.drawing import draw, encode
@@ -90,15 +90,12 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
     `pictures` [lessons, tokens] says for each image token which picture it is of, for each token of an answer which
     picture it is about, from 0; -100 for the rest.
     """
-    import io
-
     import torch
-    from PIL import Image
 
-    pictures, texts = [], []
+    images, texts = [], []
     for lesson in lessons:
         # Through JPEG and back, as the data set's frames are.
-        pictures += [Image.open(io.BytesIO(encode(draw(frame)))).convert("RGB") for frame in lesson.frames]
+        images += [pictures.rgb(encode(draw(frame))) for frame in lesson.frames]
         content: list[dict[str, str]] = [{"type": "image"} for _ in lesson.frames]
         messages: list[dict[str, Any]] = []
         for number, (question, answer) in enumerate(lesson.turns):
@@ -106,7 +103,7 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
             messages.append({"role": "user", "content": [*content, text] if number == 0 else [text]})
             messages.append({"role": "assistant", "content": answer})
         texts.append(processor.apply_chat_template(messages))
-    batch = processor(images=pictures, text=texts, padding=True, padding_side="right", return_tensors="pt")
+    batch = processor(images=images, text=texts, padding=True, padding_side="right", return_tensors="pt")
     labels = batch["labels"] = torch.full_like(batch["input_ids"], -100)
     numbers = batch["pictures"] = torch.full_like(labels, -100)
     tokenizer = processor.tokenizer

@@ -68,7 +68,8 @@ function shown(card, stop) {
     if (following) raw.scrollTop = raw.scrollHeight;
   }
 
-  /** Shows a view, at most once per animation frame. Entities keep their first colour. */
+  /** Shows a view, at most once per animation frame. Entities keep their first colour. The gateway's pictures, which the last
+      view has, are shown instead of the files: a browser turns, blends and animates them its own way. */
   function show(fuller, partial = null) {
     for (const answer of fuller.answers) {
       for (const entity of answer.entities) {
@@ -76,7 +77,7 @@ function shown(card, stop) {
         entity.colour = colours.get(entity.id);
       }
     }
-    const images = items.map((item, i) => ({ number: i + 1, src: item.url, width: item.width, height: item.height }));
+    const images = items.map(({ url: src, width, height }, i) => ({ number: i + 1, src, width, height, ...fuller.images?.[i] }));
     view = { ...fuller, images, title: titleOf(fuller.answers[0]), partial };
     if (waiting === null) waiting = requestAnimationFrame(draw);
   }

@@ -74,8 +74,11 @@ def test_a_story_is_shown_while_it_is_told(open_: Open, scripted: tuple[str, Any
     # the highlighted element and open tables stay as they are while the rest arrives
     shown.click("#image-1 summary")
     shown.hover("#image-1 .mention[data-ids=obj2]")
+    assert shown.locator("#image-1 img").first.get_attribute("src").startswith("blob:")
     script.go.set()
     shown.wait_for_selector(".status.warning")
+    # now the picture is the gateway's, which is what the model saw
+    assert shown.locator("#image-1 img").first.get_attribute("src").startswith("data:image/")
     assert shown.locator("#image-1 .box.lit").get_attribute("data-ids") == "obj2"
     assert shown.locator("#image-1 .tables").is_visible()
     assert shown.locator(".passage").count() == 2
