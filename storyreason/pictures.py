@@ -35,7 +35,7 @@ KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats of canonical pictures."""
 
 ODD = {
-    "format": "not JPEG, PNG or WebP",
+    "format": "a format other than JPEG, PNG and WebP",
     "frames": "several frames, of which the first counts",
     "turned": "an orientation tag",
     "transparent": "transparent parts, which get white",

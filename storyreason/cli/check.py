@@ -99,14 +99,17 @@ def _answers(path: Path, data: Path | None, split: Split) -> Iterator[Checked]:
 
 def _check_data(report: "_Report", path: Path, splits: Sequence[str], base: str | None) -> None:
     from storyreason import chat, dataset, model
+    from storyreason.dataset.checking import odd_in
+    from storyreason.dataset.shards import as_stored
 
     encoder = chat.Encoder(model.load_processor(base)) if base else None
     for split in splits:
-        examples = dataset.load(path, split)
+        examples = dataset.load(path, split, raw=True)
         if not examples:
             raise DataError(f"{path} has no stories in its {split} split: add some.")
         for example in _progress(examples):
-            seen = dataset.inspect(example, encoder)
+            report.odd.update(odd_in(example))
+            seen = dataset.inspect(as_stored(example), encoder)
             report.add_read(example.story_id, seen.problems)
             report.add_faults(seen, split)
 
@@ -135,6 +138,7 @@ class _Report:
     def __init__(self, keep: bool) -> None:
         self.answers = self.valid = self.missing = self.unsized = 0
         self.unusable: list[Bad] = []
+        self.odd: Counter[str] = Counter()  # pictures, by name in `pictures.ODD`
         self.special: dict[str, list[str]] = {}  # stories by the special token that they contain
         self._keep = keep
         self._broken_in: Counter[str] = Counter()  # answers, by rule
@@ -180,14 +184,14 @@ class _Report:
         }
         counts = {"answers": self.answers, "valid": self.valid, "missing": self.missing, "unsized": self.unsized}
         unusable = {"unusable": [asdict(one) for one in self.unusable], "special_tokens": self.special}
-        return {**counts, **unusable, "rules": found, "problems": self._all}
+        return {**counts, **unusable, "odd_pictures": self.odd, "rules": found, "problems": self._all}
 
     def print(self) -> None:
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        from storyreason.dataset.checking import NAMED, special_told
+        from storyreason.dataset.checking import NAMED, odd_told, special_told
         from storyreason.format.rules import RULES
 
         # A pipe has no width: make it wide enough to keep each row on one line.
@@ -204,7 +208,7 @@ class _Report:
             console.print(table)
         missing = f", {self.missing} missing" if self.missing else ""
         console.print(f"{self.answers} answers, {self.valid} valid ({self.valid / max(self.answers, 1):.1%}){missing}")
-        for told in special_told(self.special):
+        for told in (*special_told(self.special), *odd_told(self.odd)):
             console.print(escape(told))
         if self.unusable:
             console.print(f"[red]{len(self.unusable)} stories cannot be used[/]:")

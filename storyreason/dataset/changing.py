@@ -150,10 +150,13 @@ def _is_normal(file: Path) -> bool:
 
 
 def _judged(source: Path, joining: Mapping[str, list[str]]) -> list[Bad]:
-    """The stories of an addition that cannot be used. Raises DataError if there are too many."""
+    """The stories of an addition that cannot be used, by their pictures as they will be stored.
+
+    Raises DataError if there are too many.
+    """
     bad: list[Bad] = []
     for split in (split for split in SPLITS if joining[split]):
-        bad += [fault for one in load(source, split) if (fault := inspect(one).bad(split)) is not None]
+        bad += [fault for one in load(source, split, raw=True) if (fault := inspect(one).bad(split)) is not None]
     refuse_many(source, bad, sum(map(len, joining.values())))
     return bad
 

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storyreason import pictures
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import COLUMNS, SPLITS, Example, load
+from storyreason.dataset.shards import COLUMNS, SPLITS, Example, as_stored, load
 from storyreason.errors import DataError
 from storyreason.format import answer, rules
 from storyreason.format.answer import Answer
@@ -62,6 +63,8 @@ class Report:
     """Films with stories in more than one split."""
     special: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The stories whose texts contain a special token of the base, by token. It is encoded as plain text."""
+    odd: Mapping[str, int] = field(default_factory=dict)
+    """Number of pictures that are not ordinary, by the names in `pictures.ODD`."""
 
     def summary(self) -> str:
         """One line: `480 + 60 stories, 3147 frames, 2.9 entities per frame, 0 bad`."""
@@ -94,6 +97,8 @@ class Report:
             lines += [_row(f"`{name}`", [count]) for name, count in sorted(self.broken_rules.items())]
         if self.special:
             lines += ["", *(f"- {told}" for told in special_told(self.special))]
+        if self.odd:
+            lines += ["", *(f"- {told}" for told in odd_told(self.odd))]
         if self.bad:
             lines += ["", *(f"- {bad}" for bad in self.bad[:NAMED])]
             if len(self.bad) > NAMED:
@@ -114,7 +119,7 @@ def check(folder: Path | str, encoder: "Encoder | None" = None) -> Report:
     tally = _Tally(encoder)
     for split in SPLITS:
         tally.begin(split)
-        for example in load(folder, split):
+        for example in load(folder, split, raw=True):
             tally.add(split, example)
     report = tally.report(str(folder))
     for split, count in report.stories.items():
@@ -186,6 +191,24 @@ def unfit(sizes: Iterable[tuple[int, int]], encoder: "Encoder") -> list[Fault]:
     return [(number, reason) for number, size in enumerate(sizes, 1) if (reason := encoder.refuses(size))]
 
 
+def odd_in(example: Example) -> Counter[str]:
+    """Why pictures of an example that was read with `raw` are not ordinary; those that cannot be read are left out."""
+    found: Counter[str] = Counter()
+    for encoded in example.images:
+        with suppress(pictures.PictureError):
+            found.update(pictures.odd(encoded))
+    return found
+
+
+def odd_told(odd: Mapping[str, int]) -> list[str]:
+    """A sentence for each name in `pictures.ODD`: how many pictures, and what is done with them."""
+    return [
+        f"{count} {'picture has' if count == 1 else 'pictures have'} {pictures.ODD[name]} ({name}): the pixels are used as "
+        "they are stored; `storyreason data import` and `data add` store what every decoder reads alike."
+        for name, count in odd.items()
+    ]
+
+
 def special_told(special: Mapping[str, Sequence[str]]) -> list[str]:
     """A sentence for each special token: how many stories contain it, and which is the first."""
     return [
@@ -205,6 +228,7 @@ class _Tally:
     broken: Counter[str] = field(default_factory=Counter)
     split_of: dict[str, str] = field(default_factory=dict)
     special: dict[str, list[str]] = field(default_factory=dict)
+    odd: Counter[str] = field(default_factory=Counter)
 
     def begin(self, split: str) -> None:
         self.stories[split] = self.frames[split] = 0
@@ -220,7 +244,8 @@ class _Tally:
             self.split_of[example.story_id] = split
         self.stories[split] += 1
         self.frames[split] += len(example.images)
-        seen = inspect(example, self.encoder)
+        self.odd.update(odd_in(example))
+        seen = inspect(as_stored(example), self.encoder)
         for token in seen.special:
             self.special.setdefault(token, []).append(example.story_id)
         self.sizes.update(seen.sizes)
@@ -234,7 +259,7 @@ class _Tally:
     def report(self, folder: str) -> Report:
         return Report(
             folder, self.stories, self.frames, self.entities, self.sizes, tuple(self.bad), self.broken, self._shared(),
-            {token: tuple(ids) for token, ids in self.special.items()},
+            {token: tuple(ids) for token, ids in self.special.items()}, self.odd,
         )  # fmt: skip
 
     def _shared(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import bisect
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +85,14 @@ class Split(Sequence[Example]):
 def _example(row: Mapping[str, Any], raw: bool) -> Example:
     """A row as an example: an empty cell becomes empty bytes or an empty text, which `check` then names."""
     images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
-    if not raw:
-        images = tuple(map(pictures.as_stored, images))
     texts = (plain(row["chain_of_thought"] or ""), plain(row["story"] or ""))
-    return Example(row["story_id"] or "", images, *texts, row["frame_count"])
+    example = Example(row["story_id"] or "", images, *texts, row["frame_count"])
+    return example if raw else as_stored(example)
+
+
+def as_stored(example: Example) -> Example:
+    """A row read with `raw` as it is without: with the pictures of `pictures.as_stored`."""
+    return replace(example, images=tuple(map(pictures.as_stored, example.images)))
 
 
 def shards(folder: Path, split: str) -> list[Path]:

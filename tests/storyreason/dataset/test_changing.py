@@ -1,6 +1,7 @@
 """Changes to a data set: stories are added, duplicates rejected, differences reported."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from storyreason import dataset, pictures, runs, sample
+from storyreason.cli import app
+from storyreason.dataset.checking import odd_in, odd_told
 from storyreason.errors import DataError
-from tests.storyreason.odd import PICTURES, exif, saved
+from tests.storyreason.odd import PICTURES, Odd, exif, saved
 
 TRAIN = list(sample.examples("train", films=4))
 TEST = list(sample.examples("test", films=2))
@@ -188,7 +192,7 @@ def test_what_comes_in_is_stored_turned_and_its_boxes_fit(data: Path, tmp_path: 
     raw([odd], tmp_path / "new", "train")
     before = stored(data)
 
-    dataset.append(data, tmp_path / "new")
+    assert dataset.append(data, tmp_path / "new").left_out == (), "judged as it will be stored"
 
     assert stored(data)[: len(before)] == before
     first, *others = stored(data)[len(before) :]
@@ -229,3 +233,22 @@ def test_a_version_from_before_keeps_its_stored_pixels(tmp_path: Path, name: str
     assert dataset.sizes(example) == [picture.size]
     assert pictures.odd(example.images[0]) == (), "engines and pages get these pixels, too"
     assert stored(tmp_path) == [odd.encoded], "and the files stay as they are"
+
+
+def test_odd_pictures_of_a_version_from_before_are_named(tmp_path: Path) -> None:
+    made(tmp_path, TRAIN[:1], TEST[:1])
+    raw([with_odd(TRAIN[0], "turned")], tmp_path, "train")
+    report = dataset.check(tmp_path)
+    assert report.odd == {"turned": 1}
+    assert "- 1 picture has an orientation tag (turned): the pixels are used as they are stored" in report.markdown()
+    result = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert "1 picture has an orientation tag (turned)" in result.stdout
+    listed = json.loads(CliRunner().invoke(app, ["check", str(tmp_path), "--format", "json"]).stdout)
+    assert listed["odd_pictures"] == {"turned": 1}
+
+
+@pytest.mark.parametrize(("name", "odd"), [(name, odd) for name, odd in PICTURES.items() if odd.why])
+def test_every_kind_of_odd_picture_has_a_name_in_the_report(name: str, odd: Odd) -> None:
+    counted = odd_in(replace(TRAIN[0], images=(odd.encoded, TRAIN[0].images[0])))
+    assert counted == dict.fromkeys(odd.why, 1)
+    assert all(f"({why})" in told for why, told in zip(counted, odd_told(counted), strict=True))
