@@ -134,8 +134,9 @@ def main() -> None:
     chosen = settings.read()
     os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(chosen.heartbeat))
-    from flows import up
+    from flows import schedules, up
 
+    schedules.check(chosen)
     deadline = time.monotonic() + PATIENCE
     while not up.answers(f"{os.environ['PREFECT_API_URL']}/health"):
         if time.monotonic() > deadline:

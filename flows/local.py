@@ -16,6 +16,7 @@ from flows import changes, up
 from storyreason import guard, runs
 from storyreason.errors import RunError
 from tasks import settings, upgrading
+from tasks.settings import without_password
 
 STARTUP = 180.0
 """Seconds that a Prefect server may take to answer: 20 on an idle machine, far more on a busy one."""
@@ -50,9 +51,14 @@ def platform() -> Iterator[None]:
         raise
 
 
+RESTART = 20.0
+"""Seconds that a server which is being restarted may take."""
+
+
 @contextmanager
 def _server() -> Iterator[None]:
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        _await_server(url)
         yield
         return
     home = Path(os.environ["PREFECT_HOME"])
@@ -67,6 +73,18 @@ def _server() -> Iterator[None]:
         raise RunError(
             f"{error} Or run several flows at a time: start `storyreason up` first, or set PREFECT_API_URL to a server's address."
         ) from None
+
+
+def _await_server(url: str) -> None:
+    """Raise RunError if nothing answers at the API's address, not even after a restart."""
+    deadline = time.monotonic() + RESTART
+    while not up.answers(f"{url}/health"):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"Prefect's server at {without_password(url)} does not answer: start it (with `storyreason up`, if it is this "
+                "checkout's), or unset PREFECT_API_URL, and the flow starts its own."
+            )
+        time.sleep(0.2)
 
 
 def _start_server(home: Path) -> str:

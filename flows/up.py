@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import changes
+from flows import changes, schedules
 from storyreason import config, guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.serving import client as gateway
@@ -67,10 +67,12 @@ def running() -> int | None:
 def up(say: Callable[[str], None], restart: bool = False) -> None:
     """Start what is not running yet, wait until all answer, and say where; `restart` stops everything first.
 
-    Raises RunError, which names what did not start, or the settings that changed since everything was started.
+    Raises ConfigError for a schedule that Prefect does not take, and RunError, which names what did not start, or the
+    settings that changed since everything was started.
     """
     settings.prepare()
     chosen = settings.read()
+    schedules.check(chosen)
     if restart and down():
         say("everything that was running is stopped")
     with runs.lock(folder()):

@@ -6,16 +6,15 @@ They are environment variables, set before these libraries are first imported; w
 import logging
 import os
 import re
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storyreason import home, runs
-from storyreason.errors import ConfigError, StoryReasonError
+from storyreason.errors import ConfigError, RunError, StoryReasonError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -43,20 +42,6 @@ class Settings(BaseSettings):
     main_address: str = Field("", description="The address:port of the first machine of a distributed training.")
     mlflow_store: str = Field("", repr=False, description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
-
-    @field_validator("cron", "clean")
-    @classmethod
-    def _is_cron(cls, value: str, about: ValidationInfo) -> str:
-        if about.field_name == "clean" and not value:
-            return value
-        # Not Prefect's own check: importing Prefect would read its settings before they are set.
-        from cronsim import CronSim, CronSimError
-
-        try:
-            CronSim(value, datetime.now())
-        except CronSimError as error:
-            raise ValueError(f"expected the five fields of a cron schedule, such as 0 4 * * 1 ({error})") from None
-        return value
 
     @field_validator("timezone")
     @classmethod
@@ -138,8 +123,17 @@ def without_password(address: str) -> str:
 
 
 def prepare() -> None:
-    """Point Prefect, MLflow and DVC to `runs/` of this checkout, unless the environment says otherwise."""
+    """Point Prefect, MLflow and DVC to `runs/` of this checkout, unless the environment says otherwise.
+
+    Raises RunError for a place that the address of an SQLite database cannot name.
+    """
     read_dotenv()
+    root = runs.place()
+    if "?" in str(root):
+        raise RunError(
+            f"Prefect and MLflow cannot keep their databases in {root}: what follows the ? would be lost. Move the checkout, or "
+            "set STORYREASON_RUNS to a folder without a question mark in its path."
+        )
     root = runs.root()
     (root / "mlflow").mkdir(exist_ok=True)
     store = os.environ.get("STORYREASON_MLFLOW_STORE") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from flows import local
+from flows import local, schedules
 from storyreason.errors import ConfigError, RunError
 from tasks import settings
 
@@ -123,13 +125,54 @@ def retrain() -> None:
         raise KeyboardInterrupt
 app()
 """
-    environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # it answers, if only that it has no such page
+        Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "PREFECT_API_URL": url}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 130
     assert done.stderr == "storyreason: interrupted. Start it again: complete steps are not repeated.\n"
 
 
-def test_an_invalid_cron_schedule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORYREASON_CRON", "every monday")
-    with pytest.raises(ConfigError, match="expected the five fields of a cron schedule, such as 0 4"):
-        settings.read()
+def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RESTART", 0.5)
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:9/api")
+    with (
+        pytest.raises(RunError, match=r"at http://me:\*\*\*@127\.0\.0\.1:9/api does not answer: start it") as caught,
+        local._server(),
+    ):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["every monday", "0 4 * * 5L", "0 4 LW * *", "0 4 * *", "61 * * * *", "0 0 30 2 *"])
+def test_a_schedule_that_prefect_does_not_run_is_refused(cron: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_CRON", cron)
+    with pytest.raises(
+        ConfigError, match=r"^STORYREASON_CRON=.*expected the five fields of a cron schedule that Prefect"
+    ):
+        schedules.check(settings.read())
+
+
+def test_up_refuses_a_schedule_before_anything_starts(tmp_path: Path) -> None:
+    environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "STORYREASON_CRON": "0 4 * * 5L"}
+    command = [sys.executable, "-c", "from storyreason.cli import main; main()", "up"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "STORYREASON_CRON=0 4 * * 5L: expected" in done.stderr
+    assert not (tmp_path / "up").exists()
+
+
+@pytest.mark.parametrize("cron", ["0 4 * * 1", "@weekly", "*/5 8-17 * * mon-fri", "0 4 * * 1#5", "0 4 29 2 *"])
+def test_a_schedule_that_prefect_runs_is_taken(cron: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_CRON", cron)
+    monkeypatch.setenv("STORYREASON_CLEAN", cron)
+    schedules.check(settings.read())
+
+
+def test_a_question_mark_in_the_path_of_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's address would end there, and MLflow's database would be another file."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "what now?" / "runs"))
+    with pytest.raises(RunError, match=r"cannot keep their databases in .*what now\?.*set STORYREASON_RUNS"):
+        settings.prepare()
+    assert list(tmp_path.iterdir()) == []
