@@ -114,6 +114,10 @@ def about(preset: str) -> str:
     return (PRESETS / f"{preset}.yaml").read_text().partition("\n")[0].removeprefix("#").strip()
 
 
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What yaml raises; ValueError for a date such as 2026-13-45, and for bytes that are not UTF-8."""
+
+
 def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a preset (a name, or the path of a YAML file) with `key=value` overrides applied.
 
@@ -127,7 +131,7 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"No preset {preset!r}: name one of {', '.join(presets())}, or a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (*_NOT_YAML, OSError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}.")
@@ -162,10 +166,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {group!r} is a value, not a group of parameters.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         raise ConfigError(f"--set {override}: the value {text!r} cannot be read as YAML.") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     raw[leaf] = value
 

@@ -66,6 +66,8 @@ def _from_jsonl(path: Path) -> Iterator[tuple[str, Any, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{place} is no JSON ({error.msg}); wanted one object on each line.") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            raise DataError(f"{place} is no JSON ({error}); wanted one object on each line.") from error
         if not isinstance(row, dict):
             raise DataError(f"{place} is no JSON object; wanted {', '.join(COLUMNS)} in each.")
         _columns(place, row)

@@ -103,7 +103,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete step, or None when the step is incomplete or a file it names is missing."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # damaged: bad JSON, or no UTF-8
         return None
     if not all((folder / name).exists() for name in manifest.get("files", [])):
         return None

@@ -83,10 +83,16 @@ def predict(
 
 
 def read(path: Path) -> list[Prediction]:
-    """The predictions in a file; none if it does not exist. Skips a last line that a killed run left incomplete."""
+    """The predictions in a file; none if it does not exist. Skips a last line that a killed run left incomplete.
+
+    Raises DataError for a damaged file.
+    """
     with contextlib.suppress(FileNotFoundError):
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [_prediction(**json.loads(line)) for line in lines]
+        lines = path.read_bytes().split(b"\n")[:-1]
+        try:
+            return [_prediction(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error}): delete it, and its answers are generated again.") from error
     return []
 
 

@@ -22,6 +22,10 @@ RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 """Statuses for which the same request may succeed later."""
 
 
+_OTHER_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What reading an answer raises that is not in the form of OpenAI's interface, or not JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What the model wrote. `cut`: it ended at the token limit. Counts are in tokens."""
@@ -128,10 +132,10 @@ def ask(
                 if response.is_error:
                     response.read()
                 _raise_for_status(response)
-                return _streamed(response, on_chunk)
+                return _streamed(response, on_chunk, stop)
     except httpx.TransportError as error:
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
-    except (httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *_OTHER_FORM) as error:
         raise EngineError(
             f"{url} is not an OpenAI-compatible endpoint: its answer has another form ({error!r})."
         ) from error
@@ -227,17 +231,19 @@ def _part(part: dict[str, Any], pictures: Any) -> dict[str, Any]:
 def _whole(answer: dict[str, Any]) -> Completion:
     choice, usage = answer["choices"][0], answer["usage"]
     return Completion(
-        choice["message"]["content"] or "",
+        "" + (choice["message"]["content"] or ""),  # a TypeError for what is not text
         choice["finish_reason"] == "length",
         usage["prompt_tokens"],
         usage["completion_tokens"],
     )
 
 
-def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
+def _streamed(response: "httpx.Response", on_chunk: OnChunk, stop: Stop | None) -> Completion:
     pieces: list[str] = []
     finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
     for line in _lines(response):
+        if stop is not None and stop.stopped:  # much of the answer may have arrived before the connection was closed
+            raise EngineAwayError("The request was cancelled.")
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
         event = json.loads(line.removeprefix("data: "))
@@ -247,7 +253,7 @@ def _streamed(response: "httpx.Response", on_chunk: OnChunk) -> Completion:
         for choice in event["choices"]:
             finish = choice["finish_reason"] or finish
             if piece := choice["delta"].get("content"):
-                pieces.append(piece)
+                pieces.append("" + piece)
                 on_chunk(Chunk(piece, tokens=len(pieces)))
     if finish is None:
         raise EngineAwayError("The engine closed the connection in the middle of its answer.")
@@ -274,7 +280,7 @@ def _raise_for_status(response: "httpx.Response") -> None:
         return
     try:
         sentence = _sentence(response.json())
-    except (ValueError, KeyError, TypeError):
+    except _OTHER_FORM:
         sentence = response.text[:300] or response.reason_phrase
     kind = EngineAwayError if response.status_code in RETRYABLE else EngineError
     raise kind(f"{response.url} rejected the request with {response.status_code}: {sentence}")
@@ -287,20 +293,25 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 def models(base_url: str, api_key: str | None = None) -> list[str]:
     """The names of the models that an endpoint serves."""
-    return [str(one.get("id")) for one in _call("GET", base_url, "/v1/models", api_key).get("data", [])]
+    return [str(one.get("id")) for one in _listed(base_url, api_key)]
 
 
 def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
     """Longest context in tokens, prompt and answer; None if the endpoint does not say (vLLM does)."""
-    listed = _call("GET", base_url, "/v1/models", api_key)
-    lengths = [one.get("max_model_len") for one in listed.get("data", []) if one.get("id") == model]
-    return int(lengths[0]) if lengths and lengths[0] else None
+    lengths = [one.get("max_model_len") for one in _listed(base_url, api_key) if one.get("id") == model]
+    return lengths[0] if lengths and isinstance(lengths[0], int) else None
+
+
+def _listed(base_url: str, api_key: str | None) -> list[dict[str, Any]]:
+    listed = _call("GET", base_url, "/v1/models", api_key).get("data")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
     """The prompt settings of the served model if the endpoint is a storyreason gateway; empty for others."""
     with contextlib.suppress(EngineError):
-        return dict(_call("GET", base_url, "/healthz", api_key).get("prompt") or {})
+        found = _call("GET", base_url, "/healthz", api_key).get("prompt")
+        return dict(found) if isinstance(found, dict) else {}
     return {}
 
 
@@ -308,7 +319,8 @@ def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its length in bytes, an upper bound, if the endpoint cannot count."""
     counted = _call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
-    return int(counted.get("count", len(text.encode())))
+    count = counted.get("count")
+    return count if isinstance(count, int) else len(text.encode())
 
 
 def _call(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
@@ -322,9 +334,12 @@ def _call(method: str, base_url: str, path: str, api_key: str | None, body: Any 
         if response.status_code in (404, 405, 501):
             return {}
         _raise_for_status(response)
-        found = response.json()
     except httpx.TransportError as error:
         raise EngineAwayError(f"{url} did not answer: {error or type(error).__name__}.") from error
-    except ValueError:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise EngineError(f"{url} cannot be asked, or its answer cannot be read: {error}.") from error
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

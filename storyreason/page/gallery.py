@@ -114,7 +114,7 @@ def _content(path: Path) -> Json | None:
         _, opening, rest = path.read_text(encoding="utf-8").partition('<script type="application/json" id="data">')
         data, closing, _ = rest.partition("</script>")
         content = json.loads(data) if opening and closing else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and isinstance(content.get("views"), list) else None
 

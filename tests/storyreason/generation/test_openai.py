@@ -9,6 +9,7 @@ import pytest
 from storyreason import chat, dataset
 from storyreason.errors import DataError, EngineAwayError, EngineError
 from storyreason.generation import Chunk, GenerationConfig, tell
+from storyreason.generation.openai import Stop
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal, stream
@@ -132,3 +133,15 @@ def test_vllm_rejects_with_a_sentence(vllm_server: VllmServer, frames: tuple[byt
         tell(vllm_server.url, vllm_server.name, frames * 5, CONFIG)
     with pytest.raises(EngineError, match=r"404: .*nobody"):
         tell(vllm_server.url, "nobody", frames, CONFIG)
+
+
+def test_a_cancelled_stream_ends_at_the_next_chunk_even_if_all_of_it_has_arrived() -> None:
+    stop, heard = Stop(), []
+
+    def hear(chunk: Chunk) -> None:
+        heard.append(chunk.text)
+        stop.set()
+
+    with endpoint(lambda _: stream(["once"] * 1000)) as url, pytest.raises(EngineAwayError):
+        tell(url, "m", [], GenerationConfig(), on_chunk=hear, stop=stop)
+    assert heard == ["once"]
