@@ -55,8 +55,8 @@ def engine(model: Path | None, endpoint: str | None) -> Iterator[tuple[str, str]
 
 
 @contextlib.contextmanager
-def gateway_before(url: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The address of a gateway before an engine that runs already, and its process (psutil's)."""
+def gateway_before(url: str, name: str, **settings: Any) -> Iterator[tuple[str, Any]]:
+    """The address of a gateway before an engine that runs already, and its process (psutil's). `settings`: `serving.*`."""
     import httpx
     import psutil
 
@@ -65,7 +65,9 @@ def gateway_before(url: str, name: str) -> Iterator[tuple[str, Any]]:
         port = int(probe.getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"STORYREASON_RUNS": folder}
-        process = subprocess.Popen([sys.executable, __file__, "only-gateway", url, name, str(port)], env=environment)
+        chosen = json.dumps({"max_requests": 1024, **settings})
+        command = [sys.executable, __file__, "only-gateway", url, name, str(port), chosen]
+        process = subprocess.Popen(command, env=environment)
         try:
             deadline = time.monotonic() + 120
             while True:
@@ -82,13 +84,17 @@ def gateway_before(url: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 @app.command("only-gateway", hidden=True)
-def only_gateway(url: str, name: str, port: int) -> None:
+def only_gateway(url: str, name: str, port: int, chosen: str) -> None:
     """The gateway's own application, before an engine that somebody else started."""
     import uvicorn
 
+    from storyreason.serving import protocol
+    from storyreason.serving.budget import HEAD_TIMEOUT
     from storyreason.serving.config import ServingConfig
     from storyreason.serving.engines import RunningEngine
     from storyreason.serving.gateway import application
+
+    sys.setswitchinterval(0.001)  # as `gateway.run` does
 
     class Running:
         def __init__(self) -> None:
@@ -97,9 +103,11 @@ def only_gateway(url: str, name: str, port: int) -> None:
         def alive(self) -> bool:
             return True
 
-    gateway, _ = application(ServingConfig(max_requests=1024))
+    settings = json.loads(chosen)
+    head_timeout = settings.pop("head_timeout", HEAD_TIMEOUT)
+    gateway, _ = application(ServingConfig(**settings))
     gateway.state.engines._engine = RunningEngine(Running())  # type: ignore[arg-type]
-    uvicorn.run(gateway, port=port, log_config=None, access_log=False, lifespan="on")
+    uvicorn.Server(protocol.settings(gateway, head_timeout, port=port, access_log=False)).run()
 
 
 @dataclass

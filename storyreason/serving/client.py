@@ -33,7 +33,10 @@ _started: list["subprocess.Popen[bytes]"] = []
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answer of `/admin/status`. `problem` says why the deployed model is not being served."""
+    """The answer of `/admin/status`.
+
+    `images`: how many a request may have. `problem` says why the deployed model is not being served.
+    """
 
     healthy: bool
     folder: str | None
@@ -41,6 +44,7 @@ class Status:
     run_id: str | None
     since: str | None
     model: str
+    images: int
     problem: str | None
     requests: int
     deploying: str | None

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from storyreason.generation.config import EngineConfig
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class ServingConfig(EngineConfig):
     """The engines and the gateway in front of them. An evaluation starts its engine with the same settings."""
@@ -39,11 +41,24 @@ class ServingConfig(EngineConfig):
         default=(),
         description="Origins of other web pages that may use the gateway, such as https://example.org; none by default.",
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names under which clients reach the gateway, such as stories.example.org. Addresses (192.0.2.1), "
+        "localhost and the hosts of allowed_origins need no entry.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Serve other machines without API keys. Otherwise a gateway that listens on another address than "
+        "this machine's own needs keys to start.",
+    )
     max_requests: int = Field(
         default=64, ge=1, le=1024, description="Requests being answered or waiting for an engine at a time."
     )
     body_timeout: float = Field(default=60.0, gt=0, description="Seconds that a request's body may take to arrive.")
     max_body_mb: int = Field(default=64, ge=1, le=4096, description="Largest request body, in MiB.")
+    max_memory_mb: int = Field(
+        default=2048, ge=16, description="Memory for the bodies of all requests at a time and their copies, in MiB."
+    )
     wait_timeout: float = Field(
         default=240.0, ge=0, description="Seconds that a request waits for an engine that is restarting."
     )
@@ -63,3 +78,16 @@ class ServingConfig(EngineConfig):
             if not re.fullmatch(r"https?://[\w.\-\[\]:]+", origin):
                 raise ValueError(f"{origin!r} is not an origin: write it as https://example.org, without a path.")
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"[a-zA-Z0-9_.\-]+", host):
+                raise ValueError(f"{host!r} is not a host name: write it as stories.example.org, without a port.")
+        return tuple(host.lower() for host in hosts)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in LOOPBACK

@@ -244,7 +244,8 @@ class EnginePool:
 
     async def _retire(self, old: RunningEngine) -> None:
         try:
-            await asyncio.wait_for(old.idle.wait(), self.config.drain_timeout)
+            async with asyncio.timeout(self.config.drain_timeout):
+                await old.idle.wait()
         except TimeoutError:
             log.warning(
                 "%d requests of the replaced engine are aborted after %.0f s", old.requests, self.config.drain_timeout
@@ -302,7 +303,8 @@ class EnginePool:
                 await asyncio.sleep(0.05)
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._up.wait(), left)
+                async with asyncio.timeout(left):  # `wait_for` loses a cancellation that comes when the engine does
+                    await self._up.wait()
 
 
 def _check_location(folder: str, config: ServingConfig) -> None:

@@ -22,6 +22,7 @@ from storyreason.errors import GatewayError, RunError, StoryReasonError
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import NAME
 from storyreason.serving import errors, state
+from storyreason.serving.budget import UNREAD_TIMEOUT
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import BusyError, EnginePool
 from storyreason.serving.metrics import CONTENT_TYPE, Metrics
@@ -31,8 +32,6 @@ from storyreason.serving.routing import Access, RouteTable, declared, route
 from storyreason.serving.stories import PageRoutes, StoryRoutes
 
 log = logging.getLogger("storyreason.serving.gateway")  # also when run as a process, where `__name__` is `__main__`
-
-UNREAD_TIMEOUT_MS = 120_000
 
 
 class Deployment(BaseModel):
@@ -210,7 +209,8 @@ def _register(app: FastAPI, admin: AdminRoutes, *others: object) -> RouteTable:
 def run(config: ServingConfig, first: state.Served | None = None) -> None:
     """Serve until stopped. `first` replaces the model that the state file names.
 
-    Raises GatewayError if the port is taken or another gateway of this checkout is running.
+    Raises GatewayError if the port is taken, another gateway of this checkout is running, or it would be open to other
+    machines by mistake.
     """
     import uvicorn
 
@@ -218,6 +218,8 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+    _check_access(config)
+    sys.setswitchinterval(0.001)  # seconds; by default the event loop waits 5 ms for each thread that computes
     with _only_one(config.gateway), _listen(config) as listening:
         # Before anything else: until then, `down` would signal the process of the previous address.
         state.write_address(state.Address(os.getpid(), config.host, config.port), config.gateway)
@@ -228,6 +230,15 @@ def run(config: ServingConfig, first: state.Served | None = None) -> None:
         stopping.append(lambda: setattr(server, "should_exit", True))
         log.info("listening on http://%s:%d", config.host, config.port)
         server.run(sockets=[listening])
+
+
+def _check_access(config: ServingConfig) -> None:
+    """Raise GatewayError if other machines could connect and nobody said who may."""
+    if not (config.on_loopback or config.open or state.api_keys(config.gateway)):
+        raise GatewayError(
+            f"The gateway would listen on {config.host} without API keys, open to every machine that reaches it: put keys "
+            f"in ${state.KEYS} or {state.folder(config.gateway) / 'api-keys'}, or set serving.open=true if that is what you want."
+        )
 
 
 def _served(engines: EnginePool) -> dict[str, Any]:
@@ -262,8 +273,8 @@ def _listen(config: ServingConfig) -> socket.socket:
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Inherited by connections: a client that reads nothing for this long loses its connection, which frees its slot.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        # Inherited by connections. `protocol` times what is left in this process, and the system the rest of a response.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_TIMEOUT))
     try:
         listening.bind((config.host, config.port))
     except OSError as error:

@@ -1,12 +1,15 @@
-"""Limits of a request: its pictures, which are never fetched, and how many answers it asks for."""
+"""Limits of a request's body: its JSON, its pictures, which are never fetched, and how many answers it asks for."""
 
 import base64
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from storyreason.pictures import BROWSER_FORMATS, PictureError, canonical, data_url, header
+from storyreason.serving.budget import MAX_VALUES
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError
 
@@ -16,7 +19,13 @@ MAX_CHOICES = 8
 """Answers, prompts or conversations in one request."""
 
 _LINKS = {"url", "image_url", "video_url", "audio_url", "file_url"}
-"""Fields in which the engine expects an address to fetch."""
+"""Fields in which the engine expects an address to fetch, in messages and other input."""
+_NEVER_FETCHED = {
+    "metadata", "tools", "functions", "response_format", "structured_outputs", "documents", "chat_template_kwargs",
+}  # fmt: skip
+"""Fields of a body whose content is not input: an address there is a text like any other."""
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""A text of JSON; one that does not end goes to the end of the body, so that this is linear."""
 
 
 def decoded(images: Sequence[str], config: ServingConfig) -> list[bytes]:
@@ -62,18 +71,52 @@ def _numbered(number: int) -> Iterator[None]:
         ) from None
 
 
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises RefusedError, also for what parsers read differently.
+
+    The engine parses the same bytes again. Where it could find another object (a name that appears twice, NaN, another
+    encoding than UTF-8), what was checked here would not be what it acts on.
+    """
+    if (count := _values(body)) > MAX_VALUES:
+        raise RefusedError(400, f"The body has about {count:,} values: send {MAX_VALUES:,} at most.")
+    try:
+        asked = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            json.dumps(asked, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RefusedError(400, "The body has a text that is not Unicode: half of a surrogate pair.") from None
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The body is not JSON.") from None
+    if not isinstance(asked, dict):
+        raise RefusedError(400, "The body is not a JSON object.")
+    return asked
+
+
+def _values(body: bytes) -> int:
+    """Values and names in a body, at most. Texts are left out if they could matter: a story has commas, too."""
+    count = sum(map(body.count, (b",", b"[", b"{", b":")))
+    return count if count <= MAX_VALUES else sum(map(_TEXT.sub(b"", body).count, (b",", b"[", b"{", b":")))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RefusedError(400, f"The body has {twice[:80]!r} twice in one object.")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise RefusedError(400, f"The body has {name}, which is not JSON: send a number.")
+
+
 def check(body: bytes, config: ServingConfig) -> bytes:
     """The body to forward to the engine for a request to the OpenAI interface. Raises RefusedError if there is none.
 
     The engine would fetch any address in it; here every address must be a data URL with an acceptable picture. If a picture
     is not ordinary, the engine gets the canonical one instead; otherwise the body is returned as it is.
     """
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, "The body is not JSON.") from None
-    if not isinstance(asked, dict):
-        raise RefusedError(400, "The body is not a JSON object.")
+    asked = json_object(body)
     for name in ("n", "best_of"):
         count = asked.get(name)  # the engine accepts "16384" as a number, too
         if count is not None and not (isinstance(count, int) and count <= MAX_CHOICES):
@@ -116,7 +159,7 @@ def _links(asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     That is a field of `_LINKS`, or the `data` of an image in Anthropic's interface. Not recursive, since a request may be
     nested deeply.
     """
-    waiting: list[Any] = [asked]
+    waiting: list[Any] = [{name: value for name, value in asked.items() if name not in _NEVER_FETCHED}]
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):

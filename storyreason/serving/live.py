@@ -5,7 +5,8 @@
                                                                                first remove that many characters
     event: row        {"kind": "character", "image": 1, "id": "char1", …}      a complete row of a table
     event: span       {"image": 1, "kind": "gdo", "ids": ["char1"], "text": "Mara"}   or plain: {"image": 1, "text": …}
-    event: view       the JSON of page.view for everything complete so far, without pictures; at most 4 a second
+    event: view       the JSON of page.view for everything complete so far, without pictures; at most 4 a second,
+                                                                               fewer to a client that reads slowly
     event: done       the response that a request without streaming gets
     event: error      {"error": {"message": "…", "code": 503}}
 
@@ -15,7 +16,7 @@ The last event is `done` or `error`. A row or span that changed afterwards (a re
 import asyncio
 import contextlib
 import json
-import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -24,20 +25,19 @@ from typing import Any
 from storyreason import page
 from storyreason.format import answer
 from storyreason.format.analysis import Section
-from storyreason.format.answer import Answer, Found
+from storyreason.format.answer import Found
 from storyreason.format.story import Mention, Passage
 from storyreason.generation.openai import Chunk
-from storyreason.serving.routing import Message, Receive, Send, until_disconnected
-
-log = logging.getLogger(__name__)
+from storyreason.serving.budget import MAX_UNSENT
+from storyreason.serving.routing import Message, Receive, Send, unless_gone
 
 Json = dict[str, Any]
-Emit = Callable[[str, Json], None]
+Emit = Callable[[str, Json], object]
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, so that no proxy considers the stream dead."""
 BETWEEN_VIEWS = 0.25
-"""Seconds."""
+"""Seconds, at least. Nor do views take more than a twentieth of the time of their story's thread."""
 BETWEEN_PROGRESS = 20
 """Tokens."""
 
@@ -45,43 +45,43 @@ BETWEEN_PROGRESS = 20
 class StoryEvents:
     """Turns the chunks of one answer into events, parsing the answer as it grows."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], emit: Emit) -> None:
-        """`sizes` are the images' (width, height) in pixels."""
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], emit: Emit, *, keeps_up: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`sizes` are the images' (width, height) in pixels. `keeps_up`: whether the client has read the last view."""
         self._sizes = sizes
         self._emit = emit
-        self._text = ""
+        self._keeps_up = keeps_up
+        self._pieces: list[str] = []
         self._reader = answer.Reader()
         self._emitted: list[Found] = []  # rows and spans, in the order of the text
         self._stage, self._images = "analysis", 0
         self._progress: tuple[str, int, int] = ("", 0, 0)
         self._changed = False
-        self._last_view = 0.0
+        self._next_view = 0.0
 
     def feed(self, chunk: Chunk) -> None:
         """Runs in the thread that reads from the engine. Linear in the answer's length, except for the few chunks with `back`."""
         if chunk.text or chunk.back:
             self._emit("text", {"text": chunk.text} | ({"back": chunk.back} if chunk.back else {}))
         if chunk.back:
-            self._text = self._text[: -chunk.back] + chunk.text
+            self._pieces = ["".join(self._pieces)[: -chunk.back], chunk.text]
             self._read_again()
         else:
-            self._text += chunk.text
+            self._pieces.append(chunk.text)
             self._emit_found(self._reader.feed(chunk.text))
         self._emit_progress(chunk.tokens)
         now = time.monotonic()
-        if self._changed and now - self._last_view >= BETWEEN_VIEWS:
+        if self._changed and now >= self._next_view and self._keeps_up():
             self._emit("view", page.so_far("story", self._sizes, self._reader.answer()))
-            self._changed, self._last_view = False, now
-
-    def whole(self, text: str) -> Answer:
-        """`text` as it was read while it came; it is read again only if something else came."""
-        return self._reader.close() if text == self._text else answer.read(text)
+            self._changed = False
+            self._next_view = now + max(BETWEEN_VIEWS, 20 * (time.monotonic() - now))
 
     def _read_again(self) -> None:
         """Characters were taken back: parse again, and emit only what differs from before."""
         before, self._emitted, self._reader = self._emitted, [], answer.Reader()
         self._stage, self._images, self._changed = "analysis", 0, True
-        self._emit_found(self._reader.feed(self._text), before)
+        self._emit_found(self._reader.feed("".join(self._pieces)), before)
 
     def _emit_found(self, all_found: Sequence[Found], known: Sequence[Found] = ()) -> None:
         for found in all_found:
@@ -115,16 +115,79 @@ def _event(found: Found) -> tuple[str, Json]:
     return "row", {"kind": type(what).__name__.lower(), "image": image, **fields}
 
 
+class Outbox:
+    """Events that wait to be sent. Those of a client that does not read would otherwise pile up without an end."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._lock = threading.Lock()
+        self._unsent = 0
+        self._room = threading.Event()
+        self._room.set()
+        self._has_view = False
+        self._closed = False
+
+    def put(self, event: str, data: Json | bytes) -> None:
+        """Add an event, from any thread. `data` may be JSON that is written already, in one line."""
+        line = data if isinstance(data, bytes) else _json(data)
+        content = b"event: %s\ndata: %s\n\n" % (event.encode(), line)
+        with self._lock:
+            self._unsent += len(content)
+            self._has_view |= event == "view"
+            if self._unsent > MAX_UNSENT and not self._closed:
+                self._room.clear()
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and the client with it
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, content)
+
+    def wait(self) -> None:
+        """Wait, in a thread, until there is room for more, or nobody reads it any more."""
+        self._room.wait()
+
+    def keeps_up(self) -> bool:
+        """Whether the last view was sent."""
+        return not self._has_view
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._loop.call_soon(self._queue.put_nowait, None)
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        with self._lock:
+            self._closed = True
+            self._room.set()
+
+    async def send_all(self, send: Send) -> None:
+        """Send what comes, until its end."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):  # `wait_for` loses a cancellation if an event comes meanwhile
+                    event = await self._queue.get()
+            except TimeoutError:
+                await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+                continue
+            if event is None:
+                return await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            with self._lock:
+                self._unsent -= len(event)
+                self._has_view &= not event.startswith(b"event: view\n")
+                if self._unsent <= MAX_UNSENT:
+                    self._room.set()
+
+
+Tell = Callable[[Outbox], Awaitable[tuple[str, Json | bytes]]]
+
+
 class EventStream:
-    """An ASGI response that streams the events that `tell` emits, and at the end the one it returns.
+    """An ASGI response that streams the events that `tell` puts into the outbox, and at the end the one it returns.
 
     When the client disconnects, `tell` is cancelled and awaited.
     """
 
-    def __init__(self, tell: Callable[[Emit], Awaitable[tuple[str, Json]]]) -> None:
-        """`tell(emit)` returns the last event. It may call `emit` from any thread."""
-        self._emit_found = tell
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = [
@@ -133,40 +196,26 @@ class EventStream:
             (b"x-accel-buffering", b"no"),  # tells a proxy in front not to buffer
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        telling = asyncio.create_task(self._work())
-        sending = asyncio.create_task(self._send_all(send))
-        gone = asyncio.create_task(until_disconnected(receive))
+        await unless_gone(self._stream(send), receive)
+
+    async def _stream(self, send: Send) -> None:
+        outbox = Outbox()
+        telling = asyncio.create_task(self._put_all(outbox))
         try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                log.info("a client disconnected")
+            await outbox.send_all(send)
         finally:
-            for task in (telling, sending, gone):
-                task.cancel()
-            results = await asyncio.gather(telling, sending, gone, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            outbox.close()
+            telling.cancel()
+            await asyncio.wait((telling,))
+        if not telling.cancelled():
+            telling.result()
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def emit(event: str, data: Json) -> None:
-            line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-            with contextlib.suppress(RuntimeError):  # the event loop has ended, and the client with it
-                loop.call_soon_threadsafe(self._queue.put_nowait, f"event: {event}\ndata: {line}\n\n".encode())
-
+    async def _put_all(self, outbox: Outbox) -> None:
         try:
-            emit(*await self._emit_found(emit))
+            outbox.put(*await self._tell(outbox))
         finally:
-            loop.call_soon(self._queue.put_nowait, None)
+            outbox.end()
 
-    async def _send_all(self, send: Send) -> None:
-        while True:
-            try:
-                event = await asyncio.wait_for(self._queue.get(), KEEP_ALIVE)
-            except TimeoutError:
-                event = b": keep-alive\n\n"
-            if event is None:
-                return await send({"type": "http.response.body", "body": b""})
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+
+def _json(data: Json) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()

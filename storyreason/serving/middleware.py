@@ -2,21 +2,23 @@
 
 import asyncio
 import hmac
+import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from storyreason.serving.config import ServingConfig
+from storyreason.serving.budget import RETRY_AFTER, SLICE, Memory, Share, Turns
+from storyreason.serving.config import LOOPBACK, ServingConfig
 from storyreason.serving.errors import RefusedError, refuse, response
 from storyreason.serving.metrics import Metrics, TrackedRequest
-from storyreason.serving.routing import Access, Message, Receive, Route, RouteTable, Send
+from storyreason.serving.routing import Access, ClientGoneError, Message, Receive, Route, RouteTable, Send
+
+log = logging.getLogger(__name__)
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-RETRY_AFTER = 5
-"""Seconds."""
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -28,7 +30,8 @@ SECURITY = [
 class AccessMiddleware:
     """ASGI middleware that passes on only requests that match a declared route and show what that route asks for.
 
-    The token and the keys are compared in constant time.
+    It reads the whole body before the application sees the request, within the limits of size, time and memory. The token
+    and the keys are compared in constant time.
     """
 
     def __init__(
@@ -40,33 +43,43 @@ class AccessMiddleware:
         self._token = token.encode()
         self._keys = tuple(key.encode() for key in keys)
         self._metrics = metrics
+        self._memory = Memory(config.max_memory_mb * 2**20)
+        self._turns = Turns()
         self._at_work = 0
-        self._hosts = {*LOOPBACK, config.host, *(urlsplit(one).hostname for one in config.allowed_origins)}
+        origins = (urlsplit(one).hostname for one in config.allowed_origins)
+        self._hosts = {*LOOPBACK, config.host, *config.allowed_hosts, *origins}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close"})
-        with self._metrics.visit(scope["path"]) as visit:
+        with self._metrics.visit(scope["path"]) as visit, self._memory.share() as share:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             body = _Body(receive, headers, self._config)
             answering = _answering(send, visit, body)
             route, working = self._table.find(scope), False
             try:
-                working = self._admit(scope["method"], _access(scope["path"], route), headers)
+                access = _access(scope["path"], route)
+                working = self._admit(scope["method"], access, headers, host_matters=scope["path"] != "/healthz")
                 self._at_work += working
-                await (self._app if route else response(404, "Not Found"))(scope, body, answering)
+                if route is None:
+                    return await response(404, "Not Found")(scope, receive, answering)
+                if access is not Access.NOTHING:
+                    await body.read(share, route.copies, self._turns)
+                await self._app(scope, body, answering)
             except RefusedError as refusal:
                 if visit.status is not None:  # the response has started, so it is too late for another status
                     raise
                 await refuse(answering, refusal)
+            except ClientGoneError:
+                log.info("a client disconnected")
             finally:
                 self._at_work -= working
 
-    def _admit(self, method: str, access: Access, headers: dict[str, str]) -> bool:
+    def _admit(self, method: str, access: Access, headers: dict[str, str], host_matters: bool) -> bool:
         """Whether the request counts towards `serving.max_requests`. Raises RefusedError."""
-        self._check_browser(headers)
+        self._check_browser(headers, host_matters)
         known = self._known(headers.get("authorization", ""))
         if access is Access.TOKEN and known != "administrator":
             raise RefusedError(
@@ -91,21 +104,28 @@ class AccessMiddleware:
             )
         return working
 
-    def _check_browser(self, headers: dict[str, str]) -> None:
+    def _check_browser(self, headers: dict[str, str], host_matters: bool) -> None:
         """Refuse requests that a browser makes for another site's page, unless its origin is allowed.
 
         CORS is not enough: it keeps a page from reading the response, but the request has been carried out by then. The
-        check of `Host` stops DNS rebinding, where a foreign host name resolves to this machine.
+        check of `Host` stops DNS rebinding, where a foreign host name resolves to this machine. Probes use whatever name
+        they like, and `/healthz` tells them nothing else.
         """
         origin = headers.get("origin", "")
         try:
-            host, place = urlsplit(f"//{headers.get('host', '')}").hostname, urlsplit(origin).netloc
+            host, place = urlsplit(f"//{headers.get('host', '')}").hostname or "", urlsplit(origin).netloc
         except ValueError:
             raise RefusedError(400, "The Host or Origin header of this request is not an address.") from None
-        if self._config.host in LOOPBACK and host not in self._hosts:
+        if self._config.on_loopback:
+            if host not in self._hosts:
+                raise RefusedError(
+                    403,
+                    "This gateway serves this machine only: use 127.0.0.1 as its host, or set serving.allowed_origins.",
+                )
+        elif host_matters and host not in self._hosts and not _is_address(host):
             raise RefusedError(
                 403,
-                "This gateway serves this machine only: use 127.0.0.1 as its host, or set serving.allowed_origins.",
+                f"This gateway is not known as {host[:100]!r}: add the name to serving.allowed_hosts, or use its address.",
             )
         if origin and origin not in self._config.allowed_origins and place != headers.get("host"):
             raise RefusedError(
@@ -128,33 +148,56 @@ def _access(path: str, route: Route | None) -> Access:
     return Access.TOKEN if path.startswith("/admin") else Access.NOTHING
 
 
+def _is_address(host: str) -> bool:
+    """Whether it is an IP address: no name that resolves to another machine tomorrow."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class _Body:
-    """The body of a request as the application receives it. Raises RefusedError if it is too large or too slow."""
+    """The body of a request, as the application receives it: in one piece, then that the client disconnected."""
 
     def __init__(self, receive: Receive, headers: dict[str, str], config: ServingConfig) -> None:
         self._receive = receive
         self._config = config
-        self._deadline = asyncio.get_running_loop().time() + config.body_timeout
-        self._size = 0
+        self._body: bytes | None = None
         self.whole = not _has_body(headers)
         """Whether the whole body was received."""
 
-    async def __call__(self) -> Message:
-        if self.whole:
-            return await self._receive()
+    async def read(self, share: Share, copies: int, turns: Turns) -> None:
+        """Receive all of it; each byte takes `copies` of `share`.
+
+        Raises RefusedError if it is too large or too slow, and ClientGoneError if the client leaves meanwhile.
+        """
+        body = bytearray()  # not a list: a client may send single bytes
         try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
+            async with asyncio.timeout(self._config.body_timeout):
+                while not self.whole:
+                    await turns.take()
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    if len(body) + len(part) > _most(self._config):
+                        raise _too_large(self._config)
+                    share.take(copies * len(part))
+                    body += part
+                    self.whole = not message.get("more_body")
         except TimeoutError:
             seconds = f"{self._config.body_timeout:g} s"
             raise RefusedError(
                 408, f"The request's body did not arrive within {seconds} (serving.body_timeout)."
             ) from None
-        self._size += len(message.get("body", b""))
-        if self._size > _most(self._config):
-            raise _too_large(self._config)
-        self.whole = not message.get("more_body")
-        return message
+        self._body = bytes(body)
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None  # not kept here: the handler drops what it has read
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 def _has_body(headers: dict[str, str]) -> bool:
@@ -179,9 +222,20 @@ def _answering(send: Send, visit: TrackedRequest, body: _Body) -> Send:
                 message["headers"].append((b"connection", b"close"))
         else:
             visit.body_sent(message.get("body", b""))
+            await _in_slices(message, send)
+            return
         await send(message)
 
     return answering
+
+
+async def _in_slices(message: Message, send: Send) -> None:
+    """Send a part of a body so that at most `SLICE` bytes of it wait for a client that reads slowly."""
+    body = message.get("body", b"")
+    while len(body) > SLICE:
+        await send({**message, "body": body[:SLICE], "more_body": True})
+        body = memoryview(body)[SLICE:]
+    await send({**message, "body": bytes(body)})
 
 
 def cors(app: Any, origins: tuple[str, ...]) -> None:

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from storyreason.errors import GatewayError
 from storyreason.serving import limits
+from storyreason.serving.budget import SLICE
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, openai_event
-from storyreason.serving.routing import Access, Message, Receive, Send, in_thread, route, until_disconnected
+from storyreason.serving.routing import Access, Message, Receive, Send, route, unless_gone
+from storyreason.serving.workers import settings_of, workers
 
 if TYPE_CHECKING:
     import aiohttp
@@ -23,8 +26,8 @@ HOP_BY_HOP = {
 """Hop-by-hop headers (RFC 9110, section 7.6.1): they belong to a connection, not to the message."""
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}
-INLINE_BYTES = 2**16
-"""Bodies smaller than this many bytes are parsed faster than a thread is reached."""
+INLINE_BYTES = 2**13
+"""Bodies smaller than this many bytes are checked faster than a process is reached, a picture in them included."""
 MAX_ATTEMPTS = 3
 """How often a request is sent to engines that are running but do not answer."""
 MAX_ENGINES_LOST = 2
@@ -69,25 +72,17 @@ class PassThrough:
     @route("POST", "/v1/messages", Access.KEY, "Messages (Anthropic's interface).")
     @route("*", "/v1/{path:path}", Access.KEY, "Anything else that the engine serves.")
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
-        if scope["method"] == "POST":
-            if len(body) < INLINE_BYTES and not _may_have_pictures(body):
+        body: bytes = (await receive())["body"]  # the middleware has all of it
+        await unless_gone(self._checked(scope, body, send), receive)
+
+    async def _checked(self, scope: Message, body: bytes, send: Send) -> None:
+        if body or scope["method"] == "POST":
+            if len(body) < INLINE_BYTES:
                 body = limits.check(body, self.engines.settings)
             else:
-                body = await in_thread(limits.check, body, self.engines.settings)
-        forward = asyncio.create_task(self._forward(scope, body, send))
-        gone = asyncio.create_task(until_disconnected(receive))
-        try:
-            await asyncio.wait((forward, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not forward.done():
-                log.info("a client disconnected")
-        finally:
-            # Await both, cancelled or not, so that the engine's count of requests is right on return.
-            for task in (forward, gone):
-                task.cancel()
-            results = await asyncio.gather(forward, gone, return_exceptions=True)
-        if isinstance(results[0], Exception):
-            raise results[0]
+                _, changed = await workers.do("check", {"settings": settings_of(self.engines.settings)}, body)
+                body = changed[0] if changed else body
+        await self._forward(scope, body, send)
 
     async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
         failures = ended = 0
@@ -118,10 +113,12 @@ class PassThrough:
             for name, value in scope["headers"]
             if name not in NOT_FORWARDED
         ]
+        if body:
+            headers.append(("content-length", str(len(body))))
         url = URL(engine.server.url + path, encoded=True)
         try:
             response = await self._client.request(
-                scope["method"], url, headers=headers, data=body or None, allow_redirects=False
+                scope["method"], url, headers=headers, data=_in_slices(body), allow_redirects=False
             )
         except (aiohttp.ClientError, OSError):
             return False
@@ -155,21 +152,14 @@ class PassThrough:
         await send({"type": "http.response.body", "body": openai_event(503, sentence)})
 
 
-def _may_have_pictures(body: bytes) -> bool:
-    """Whether there may be a data URL, however it is escaped: a picture of a few kilobytes may take a second to decode."""
-    return b"data" in body or b"\\u" in body
+def _in_slices(body: bytes) -> bytes | AsyncIterator[bytes] | None:
+    """A large body in pieces, so that sending it neither copies it nor keeps the event loop busy."""
 
+    async def slices() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), SLICE):
+            yield body[start : start + SLICE]
 
-async def _body(receive: Receive) -> bytes:
-    """The whole body; empty if the client disconnected."""
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b""
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+    return slices() if len(body) > SLICE else body or None
 
 
 def engines_lost() -> RefusedError:

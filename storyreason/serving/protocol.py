@@ -1,4 +1,4 @@
-"""uvicorn with limits on the time and size of a request's head, which it does not have itself."""
+"""uvicorn with limits that it does not have itself: on a request's head, and on clients that do not read."""
 
 import asyncio
 import functools
@@ -7,25 +7,30 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_TIMEOUT = 20.0
-"""Seconds in which a request's head must arrive, from the start of the connection or the previous response."""
-MAX_HEAD = 2**16
-"""Bytes."""
+from storyreason.serving.budget import HEAD_TIMEOUT, MAX_HEAD, UNREAD_TIMEOUT
 
 
-def settings(app: Any, head_timeout: float = HEAD_TIMEOUT, **more: Any) -> uvicorn.Config:
-    """uvicorn's configuration for a gateway's application."""
-    protocol: Any = functools.partial(Protocol, head_timeout=head_timeout)
-    return uvicorn.Config(app, http=protocol, ws="none", log_config=None, lifespan="on", **more)
+def settings(
+    app: Any, head_timeout: float = HEAD_TIMEOUT, unread_timeout: float = UNREAD_TIMEOUT, **more: Any
+) -> uvicorn.Config:
+    """uvicorn's configuration for a gateway's application.
+
+    Not uvloop: it accepts one connection in each round of its loop, so that among 200 clients that send at full speed the
+    next one waits for seconds.
+    """
+    protocol: Any = functools.partial(Protocol, head_timeout=head_timeout, unread_timeout=unread_timeout)
+    return uvicorn.Config(app, http=protocol, ws="none", loop="asyncio", log_config=None, lifespan="on", **more)
 
 
 class Protocol(HttpToolsProtocol):
     """One connection. The limits of bodies are in `middleware`."""
 
-    def __init__(self, *args: Any, head_timeout: float, **named: Any) -> None:
+    def __init__(self, *args: Any, head_timeout: float, unread_timeout: float, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head_timeout = head_timeout
+        self._unread_timeout = unread_timeout
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._head = 0  # bytes of this request's target and headers
         self._unparsed = 0  # bytes since the parser's last event: it buffers a header without an end
 
@@ -35,7 +40,17 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._has_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not `close`, which would first wait until everything is sent.
+        self._unread = self.loop.call_later(self._unread_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._has_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._unparsed += len(data)
@@ -89,3 +104,8 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _has_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

@@ -5,13 +5,15 @@ middleware answers 404 to any request that matches no declared route, and the ap
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pydantic import BaseModel
+
+from storyreason.errors import StoryReasonError
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -43,6 +45,8 @@ class Route:
     body: type[BaseModel] | None
     counted: bool
     """Whether `/metrics` counts it under its own path; otherwise as `other`."""
+    copies: int
+    """How often a request's body is in memory at a time, in one form or another."""
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -57,9 +61,10 @@ def route(
     *,
     body: type[BaseModel] | None = None,
     counted: bool | None = None,
+    copies: int = 2,
 ) -> Callable[[Handler], Handler]:
     """Declare a handler's route. By default a path without parameters is `counted`; one with parameters never ends."""
-    one = Route(method, path, access, summary, body, "{" not in path if counted is None else counted)
+    one = Route(method, path, access, summary, body, "{" not in path if counted is None else counted, copies)
 
     def declare(handler: Handler) -> Handler:
         setattr(handler, _DECLARED, (one, *getattr(handler, _DECLARED, ())))
@@ -113,7 +118,29 @@ async def in_thread(work: Callable[Given, Result], *given: Given.args, **named: 
     return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*given, **named))
 
 
-async def until_disconnected(receive: Receive) -> None:
-    """Return once the client has disconnected. The request's body must have been read before."""
+class ClientGoneError(Exception):
+    """The client disconnected before it had its response. Nobody sees it: the middleware counts it as 499."""
+
+
+async def unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result:
+    """The result of `work`, which is cancelled and awaited if the client disconnects first; then raises ClientGoneError.
+
+    The request's body must have been read before. When this returns, `work` holds nothing any more.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_until_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        left = not task.done()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.wait((task, gone))
+    # What was cancelled may fail in its own way: a request whose connection was closed, for example.
+    if left and (task.cancelled() or isinstance(task.exception(), StoryReasonError)):
+        raise ClientGoneError
+    return task.result()
+
+
+async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -88,7 +88,7 @@ def resting(name: str = "") -> dict[str, float]:
         return {str(who): float(seconds) for who, seconds in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GatewayError(f"{path} cannot be read ({error}): delete it, then restart the gateway.") from None
 
 
@@ -185,5 +185,5 @@ def _read(path: Path, kind: type[Kind]) -> Kind | None:
         return kind(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise GatewayError(f"{path} cannot be read ({error}): delete it, then deploy again.") from None

@@ -5,103 +5,50 @@ import contextlib
 import functools
 import logging
 import re
-from collections.abc import Coroutine
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from typing import TYPE_CHECKING
 
 from storyreason import runs
 from storyreason.errors import EngineError, StoryReasonError
-from storyreason.format import answer as answers
 from storyreason.generation import answering
-from storyreason.generation.config import Decoding, GenerationConfig
-from storyreason.generation.openai import Stop
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.openai import Chunk, OnChunk, Stop
 from storyreason.generation.vllm import NAME
 from storyreason.page.gallery import Gallery
 from storyreason.page.web import headers, web
-from storyreason.pictures import size as picture_size
-from storyreason.serving import limits
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, body_of, response, response_of
-from storyreason.serving.live import Emit, EventStream, Json, StoryEvents
+from storyreason.serving.live import EventStream, Json, Outbox, StoryEvents
 from storyreason.serving.passthrough import MAX_ENGINES_LOST, engines_lost, still_running
-from storyreason.serving.routing import Access, in_thread, route, until_disconnected
+from storyreason.serving.requests import ReadRequest, StoryRequest
+from storyreason.serving.routing import Access, in_thread, route, unless_gone
+from storyreason.serving.workers import settings_of, workers
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
 log = logging.getLogger(__name__)
 
-MAX_CHARACTERS = 500_000
-"""Characters of a text to read, at most: many times the length of a model's answer."""
-MAX_FIELDS = 20
-"""Fields of a body, at most. Each unknown field would be an error of its own."""
 
 NEWEST_EVALUATIONS = 24
 """Pages of evaluations that the gallery shows when the gateway starts; a retraining makes two for each model."""
 
-Images = Annotated[tuple[str, ...], FailFast(), Field(max_length=10_000)]
-"""Fails at the first fault: there may be millions."""
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for a story: its fields without the images, the images' (width, height) in pixels, and the images."""
+
+    fields: Json
+    sizes: list[tuple[int, int]]
+    images: list[bytes]
 
 
-class StoryRequest(BaseModel):
-    """The body of `POST /v1/stories`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: Images = Field(min_length=1, description="The frames in order, as data URLs or plain Base64.")
-    request: str | None = Field(
-        default=None,
-        max_length=4000,
-        description="The user's request; by default the one that the model was scored with.",
-    )
-    model: str | None = Field(
-        default=None, max_length=300, description="One of GET /v1/models; by default the served model."
-    )
-    decoding: Decoding = Field(
-        default="grounded", description="grounded: grammars keep the answer valid; free: no constraint."
-    )
-    temperature: float = Field(default=0.0, ge=0, le=2, description="0 always takes the likeliest token.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed for sampling.")
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="Longest answer in tokens; by default what the engine's context leaves."
-    )
-
-
-class ReadRequest(BaseModel):
-    """The body of `POST /v1/stories/read`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    answer: str | None = Field(
-        default=None, max_length=MAX_CHARACTERS, description="Analysis and story, from `<think>` to the last `</gdi>`."
-    )
-    analysis: str | None = Field(
-        default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the analysis, without `<think>`."
-    )
-    story: str | None = Field(default=None, max_length=MAX_CHARACTERS, description="Instead of `answer`: the story.")
-    images: Images = Field(default=(), description="The frames, to check boxes against and to show.")
-
-    @model_validator(mode="after")
-    def _one_or_both(self) -> "ReadRequest":
-        if (self.answer is None) == (self.analysis is None or self.story is None):
-            raise ValueError("send `answer`, or both `analysis` and `story`")
-        return self
-
-    @property
-    def whole(self) -> str:
-        """The answer, in whichever form it was sent."""
-        if self.answer is not None:
-            return self.answer
-        return answers.join(*(str(part).strip("\r\n") for part in (self.analysis, self.story)))
-
-
-Body = TypeVar("Body", StoryRequest, ReadRequest)
+_computing = threading.Semaphore(2)
 
 
 class StoryRoutes:
@@ -117,75 +64,82 @@ class StoryRoutes:
         Access.KEY,
         "Tell a grounded story of images; streamed if `text/event-stream` is accepted.",
         body=StoryRequest,
+        copies=6,  # the images, the request to the engine as objects, text and bytes, and the response with its view
     )
-    async def tell(self, request: "Request") -> "JSONResponse | EventStream":
+    async def tell(self, request: "Request") -> "Response | EventStream":
         """A story as JSON, or as server-sent events if the client accepts them. Closing the connection cancels it."""
         try:
-            asked = await in_thread(_parsed, StoryRequest, await request.body())
-            if asked.model not in (None, NAME):
-                raise RefusedError(404, f"There is no model {asked.model!r}: use {NAME!r}, or leave it out.")
-            if (asked.max_tokens or 0) > (most := self.engines.settings.max_model_len):
-                raise RefusedError(400, f"max_tokens: {most} at most (serving.max_model_len).")
-            images = await in_thread(limits.decoded, asked.images, self.engines.settings)
-        except (StoryReasonError, ValidationError) as error:
+            asked = await unless_gone(self._asked(await request.body()), request.receive)
+        except StoryReasonError as error:
             return response_of(error)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return EventStream(functools.partial(self._tell_live, asked, images))
-        return await _cancel_if_gone(request, self._tell_whole(asked, images))
+            return EventStream(functools.partial(self._tell_live, asked))
+        return await unless_gone(self._tell_whole(asked), request.receive)
 
     @route(
-        "POST", "/v1/stories/read", Access.KEY, "Read and check an existing answer; needs no model.", body=ReadRequest
+        "POST",
+        "/v1/stories/read",
+        Access.KEY,
+        "Read and check an existing answer; needs no model.",
+        body=ReadRequest,
+        copies=4,
     )
-    async def read(self, request: "Request") -> "JSONResponse":
-        from starlette.responses import JSONResponse
-
+    async def read(self, request: "Request") -> "Response":
+        given = {"settings": settings_of(self.engines.settings)}
         try:
-            text = await in_thread(_parsed, ReadRequest, await request.body())
-            images = await in_thread(limits.decoded, text.images, self.engines.settings)
-        except (StoryReasonError, ValidationError) as error:
+            _, (found,) = await unless_gone(workers.do("read", given, await request.body()), request.receive)
+        except StoryReasonError as error:
             return response_of(error)
-        read = await in_thread(_reading, text.whole, images)
-        return JSONResponse({"answer": text.whole, **read})
+        return _json_response(found)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _tell_whole(self, asked: StoryRequest, images: list[bytes]) -> "JSONResponse":
-        from starlette.responses import JSONResponse
+    async def _asked(self, body: bytes) -> Asked:
+        found, images = await workers.do("story", {"settings": settings_of(self.engines.settings)}, body)
+        asked = Asked(found["asked"], [tuple(size) for size in found["sizes"]], images)
+        if asked.fields["model"] not in (None, NAME):
+            raise RefusedError(404, f"There is no model {asked.fields['model']!r}: use {NAME!r}, or leave it out.")
+        if (asked.fields["max_tokens"] or 0) > (most := self.engines.settings.max_model_len):
+            raise RefusedError(400, f"max_tokens: {most} at most (serving.max_model_len).")
+        return asked
 
+    async def _tell_whole(self, asked: Asked) -> "Response":
         try:
-            return JSONResponse(await self._story(asked, images, None))
+            return _json_response(await self._story(asked, None))
         except StoryReasonError as error:
             return response_of(error)
 
-    async def _tell_live(self, asked: StoryRequest, images: list[bytes], emit: Emit) -> tuple[str, Json]:
+    async def _tell_live(self, asked: Asked, outbox: Outbox) -> tuple[str, Json | bytes]:
         try:
-            return "done", await self._story(asked, images, emit)
+            return "done", await self._story(asked, outbox)
         except StoryReasonError as error:
             return "error", body_of(error)
 
-    async def _story(self, asked: StoryRequest, images: list[bytes], emit: Emit | None) -> Json:
-        """The response to a request. One engine answers all of its stages, even if another takes over meanwhile.
+    async def _story(self, asked: Asked, outbox: Outbox | None) -> bytes:
+        """The response to a request, as JSON. One engine answers all of its stages, even if another takes over meanwhile.
 
         If the engine dies before anything was sent to the client, its successor gets the request.
         """
-        wanted = asked.model_dump(exclude={"images", "model"}, exclude_none=True)
+        wanted = {name: value for name, value in asked.fields.items() if name != "model" and value is not None}
         emitted, ended = False, 0
 
-        def emit_and_note(event: str, data: Json) -> None:
+        def emit(event: str, data: Json) -> None:
             nonlocal emitted
             emitted = True
-            if emit is not None:
-                emit(event, data)
+            if outbox is not None:
+                outbox.put(event, data)
 
         while True:
             async with self.engines.engine() as engine:
                 served = self.engines.served
                 version = served.version if served else None
                 config = GenerationConfig(**{**(served.prompt if served else {}), **wanted})
-                live = None if emit is None else StoryEvents([picture_size(image) for image in images], emit_and_note)
+                on_chunk = None
+                if outbox is not None:
+                    on_chunk = _in_turn(StoryEvents(asked.sizes, emit, keeps_up=outbox.keeps_up), outbox)
                 try:
-                    told = await self._request(engine, images, config, live)
+                    told = await self._request(engine, asked.images, config, on_chunk)
                     break
                 except EngineError as error:
                     if emitted or await still_running(engine):
@@ -194,17 +148,18 @@ class StoryRoutes:
                     if ended == MAX_ENGINES_LOST:
                         raise engines_lost() from error
                     log.warning("%s Retrying with its successor.", error)
-        read = await in_thread(lambda: _reading(live.whole(told.answer) if live else told.answer, images))
-        return {"answer": told.answer, "version": version, "cut": told.cut, "mended": told.mended, **read}
+        given = {"version": version, "cut": told.cut, "mended": told.mended}
+        _, (found,) = await workers.do("reading", given, told.answer.encode(), *asked.images)
+        return found
 
     async def _request(
-        self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, live: StoryEvents | None
+        self, engine: RunningEngine, images: list[bytes], config: GenerationConfig, on_chunk: OnChunk | None
     ) -> answering.Prediction:
         """Ask the engine in a thread, which is stopped and awaited if this is cancelled."""
         stop = Stop()
         ask = functools.partial(
             answering.answer_to, engine.server.url, engine.server.name, "story", images, config,
-            on_chunk=None if live is None else live.feed, stop=stop,
+            on_chunk=on_chunk, stop=stop,
         )  # fmt: skip
         work = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         try:
@@ -268,38 +223,18 @@ class PageRoutes:
         return JSONResponse(view)
 
 
-def _parsed(kind: type[Body], body: bytes) -> Body:
-    """Parse the body of a request. Raises RefusedError, or ValidationError with few errors."""
-    try:
-        fields = from_json(body)
-    except ValueError as error:
-        raise RefusedError(400, f"the body: Invalid JSON: {error}.") from None
-    if not isinstance(fields, dict):
-        raise RefusedError(400, "the body: Input should be an object.")
-    if len(fields) > MAX_FIELDS:
-        raise RefusedError(400, f"The body has {len(fields)} fields: send only {', '.join(kind.model_fields)}.")
-    return kind.model_validate(fields)
+def _in_turn(live: StoryEvents, outbox: Outbox) -> OnChunk:
+    """Feed chunks to `live`, a few stories at a time: the event loop competes with every thread that computes."""
+
+    def feed(chunk: Chunk) -> None:
+        outbox.wait()
+        with _computing:
+            live.feed(chunk)
+
+    return feed
 
 
-def _reading(answer: str | answers.Answer, images: list[bytes]) -> dict[str, Any]:
-    """What the page shows of an answer (`page.view`), and which rules it breaks."""
-    from storyreason import page
+def _json_response(content: bytes) -> "Response":
+    from starlette.responses import Response
 
-    view = page.view("story", images, answer)
-    (shown,) = view["answers"]
-    problems = [{name: value for name, value in one.items() if name != "wanted"} for one in shown["problems"]]
-    return {"valid": shown["valid"], "problems": problems, "view": view}
-
-
-async def _cancel_if_gone(request: "Request", telling: "Coroutine[Any, Any, JSONResponse]") -> "JSONResponse":
-    """The result of `telling`, which is cancelled and awaited if the client disconnects."""
-    task = asyncio.create_task(telling)
-    gone = asyncio.create_task(until_disconnected(request.receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-        await asyncio.wait((task, gone))
-    return response(499, "The client disconnected.") if task.cancelled() else task.result()
+    return Response(content, media_type="application/json")

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from storyreason.errors import DataError, EngineAwayError, EngineError, GatewayError, StoryReasonError
 from storyreason.serving import errors
 from storyreason.serving.errors import RefusedError
-from storyreason.serving.live import Emit, EventStream
-from storyreason.serving.stories import StoryRequest
+from storyreason.serving.live import EventStream, Outbox
+from storyreason.serving.requests import StoryRequest
 
 
 def sent(app: Any) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_errors_of_the_gateways_own_routes_have_message_and_code() -> None:
 
 
 def test_the_last_event_of_a_story_that_failed_is_an_error() -> None:
-    async def tell(_: Emit) -> tuple[str, dict[str, Any]]:
+    async def tell(_: Outbox) -> tuple[str, dict[str, Any]]:
         return "error", errors.body_of(EngineAwayError("Gone – again."))
 
     assert [message["body"] for message in sent(EventStream(tell))[1:]] == [

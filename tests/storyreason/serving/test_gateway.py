@@ -185,7 +185,7 @@ def test_a_client_that_reads_nothing_is_disconnected() -> None:
         listening.listen()
         asking.connect(listening.getsockname())
         with listening.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def test_a_gateway_of_its_own_runs_beside_the_checkouts_with_its_own_files(

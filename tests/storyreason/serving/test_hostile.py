@@ -16,7 +16,7 @@ from storyreason.errors import GatewayError
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import RunningEngine
-from storyreason.serving.stories import StoryRequest, _parsed
+from storyreason.serving.requests import StoryRequest, parsed
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
 from tests.storyreason.odd import PICTURES as ODD
 from tests.storyreason.odd import text as base64_of
@@ -97,11 +97,11 @@ HOSTILE = [
     ("a hundred conversations", f"{CHAT}/batch", {"messages": [[]] * 100}, 400, "The request has 100 conversations: send 8"),
     ("no object", CHAT, [1, 2], 400, "The body is not a JSON object."),
     ("no JSON", CHAT, b"{", 400, "The body is not JSON."),
-    ("no JSON for a story", STORIES, b"\xff{", 400, "Invalid JSON"),
-    ("no JSON to read", READ, b"", 400, "Invalid JSON"),
-    ("no object to read", READ, [1, 2], 400, "Input should be an object"),
+    ("no JSON for a story", STORIES, b"\xff{", 400, "The body is not JSON."),
+    ("no JSON to read", READ, b"", 400, "The body is not JSON."),
+    ("no object to read", READ, [1, 2], 400, "The body is not a JSON object."),
     ("a deep well", CHAT, b'{"a":' + b"[" * 200_000, 400, "The body is not JSON."),
-    ("a deep well of a story", STORIES, b"[" * 200_000, 400, "Invalid JSON"),
+    ("a deep well of a story", STORIES, b"[" * 200_000, 400, "The body is not JSON."),
     ("a closed well", CHAT, b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", 200, ""),
     ("huge JSON", CHAT, b'{"a":"' + b"a" * 2**21 + b'"}', 413, "The request is larger than 1 MiB (serving.max_body_mb)."),
     ("huge JSON for a story", STORIES, b" " * (2**20 + 1), 413, "The request is larger than 1 MiB"),
@@ -210,7 +210,7 @@ def test_reading_a_long_answer_takes_linear_time(url: str, examples: list[datase
 
 def test_of_many_invalid_images_only_the_first_is_reported() -> None:
     with pytest.raises(ValidationError) as caught:
-        _parsed(StoryRequest, b'{"images": [' + b"1, " * 100_000 + b"1]}")
+        parsed(StoryRequest, b'{"images": [' + b"1, " * 100_000 + b"1]}")
     assert caught.value.error_count() < 3
 
 

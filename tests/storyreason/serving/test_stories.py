@@ -114,4 +114,4 @@ def test_a_body_that_is_not_json_is_rejected(client: TestClient) -> None:
     for path in ("/v1/stories", "/v1/stories/read"):
         refused = client.post(path, content=b"\xff{")
         assert refused.status_code == 400
-        assert "Invalid JSON" in message(refused)
+        assert message(refused) == "The body is not JSON."
