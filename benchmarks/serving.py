@@ -255,7 +255,7 @@ def compiling(folder: Path, examples: list[Any], answers: dict[str, str]) -> tup
     seconds: tuple[list[float], list[float]] = ([], [])
     for example in examples:
         read = answer.read(answers[example.story_id]).analysis
-        texts = [grammar.of_analysis(dataset.sizes(example)), grammar.of_story(read) if read else None]
+        texts = [grammar.of_section(dataset.sizes(example)), grammar.of_story(read) if read else None]
         for text, into in zip(texts, seconds, strict=True):
             if text is not None:
                 compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)

@@ -21,7 +21,7 @@ from tasks.registry import Version
 from tasks.results import Compared, Evaluated, Pulled
 from tasks.steps import Work, step
 
-VERSION = 3
+VERSION = 4
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Generation settings that do not change the answers."""
@@ -88,7 +88,9 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
     cards: dict[Decoding, scoring.Scorecard] = {}
     told = _tell(config, subject, examples, folder)
     for decoding, answers in told.items():
-        card = cards[decoding] = scoring.score(references, _texts(answers), protocols=("strict", "paper"))
+        card = cards[decoding] = scoring.score(
+            references, _texts(answers), protocols=("strict", "paper"), grounded=decoding == "grounded"
+        )
         metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
         runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
         runs.write_text(
@@ -127,7 +129,7 @@ def _page(
 def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> dict[str, float]:
     """The effect of mending: how many boxes it changed, and the two scores that it can change, without it."""
     before = {one.story_id: one.unmended or one.answer for one in answers}
-    without = scoring.score(references, before).metrics()
+    without = scoring.score(references, before, grounded=True).metrics()
     names = (VALID, BOX_F1)
     return {
         "grounded/mended_boxes": float(sum(one.mended for one in answers)),

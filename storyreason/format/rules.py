@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 from storyreason.format.analysis import Analysis, Section, column
 from storyreason.format.answer import Answer
 from storyreason.format.kinds import ID, KINDS, Kind, kinds_in
+from storyreason.format.naming import Naming, mentions
 from storyreason.format.problems import Problem, Tally, quote
 from storyreason.format.story import Finding, Mention, Passage, Story, placed
 from storyreason.format.tables import (
+    CHARACTERS,
     ENTITY_TABLES,
     NARRATIVE,
     PHASES,
@@ -26,7 +28,8 @@ Sizes = Sequence[tuple[int, int]]
 
 
 class Rule(NamedTuple):
-    """A rule and its severity. A broken rule of severity `error` makes an answer invalid; a `warning` does not."""
+    """A rule and its severity. A broken rule of severity `error` makes an answer invalid; a `warning` does not, except
+    for those in `GROUNDED`."""
 
     severity: Literal["error", "warning"]
     sentence: str
@@ -69,8 +72,12 @@ RULES = {
     "tag-kind": _warning("<gdo> tags char and obj, <gdl> tags lm and bg."),
     "pronoun-untagged": _warning("A personal pronoun is inside a tag."),
     "name-untagged": _warning("A character's name is inside a tag."),
+    "name-changed": _warning("A character has the same name in every image."),
+    "name-foreign": _warning("A capitalized name in a mention is one of its own entity, in the tables."),
 }  # fmt: skip
 """Every rule by its name, which `Problem.rule` refers to. Names are stable: metrics in MLflow are named after them."""
+GROUNDED = frozenset({"name-changed", "name-foreign"})
+"""Warnings that are errors in an answer that was decoded grounded: its grammars do not allow them."""
 
 
 def check(answer: Answer, sizes: Sizes | None) -> list[Problem]:
@@ -88,9 +95,14 @@ def check(answer: Answer, sizes: Sizes | None) -> list[Problem]:
     return sorted(problems, key=lambda problem: (problem.line, problem.column))
 
 
-def is_valid(problems: Iterable[Problem]) -> bool:
-    """Whether there is no problem of severity error."""
-    return all(RULES[problem.rule].severity == "warning" for problem in problems)
+def severity(rule: str, grounded: bool = False) -> Literal["error", "warning"]:
+    """The severity of a rule in an answer; `grounded`: one that was decoded grounded."""
+    return "error" if grounded and rule in GROUNDED else RULES[rule].severity
+
+
+def is_valid(problems: Iterable[Problem], grounded: bool = False) -> bool:
+    """Whether there is no problem of severity error; `grounded` as for `severity`."""
+    return all(severity(problem.rule, grounded) == "warning" for problem in problems)
 
 
 _ID = re.compile(ID)
@@ -110,6 +122,7 @@ class _Checker:
         self._count = len(answer.analysis.sections if answer.analysis else ()) if sizes is None else len(sizes)
         self._lines: list[str] | None = None
         self._tally = Tally()
+        self.naming = Naming(answer.analysis.sections if answer.analysis else ())
 
     def analysis(self, analysis: Analysis) -> None:
         found = [section.image for section in analysis.sections]
@@ -124,6 +137,9 @@ class _Checker:
             self._row("phase-missing", f"The narrative structure lacks {', '.join(missing)}.", place.line)
         for phase in analysis.phases:
             self._phase(phase)
+        for row, section, before in self.naming.changes:
+            message = f"{row.id} is called {quote(row.name)} here, and {quote(before)} in an earlier image."
+            self._row("name-changed", message, row.line, section, CHARACTERS.place("name"))
 
     def _section(self, section: Section) -> None:
         seen: set[str] = set()
@@ -186,9 +202,9 @@ class _Checker:
         known = set().union(*present.values())
         names = Names(row.name for section in analysis.sections for row in section.characters)
         for passage in story.passages:
-            for part in passage.parts:
-                if isinstance(part, Mention):
-                    self._mention(part, passage.image, known, present.get(passage.image, set()))
+            for mention, before in mentions(passage):
+                self._mention(mention, passage.image, known, present.get(passage.image, set()))
+                self._called(mention, before, passage.image)
             self._untagged(passage, names)
 
     def _mention(self, mention: Mention, image: int, known: set[str], present: set[str]) -> None:
@@ -204,6 +220,12 @@ class _Checker:
                 self._span("id-absent", f"{id_} is not in the tables of image {image}.", mention.offset, image)
             if match and mention.kind != "gda" and mention.kind != _TAGS[match[1]]:
                 self._span("tag-kind", f"{id_} is in a <{mention.kind}> tag.", mention.offset, image)
+
+    def _called(self, mention: Mention, before: str, image: int) -> None:
+        if foreign := self.naming.foreign(mention, self.naming.called(mention, before)):
+            of = " or ".join(mention.ids[:3])
+            message = f"{quote(' '.join(foreign[:3]))} is not in the name or description of {of}."
+            self._span("name-foreign", message, mention.offset, image)
 
     def _untagged(self, passage: Passage, names: Names) -> None:
         found = list(untagged(passage, names))

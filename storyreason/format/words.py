@@ -74,6 +74,11 @@ def words(text: str) -> list[str]:
     return [match[0].lower() for match in _WORD.finditer(text)]
 
 
+def is_name(name: str) -> bool:
+    """Whether a cell holds a name: `Mara` and `John Smith` are names, `-`, `Unknown` and `a man in a hat` are not."""
+    return bool(_words_of(name))
+
+
 def _words_of(name: str) -> tuple[str, ...]:
     """The words of a name such as `John Smith`. Empty for `-`, for lower-case descriptions and for more than four words."""
     words = tuple(_WORD.findall(name))

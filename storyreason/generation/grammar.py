@@ -13,11 +13,10 @@ A grammar cannot compare numbers, so x1 < x2 and y1 < y2 are not guaranteed: `gr
 was cut off is completed under a grammar, too: one that allows only what validity requires, in few tokens.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from storyreason.format.analysis import Analysis, Section
-from storyreason.format.kinds import KINDS, Kind, kind_of, kinds_in
+from storyreason.format.kinds import Kind, kinds_in
 from storyreason.format.rules import Sizes
 from storyreason.format.tables import (
     ENTITY_TABLES,
@@ -29,6 +28,8 @@ from storyreason.format.tables import (
     Object,
     Table,
 )
+from storyreason.generation.gbnf import Grammar, joined, literal
+from storyreason.generation.mentions import BEFORE_A_SENTENCE, Mentions
 
 MOST: dict[Kind, int] = {"char": 24, "obj": 40, "lm": 12, "bg": 12}
 """The highest ID of each kind."""
@@ -44,32 +45,22 @@ FEW = 12
 """Maximum letters in a cell that completes a cut-off answer; a passage may have twice as many. A letter is at most a token."""
 
 
-@dataclass
-class _Grammar:
-    """Collects the rules of a grammar."""
+def of_section(sizes: Sizes, before: Sequence[Section] = ()) -> str:
+    """The grammar of an analysis's next section, as `analysis.render` writes it; `sizes` are the images' (width, height) in
+    pixels.
 
-    names: dict[str, str] = field(default_factory=dict)
-    """The name of each rule by its body."""
-
-    def rule(self, body: str) -> str:
-        """The name of the rule with this body. Equal bodies share one rule, which keeps grammars small."""
-        return self.names.setdefault(body, f"r{len(self.names)}")
-
-    def text(self, root: str) -> str:
-        """The whole grammar, one rule per line."""
-        return "\n".join([f"root ::= {root}", *(f"{name} ::= {body}" for body, name in self.names.items())]) + "\n"
-
-
-def of_analysis(sizes: Sizes) -> str:
-    """The grammar of all analyses of images with these `sizes` (width, height) in pixels, as `analysis.render` writes them."""
-    grammar = _Grammar()
+    `before` are the sections that are written: a person who is in one keeps the name. The text of a section ends with the
+    heading of the next image, which is where the text of the next one goes on; that of the last has the phases.
+    """
+    grammar = Grammar()
     # Without "<": a "</think>" in a cell would end the analysis.
     cell = grammar.rule(f"[^|<\\n\\r ] [^|<\\n\\r]{{0,{CELL - 1}}}")
-    blocks = []
-    for number, size in enumerate(sizes, 1):
-        tables = [_entities(grammar, cell, table, size) for table in ENTITY_TABLES]
-        blocks += [f'"## Image {number}"', f"{' '.join(tables)} {_setting(grammar, cell, len(SETTING_ELEMENTS))}"]
-    return grammar.text(_joined([*blocks, _phases(grammar, cell, len(sizes))]))
+    number = len(before) + 1
+    named = {row.id: row.name for section in reversed(before) for row in section.characters}
+    tables = [_entities(grammar, cell, table, sizes[number - 1], named) for table in ENTITY_TABLES]
+    after = literal(f"## Image {number + 1}") if number < len(sizes) else _phases(grammar, cell, len(sizes))
+    blocks = [f"{' '.join(tables)} {_setting(grammar, cell, len(SETTING_ELEMENTS))}", after]
+    return grammar.text(joined(['"## Image 1"', *blocks]) if number == 1 else f'"\\n\\n" {joined(blocks)}')
 
 
 def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
@@ -78,7 +69,7 @@ def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
     The completion follows the text of `written` without a final line end. Its last section and its phases may be
     incomplete.
     """
-    grammar = _Grammar()
+    grammar = Grammar()
     cell = grammar.rule(f"[a-zA-Z] [a-zA-Z ]{{0,{FEW - 1}}}")
     setting = _setting(grammar, cell, 1)
     sections = written.sections
@@ -88,41 +79,58 @@ def end_of_analysis(sizes: Sizes, written: Analysis) -> str | None:
     if written.phases:
         rows = _phase_rows(grammar, cell, len(sizes))[len(written.phases) :]
         return grammar.text(" ".join(f'"\\n" {row}' for row in rows)) if rows else None
-    rest = _joined([*blocks, _phases(grammar, cell, len(sizes))])
+    rest = joined([*blocks, _phases(grammar, cell, len(sizes))])
     return grammar.text(f'"\\n\\n" {rest}' if sections else rest)
 
 
-def _entities(grammar: _Grammar, cell: str, table: Table[Character | Object], size: tuple[int, int]) -> str:
+def _entities(
+    grammar: Grammar, cell: str, table: Table[Character | Object], size: tuple[int, int], named: Mapping[str, str]
+) -> str:
     """An optional table of entities and the blank line after it. `size` is (width, height) in pixels.
+
+    `named` are the names of people by ID, where they are known; a name is the first cell after the ID.
 
     Ascending IDs are a chain of optional rows, built from the last ID to the first: each rule is "this ID, then maybe
     later ones, or only later ones".
     """
-    plain = len(table.columns) - 2  # all but the ID and the box
     across, down = (grammar.rule(_up_to(edge)) for edge in size)
     box = grammar.rule(f'{across} "," {down} "," {across} "," {down}')
-    rest = grammar.rule(f'{f""" " | " {cell}""" * plain} " | " {box} " |\\n"'.strip())
+
+    between = ' " | " '
+    plain = table.fields[1:-1]  # all but the ID and the box
+    rest = {
+        known: grammar.rule(
+            between.join([*(cell for name in plain if not (known and name == "name")), box]) + ' " |\\n"'
+        )
+        for known in (False, True)
+    }
+
+    def row(id: str) -> str:
+        known = id in named
+        name = literal(f"{named[id]} | ") if known else ""
+        return f'"| {id} | " {name} {rest[known]}'
+
     rows = ""  # one or more; each ID is used or skipped once
     for kind in reversed(kinds_in(table.name)):
         for number in range(MOST[kind], 0, -1):
-            row = f'"| {kind}{number}" {rest}'
-            rows = grammar.rule(f"{row} ({rows})? | {rows}" if rows else row)
-    return grammar.rule(f'({_literal(table.top)} "\\n" {rows} "\\n")?')
+            one = row(f"{kind}{number}")
+            rows = grammar.rule(f"{one} ({rows})? | {rows}" if rows else one)
+    return grammar.rule(f'({literal(table.top)} "\\n" {rows} "\\n")?')
 
 
-def _setting(grammar: _Grammar, cell: str, most: int) -> str:
+def _setting(grammar: Grammar, cell: str, most: int) -> str:
     """A Setting table with 1 to `most` rows."""
     plain = len(SETTINGS.columns) - 1
-    elements = grammar.rule(" | ".join(_literal(name) for name in SETTING_ELEMENTS))
+    elements = grammar.rule(" | ".join(literal(name) for name in SETTING_ELEMENTS))
     row = grammar.rule(f'"| " {elements}{f""" " | " {cell}""" * plain} " |"')
-    return grammar.rule(f'{_literal(SETTINGS.top)} ("\\n" {row}){{1,{most}}}')
+    return grammar.rule(f'{literal(SETTINGS.top)} ("\\n" {row}){{1,{most}}}')
 
 
-def _phases(grammar: _Grammar, cell: str, images: int) -> str:
-    return f"{_literal(NARRATIVE.top)} " + " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
+def _phases(grammar: Grammar, cell: str, images: int) -> str:
+    return f"{literal(NARRATIVE.top)} " + " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
 
 
-def _phase_rows(grammar: _Grammar, cell: str, images: int) -> list[str]:
+def _phase_rows(grammar: Grammar, cell: str, images: int) -> list[str]:
     """One row per phase, in order; its last cell lists numbers from 1 to `images`."""
     number = grammar.rule(" | ".join(f'"{image}"' for image in range(1, images + 1)))
     numbers = grammar.rule(f'{number} (", " {number}){{0,{images - 1}}}')
@@ -147,14 +155,16 @@ def _up_to(most: int) -> str:
 
 
 def of_story(analysis: Analysis) -> str:
-    """The grammar of all stories that mention only entities of the same image in `analysis`, as `story.render` writes them."""
-    grammar = _Grammar()
-    return grammar.text(_joined([_passage(section.image, _content(grammar, section)) for section in analysis.sections]))
+    """The grammar of all stories that mention only entities of the same image in `analysis`, as `story.render` writes them,
+    and call each by no name but its own."""
+    grammar = Grammar()
+    mentions = Mentions(grammar.rule, analysis.sections, SPAN)
+    return grammar.text(joined([_passage(one.image, _content(grammar, mentions, one)) for one in analysis.sections]))
 
 
 def end_of_story(analysis: Analysis, written: str) -> str | None:
     """The grammar of the shortest texts that complete `written`, whose last tag is complete; None if nothing is missing."""
-    grammar = _Grammar()
+    grammar = Grammar()
     short = grammar.rule(f'[a-zA-Z] [a-zA-Z ]{{0,{2 * FEW - 1}}} "."')
     begun, ended = written.count("<gdi "), written.count("</gdi>")
     blocks = [_passage(section.image, short) for section in analysis.sections[begun:]]
@@ -162,37 +172,21 @@ def end_of_story(analysis: Analysis, written: str) -> str | None:
         blocks.insert(
             0, '"\\n</gdi>"' if written.rpartition("<gdi ")[2].partition(">")[2].strip() else f'{short} "\\n</gdi>"'
         )
-        return grammar.text(_joined(blocks))
-    return grammar.text(f'"\\n\\n" {_joined(blocks)}' if ended else _joined(blocks)) if blocks else None
+        return grammar.text(joined(blocks))
+    return grammar.text(f'"\\n\\n" {joined(blocks)}' if ended else joined(blocks)) if blocks else None
 
 
 def _passage(image: int, content: str) -> str:
     return f'"<gdi image{image}>\\n" {content} "\\n</gdi>"'
 
 
-def _content(grammar: _Grammar, section: Section) -> str:
+def _content(grammar: Grammar, mentions: Mentions, section: Section) -> str:
     """Alternating text and mentions."""
     plain = grammar.rule(f"[^<] [^<]{{0,{PLAIN - 1}}}")
-    mentions = []
-    for tags in (("gdo", "gda"), ("gdl",)):
-        ids = [row.id for row in section.entities if (kind := kind_of(row.id)) and KINDS[kind].tag in tags]
-        if ids:
-            one = grammar.rule(" | ".join(_literal(identity) for identity in ids))
-            who = grammar.rule(f'{one} (" " {one}){{0,{len(ids) - 1}}}')
-            span = grammar.rule(f"[^<\\n] [^<\\n]{{0,{SPAN - 1}}}")
-            mentions += [f'"<{tag} " {who} ">" {span} "</{tag}>"' for tag in tags]
-    if not mentions:
+    if not (anywhere := mentions.anywhere(section)):
         return plain
-    mention = grammar.rule(" | ".join(mentions))
-    return grammar.rule(f"{plain} | {plain}? ({mention} {plain}?){{1,{MENTIONS}}}")
-
-
-def _literal(text: str) -> str:
-    """A quoted terminal."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
-
-
-def _joined(blocks: Sequence[str]) -> str:
-    """Blocks separated by blank lines."""
-    return ' "\\n\\n" '.join(blocks)
+    mention = grammar.rule(" | ".join(anywhere))
+    opening = grammar.rule(" | ".join(mentions.opening(section)))
+    later = grammar.rule(f"{plain}? {mention} | {plain}? {BEFORE_A_SENTENCE} {opening}")
+    first = grammar.rule(f"{later} | {opening}")
+    return grammar.rule(f"{plain} | {first} {later}{{0,{MENTIONS - 1}}} {plain}?")

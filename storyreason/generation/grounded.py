@@ -127,8 +127,14 @@ class _GroundedAnswer:
                 f"A grounded answer about {len(sizes)} images needs {needed} tokens or more, "
                 f"but the limit is {self._left + least_story}: raise generation.max_tokens or serving.max_model_len."
             )
-        begin = f"{answer.OPEN}\n"
-        text, whole = self._go_on(begin, grammar.of_analysis(sizes), most)
+        begin, text, whole = f"{answer.OPEN}\n", "", True
+        for number in range(len(sizes)):
+            written, _ = analysis.read(text)
+            most = self._left - least_analysis
+            if whole := whole and most > 0:
+                rules = grammar.of_section(sizes, written.sections[:number])
+                more, whole = self._go_on(begin + text, rules, most)
+                text += more
         if not whole:
             self.ended = True
             written, _ = analysis.read(text.rpartition("\n")[0])

@@ -175,6 +175,25 @@ def _references() -> Iterator[Score]:
         )  # fmt: skip
 
 
+def _names() -> Iterator[Score]:
+    """Counted by `names.count`; `storyreason.format.naming` says what a name is."""
+    yield Score(
+        "strict/names/one", "people with one name", rate("names/one", "names/entities"),
+        "Share of the people with a name in two images or more who have the same one in all of them.", level="main",
+    )  # fmt: skip
+    for kind, of in (("", ""), *((f"/{kind}", f", {name}") for kind, name in KINDS.items())):
+        yield Score(
+            f"strict/names/agree{kind}", f"names that agree{of}", rate(f"names{kind}/agree", f"names{kind}/mentions"),
+            f"Share of the mentions with a name that use one of their entity's own, in the tables{of}.",
+            level="detail" if kind else "main",
+        )  # fmt: skip
+    yield Score(
+        "strict/names/pronouns", "pronouns that fit", rate("names/pronouns/agree", "names/pronouns"),
+        "Share of the mentions that are *he* or *she*, in any form, of a person whose description states a gender, that "
+        "fit it.",
+    )  # fmt: skip
+
+
 def _persistence() -> Iterator[Score]:
     """Counted by `persistence.count`."""
     sides = {
@@ -260,6 +279,7 @@ GROUPS: Mapping[str, tuple[str, tuple[Score, ...]]] = {
         "Do the story's tags refer to what exists, and is everyone who is named tagged?",
         tuple(_references()),
     ),
+    "Names": ("Does a person keep one name, and does the story use it?", tuple(_names())),
     "Persistence": ("Which entities appear in five images or more?", tuple(_persistence())),
     "Language": ("How long and how varied is the text?", tuple(_language())),
     "The paper's protocol": (

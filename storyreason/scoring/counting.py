@@ -14,7 +14,7 @@ from storyreason.format import analysis, answer, rules, story
 from storyreason.format.analysis import Analysis
 from storyreason.format.answer import Answer
 from storyreason.format.story import Story
-from storyreason.scoring import grounding, identity, language, length, mentions, paper, persistence, validity
+from storyreason.scoring import grounding, identity, language, length, mentions, names, paper, persistence, validity
 from storyreason.scoring.java import Meteor
 from storyreason.scoring.matching import entity_boxes, pairs
 from storyreason.scoring.scorecard import Scorecard
@@ -44,12 +44,14 @@ def score(
     predictions: Mapping[str, str],
     protocols: Sequence[Protocol] = ("strict",),
     meteor: bool = True,
+    grounded: bool = False,
 ) -> Scorecard:
     """The scorecard of a model's answers, `predictions` by story ID.
 
     In the strict protocol, an answer that is missing or unreadable counts as empty: every reference box is missed and
     every rule broken. The paper's protocol, which includes the language metrics, needs Java; METEOR takes 62 ms a story
-    and can be omitted. References may be a generator and predictions a lazy mapping: only a block of stories is in
+    and can be omitted. `grounded` says that the answers were decoded grounded, which makes errors of some warnings
+    (`rules.GROUNDED`). References may be a generator and predictions a lazy mapping: only a block of stories is in
     memory at a time, and only sums are kept. Raises ScoringError for a repeated or unknown story ID, or if there is no
     story.
     """
@@ -63,7 +65,7 @@ def score(
             texts = words.begin([(pair.reference.story, pair.answer.story_text) for pair in parsed]) if words else None
             found: list[dict[str, float]] = [{"stories": 1, "missing": pair.missing} for pair in parsed]
             if "strict" in protocols:
-                found = [counts | _strict(pair) for counts, pair in zip(found, parsed, strict=True)]
+                found = [counts | _strict(pair, grounded) for counts, pair in zip(found, parsed, strict=True)]
             if words and texts:
                 paired = zip(found, parsed, words.count(texts), strict=True)
                 found = [counts | _paper(pair) | of_words for counts, pair, of_words in paired]
@@ -92,7 +94,7 @@ def _parse(reference: Reference, prediction: str | None) -> _Parsed:
     return _Parsed(reference, reference_analysis, answer.read(prediction or ""), prediction is None)
 
 
-def _strict(pair: _Parsed) -> dict[str, float]:
+def _strict(pair: _Parsed, grounded: bool) -> dict[str, float]:
     """One story's counts in the strict protocol. An unreadable answer counts as empty."""
     reference, reference_analysis, read = pair.reference, pair.reference_analysis, pair.answer
     reference_story, _ = story.read(reference.story)
@@ -105,10 +107,11 @@ def _strict(pair: _Parsed) -> dict[str, float]:
     candidates = pairs(reference_boxes, predicted_boxes)
     idtp, matched = identity.match(reference_boxes, predicted_boxes, candidates)
     return {
-        **validity.count(problems, pair.missing),
+        **validity.count(problems, pair.missing, grounded),
         **grounding.count(reference_boxes, predicted_boxes, candidates, frames=len(reference.sizes)),
         **identity.count(reference_boxes, predicted_boxes, idtp, matched),
         **mentions.count(predicted, predicted_story, predicted_boxes, matched),
+        **names.count(predicted, predicted_story),
         **persistence.count(reference_analysis, reference_story, predicted, predicted_story),
         **length.count(reference_story, predicted_story),
     }

@@ -10,6 +10,12 @@ from storyreason.format.problems import Problem
 
 ROOT = Path(__file__).parents[3]
 SIZES = [(575, 240)] * 2
+AGAIN = """\
+### Characters
+| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |
+|--------------|------|-------------|----------|---------|-------------------|--------------|
+| char1 | Sara | A woman with blonde hair | Curiosity | Looking at the man | Protagonist | 13,69,150,239 |
+"""
 
 ANSWER = """\
 <think>
@@ -105,6 +111,8 @@ BREAKS = {
     "tag-kind": ("<gdl lm1>the tower</gdl>", "<gdo lm1>the tower</gdo>", "<gdo lm1>"),
     "pronoun-untagged": ("Alone", "Alone without her", "her lay"),
     "name-untagged": ("Alone", "Without Sarah", "Sarah lay"),
+    "name-changed": ("## Image 2\n", f"## Image 2\n\n{AGAIN}\n", "Sara |"),
+    "name-foreign": ("Sarah</gdo>", "Old Anna</gdo>", "<gdo char1>Old Anna"),
 }  # fmt: skip
 
 
@@ -121,6 +129,7 @@ def test_a_broken_rule_is_named_with_its_place(rule: str) -> None:
     assert "\n".join(line)[told.column - 1 :].startswith(at)
     assert told.message.endswith(".")
     assert rules.is_valid(problems) == (rules.RULES[rule].severity == "warning")
+    assert rules.is_valid(problems, grounded=True) == (rules.severity(rule, grounded=True) == "warning")
 
 
 def test_every_rule_has_a_case_and_every_name_in_the_code_is_a_rule() -> None:
@@ -213,7 +222,7 @@ def test_names_are_split_once_whatever_the_passages(monkeypatch: pytest.MonkeyPa
     head = "| Character ID | Name | Description | Emotions | Actions | Narrative Function | Bounding Box |\n"
     table = f"### Characters\n{head}|---|---|---|---|---|---|---|\n{rows}"
     rules.check(answer.read(f"<think>\n## Image 1\n{table}</think>\n" + "<gdi image1>He.</gdi>\n" * 50), None)
-    assert 0 < len(split) <= 50
+    assert 0 < len(split) <= 2 * 50  # once for the names outside of tags, once for those inside
 
 
 # What reads one of these in quadratic time hangs the suite; benchmarks/scoring.py gives the seconds for a megabyte.
