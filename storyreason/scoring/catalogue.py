@@ -179,7 +179,7 @@ def _names() -> Iterator[Score]:
     """Counted by `names.count`; `storyreason.format.naming` says what a name is."""
     yield Score(
         "strict/names/one", "people with one name", rate("names/one", "names/entities"),
-        "Share of the people with a name in two images or more who have the same one in all of them.", level="main",
+        "Share of the people with a name in two images or more who have the same one in all of them.",
     )  # fmt: skip
     for kind, of in (("", ""), *((f"/{kind}", f", {name}") for kind, name in KINDS.items())):
         yield Score(
