@@ -25,6 +25,8 @@ BEFORE_A_SENTENCE = "[.!?:\u2026] [\"'\u201d\u2019)]? [ \\n]"
 _BOUNDARY = "[ ,.;:!?'\"()\u2019\u201d\u2026\u2013\u2014\\-]"
 _SMALL = frozenset((*range(ord("a"), ord("z") + 1), *range(0xDF, 0xF7), *range(0xF8, 0x100)))
 _CAPITAL = frozenset(range(ord("A"), ord("Z") + 1))
+ARTICLES = frozenset(("a", "an", "the"))
+"""Common words that something must follow."""
 _TOGETHER = {4: 3, 8: 2}
 """Up to 4 people in an image: any 3 of them may be named in one mention; up to 8: any 2; in other mentions nobody is."""
 
@@ -42,7 +44,8 @@ class Mentions:
         self._naming = Naming(sections)
         self._plain = rule(f"[^<\\n{_all_capitals()}] [^<\\n{_all_capitals()}]{{0,{span - 1}}}")
         self._after = rule(f"{_BOUNDARY} [^<\\n{_all_capitals()}]{{0,{span - 1}}}")
-        self._common = rule(choice(sorted(word.capitalize() for word in COMMON)))
+        self._common = rule(choice(sorted(word.capitalize() for word in COMMON - ARTICLES)))
+        self._article = rule(choice(f"{word.capitalize()} " for word in sorted(ARTICLES)))
         self._people = [id for id in self._naming.capitals if kind_of(id) == "char"]
         self._word = self._first_word()
 
@@ -107,10 +110,12 @@ class Mentions:
         if whose := self._capitals(owners):
             words.append(f"{self._rule(choice(sorted(whose)))} ({choice(POSSESSIVE)})")
         if not words:
-            return self._rule(f"{self._plain} | {self._common} {self._after}?")
+            return self._rule(f"{self._article}? {self._plain} | {self._common} {self._after}?")
         name = self._rule(" | ".join(words))
         tail = self._rule(f"({name} {self._after}){{0,4}} {name}?")
-        return self._rule(f"{self._plain} {tail} | ({self._common} | {name}) ({self._after} {tail})?")
+        return self._rule(
+            f"{self._article}? {self._plain} {tail} | ({self._common} | {self._article}? {name}) ({self._after} {tail})?"
+        )
 
     def _first_word(self) -> str:
         """A capitalized word that is no person's name: the letters of all names as a tree, and every way out of it."""
