@@ -147,7 +147,9 @@ def _by_letter(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def _kinds(section: Section) -> tuple[list[str], list[str], list[str]]:
     """The IDs of an image: people, things, and landmarks and backgrounds."""
-    people, things, places = [], [], []
+    people: list[str] = []
+    things: list[str] = []
+    places: list[str] = []
     for row in section.entities:
         if kind := kind_of(row.id):
             (places if KINDS[kind].tag == "gdl" else people if kind == "char" else things).append(row.id)

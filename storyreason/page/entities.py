@@ -10,18 +10,23 @@ from storyreason.format.answer import Answer
 from storyreason.format.kinds import kind_of, sort_key
 from storyreason.format.story import Mention, Passage
 from storyreason.format.tables import Character, Object
+from storyreason.format.words import is_name
 
 Json = dict[str, Any]
 
 
 def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: Sequence[Json]) -> list[Json]:
-    """All entities in tables or mentions, sorted by kind and number. `scenes` hold the clipped boxes of each image."""
+    """All entities in tables or mentions, sorted by kind and number. `scenes` hold the clipped boxes of each image.
+
+    A person has one name here: the first in the tables, whatever later images say.
+    """
     people = {row.id for section in sections for row in section.characters}
     first: dict[str, Character | Object] = {}
     seen: dict[str, Counter[int]] = defaultdict(Counter)  # ID -> image -> mentions; 0 if only in the tables
     for section in sections:
         for row in section.entities:
-            first.setdefault(row.id, row)
+            if row.id not in first or (_nameless(first[row.id]) and not _nameless(row)):
+                first[row.id] = row
             seen[row.id][section.image] += 0
     for passage in passages:
         for part in passage.parts:
@@ -44,6 +49,10 @@ def entities(sections: Sequence[Section], passages: Sequence[Passage], scenes: S
         }
         for colour, id_ in enumerate(sorted(seen, key=sort_key))
     ]
+
+
+def _nameless(row: Character | Object) -> bool:
+    return not (isinstance(row, Character) and is_name(row.name))
 
 
 def _name(row: Character | Object | None) -> str:

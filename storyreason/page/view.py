@@ -3,7 +3,8 @@
 The JavaScript of the page does not parse tags or tables; everything it shows is prepared here:
 
     {"id": "harbour-2", "images": [{"number": 1, "src": "data:image/png;base64,…", "width": 196, "height": 112}, …],
-     "answers": [{"role": "prediction", "readable": true, "valid": false, "raw": "", "scores": {},
+     "answers": [{"role": "prediction", "title": "Mara: the kite is gone", "readable": true, "valid": false, "raw": "",
+       "scores": {},
        "entities": [{"id": "char1", "kind": "char", "name": "Mara", "colour": 0, "twin": "char2", "known": true,
                      "mentions": 7, "images": [{"image": 1, "box": [13, 20, 60, 110], "iou": 0.83, "mentions": 2}, …]}],
        "scenes": [{"image": 1, "setting": "A quay · Calm · Morning", "boxes": [{"id": "char1", "box": […], …}],
@@ -34,6 +35,7 @@ from storyreason.format.story import Mention, Passage
 from storyreason.format.tables import IMAGE_TABLES, Character, Object, Row, Table
 from storyreason.format.words import offsets
 from storyreason.page.entities import Json, entities, pair_up
+from storyreason.page.titles import title
 
 OfImage = TypeVar("OfImage", Section, Passage)
 
@@ -113,6 +115,7 @@ def _answer(role: str, read: Answer, sizes: list[tuple[int, int]], ignored: Cont
     ]
     return {
         "role": role,
+        "title": title(read.analysis),
         "readable": read.readable,
         "valid": rules.is_valid(problems),
         "raw": "" if read.readable else read.text,

@@ -1,5 +1,11 @@
 // The web page of the gateway: tell, read, gallery. The #fragment of the address selects one.
 
+/** What was checked of a valid answer; not that its story is right. */
+function checked({ view, problems }) {
+  const boxes = view.images.length ? ", and every mention has a box in its image" : "";
+  return `The answer is well-formed${boxes}${problems.length ? `; ${plural(problems.length, "warning")}` : ""}.`;
+}
+
 function app() {
   const card = h("aside.card", { id: "card", role: "tooltip", hidden: true });
   const spoken = h("p.hidden", { role: "status", "aria-live": "polite" });
@@ -79,7 +85,7 @@ function app() {
         else if (event === "done") {
           const facts = [data.version && `version ${data.version}`, right.seconds(), data.mended && `${plural(data.mended, "box", "boxes")} repaired`,
             data.cut && "cut off at the token limit"].filter(Boolean).join(" · ");
-          right.end(data.valid && !data.cut ? "good" : "warning", data.cut ? "Done, but the answer was cut off." : data.valid ? "Done. The answer keeps every rule." : "Done. The answer breaks some rules, marked below.", facts, data);
+          right.end(data.valid && !data.cut ? "good" : "warning", data.cut ? "Done, but the answer was cut off." : data.valid ? `Done. ${checked(data)}` : "Done. The answer breaks some rules, marked below.", facts, data);
         }
       }
     });
@@ -89,7 +95,7 @@ function app() {
     return carry(body, items, async (request, signal) => {
       const data = await ask("/v1/stories/read", { body: request, key: left.key, signal });
       const errors = data.problems.filter(({ severity }) => severity === "error").length;
-      right.end(data.valid ? "good" : "warning", data.valid ? "Checked. The answer keeps every rule." : "Checked. The answer breaks some rules, marked below.",
+      right.end(data.valid ? "good" : "warning", data.valid ? `Checked. ${checked(data)}` : "Checked. The answer breaks some rules, marked below.",
         errors ? plural(errors, "error") : "", { answer: body.answer ?? "", ...data });
     });
   }

@@ -78,7 +78,7 @@ function shown(card, stop) {
       }
     }
     const images = items.map(({ url: src, width, height }, i) => ({ number: i + 1, src, width, height, ...fuller.images?.[i] }));
-    view = { ...fuller, images, title: titleOf(fuller.answers[0]), partial };
+    view = { ...fuller, images, title: fuller.answers[0].title, partial };
     if (waiting === null) waiting = requestAnimationFrame(draw);
   }
   function draw() {
@@ -111,14 +111,6 @@ function shown(card, stop) {
 
   function idle(words) { nothing.querySelector("p").textContent = words; }
   return { element, clear, begin, progress, write, show, end, idle, seconds, get text() { return text; } };
-}
-
-/** "Felix, Leo and Ella": a story is named after its characters. */
-function titleOf(answer) {
-  const names = [...new Set(answer.entities.filter((e) => e.kind === "char" && e.name !== e.id).map((e) => e.name))];
-  if (!names.length) return "A story";
-  if (names.length > 4) return `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`;
-  return names.length === 1 ? names[0] : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }
 
 /** Three frames with a box in each, connected by a line. */

@@ -129,7 +129,7 @@ def test_an_answer_is_read_and_what_breaks_a_rule_is_marked(
     shown.fill("textarea.text >> nth=0", told.prediction)
     shown.click("text=Read the answer")
     shown.wait_for_selector("#story")
-    assert shown.inner_text("h1") == "Mara"
+    assert shown.inner_text("h1") == "Mara: it rolls"
     assert "breaks some rules" in shown.inner_text(".status")
     assert shown.evaluate("document.activeElement.matches('section.shown')")
     assert shown.locator(".mention.wrong").all_inner_texts() == ["a dog"]
@@ -153,7 +153,7 @@ def test_an_analysis_and_a_story_are_read_without_images(open_: Open, site: str,
     shown.click("text=Read the answer")
     shown.wait_for_selector("#story")
     assert shown.locator(".passage").count() == 2
-    assert "keeps every rule" in shown.inner_text(".status")
+    assert "Checked. The answer is well-formed." in shown.inner_text(".status")
     assert shown.inner_text("#players .state") == "valid"
 
 
@@ -177,7 +177,7 @@ def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(
     requests: list[str] = []
     alone.on("request", lambda request: requests.append(request.url))
     alone.reload()
-    assert alone.inner_text("h1") == "Mara </script><b>"
+    assert alone.inner_text("h1") == "Mara </script><b>: it rolls"
     assert alone.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth === 60)")
     alone.hover("#image-1 .mention >> nth=0")
     alone.wait_for_selector("#card:not([hidden])")
@@ -189,7 +189,7 @@ def test_a_saved_page_needs_nothing_and_saved_json_is_read_again(
     again.wait_for_selector(".pictures li:nth-child(2)")
     again.click("text=Read the answer")
     again.wait_for_selector("#story")
-    assert again.inner_text("h1") == "Mara </script><b>"
+    assert again.inner_text("h1") == "Mara </script><b>: it rolls"
     assert [image["name"] for image in json.loads(saved["JSON"].read_text())["images"]] == ["one.png", "two.png"]
 
 
