@@ -98,10 +98,13 @@ def _value(default: Any) -> str:
 
 def rules() -> str:
     """Every rule of the format."""
-    from storyreason.format.rules import RULES
+    from storyreason.format.rules import GROUNDED, RULES
 
     errors = sum(rule.severity == "error" for rule in RULES.values())
-    rows = [(f"`{name}`", rule.severity, _cell(rule.sentence)) for name, rule in RULES.items()]
+    rows = [
+        (f"`{name}`", f"{rule.severity}{', error if decoded grounded' * (name in GROUNDED)}", _cell(rule.sentence))
+        for name, rule in RULES.items()
+    ]
     lines = [
         "# Rules of the format", "",
         f"{len(RULES)} rules, {errors} of severity *error*: an answer that breaks one of those is not valid. "

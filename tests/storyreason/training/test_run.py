@@ -17,7 +17,7 @@ import torch
 from storyreason import chat, dataset, model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
 from storyreason.training import checkpoints, features, process, progress, setup
-from tests.storyreason.training.whole import FULL, PACKED, Lines, MakeJob, left_running, losses, same, weights
+from tests.storyreason.training.whole import FULL, PACKED, Lines, MakeJob, files, left_running, losses, same, weights
 from tests.tiny import file_size_limit
 
 pytestmark = pytest.mark.server
@@ -63,9 +63,11 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
         training.run(stirred, full, env={"OMP_NUM_THREADS": "1"})
     assert checkpoints.newest(stirred.work) == kept
     assert full.of("start")[-1]["step"] == kept
-    # Then the next attempt gives the same losses and weights, and its follower saw each step once
+    # Then the next attempt gives the same losses and weights, byte for byte, and its follower saw each step once
     after = Lines()
-    assert same(weights(training.run(stirred, after, after_step=2, env={"OMP_NUM_THREADS": "1"})), weights(result))
+    again = training.run(stirred, after, after_step=2, env={"OMP_NUM_THREADS": "1"})
+    assert same(weights(again), weights(result))
+    assert files(again) == files(result)
     assert losses(stirred) == losses(calm)
     assert after.steps() == list(range(3, last["steps"] + 1))
 
@@ -83,6 +85,16 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     training.run(other, fresh, env={"OMP_NUM_THREADS": "1"})
     assert fresh.of("start")[-1]["step"] == 0
     assert checkpoints.steps(other.work) == [1]
+
+
+def test_with_the_same_precision_and_number_of_threads_a_training_writes_the_same_bytes(make_job: MakeJob) -> None:
+    settings = {**PACKED, "dtype": "bfloat16", "max_steps": 2, "mode": "language"}
+    one, other = (
+        files(training.run(make_job(name, **settings), Lines(), env={"OMP_NUM_THREADS": "2"}))
+        for name in ("one", "other")
+    )
+
+    assert one == other
 
 
 def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:

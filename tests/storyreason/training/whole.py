@@ -75,5 +75,10 @@ def weights(result: Path) -> dict[str, Any]:
     return found
 
 
+def files(result: Path) -> dict[str, bytes]:
+    """Every file of a result by its name."""
+    return {str(path.relative_to(result)): path.read_bytes() for path in sorted(result.rglob("*")) if path.is_file()}
+
+
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(bool((tensor == other[name]).all()) for name, tensor in one.items())
