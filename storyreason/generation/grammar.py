@@ -115,7 +115,8 @@ def _entities(
         for number in range(MOST[kind], 0, -1):
             one = row(f"{kind}{number}")
             rows = grammar.rule(f"{one} ({rows})? | {rows}" if rows else one)
-    return grammar.rule(f'({literal(table.top)} "\\n" {rows} "\\n")?')
+    top = grammar.rule(literal(table.top + "\n"))  # a rule of its own: compiled once for all images
+    return grammar.rule(f'({top} {rows} "\\n")?')
 
 
 def _setting(grammar: Grammar, cell: str, most: int) -> str:
@@ -127,7 +128,8 @@ def _setting(grammar: Grammar, cell: str, most: int) -> str:
 
 
 def _phases(grammar: Grammar, cell: str, images: int) -> str:
-    return f"{literal(NARRATIVE.top)} " + " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
+    rows = " ".join(f'"\\n" {row}' for row in _phase_rows(grammar, cell, images))
+    return grammar.rule(f"{literal(NARRATIVE.top)} {rows}")
 
 
 def _phase_rows(grammar: Grammar, cell: str, images: int) -> list[str]:
