@@ -65,9 +65,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert full.of("start")[-1]["step"] == kept
     # Then the next attempt gives the same losses and weights, byte for byte, and its follower saw each step once
     after = Lines()
-    again = training.run(stirred, after, after_step=2, env={"OMP_NUM_THREADS": "1"})
-    assert same(weights(again), weights(result))
-    assert files(again) == files(result)
+    assert files(training.run(stirred, after, after_step=2, env={"OMP_NUM_THREADS": "1"})) == files(result)
     assert losses(stirred) == losses(calm)
     assert after.steps() == list(range(3, last["steps"] + 1))
 
