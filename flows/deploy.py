@@ -5,6 +5,7 @@ from prefect import flow, get_run_logger
 from storyreason import dataset
 from storyreason.config import RunConfig
 from storyreason.errors import StoryReasonError
+from storyreason.serving import client as gateway
 from tasks import data, deployment, registry
 from tasks.deployment import Served
 from tasks.faults import plainly, say_how_to_go_on
@@ -19,7 +20,8 @@ def deploy(config: RunConfig, which: str = "champion") -> Served:
         config: What the run does, grouped as a preset is.
         which: A version's number or alias in MLflow; `previous` rolls back.
     """
-    version = registry.version(config.model, which)
+    version = registry.with_weights(config.model, which)
+    gateway.check(config.serving)
     return deployment.deploy(config, version, _probe(config), by_hand=True)
 
 

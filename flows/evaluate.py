@@ -21,11 +21,9 @@ def evaluate(config: RunConfig, which: str = "champion") -> Evaluated:
         which: A version's number or alias in MLflow; `base`; or a model's folder or name on the Hub.
     """
     config, which = named(config, which)
+    version = None if which == "base" else registry.with_weights(config.model, which)
     pulled, base = data.pull_all(config)
-    if which == "base":
-        subject = Subject("base", base.folder, base.identity)
-    else:
-        subject = Subject.of(which, registry.version(config.model, which), pulled)
+    subject = Subject("base", base.folder, base.identity) if version is None else Subject.of(which, version, pulled)
     result = evaluation.evaluate(config, subject, pulled)
     cards.scorecard({which: result})
     return result

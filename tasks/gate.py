@@ -15,10 +15,11 @@ from storyreason.config import RunConfig
 from storyreason.generation.config import Decoding
 from storyreason.scoring import gate_report
 from tasks import approval, registry, tracking, views
+from tasks.data import stories_to_tell
 from tasks.evaluation import Subject
 from tasks.faults import plainly
 from tasks.registry import Version
-from tasks.results import Evaluated
+from tasks.results import Evaluated, Pulled
 
 HELD = "storyreason.gate.hold"
 """The event for a version that is not promoted; its resource is `storyreason.model.<name>`."""
@@ -30,6 +31,15 @@ class Promotion:
 
     granted: bool
     reason: str
+
+
+def warn_of_few(config: RunConfig, data: Pulled) -> None:
+    """Say before a training that the gate will refuse to decide, because there are too few test stories."""
+    stories = sum(1 for _ in stories_to_tell(config.data, data))
+    if stories < config.gate.min_stories:
+        get_run_logger().warning(
+            "the gate will not decide on %d test stories: gate.min_stories is %d", stories, config.gate.min_stories
+        )
 
 
 def decide(

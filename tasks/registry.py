@@ -144,6 +144,17 @@ def version(name: str, which: str) -> Version:
     return found
 
 
+def with_weights(name: str, which: str) -> Version:
+    """The same, for a use of its weights. Raises RegistryError also when they are gone."""
+    found = version(name, which)
+    if not (Path(found.folder) / "config.json").is_file():
+        raise RegistryError(
+            f"The weights of {name} version {found.number} are gone from {found.folder}: name another version, or run "
+            "`storyreason retrain` with the settings of its MLflow run to make them again."
+        )
+    return found
+
+
 def alias(name: str, which: str) -> Version | None:
     """The version that an alias or a number names, or None. Raises RegistryError when MLflow is unreachable."""
     ask = client().get_model_version if which.isdigit() else client().get_model_version_by_alias

@@ -10,6 +10,8 @@ import typer
 from storyreason.cli.options import Format, Protocol, Split
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
     from storyreason.scoring import Difference, Scorecard
@@ -36,10 +38,12 @@ def score(
 ) -> None:
     """Score a model's answers, each score with its 95 % interval; with --against, test each difference to another model."""
     from storyreason import runs
+    from storyreason.predictions import load
     from storyreason.scoring import compare
 
-    card = _card(predictions, data, split, protocol, meteor)
-    other = _card(against, data, split, protocol, meteor) if against else None
+    told = [load(path) for path in (predictions, against) if path]  # all is read before anything is scored
+    card = _card(predictions, told[0], data, split, protocol, meteor)
+    other = _card(against, told[1], data, split, protocol, meteor) if against else None
     differences = compare(card, other) if other else {}
     if out:
         result = {**_as_json(card, differences), "stories": card.table()}
@@ -50,15 +54,16 @@ def score(
         _print(card, other, differences)
 
 
-def _card(path: Path, data: Path, split: Split, protocol: Protocol, meteor: bool) -> "Scorecard":
+def _card(
+    path: Path, told: "Mapping[str, str]", data: Path, split: Split, protocol: Protocol, meteor: bool
+) -> "Scorecard":
     from rich.console import Console
     from rich.progress import track
 
-    from storyreason import dataset, predictions
+    from storyreason import dataset
     from storyreason.scoring import Reference
     from storyreason.scoring import score as score_all
 
-    told = predictions.load(path)
     examples = dataset.load(data, split)
     shown = track(
         examples, f"scoring {path}", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()

@@ -30,7 +30,7 @@ RUNS = {
     r"storyreason (check|page|stats|score|read|sample data) .*": HERE,
     r"storyreason data (add|import) [A-Za-z/-]*": HERE_SLOWLY,
     r"git apply -C1 tests/docs/recipes/.*": HERE,
-    r"git commit .* data\.dvc": HERE,
+    r"git (add data\.dvc|commit) .*": HERE,
     r"storyreason (clean|status|doctor).*": HERE_SLOWLY,
     r"storyreason (backup|restore) .*": "tests/tasks/test_backup.py",
     r"storyreason preset .*": HERE,

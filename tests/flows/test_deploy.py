@@ -25,12 +25,15 @@ def back(
     """`storyreason deploy previous` up to the gateway: the version that the gateway would get, and the first story."""
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
-    tags = {f"{tracking.TAG}folder": "/models/1", f"{tracking.TAG}register": "0123456789abcdef"}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    tags = {f"{tracking.TAG}folder": str(tmp_path / "model"), f"{tracking.TAG}register": "0123456789abcdef"}
     client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     client.set_registered_model_alias("storyteller", "previous", "1")
     monkeypatch.setattr(data, "pull", data.pull.compute)
     for place in (deploy, data):
         monkeypatch.setattr(place, "get_run_logger", lambda: logging.getLogger("run"), raising=False)
+    monkeypatch.setattr("storyreason.serving.client.check", lambda serving: None)
     asked: list[Any] = []
     monkeypatch.setattr(deployment, "deploy", lambda config, *what, by_hand: asked.extend(what))
 

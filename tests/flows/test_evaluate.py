@@ -1,11 +1,16 @@
 """What `storyreason evaluate` is told to evaluate."""
 
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
 
+from flows import deploy, evaluate
 from flows.evaluate import named
 from storyreason.config import RunConfig
+from storyreason.errors import RegistryError
+from tasks import data, tracking
 
 CONFIG = RunConfig()
 
@@ -23,3 +28,19 @@ def test_a_name_on_the_hub_or_a_folder_is_evaluated_as_a_base(tmp_path: Path, mo
     config, which = named(CONFIG, "mine")
     assert (config.base.name, which) == ("mine", "base")
     assert config.training == CONFIG.training
+
+
+@pytest.mark.parametrize("flow", [evaluate.evaluate, deploy.deploy], ids=lambda flow: flow.name)
+def test_a_version_that_cannot_be_used_is_told_before_any_data_are_fetched(
+    flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
+) -> None:
+    monkeypatch.setattr(data, "pull_all", lambda config: pytest.fail("fetched"))
+    monkeypatch.setattr(data, "identify", lambda config: pytest.fail("fetched"))
+    with pytest.raises(RegistryError, match="has no storyteller with version or alias 'champion'"):
+        flow.fn(CONFIG, "champion")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    tags = {f"{tracking.TAG}folder": str(tmp_path / "gone"), f"{tracking.TAG}register": "0123456789abcdef"}
+    client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    with pytest.raises(RegistryError, match="The weights of storyteller version 1 are gone from"):
+        flow.fn(CONFIG, "1")

@@ -1,5 +1,6 @@
 """What is served after the gate when others have promoted versions in the meantime."""
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,11 @@ import mlflow
 import pytest
 from prefect.logging import disable_run_logger
 
+from storyreason import dataset, sample
 from storyreason.config import RunConfig
 from tasks import gate, registry, tracking
 from tasks.gate import Promotion
+from tasks.results import Pulled
 
 CONFIG = RunConfig()
 
@@ -84,3 +87,18 @@ def test_a_version_that_was_taken_down_by_hand_is_not_promoted(versions: dict[st
         promotion = gate.decide(CONFIG, versions["1"], champion=versions["2"], subjects=[], scores={})
     assert not promotion.granted
     assert promotion.reason.startswith("version 1 was taken down by hand for version 2: serve it again with ")
+
+
+def test_too_few_test_stories_for_a_decision_are_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "get_run_logger", lambda: logging.getLogger("run"))
+    dataset.write(sample.examples("test", films=2), tmp_path, "test")
+    pulled = Pulled((str(tmp_path),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
+
+    gate.warn_of_few(CONFIG, pulled)
+    assert "the gate will not decide on 4 test stories: gate.min_stories is 30" in caplog.text
+
+    caplog.clear()
+    gate.warn_of_few(RunConfig.model_validate({"gate": {"min_stories": 4}}), pulled)
+    assert caplog.text == ""
