@@ -27,6 +27,7 @@ MAX_METADATA = 64
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _NEEDED = {0xE0, 0xEE, *range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD}
 """JFIF, Adobe's colour transform, and everything that is no metadata."""
+_METADATA = {*range(0xE0, 0xF0), 0xFE}
 _EXIF, _XMP, _FRAMES = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0"
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _MAY_TURN = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
@@ -80,7 +81,8 @@ def jpeg(encoded: bytes) -> Jpeg:
             scan = start - 2
             break
         content, whole = encoded[start + 2 : end], encoded[start - 2 : end]
-        metadata += marker >= 0xE0
+        metadata += marker in _METADATA
+        plain &= marker in _NEEDED or marker in _METADATA
         if marker in _NEEDED:
             needed.append(whole)
             spoken.append(whole)
