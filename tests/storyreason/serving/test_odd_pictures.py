@@ -11,6 +11,7 @@ from storyreason import pictures
 from storyreason.serving import limits
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.errors import RefusedError
+from storyreason.serving.passthrough import may_have_pictures
 from tests.storyreason.odd import PICTURES, Odd, text
 
 CONFIG = ServingConfig()
@@ -82,3 +83,13 @@ def test_every_interface_refuses_them(interface: Callable[[str], dict[str, Any]]
     for odd in REFUSED.values():
         with pytest.raises(RefusedError, match="Image 1 "):
             limits.check(json.dumps(interface(text(odd.encoded))).encode(), CONFIG)
+
+
+@pytest.mark.parametrize("interface", [chat, responses, messages])
+def test_a_small_body_with_a_picture_is_never_read_in_the_event_loop(
+    interface: Callable[[str], dict[str, Any]],
+) -> None:
+    body = json.dumps(interface(PLAIN))
+    assert may_have_pictures(body.encode())
+    assert may_have_pictures(body.replace("data", "d\\u0061ta").encode())
+    assert not may_have_pictures(b'{"messages": [{"role": "user", "content": "Tell me a story."}]}')
