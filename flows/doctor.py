@@ -79,7 +79,7 @@ def _versions(_: RunConfig) -> Iterator[Finding]:
             differing.append(f"{name} {found} (locked: {version})")
     if differing:
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        yield Finding("versions", "fault", f"{', '.join(differing[:5])}{more}", "make install")
+        yield Finding("versions", "warning", f"{', '.join(differing[:5])}{more}", "make install")
     else:
         yield Finding("versions", "ok", f"all {len(wanted)} packages of {lock.name}")
 

@@ -43,7 +43,7 @@ def test_versions_that_differ_from_the_lock_are_named(tmp_path: Path, monkeypatc
             "pydantic==1.0\nno-such-package==3 \\\n    --hash=x\n"
         )
     (found,) = doctor._versions(SAMPLE)
-    assert found.state == "fault" and found.remedy == "make install"
+    assert found.state == "warning" and found.remedy == "make install"
     assert "(locked: 1.0)" in found.found and "no-such-package not installed (locked: 3)" in found.found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import prefect
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
@@ -20,7 +21,7 @@ from prefect.states import Completed, Paused, Pending, Running, State
 
 from flows import automations, deployments, status
 from flows.clean import clean
-from tasks import gate, registry
+from tasks import gate, pace, registry
 from tasks.settings import Settings
 from tests.docs import commands
 from tests.system.conftest import REPOSITORY, prefect_api, wait_for
@@ -111,6 +112,25 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
         assert waiting[paused].endswith(f"/runs/flow-run/{paused_identity}") and running not in waiting
         for _, one in names:
             client.set_flow_run_state(UUID(one), Completed(), force=True)
+
+
+def test_the_time_that_a_run_still_takes_is_its_artifact(
+    server: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    for step, seconds in (("train", 600.0), ("deploy", 120.0)):
+        pace.remember("sample", step, seconds)
+
+    @prefect.flow
+    def timed() -> None:
+        with pace.Clock("sample", "deploy", {}).step("train"):
+            pass
+
+    timed()
+
+    wanted = {"artifacts": {"key": {"any_": ["retraining"]}}}
+    (shown,) = server.post("/artifacts/filter", json=wanted).raise_for_status().json()
+    assert shown["description"].startswith("train: 10 min as a rule; 12 min until all is done, at ")
 
 
 def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(server: httpx.Client) -> None:
@@ -229,7 +249,7 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker(
         assert worker.wait(60) is not None
 
     assert known(server)["work_pool_name"] == "storyreason"
-    for flow in ("retrain", "evaluate", "deploy"):
+    for flow in deployments.FLOWS:
         identity = server.get(f"/deployments/name/{flow}/storyteller").json()["id"]
         server.delete(f"/deployments/{identity}").raise_for_status()
     server.delete("/work_pools/storyreason").raise_for_status()
