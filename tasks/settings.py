@@ -57,6 +57,7 @@ class Settings(BaseSettings):
         if value:
             from apprise import Apprise
 
+            logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs the address, a secret
             if not Apprise().add(value):
                 raise ValueError(
                     "expected an Apprise URL, such as mailto://user:password@example.org or json://host/path"
@@ -111,10 +112,15 @@ def read() -> Settings:
         return Settings()
     except ValidationError as error:
         said = "; ".join(
-            f"STORYREASON_{str(fault['loc'][0]).upper()}={without_password(str(fault['input']))}: {fault['msg']}"
+            f"STORYREASON_{str(fault['loc'][0]).upper()}={_shown(str(fault['loc'][0]), str(fault['input']))}: {fault['msg']}"
             for fault in error.errors()
         )
         raise ConfigError(f"{said}. Change it in .env or in the environment.") from None
+
+
+def _shown(name: str, value: str) -> str:
+    """A setting's value as messages show it: each part of an address to notify may be a secret."""
+    return "***" if name == "notify" else without_password(value)
 
 
 def without_password(address: str) -> str:
