@@ -4,11 +4,15 @@
 """
 
 import base64
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
+from tests.storyreason.odd import chunk, exif, png, saved, segment, text, with_segments
 from tests.storyreason.serving.asked import CHAT, READ, SMALL, STORIES, asking, picture
 
 MIB = 2**20
@@ -62,6 +66,14 @@ def _smuggled(*headers: str) -> Callable[[], bytes]:
     return lambda: "\r\n".join(head).encode() + b"0\r\n\r\nGET /admin/status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
+SEGMENTS = functools.partial(with_segments, segment(0xE1, b"Exif\0\0" + b"x" * 8) * 10**6)
+CHUNKS = functools.partial(png, 2, 8, b"", chunk(b"tEXt", b"a\0b") * 10**6)
+
+
+def photo() -> bytes:
+    return saved(Image.new("RGB", (7300, 5400)), "JPEG", exif=exif(6))
+
+
 BOMB = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(30 * MIB)).decode
 NOT_JSON, VALUES = "The body is not JSON.", "values: send 500,000 at most."
 
@@ -105,6 +117,12 @@ TABLE = [
         400, "has 10000 images", 64, True),
     Worst("22 pictures of 9 million pixels", lambda: post(READ, _json({"answer": "x", "images": [picture(3000, 3000)] * 22})),
         200, "", 256, True),
+    Worst("a JPEG of a million segments", lambda: post(READ, _json({"answer": "x", "images": [text(SEGMENTS())]})),
+        400, "a JPEG of more than 10,000 segments", 256, True),
+    Worst("a PNG of a million chunks", lambda: post(CHAT, _json(asking("data:image/png;base64," + text(CHUNKS())))),
+        400, "a PNG of more than 10,000 chunks", 256, True),
+    Worst("a large photo that is turned", lambda: post(CHAT, _json(asking("data:image/jpeg;base64," + text(photo())))),
+        200, "", 512, True),
     # texts
     *(Worst(f"read {text!r}", _read(text), 200, '"valid":false', 512, True) for text in ("<\n", "|", "<gdo ", "\U0001f600")),
     # heads
