@@ -36,9 +36,9 @@ KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 
 ODD = {
     "format": "a format other than JPEG, PNG and WebP",
-    "frames": "several frames, of which the first counts",
+    "frames": "several frames",
     "turned": "an orientation tag",
-    "transparent": "transparent parts, which get white",
+    "transparent": "transparent parts",
     "16-bit": "16 bits for each colour",
     "colours": "colours other than RGB and grey",
     "metadata": "more metadata than decoders can be trusted with",

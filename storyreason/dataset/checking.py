@@ -203,8 +203,8 @@ def odd_in(example: Example) -> Counter[str]:
 def odd_told(odd: Mapping[str, int]) -> list[str]:
     """A sentence for each name in `pictures.ODD`: how many pictures, and what is done with them."""
     return [
-        f"{count} {'picture has' if count == 1 else 'pictures have'} {pictures.ODD[name]} ({name}): the pixels are used as "
-        "they are stored; `storyreason data import` and `data add` store what every decoder reads alike."
+        f"{count} {'picture has' if count == 1 else 'pictures have'} {pictures.ODD[name]} ({name}): their pixels, and boxes "
+        "in them, are taken as they are stored; `data import` and `data add` store what every decoder reads alike."
         for name, count in odd.items()
     ]
 

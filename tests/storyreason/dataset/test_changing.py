@@ -240,7 +240,9 @@ def test_odd_pictures_of_a_version_from_before_are_named(tmp_path: Path) -> None
     raw([with_odd(TRAIN[0], "turned")], tmp_path, "train")
     report = dataset.check(tmp_path)
     assert report.odd == {"turned": 1}
-    assert "- 1 picture has an orientation tag (turned): the pixels are used as they are stored" in report.markdown()
+    assert (
+        "- 1 picture has an orientation tag (turned): their pixels, and boxes in them, are taken" in report.markdown()
+    )
     result = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert "1 picture has an orientation tag (turned)" in result.stdout
     listed = json.loads(CliRunner().invoke(app, ["check", str(tmp_path), "--format", "json"]).stdout)
