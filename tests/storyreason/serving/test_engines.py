@@ -107,6 +107,21 @@ def test_a_model_that_starts_but_writes_nonsense_does_not_take_over(
     assert last["version"] == name and "error" in last
 
 
+def test_a_gateway_of_its_own_keeps_its_state_apart(
+    folders: Callable[[str], str], examples: list[dataset.Example]
+) -> None:
+    async def story() -> None:
+        await deploying(EnginePool(ServingConfig(gateway="smoke")), folders, examples[0].images)("good")
+
+    asyncio.run(story())
+
+    served = state.served("smoke")
+    assert served is not None and served.version == "good"
+    assert (state.folder("smoke") / "deployments.jsonl").exists()
+    assert state.served() is None and not list(state.folder().glob("*.log"))
+    assert not (state.folder() / "deployments.jsonl").exists()
+
+
 def test_a_deployments_engine_settings_survive_restarts_of_engine_and_gateway(
     folders: Callable[[str], str],
 ) -> None:
