@@ -109,7 +109,7 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                 else:
                     _link(file, name)
         _keep_the_rest(folder, new)
-        check(new)
+        check(new, name=folder)
         change = replace(compare(folder, new), left_out=tuple(map(str, bad)))
         put(folder, new)
     return change
@@ -121,6 +121,8 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     Bad stories, of which there may be 1 %, stay in it and are named: training and evaluation leave them out. Raises
     DataError and changes nothing if `source` lacks a split or does not pass `check`.
     """
+    for split in SPLITS:
+        load(source, split)  # its shards and their columns
     with _beside(folder) as new:
         for split in SPLITS:
             files = shards(source, split)
@@ -129,7 +131,7 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                     copy(file, new / file.name)
             else:
                 write(load(source, split, raw=True), new, split)
-        bad = check(new).bad
+        bad = check(new, name=source).bad
         before = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
         change = replace(compare(before, new), unusable=tuple(map(str, bad)))
         if not change.nothing:

@@ -106,31 +106,32 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def check(folder: Path | str, encoder: "Encoder | None" = None) -> Report:
+def check(folder: Path | str, encoder: "Encoder | None" = None, name: Path | str | None = None) -> Report:
     """Reads every example of every split, decodes every picture and applies every rule.
 
     What passes can be trained on, evaluated and shown. An example is bad if a cell is empty, if a picture does not decode,
     if `frame_count` is wrong, or if it breaks a rule in `UNREADABLE`; with the encoder of a base model, also if the base
-    cannot take one of its pictures.
+    cannot take one of its pictures. `name` is what messages call the folder; None: its path.
 
     Raises DataError if shards or columns are missing, if a column has another type, if a story ID is used twice, if a split
     has no usable story, or if more than 1 % of the examples are bad; the message names story and image of the first few.
     """
+    name = name or folder
     tally = _Tally(encoder)
     for split in SPLITS:
         tally.begin(split)
         for example in load(folder, split, raw=True):
             tally.add(split, example)
-    report = tally.report(str(folder))
+    report = tally.report(str(name))
     for split, count in report.stories.items():
         if count == 0:
             what = "training" if split == "train" else "evaluation"
-            raise DataError(f"{folder} has no stories in its {split} split, which {what} needs: add some.")
-    refuse_many(folder, report.bad, sum(report.stories.values()))
+            raise DataError(f"{name} has no stories in its {split} split, which {what} needs: add some.")
+    refuse_many(name, report.bad, sum(report.stories.values()))
     for split, count in report.stories.items():
         bad = [one for one in report.bad if one.split == split]
         if len(bad) == count:
-            raise DataError(f"{folder}: no story of the {split} split can be used: {bad[0]}. Fix them.")
+            raise DataError(f"{name}: no story of the {split} split can be used: {bad[0]}. Fix them.")
     return report
 
 

@@ -112,6 +112,23 @@ def test_the_bad_stories_of_a_new_data_set_are_named(data: Path, tmp_path: Path)
     assert "1 stories cannot be used: train story new7-1: `story` is empty" in change.summary()
 
 
+def test_what_is_wrong_with_a_source_names_the_source_and_changes_nothing(data: Path, tmp_path: Path) -> None:
+    before = contents(data)
+    empty = made(tmp_path / "empty", TRAIN, [])
+    dataset.write([], empty, "test")
+    with pytest.raises(DataError, match=r"empty has no stories in its test split"):
+        dataset.adopt(data, empty)
+    other = made(tmp_path / "other", TRAIN, TEST)
+    shard = dataset.shards(other, "train")[0]
+    table = pq.read_table(shard)
+    pq.write_table(table.set_column(0, "story_id", pa.array(range(len(table)))), shard)
+    for change in (dataset.adopt, dataset.append):
+        with pytest.raises(DataError, match=r"other/train-00000-of-00003\.parquet has `story_id` of type int64"):
+            change(data, other)
+    assert contents(data) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "other"]
+
+
 def test_texts_of_windows_are_stored_as_any_other(data: Path, tmp_path: Path) -> None:
     odd = [replace(one, story="\ufeff" + one.story.replace("\n", "\r\n")) for one in TRAIN]
 
