@@ -70,8 +70,8 @@ def test_a_story_with_another_picture_is_another_story(
 
 
 BROKEN: dict[str, tuple[Callable[[dataset.Example], dataset.Example], str]] = {
-    "no answer": (lambda one: replace(one, chain_of_thought="", story=""), "The answer has no heading such as '## Image 1'"),
-    "no story": (lambda one: replace(one, story=""), "The story covers images none"),
+    "no answer": (lambda one: replace(one, chain_of_thought="", story=""), "`chain_of_thought` is empty"),
+    "no story": (lambda one: replace(one, story=""), "`story` is empty"),
     "frames and sections": (lambda one: replace(one, images=one.images[:-1], frame_count=None),
                             "The analysis has sections for images 1, 2"),
     "picture": (lambda one: replace(one, images=(one.images[0][:700], *one.images[1:])),
