@@ -70,7 +70,7 @@ def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
         return answering.Prediction(name, "", False, 0, 0)
 
     monkeypatch.setattr(answering, "answer_by", answer_by)
-    monkeypatch.setattr(inprocess, "InProcess", lambda *_: None)
+    monkeypatch.setattr(inprocess, "InProcess", lambda *_, **__: None)
     (tmp_path / "1.jpg").write_bytes(frames[0])
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / PROMPT).write_text('{"images_first": false}')
