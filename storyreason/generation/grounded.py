@@ -236,12 +236,16 @@ def _corners_in_order(box: Box, size: tuple[int, int]) -> Box:
     return Box(x1, y1, x2, y2)
 
 
-_OPEN_MENTION = re.compile(r"<gd[oal] [^<]*\Z|<[^>]*\Z|<gd[oal] [^<>]*>[^<]*<[^>]*\Z")
+_OPENING = re.compile(r"<gd[oal] ")
 
 
 def _without_open_tag(text: str) -> str:
     """A story that was cut, without an incomplete tag or mention at its end."""
-    if cut := _OPEN_MENTION.search(text):
-        text = text[: cut.start()]
+    last = text.rfind("<")
+    if last >= 0 and ">" not in text[last:]:
+        text = text[:last]
+        last = text.rfind("<")
+    if last >= 0 and _OPENING.match(text, last):
+        text = text[:last]
     text = text.rstrip("\n")
     return text + "\n" if re.search(r"<gdi image[0-9]+>\Z", text) else text

@@ -40,7 +40,7 @@ WORK_TIMEOUT = 120.0
 
 def work_seconds(size: int) -> float:
     """Processor time that the work on `size` bytes may take: twice what photos need that must be turned, the most expensive."""
-    return 5 + 0.3 * size / 2**20
+    return 10 + 0.3 * size / 2**20
 
 
 def work_bytes(size: int) -> int:

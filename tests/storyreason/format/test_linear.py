@@ -1,9 +1,14 @@
 """Reading takes time in proportion to the text, whatever a model or a client writes."""
 
+import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import storyreason
 
 LENGTH = 400_000
 """Characters. What is quadratic in them takes hours."""
@@ -45,4 +50,74 @@ for hostile in (
 )  # fmt: skip
 def test_a_hostile_text_is_read_in_linear_time(piece: str) -> None:
     done = subprocess.run([sys.executable, "-c", READ, repr(piece)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or f"stopped after {SECONDS} s of CPU"
+
+
+MODULES = (
+    "format.analysis", "format.answer", "format.boxes", "format.rules", "format.story", "format.tables", "format.words",
+    "page.entities", "page.gallery", "page.view", "generation.grounded", "scoring.length", "serving.limits",
+)  # fmt: skip
+"""Every module whose patterns meet what a model or a client wrote."""
+FOR_SHORT_TEXTS = {
+    "format.story._IMAGE": "the inside of a tag, which has 1000 characters at most",
+}
+
+SEARCH = f"""
+import importlib, re, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
+pieces = eval(sys.argv[2])
+pattern = getattr(importlib.import_module("storyreason." + sys.argv[1].rpartition(".")[0]), sys.argv[1].rpartition(".")[2])
+for piece in pieces:
+    for start, end in (("", ""), ("<gdo ", ">"), ("<gdo char1>", "x"), ('"', "")):
+        text = start + piece * ({LENGTH // 2} // len(piece)) + end
+        pattern.sub("", text) if isinstance(pattern.pattern, str) else pattern.sub(b"", text.encode())
+"""
+
+
+def patterns() -> list[str]:
+    """All compiled patterns of these modules, by name."""
+    found = []
+    for module in MODULES:
+        of = vars(importlib.import_module(f"storyreason.{module}"))
+        found += [f"{module}.{name}" for name, value in of.items() if isinstance(value, re.Pattern)]
+    return found
+
+
+def test_no_module_is_forgotten() -> None:
+    """A pattern elsewhere is read here by a person first: does it meet a text from outside?"""
+    root = Path(storyreason.__file__).parent
+    with_patterns = {
+        path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+        for room in ("format", "page", "scoring", "serving", "generation")
+        for path in (root / room).rglob("*.py")
+        if "re.compile(" in path.read_text()
+    }
+    assert with_patterns <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", [name for name in patterns() if name not in FOR_SHORT_TEXTS])
+def test_a_pattern_takes_linear_time(name: str) -> None:
+    pieces = [
+        " ",
+        "\n",
+        "<",
+        "<\n",
+        "< /",
+        "/",
+        ">",
+        "<gdo ",
+        "<gdo a>",
+        "</gdo>",
+        "|",
+        "\\|",
+        "\\",
+        '"',
+        "1",
+        "1,",
+        "1 - ",
+        "a",
+        "a'",
+        "I ",
+    ]
+    done = subprocess.run([sys.executable, "-c", SEARCH, name, repr(pieces)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr or f"stopped after {SECONDS} s of CPU"

@@ -74,7 +74,7 @@ def photo() -> bytes:
     return saved(Image.new("RGB", (7300, 5400)), "JPEG", exif=exif(6))
 
 
-BOMB = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(30 * MIB)).decode
+BOMB = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(10 * MIB)).decode
 NOT_JSON, VALUES = "The body is not JSON.", "values: send 500,000 at most."
 
 TABLE = [
@@ -85,9 +85,9 @@ TABLE = [
     Worst("half a million values", _wide(READ, b'{"images":[', b"1,", b"1]}", 900_000), 400, "images.0: ", 128, True),
     Worst("a well", lambda: post(CHAT, b'{"a":' + b"[" * 400_000), 400, NOT_JSON, 64, True),
     Worst("a well of objects", lambda: post(STORIES, b'{"a":' * 90_000), 400, NOT_JSON, 64, True),
-    Worst("four bytes a character", lambda: post(STORIES, _json({"images": [SMALL], "request": "\U0001f600" + "a" * 60 * MIB})),
+    Worst("four bytes a character", lambda: post(STORIES, _json({"images": [SMALL], "request": "\U0001f600" + "a" * 20 * MIB})),
         400, "request: String should have at most 4000", 512, True),
-    Worst("a text without an end", _wide(CHAT, b'{"a":"', b"\\\",", b"", 40 * MIB), 400, NOT_JSON, 256, True),
+    Worst("a text without an end", _wide(CHAT, b'{"a":"', b"\\\",", b"", 10 * MIB), 400, NOT_JSON, 256, True),
     Worst("a number of a million digits", lambda: post(CHAT, b'{"seed":' + b"9" * MIB + b"}"), 400, NOT_JSON, 32),
     Worst("names twice", lambda: post(CHAT, b'{"messages":[],"messages":[{"content":[{"image_url":"http://x/"}]}]}'),
         400,
@@ -110,12 +110,12 @@ TABLE = [
     Worst("XML", lambda: post(READ, b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>'),
         400, NOT_JSON),
     # pictures
-    Worst("a data URL of 40 MiB", lambda: post(CHAT, _json(asking("data:image/png;base64," + BOMB()))),
+    Worst("a data URL of 13 MiB", lambda: post(CHAT, _json(asking("data:image/png;base64," + BOMB()))),
         400, "Image 1 ", 512, True),
-    Worst("a picture of 40 MiB", lambda: post(STORIES, _json({"images": [BOMB()]})), 400, "Image 1 ", 512, True),
+    Worst("a picture of 13 MiB", lambda: post(STORIES, _json({"images": [BOMB()]})), 400, "Image 1 ", 512, True),
     Worst("10,000 images", lambda: post(READ, _json({"answer": "", "images": [SMALL] * 10_000})),
         400, "has 10000 images", 64, True),
-    Worst("22 pictures of 9 million pixels", lambda: post(READ, _json({"answer": "x", "images": [picture(3000, 3000)] * 22})),
+    Worst("10 pictures of 9 million pixels", lambda: post(READ, _json({"answer": "x", "images": [picture(3000, 3000)] * 10})),
         200, "", 256, True),
     Worst("a JPEG of a million segments", lambda: post(READ, _json({"answer": "x", "images": [text(SEGMENTS())]})),
         400, "a JPEG of more than 10,000 segments", 256, True),
