@@ -149,6 +149,8 @@ def main(
         return
     from benchmarks.serving import gateway_before
 
+    if unknown := {*(kind or [])} - {*contents(), MIXED}:
+        raise typer.BadParameter(f"no such kind: {', '.join(unknown)}; there are {', '.join([*contents(), MIXED])}")
     table = Table("kind", "answers", "seconds", "worst /healthz, ms", "median, ms", "peak of all processes, MiB")
     script = subprocess.Popen(
         [sys.executable, __file__, "engine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

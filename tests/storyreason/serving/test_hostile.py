@@ -91,6 +91,11 @@ HOSTILE = [
         "http://127.0.0.1:1"}]}]}, 400, FETCHES_NOTHING),
     ("fetch by a third", "/v1/messages", {"messages": [{"content": [{"type": "image", "source": {"type": "url", "url":
         "http://127.0.0.1:1"}}]}]}, 400, FETCHES_NOTHING),
+    ("an address that is no input", CHAT, {"messages": [], "metadata": {"url": "https://x/"}}, 200, ""),
+    ("an address in a schema", CHAT, {"messages": [], "tools": [{"function": {"parameters": {"examples": [
+        {"url": "https://x/"}]}}}]}, 200, ""),
+    ("an address deep in a message", CHAT, {"messages": [{"content": [{"metadata": {"url": "https://x/"}}]}]}, 400,
+        FETCHES_NOTHING),
     ("a thousand answers", CHAT, asking({"url": f"data:,{SMALL}"}, n=1000), 400, "n is 1000: request 8 answers at most."),
     ("a thousand prompts", "/v1/completions", {"prompt": ["a"] * 1000}, 400, "The request has 1000 prompts: send 8 at most."),
     ("a thousand in words", CHAT, {"n": "1000"}, 400, "n is not a number: request 8 answers at most."),
