@@ -54,12 +54,13 @@ def test_a_hostile_text_is_read_in_linear_time(piece: str) -> None:
 
 
 MODULES = (
-    "format.analysis", "format.answer", "format.boxes", "format.rules", "format.story", "format.tables", "format.words",
-    "page.entities", "page.gallery", "page.view", "generation.grounded", "scoring.length", "serving.limits",
+    "format.analysis", "format.answer", "format.boxes", "format.naming", "format.rules", "format.story", "format.tables",
+    "format.words", "page.entities", "page.gallery", "page.view", "generation.grounded", "scoring.length", "serving.limits",
 )  # fmt: skip
 """Every module whose patterns meet what a model or a client wrote."""
 FOR_SHORT_TEXTS = {
     "format.story._IMAGE": "the inside of a tag, which has 1000 characters at most",
+    "format.naming.SENTENCE_START": "the 40 characters before a mention",
 }
 
 SEARCH = f"""
