@@ -16,6 +16,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from tasks import views
+
 SCORE = "free/strict/grounding/f1"
 NO_ASSISTANT = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch {}"
 """Keeps MLflow from opening its assistant on a browser's first visit (a sandboxed frame refuses to store it)."""
@@ -41,13 +43,12 @@ def settle(page: Any) -> bytes:
 
 
 def form(page: Any, prefect: str) -> Any:
-    """The form of the retraining, its group Training at the top."""
-    deployment = page.request.get(f"{prefect}/api/deployments/name/retrain/storyteller").json()
+    """The form of the retraining that starts by itself."""
+    asked = {"flows": {"name": {"any_": ["retrain"]}}}
+    known = page.request.post(f"{prefect}/api/deployments/filter", data=asked).json()
+    (deployment,) = (one for one in known if one["schedules"])
     page.goto(f"{prefect}/deployments/deployment/{deployment['id']}/run")
     page.wait_for_selector("text=Learning Rate (Optional)")
-    page.locator(".schema-form-property__label", has_text="Training (Optional)").first.evaluate(
-        "e => e.scrollIntoView()"
-    )
     return page
 
 
@@ -114,9 +115,16 @@ def comparison(page: Any, mlflow: str) -> Any:
     return page
 
 
+def scores(page: Any, mlflow: str) -> Any:
+    """The list of runs as its printed address opens it: scores as columns, the best run first."""
+    page.goto(views.first_page(mlflow))
+    page.get_by_role("gridcell").filter(has_text="box F1").first.wait_for()
+    return page
+
+
 def charts(page: Any, mlflow: str, search: str = "loss") -> Any:
     """The charts of all runs of the experiment whose name contains `search`."""
-    page.goto(f"{mlflow}/#/experiments/1/runs?{TRAINING}&compareRunsMode=CHART")
+    page.goto(f"{views.first_page(mlflow)}&compareRunsMode=CHART")
     page.get_by_placeholder("Search metric charts").fill(search)
     page.wait_for_selector("svg.main-svg")
     return page
@@ -138,6 +146,7 @@ def main(prefect: str, mlflow: str, folder: Path) -> None:
         "prefect-run": lambda page: flow_run(page, prefect),
         "prefect-scorecard": lambda page: artifact(page, prefect, "scorecard"),
         "prefect-gate": lambda page: artifact(page, prefect, "gate-report"),
+        "mlflow-runs": lambda page: scores(page, mlflow),
         "mlflow-comparison": lambda page: comparison(page, mlflow),
         "mlflow-charts": lambda page: charts(page, mlflow),
         "mlflow-version": lambda page: version(page, mlflow),

@@ -18,11 +18,11 @@ NOTIFIED = {
     "failed": "prefect.flow-run.Failed",
     "crashed": "prefect.flow-run.Crashed",
     "late": "prefect.flow-run.Late",
-    "waiting for a person's word": "prefect.flow-run.Paused",
+    "waiting for approval": "prefect.flow-run.Paused",
 }
-"""The Prefect events to notify of, by the words in the automations' names. A changed name would leave the old one behind."""
-SUBJECTS = {"waiting for a person's word": "waiting for approval"}
-"""The subjects of notifications that differ from those words."""
+"""The Prefect events of runs to notify of, by the words in the automations' names and the notifications' subjects."""
+PREFIX = "storyreason: "
+"""Begins the names of this project's automations."""
 BODY = """{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}
 {{ flow_run|ui_url }}"""
 HELD_BODY = "{{ event.payload.version }}: {{ event.payload.reason }}"
@@ -39,8 +39,9 @@ def everything(chosen: Settings) -> "list[Automation]":
     quiet = ("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot")
     found = [
         Automation(
-            name="storyreason: a run whose process is gone has crashed",
-            description="A flow run sends heartbeats; when they stop, its process is gone.",
+            name=f"{PREFIX}a run whose process is gone has crashed",
+            description=f"Marks a run as Crashed when {GONE_AFTER} heartbeats of its process are missing; they come every "
+            f"{chosen.heartbeat} s.",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{name}" for name in quiet)},
@@ -65,7 +66,8 @@ def everything(chosen: Settings) -> "list[Automation]":
         held = event == HELD
         found.append(
             Automation(
-                name=f"storyreason: tell that a run is {word}",
+                name=f"{PREFIX}notify when a {'version' if held else 'run'} is {word}",
+                description=f"Sends a message to STORYREASON_NOTIFY when a {'version' if held else 'run'} is {word}.",
                 trigger=EventTrigger(
                     expect={event},
                     match={"prefect.resource.id": "storyreason.model.*"} if held else runs,
@@ -75,7 +77,7 @@ def everything(chosen: Settings) -> "list[Automation]":
                 actions=[
                     SendNotification(
                         block_document_id=block,
-                        subject=f"storyreason: {SUBJECTS.get(word, word)}",
+                        subject=f"{PREFIX}{word}",
                         body=HELD_BODY if held else f"{BODY}\n{GO_ON}" if word == "crashed" else BODY,
                     )
                 ],
@@ -99,11 +101,7 @@ def apply(chosen: Settings) -> None:
 
     wanted = {one.name: one for one in everything(chosen)}
     with get_client(sync_client=True) as client:
-        known = {
-            one.name: one
-            for name in (*wanted, *(f"storyreason: tell that a run is {word}" for word in (*NOTIFIED, "not promoted")))
-            for one in client.read_automations_by_name(name)
-        }
+        known = {one.name: one for one in client.read_automations() if one.name.startswith(PREFIX)}
         for name, one in known.items():
             if name not in wanted:
                 client.delete_automation(one.id)

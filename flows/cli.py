@@ -45,7 +45,7 @@ def retrain(
         from flows.retrain import retrain as flow
 
         report.quiet_failures()
-        outcome = flow(chosen, until=until)
+        outcome = flow(preset, overrides=override, until=until)
     report.show(outcome, chosen)
 
 
@@ -59,14 +59,14 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Score a registered version, the base model, or any other model on the test split."""
-    chosen = _load(preset, override)
+    _load(preset, override)
     from flows import local, report
 
     with local.platform():
         from flows.evaluate import evaluate as flow
 
         report.quiet_failures()
-        result = flow(chosen, version)
+        result = flow(version, preset, overrides=override)
     report.show_scores({version: result.metrics})
     report.show_pages({version: result.run_id})
     for decoding, page in result.pages.items():
@@ -82,14 +82,14 @@ def deploy(
     override: Overrides = None,
 ) -> None:
     """Serve a registered version behind the gateway, and make it the champion."""
-    chosen = _load(preset, override)
+    _load(preset, override)
     from flows import local, report
 
     with local.platform():
         from flows.deploy import deploy as flow
 
         report.quiet_failures()
-        served = flow(chosen, version)
+        served = flow(version, preset, overrides=override)
     report.say(f"version {served.version} is served at {served.url}")
 
 

@@ -2,6 +2,7 @@
 
 from prefect import flow, get_run_logger
 
+from flows import form
 from storyreason import dataset
 from storyreason.config import RunConfig
 from storyreason.errors import StoryReasonError
@@ -11,15 +12,17 @@ from tasks.deployment import Served
 from tasks.faults import plainly, say_how_to_go_on
 
 
-@flow(name="deploy", flow_run_name="deploy-{which}", on_crashed=[say_how_to_go_on])
+@flow(name="deploy", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on])
 @plainly()
-def deploy(config: RunConfig, which: str = "champion") -> Served:
+def deploy(which: str = "champion", preset: str = "sample", overrides: form.Overrides = None) -> Served:
     """Swap the served model and move the aliases; a version that is served already is left as it is.
 
     Args:
-        config: What the run does, grouped as a preset is.
         which: A version's number or alias in MLflow; `previous` rolls back.
+        preset: A preset of deploy/presets, or a YAML file: whose serving settings are used.
+        overrides: Everything else, as `--set` takes it: serving.max_num_seqs=4, one in a line.
     """
+    config = form.chosen(preset, overrides)
     version = registry.with_weights(config.model, which)
     gateway.check(config.serving)
     return deployment.deploy(config, version, _probe(config), by_hand=True)

@@ -1,4 +1,4 @@
-"""The Prefect deployments: retrain (weekly, and when the data changes), evaluate, deploy.
+"""The Prefect deployments: retrain with each preset (with one of them weekly, and when the data changes), evaluate, deploy.
 
 `python -m flows.deployments` serves them on this machine; deploy/prefect.yaml has the same set for work pools.
 """
@@ -7,31 +7,40 @@ import asyncio
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
+from flows import form
 from storyreason import config, home, runs
 from storyreason.errors import RunError, StoryReasonError
-from tasks import compat, settings, tracking
+from tasks import cards, compat, settings, tracking
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
 
-NAME = "storyteller"
-"""The name of every deployment. Prefect shows it after the flow's name: `retrain/storyteller`."""
 FLOWS = ("retrain", "evaluate", "deploy", "clean")
+EVALUATE, DEPLOY, CLEANING = "evaluate-version", "deploy-version", "clean-disk"
+"""The names of these three Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
+ONE_RETRAINING, ONE_DEPLOYMENT = "one retraining at a time", "one deployment at a time"
+"""The names of the limits that let one run wait for another."""
 CLEAN = "0 6 * * 0"
 """The schedule of `clean` in Prefect while STORYREASON_CLEAN is empty: it is switched off."""
 PATIENCE = 900.0
 """Seconds to wait for Prefect's server."""
 
 
+def retraining(preset: str) -> str:
+    """The name of the Prefect deployment that trains with a preset, also of one that is a file."""
+    return f"retrain-{Path(preset).stem}" if preset.endswith((".yaml", ".yml")) else f"retrain-{preset}"
+
+
 def everything(chosen: Settings) -> "list[RunnerDeployment]":
-    """The deployments of this checkout, with its preset in their forms. A paused schedule stays paused."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.events import DeploymentEventTrigger
+    """The Prefect deployments of this checkout, one retraining for each preset. A paused schedule stays paused."""
     from prefect.flows import EntrypointType
     from prefect.schedules import Cron
 
@@ -39,63 +48,106 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
     from flows.deploy import deploy
     from flows.evaluate import evaluate
     from flows.retrain import retrain
-    from tasks.data import NEW_VERSION, RESOURCE
 
-    override = [f"serving.port={chosen.gateway_port}"]
-    parameters = {"config": config.load(chosen.preset, override).model_dump(mode="json")}
-    with get_client(sync_client=True) as client:
-        active = _schedule_is_active(client)
-    one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    config.load(chosen.preset)  # raises ConfigError
+    presets = list(dict.fromkeys([chosen.preset, *config.presets()]))
     module = EntrypointType.MODULE_PATH
-    made = [
-        retrain.to_deployment(
-            NAME,
-            description="Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better. "
-            "Complete steps are not repeated. One at a time: the next waits.",
-            parameters=parameters,
-            schedule=Cron(chosen.cron, timezone=chosen.timezone, active=active),
-            triggers=[
-                DeploymentEventTrigger(
-                    name="retrain when the data changes",
-                    expect={NEW_VERSION},
-                    match={"prefect.resource.id": f"{RESOURCE}.*"},
-                )
-            ],
-            concurrency_limit=one_at_a_time,
+    made = []
+    for preset in presets:
+        one: Any = retrain.to_deployment(
+            retraining(preset),
+            description=f"{about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new version "
+            "if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
             entrypoint_type=module,
+            **(_automatic(chosen) if preset == chosen.preset else {}),
+        )
+        form.fill(one, preset, [preset])
+        made.append(one)
+    for flow, name, description in (
+        (evaluate, EVALUATE, "Scores a registered version, or the base model, on the test split."),
+        (
+            deploy,
+            DEPLOY,
+            "Serves a registered version behind the gateway, and makes it the champion; `previous` rolls back.",
         ),
-        evaluate.to_deployment(
-            NAME,
-            description="Score a registered version, or the base model, on the test split.",
-            parameters=parameters,
-            entrypoint_type=module,
-        ),
-        deploy.to_deployment(
-            NAME,
-            description="Serve a registered version behind the gateway, and make it the champion; `previous` rolls back.",
-            parameters=parameters,
-            concurrency_limit=one_at_a_time,
-            entrypoint_type=module,
-        ),
+    ):
+        one = flow.to_deployment(name, description=description, entrypoint_type=module)
+        form.fill(one, chosen.preset, presets)
+        made.append(one)
+    made.append(
         clean.to_deployment(
-            NAME,
-            description="Free disk space: remove old versions' weights, old trainings and fetched data. Never what is in use.",
+            CLEANING,
+            description="Frees disk space: removes old versions' weights, old trainings and fetched data. Never what is in use.",
             parameters={"keep": 3},
             schedule=Cron(chosen.clean or CLEAN, timezone=chosen.timezone, active=bool(chosen.clean)),
             entrypoint_type=module,
-        ),
-    ]
+        )
+    )
     return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
 
 
-def _schedule_is_active(client: "SyncPrefectClient") -> bool:
-    from prefect.exceptions import ObjectNotFound
+def _automatic(chosen: Settings) -> dict[str, Any]:
+    """What starts runs of the checkout's preset by itself: the schedule, and a new data version."""
+    from prefect.client.orchestration import get_client
+    from prefect.events import DeploymentEventTrigger
+    from prefect.schedules import Cron
 
-    try:
-        known = client.read_deployment_by_name(f"retrain/{NAME}")
-    except ObjectNotFound:
-        return True
-    return all(schedule.active for schedule in known.schedules)
+    from tasks.data import NEW_VERSION, RESOURCE
+
+    with get_client(sync_client=True) as client:
+        active = _schedule_is_active(client)
+    trigger = DeploymentEventTrigger(
+        name="retrain when the data changes",
+        expect={NEW_VERSION},
+        match={"prefect.resource.id": f"{RESOURCE}.*"},
+    )
+    return {"schedule": Cron(chosen.cron, timezone=chosen.timezone, active=active), "triggers": [trigger]}
+
+
+def about(preset: str) -> str:
+    """What a preset is for: the first line of comment of its file."""
+    return next((line[1:].strip() for line in config.path(preset).read_text().splitlines() if line.startswith("#")), "")
+
+
+def register(runner: "Runner", chosen: Settings) -> None:
+    """Register the Prefect deployments with a runner that serves them, with named limits; remove obsolete ones."""
+    from prefect.client.orchestration import get_client
+
+    known: dict[UUID, str] = {}
+    for one in everything(chosen):
+        known[cast(UUID, runner.add_deployment(one))] = one.name
+    with get_client(sync_client=True) as client:
+        for identity, name in known.items():
+            if name not in (EVALUATE, CLEANING):
+                limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
+        for found in _ours(client):
+            if found.id not in known:
+                client.delete_deployment(found.id)
+
+
+def limit(client: "SyncPrefectClient", deployment: UUID, name: str) -> None:
+    """Let runs of this Prefect deployment, and of all others with the same limit, wait for one another."""
+    client.upsert_global_concurrency_limit_by_name(name, 1)
+    identity = client.read_global_concurrency_limit_by_name(name).id
+    # Prefect's own limit for one deployment is named by a UUID, and is not shared.
+    body = {"global_concurrency_limit_id": str(identity), "concurrency_options": {"collision_strategy": "ENQUEUE"}}
+    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment}, json=body)
+
+
+def _ours(client: "SyncPrefectClient", *names: str) -> "list[DeploymentResponse]":
+    """The Prefect deployments of these flows (none: all) that a process of this project serves: not those of work pools."""
+    from prefect.client.schemas.filters import FlowFilter
+
+    flows = FlowFilter.model_validate({"name": {"any_": list(names or FLOWS)}})
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(flow_filter=flows, limit=200, offset=len(found)):
+        found += page
+    return [one for one in found if one.work_pool_name is None and (one.entrypoint or "").startswith("flows.")]
+
+
+def _schedule_is_active(client: "SyncPrefectClient") -> bool:
+    schedules = [schedule for one in _ours(client, "retrain") for schedule in one.schedules]
+    return not schedules or any(schedule.active for schedule in schedules)
 
 
 def resume_interrupted() -> list[str]:
@@ -111,9 +163,10 @@ def resume_interrupted() -> list[str]:
     begun = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
     resumed = []
     with get_client(sync_client=True) as client:
+        known = [one.id for one in _ours(client)]
         found = client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": begun}}}),
-            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": known}}),
         )
         for one in found:
             if one.work_pool_name is not None:  # a worker's, on whatever machine
@@ -155,10 +208,10 @@ def main() -> None:
             os._exit(0)
 
     runner = AtOnce(pause_on_shutdown=False)
-    for one in everything(chosen):
-        runner.add_deployment(one)
+    register(runner, chosen)
     automations.apply(chosen)
     tracking.experiment()  # so that MLflow's page of runs exists before the first one
+    cards.relink()
     for name in resume_interrupted():
         print(f"{name} resumes", flush=True)  # noqa: T201 - the log of this process
     runs.write_text(up.ready_file(), "")

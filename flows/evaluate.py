@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import form
 from storyreason.config import BaseModelConfig, RunConfig
 from tasks import cards, data, evaluation, registry
 from tasks.evaluation import Subject
@@ -11,15 +12,25 @@ from tasks.faults import plainly, say_how_to_go_on
 from tasks.results import Evaluated
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{which}", on_crashed=[say_how_to_go_on])
+@flow(name="evaluate", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on])
 @plainly()
-def evaluate(config: RunConfig, which: str = "champion") -> Evaluated:
+def evaluate(
+    which: str = "champion",
+    preset: str = "sample",
+    data_rev: str | None = None,
+    test_stories: form.Stories = None,
+    overrides: form.Overrides = None,
+) -> Evaluated:
     """Score a registered version, the base model or any other model, or take the scores from the cache.
 
     Args:
-        config: What the run does, grouped as a preset is.
         which: A version's number or alias in MLflow; `base`; or a model's folder or name on the Hub.
+        preset: A preset of deploy/presets, or a YAML file: whose data and decoding are used.
+        data_rev: The Git revision of the data: a tag, branch or commit.
+        test_stories: Score on the first N stories only.
+        overrides: Everything else, as `--set` takes it: evaluation.decodings=[free], one in a line.
     """
+    config = form.chosen(preset, overrides, data_rev=data_rev, test_stories=test_stories)
     config, which = named(config, which)
     version = None if which == "base" else registry.with_weights(config.model, which)
     pulled, base = data.pull_all(config)

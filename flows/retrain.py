@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from prefect import flow, get_run_logger
 
+from flows import form
 from storyreason.config import RunConfig
 from storyreason.serving import client as gateway
 from storyreason.training import launch
@@ -14,6 +15,7 @@ from tasks.gate import Promotion
 from tasks.pace import Clock
 from tasks.registry import Version
 from tasks.results import Evaluated, Until
+from tasks.training import say_what_is_kept
 
 
 @dataclass
@@ -29,15 +31,54 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@flow(name="retrain", flow_run_name="retrain-{config.name}", validate_parameters=True, on_crashed=[say_how_to_go_on])
+@flow(
+    name="retrain",
+    flow_run_name=form.run_name,
+    validate_parameters=True,
+    on_crashed=[say_how_to_go_on],
+    on_cancellation=[say_what_is_kept],
+)
 @plainly()
-def retrain(config: RunConfig, until: Until = "deploy") -> Outcome:
+def retrain(
+    preset: str = "sample",
+    data_rev: str | None = None,
+    train_stories: form.Stories = None,
+    mode: form.Mode = None,
+    learning_rate: form.Rate = None,
+    epochs: form.Epochs = None,
+    accelerate: str | None = None,
+    min_gain: form.Gain = None,
+    approval: form.Approval = None,
+    until: Until = "deploy",
+    overrides: form.Overrides = None,
+) -> Outcome:
     """Fine-tune, register, evaluate and, if the gate allows it, serve a storyteller. Complete steps are not repeated.
 
     Args:
-        config: What the run does, grouped as a preset is.
+        preset: A preset of deploy/presets, or a YAML file: the values of all fields that are empty.
+        data_rev: The Git revision of the data: a tag, branch or commit.
+        train_stories: Train on the first N stories only.
+        mode: What is trained: adapters (lora), all weights (full), or all but the vision tower (language).
+        learning_rate: The highest learning rate. Above 0, at most 1.
+        epochs: How many times each story is seen.
+        accelerate: The GPUs to train on: a file in deploy/accelerate.
+        min_gain: How much better a version must be to be promoted: the gain's interval must lie above this.
+        approval: ask: a version that passes the gate waits for approval in Prefect's UI.
         until: The last step to run.
+        overrides: Everything else, as `--set` takes it: training.rank=32, one in a line.
     """
+    config = form.chosen(
+        preset,
+        overrides,
+        data_rev=data_rev,
+        train_stories=train_stories,
+        mode=mode,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        accelerate=accelerate,
+        min_gain=min_gain,
+        approval=approval,
+    )
     launch.check_machine(config.training)
     if until == "deploy":
         gateway.check(config.serving)

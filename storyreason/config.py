@@ -20,6 +20,7 @@ from storyreason.serving.config import ServingConfig
 from storyreason.training.config import TrainingConfig
 
 PRESETS = resources.folder("presets")
+ACCELERATE = resources.folder("accelerate")
 
 
 class DataConfig(BaseModel):
@@ -82,6 +83,16 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _accelerate_is_a_file(self) -> "RunConfig":
+        """Reject an unknown file when the configuration is loaded rather than when a machine begins to train."""
+        name, known = self.training.accelerate, sorted(file.stem for file in ACCELERATE.glob("*.yaml"))
+        if name is None or name in known or name.endswith((".yaml", ".yml")):
+            return self
+        raise ValueError(
+            f"training.accelerate = {name!r}:{_nearest(name, known)} name one of {', '.join(known)}, or a YAML file"
+        )
+
+    @model_validator(mode="after")
     def _is_asked_as_it_was_trained(self) -> "RunConfig":
         if self.training.images_first != self.generation.images_first:
             raise ValueError("training.images_first and generation.images_first differ: set both to the same value")
@@ -118,6 +129,11 @@ _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What yaml raises; ValueError for a date such as 2026-13-45, and for bytes that are not UTF-8."""
 
 
+def path(preset: str) -> Path:
+    """The file of a preset, which is its name or the file's path."""
+    return Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+
+
 def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a preset (a name, or the path of a YAML file) with `key=value` overrides applied.
 
@@ -126,21 +142,22 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
 
     Raises ConfigError with the key, what was found and what was expected.
     """
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    file = path(preset)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(file.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"No preset {preset!r}: name one of {', '.join(presets())}, or a YAML file.") from None
+        near = _nearest(preset, presets())
+        raise ConfigError(f"No preset {preset!r}:{near} name one of {', '.join(presets())}, or a YAML file.") from None
     except (*_NOT_YAML, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}.")
+        raise ConfigError(f"{file} must hold keys and values, found {type(raw).__name__}.")
     for override in overrides:
         _override(raw, override)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {path.name})") from None
+        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {file.name})") from None
 
 
 def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
@@ -177,11 +194,20 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def _sentence(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, RunConfig().flat(), n=1, cutoff=0.6)
-        return f"Unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        flat = RunConfig().flat()
+        groups = list(dict.fromkeys(name.partition(".")[0] for name in flat))
+        wrong_group = isinstance(fault["input"], dict) and "." not in key
+        near = _nearest(key, groups if wrong_group else flat)
+        return f"Unknown {'group of parameters' if wrong_group else 'parameter'} {key!r}" + (f":{near}" if near else "")
     said = fault["msg"].removeprefix("Value error, ")
     # A fault between two parts has no key, and its input would be the whole configuration.
     return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}" if key else said
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """` did you mean 'sample'?`, or nothing when none of the known names is similar."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" did you mean {near[0]!r}?" if near else ""
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

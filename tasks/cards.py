@@ -5,12 +5,16 @@ Every run shows them, whether it computed the steps or found them complete; each
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import get_args
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from storyreason import scoring
+from storyreason import runs, scoring
 from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.format.story import without_tags
@@ -18,9 +22,12 @@ from storyreason.generation.config import Decoding
 from storyreason.scoring.catalogue import HEADLINES
 from storyreason.scoring.metrics import Score
 from storyreason.training import progress
-from tasks import tracking
+from tasks import tracking, views
 from tasks.registry import Version
 from tasks.results import Evaluated, Pulled, Trained
+
+LINKING = ("training-curves", "scorecard", "story-page")
+"""The keys of the cards that link to MLflow."""
 
 
 def data(version: Pulled) -> None:
@@ -84,6 +91,28 @@ With pictures and boxes: [the story page]({link}) in MLflow, or the file `{page}
 {shown}
 """
     create_markdown_artifact(markdown, key="story-page", description=f"told by version {version.number}")
+
+
+def relink() -> int:
+    """Let the links of all cards lead to the MLflow server in use; gives how many cards were changed.
+
+    It looks at them only when the server's address is not that of the last time, as when a port has changed.
+    """
+    note, server = runs.root() / "prefect" / "mlflow-address", views.server()
+    if note.is_file() and note.read_text() == server:
+        return 0
+    keys, changed, seen = ArtifactFilter(key=ArtifactFilterKey(any_=list(LINKING))), 0, 0
+    with get_client(sync_client=True) as client:
+        while page := client.read_artifacts(artifact_filter=keys, limit=50, offset=seen):
+            seen += len(page)
+            for card in page:
+                text = re.sub(r"\bhttps?://[^/\s)]+(?=/#/experiments/)", server, str(card.data))
+                if text != card.data:
+                    client.update_artifact(card.id, ArtifactUpdate(data=text))
+                    changed += 1
+    note.parent.mkdir(exist_ok=True)
+    runs.write_text(note, server)
+    return changed
 
 
 def _run(run_id: str) -> str:

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from storyreason.compat import Borrowed
 
@@ -41,6 +41,23 @@ def let_cancel_after_an_outage() -> None:
 
     patient = functools.partial(observers.critical_service_loop, consecutive=LOOKS)
     observers.critical_service_loop = patient
+
+
+GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega
+"""
+
+
+def made_up(name: str) -> bool:
+    """Whether Prefect made up the name of a run: `sparkling-otter` (its server) or `beta2-leonis-b` (the form in its UI)."""
+    from coolname import data
+
+    first, *others = name.split("-")
+    if first.rstrip("0123456789") in GREEK.split() and others:
+        return True
+    parts = cast("dict[str, dict[str, Any]]", data.config)
+    words = {word for part in parts.values() for word in part.get("words", ())}
+    return len(others) == 1 and {first, *others} <= words
 
 
 def logged_tables_tag() -> str:

@@ -60,7 +60,7 @@ def _alone(_: Work, version: DataVersion, check: bool = True) -> Iterator[None]:
         yield
 
 
-@step(fingerprint, lock=_alone, retries=2, delay=2)
+@step(fingerprint, lock=_alone, retries=2, delay=2, run_name="pull-{version.target}")
 def pull(work: Work, version: DataVersion, check: bool = True) -> Pulled:
     """Fetch one data version, verify every file's hash, check every example, and make the data card."""
     logger = get_run_logger()

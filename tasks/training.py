@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
+from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import flow_run
 
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig
@@ -19,6 +21,8 @@ from tasks.results import Pulled, Trained, from_manifest
 from tasks.steps import Work, step
 
 VERSION = 1
+OWNER = "prefect_run"
+"""The file in a work folder that names the run of Prefect which has trained there last."""
 NOT_NAMED = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
 """Configuration keys of training that cannot change the weights."""
 DESCRIBED = {
@@ -79,6 +83,7 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
         tags=tracking.lineage(data_md5=data.md5, base=config.base.name, preset=config.name, role="tuned"),
     )
     tracking.log_config(run_id, config)
+    runs.write_text(work.folder / OWNER, str(flow_run.get_id() or ""))
     tracking.log_data(run_id, config.data.target, data, "train")
     with tracking.closing(run_id):
         result = _run(config, job, work, _follower(run_id))
@@ -90,6 +95,27 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
         run_id=run_id,
         data_md5=data.md5,
     )
+
+
+def say_what_is_kept(flow: Any, flow_run: Any, state: Any) -> None:
+    """Flow hook: log what a cancelled run has kept and where it goes on, because Prefect only says that it was cancelled."""
+    flow_run_logger(flow_run, flow).warning("This run was cancelled. %s", kept(str(flow_run.id)))
+
+
+def kept(prefect_run: str) -> str:
+    """What a run of Prefect has kept of its training, and where it goes on when it is started again."""
+    from storyreason.training import checkpoints
+
+    again = "Start it again: complete steps are not repeated"
+    for note in runs.root().glob(f"train/*/{OWNER}"):
+        if note.read_text() == prefect_run and not runs.read_manifest(note.parent):
+            at = checkpoints.newest(note.parent)
+            last = max((int(line["step"]) for line in progress.read(note.parent)), default=0)
+            lost = f" (steps {(at or 0) + 1} to {last} were not in a checkpoint)" if last > (at or 0) else ""
+            if at is None:
+                return f"Its training had no checkpoint yet{lost}. {again}; training begins at step 1."
+            return f"Kept: checkpoint {at} of its training{lost}. {again}; training goes on at step {at + 1}."
+    return f"{again}."
 
 
 def _run(config: RunConfig, job: training.Job, work: Work, follow: Callable[[dict[str, Any]], None]) -> Path:

@@ -10,10 +10,10 @@ import urllib.request
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
 
-from storyreason.config import RunConfig
+from storyreason.config import RunConfig, load
 from storyreason.generation.config import Decoding
-from storyreason.scoring.catalogue import BOX_F1, HEADLINES, IDF1, MAIN, SCORES, VALID
-from storyreason.training.job import deciding
+from storyreason.scoring.catalogue import BOX_F1, IDF1, MAIN, SCORES, VALID
+from storyreason.training import job
 from tasks import settings
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ EXPERIMENT = "storyteller"
 MODE = "workflowType=machine_learning"
 VIEW = "scores"
 """The name of the saved view, which addresses give as `viewStateShareKey`."""
-DECIDING = f"grounded/{BOX_F1}"
-"""The metric by which the saved view sorts the runs: the default of `gate.primary`."""
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 MOST_PARAMETERS = 40
 MOST_TEXT = 6000
@@ -39,33 +37,34 @@ NOT_COMPARED = {"recompute", "liger"}
 """Keys of training that are in its fingerprint and change the results by rounding alone."""
 
 
-def columns() -> list[str]:
-    """The columns of the saved view: the headline scores of both decodings, those of the deciding metric first."""
-    scores = [BOX_F1, IDF1, VALID, *(one.name for one in HEADLINES if one.name not in (BOX_F1, IDF1, VALID))]
-    return [f"{decoding}/{name}" for decoding in reversed(DECODINGS) for name in scores]
+def deciding(config: RunConfig) -> str:
+    """The metric by which the saved view sorts the runs: the one by which the gate decides."""
+    return config.gate.primary
+
+
+def columns(config: RunConfig) -> list[str]:
+    """The scores among the columns of the saved view, the deciding one first."""
+    scores = [f"{decoding}/{name}" for decoding in ("grounded", "free") for name in (BOX_F1, IDF1, VALID)]
+    decoded = sorted(scores, key=lambda name: name.partition("/")[0] not in config.evaluation.decodings)
+    return list(dict.fromkeys([deciding(config), *decoded]))
 
 
 def experiment_tags(experiment: str) -> dict[str, str]:
-    """The tags of the experiment with this ID: its kind, what its page says, and the saved view."""
+    """The tags of the experiment with this ID: its kind, what its page says, and the saved view, which sorts the runs by the
+    score that decides with the checkout's preset."""
+    config = load(settings.read().preset)
+    widths = {"attributes.`Run Name`": 230, "runDateAndNestInfo": 120, "attributes.`Description`": 420}
+    widths |= {f"metrics.`{name}`": 210 for name in columns(config)} | {"params.`overrides`": 260}
     state = {
-        "selectedColumns": [
-            "attributes.`Description`",
-            *(f"metrics.`{name}`" for name in columns()),
-            "params.`training.mode`",
-            "params.`training.learning_rate`",
-            "params.`overrides`",
-        ],
-        "orderByKey": f"metrics.`{DECIDING}`",
+        "selectedColumns": [name for name in widths if "`" in name and name != "attributes.`Run Name`"],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+        "orderByKey": f"metrics.`{deciding(config)}`",
         "orderByAsc": False,
-        "runsHiddenMode": "FIRST_10_RUNS",
     }
     return {
         "mlflow.experimentKind": "custom_model_development",
-        "mlflow.note.content": (
-            f"[Runs with their scores, the best first]({_runs(experiment)}): select two and "
-            "press *Compare*. A score's interval is in `scores.json` of a run; whether a difference is real is in "
-            "`challenger_against_….json`."
-        ),
+        "mlflow.note.content": f"[Runs with their scores, the best first]({_runs(experiment)}): select two and press *Compare*.",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(state),
     }
 
@@ -113,7 +112,7 @@ def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
 
     At most 40, so that a comparison can be read. The whole configuration is the run's artifact `config.yaml`.
     """
-    keys = {*deciding(config.training), "batch_size", "accumulation", "processes"} - NOT_COMPARED
+    keys = {*job.deciding(config.training), "batch_size", "accumulation", "processes"} - NOT_COMPARED
     training = {f"training.{key}" for key in keys}
     chosen = {
         key: str(value)

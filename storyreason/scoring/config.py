@@ -14,7 +14,6 @@ class GateConfig(BaseModel):
 
     primary: str = Field(
         default="grounded/strict/grounding/f1",
-        pattern=r"^(free|grounded)/[^/]+/.+",
         description="The score that decides (higher is better): decoding, protocol and name, as in MLflow.",
     )
     min_gain: float = Field(
@@ -61,6 +60,10 @@ class GateConfig(BaseModel):
         from storyreason.scoring import catalogue
 
         decoding, _, name = primary.partition("/")
+        if decoding not in ("free", "grounded"):
+            near = catalogue.nearest(primary if catalogue.known(primary) else name or decoding)
+            example = f"grounded/{near or catalogue.BOX_F1}"
+            raise ValueError(f"expected a score with its decoding, free or grounded: did you mean {example!r}?")
         if not catalogue.known(name):
             near = catalogue.nearest(name)
             raise ValueError(f"there is no score {name!r}" + (f": did you mean '{decoding}/{near}'?" if near else ""))

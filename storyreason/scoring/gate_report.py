@@ -27,7 +27,9 @@ def report(decision: Decision) -> str:
 
 def _checked(checks: Iterable[Check]) -> list[str]:
     """The checks as a table, empty if there were none. The result comes first because Prefect cuts off wide tables."""
-    rows = [f"| {'passed' if c.passed else '**failed**'} | {c.name} | {c.found} | {c.required} |" for c in checks]
+    rows = [
+        f"| {'passed' if c.passed else '**failed**'} | {_title(c.name)} | {c.found} | {c.required} |" for c in checks
+    ]
     return (
         ["## What was checked", "\n".join(["| | Score | Found | Required |", "|---|---|---|---|", *rows])]
         if rows
@@ -37,18 +39,24 @@ def _checked(checks: Iterable[Check]) -> list[str]:
 
 def _scores(decision: Decision, decoding: str) -> Iterable[str]:
     """The lines of a table with the main scores of both models and their intervals."""
-    yield f"| Score | {decision.challenger} | {decision.incumbent} | Difference | Real? |"
+    yield f"| Real? | Score | Difference | {decision.challenger} | {decision.incumbent} |"
     yield "|---|---|---|---|---|"
     for row in decision.scores:
         change = row.change
         cells = [
-            f"{decoding}/{change.name}",
+            "**yes**" if change.real else "no",
+            _title(f"{decoding}/{change.name}"),
+            _with_interval(change.name, change.gain, (change.low, change.high), signed=True),
             _with_interval(change.name, change.a, row.ours),
             _with_interval(change.name, change.b, row.theirs),
-            _with_interval(change.name, change.gain, (change.low, change.high), signed=True),
-            "yes" if change.real else "no",
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _title(name: str) -> str:
+    """`free/strict/validity/valid` as words, which break into lines where a name would widen the table: `valid answers, free`."""
+    decoding, _, score = name.partition("/")
+    return f"{SCORES[score].title}, {decoding}" if score in SCORES else name
 
 
 def _with_interval(name: str, value: float, interval: tuple[float, float], signed: bool = False) -> str:

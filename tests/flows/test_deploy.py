@@ -11,7 +11,6 @@ import pytest
 
 from flows import deploy
 from storyreason import dataset
-from storyreason.config import RunConfig
 from tasks import data, deployment, tracking
 from tests.tasks.cloned import clone, origin, pushed, stories  # noqa: F401 (fixtures)
 
@@ -38,7 +37,7 @@ def back(
     monkeypatch.setattr(deployment, "deploy", lambda config, *what, by_hand: asked.extend(what))
 
     def back(**base: str) -> tuple[str, dataset.Example]:
-        deploy.deploy.fn(RunConfig.model_validate({"base": base}), "previous")
+        deploy.deploy.fn("previous", overrides=[f"base.{key}={value}" for key, value in base.items()])
         return asked[0].number, asked[1]
 
     return back

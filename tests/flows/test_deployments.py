@@ -15,7 +15,7 @@ import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
 from flows import deployments as deployments_
-from flows import up
+from flows import form, up
 from storyreason import config
 from storyreason.errors import ConfigError
 from tasks import compat, settings
@@ -37,12 +37,13 @@ def test_prefect_reads_the_file_and_every_flow_is_there(written: dict[str, Any])
     for one in deployments:
         module, _, name = str(one.entrypoint).partition(":")
         assert getattr(import_module(module.removesuffix(".py").replace("/", ".")), name).name == name
-        assert one.name == "storyteller"
+    names = [deployments_.retraining("sample"), deployments_.EVALUATE, deployments_.DEPLOY, deployments_.CLEANING]
+    assert [one.name for one in deployments] == names
 
 
 def test_their_parameters_are_those_of_the_sample_preset(written: dict[str, Any]) -> None:
     for one in written["deployments"][:3]:
-        assert config.RunConfig.model_validate(one["parameters"]["config"]) == config.load("sample")
+        assert form.chosen(**one["parameters"], overrides=None) == config.load("sample")
 
 
 def test_a_retraining_is_started_by_cron_and_by_data_one_at_a_time(written: dict[str, Any]) -> None:

@@ -34,7 +34,11 @@ def test_overrides_are_laid_over_the_preset() -> None:
     ("override", "sentence"),
     [
         ("training.learning_rat=1", "did you mean 'training.learning_rate'"),
-        ("nonsense.value=1", "Unknown parameter 'nonsense'"),
+        ("nonsense.value=1", "Unknown group of parameters 'nonsense'"),
+        ("trainig.learning_rate=1", "Unknown group of parameters 'trainig': did you mean 'training'?"),
+        ("gate.primary=fre/strict/grounding/f1", "did you mean 'grounded/strict/grounding/f1'?"),
+        ("gate.primary=strict/identity/idf1", "did you mean 'grounded/strict/identity/idf1'?"),
+        ("training.accelerate=fsdp-2gpu", "training.accelerate = 'fsdp-2gpu': did you mean 'fsdp2-2gpu'?"),
         ("training.learning_rate=fast", "training.learning_rate = 'fast'"),
         ("training.learning_rate=-1", "greater than 0"),
         ("training.mode=half", "training.mode = 'half'"),
@@ -66,7 +70,7 @@ def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None
 
 
 def test_a_missing_preset_names_the_ones_there_are() -> None:
-    with pytest.raises(ConfigError, match="sample"):
+    with pytest.raises(ConfigError, match="did you mean 'sample'"):
         config.load("sampel")
 
 

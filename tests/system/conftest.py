@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from flows import deployments
 from tests.storyreason.page.conftest import browser  # noqa: F401 (fixture)
 from tests.storyreason.serving.scripted import checkout, served  # noqa: F401 (fixtures)
 from tests.tiny import tiny_base, tiny_data, tiny_examples  # noqa: F401 (fixtures)
@@ -165,11 +166,12 @@ class Platform:
         return answer.json() if answer.content else None
 
     def deployment(self, flow: str) -> Any:
-        return self.ask("GET", f"/deployments/name/{flow}/storyteller")
+        name = deployments.retraining("smoke") if flow == "retrain" else f"{flow}-version"
+        return self.ask("GET", f"/deployments/name/{flow}/{name}")
 
-    def start(self, parameters: dict[str, Any], code: int = 201, flow: str = "retrain") -> Any:
+    def start(self, parameters: dict[str, Any], code: int = 201, flow: str = "retrain", name: str | None = None) -> Any:
         """What the form of Prefect's UI sends."""
-        body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+        body = {"state": {"type": "SCHEDULED"}, "parameters": parameters} | ({"name": name} if name else {})
         return self.ask("POST", f"/deployments/{self.deployment(flow)['id']}/create_flow_run", body, code)
 
     def runs(self, flow: str = "retrain") -> list[Any]:

@@ -16,12 +16,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.events.worker import EventsWorker
+from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Paused, Pending, Running, State
 
 from flows import automations, deployments, status
 from flows.clean import clean
-from tasks import gate, pace, registry
+from storyreason import config
+from tasks import cards, gate, pace, registry
 from tasks.settings import Settings
 from tests.docs import commands
 from tests.system.conftest import REPOSITORY, prefect_api, wait_for
@@ -37,12 +39,11 @@ def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
 
 
 def known(server: httpx.Client) -> Any:
-    return server.get("/deployments/name/retrain/storyteller").raise_for_status().json()
+    return server.get("/deployments/name/retrain/retrain-smoke").raise_for_status().json()
 
 
 def apply(**chosen: Any) -> None:
-    for one in deployments.everything(Settings.model_validate({"preset": "smoke", **chosen})):
-        one.apply()
+    deployments.register(Runner(), Settings.model_validate({"preset": "smoke", **chosen}))
 
 
 def test_the_schedule_is_read_in_its_time_zone_and_a_paused_one_stays_paused(server: httpx.Client) -> None:
@@ -63,7 +64,7 @@ def test_the_schedule_is_read_in_its_time_zone_and_a_paused_one_stays_paused(ser
 
 def test_cleaning_is_scheduled_by_a_setting_and_switched_off_without_it(server: httpx.Client) -> None:
     def schedule() -> tuple[str, bool]:
-        (one,) = server.get("/deployments/name/clean/storyteller").raise_for_status().json()["schedules"]
+        (one,) = server.get("/deployments/name/clean/clean-disk").raise_for_status().json()["schedules"]
         return one["schedule"]["cron"], one["active"]
 
     apply(clean="0 3 * * *")
@@ -78,7 +79,7 @@ def test_cleaning_while_a_run_is_active_removes_nothing_and_says_so(
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("PREFECT_API_URL", str(server.base_url))
-    deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
+    deployment = server.get("/deployments/name/evaluate/evaluate-version").raise_for_status().json()
     made = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
     with get_client(sync_client=True) as client:
         begun: tuple[State[Any], ...] = (Pending(), Running())
@@ -96,7 +97,7 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
     server: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(server.base_url).rstrip("/"))
-    deployment = server.get("/deployments/name/evaluate/storyteller").raise_for_status().json()
+    deployment = server.get("/deployments/name/evaluate/evaluate-version").raise_for_status().json()
     names = []
     with get_client(sync_client=True) as client:
         states: tuple[State[Any], ...] = (Running(), Paused(timeout_seconds=600))
@@ -153,6 +154,79 @@ def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(ser
     server.delete(f"/flow_runs/{made['id']}").raise_for_status()
 
 
+def test_deployments_are_named_for_strangers_and_retrainings_share_one_limit(server: httpx.Client) -> None:
+    old = server.post("/flows/", json={"name": "retrain"}).json()["id"]
+    body = {"name": "storyteller", "flow_id": old, "entrypoint": "flows.retrain.retrain"}  # as older code left it
+    server.post("/deployments/", json=body).raise_for_status()
+
+    apply()
+
+    found = server.post("/deployments/filter", json={}).json()
+    ours = {one["name"]: one for one in found if (one["entrypoint"] or "").startswith("flows.")}
+    assert ours.keys() == {
+        *map(deployments.retraining, config.presets()),
+        "evaluate-version",
+        "deploy-version",
+        "clean-disk",
+    }
+    assert "whole pipeline on a laptop" in ours["retrain-sample"]["description"]
+    limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in ours.items()}
+    assert limits.pop("evaluate-version") is limits.pop("clean-disk") is None
+    assert limits.pop("deploy-version") == "one deployment at a time"
+    assert set(limits.values()) == {"one retraining at a time"}
+
+
+def started(server: httpx.Client, code: int = 201, **parameters: Any) -> Any:
+    body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+    answer = server.post(f"/deployments/{known(server)['id']}/create_flow_run", json=body)
+    assert answer.status_code == code, answer.text
+    return answer.json()
+
+
+def test_a_form_has_at_most_12_fields_and_says_what_an_empty_one_means(server: httpx.Client) -> None:
+    apply()
+    found = server.post("/deployments/filter", json={}).json()
+
+    for one in found:
+        assert len(one["parameter_openapi_schema"]["properties"]) <= 12, one["name"]
+        assert all(field["description"] for field in one["parameter_openapi_schema"]["properties"].values())
+    fields = known(server)["parameter_openapi_schema"]["properties"]
+    assert fields["learning_rate"]["description"].endswith("Empty: the preset's, 0.001.")
+    assert fields["preset"]["enum"] == ["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"learning_rate": 7}, "7"),
+        ({"mode": "everything"}, "everything"),
+        ({"lerning_rate": 0.1}, "lerning_rate"),
+        (
+            {"overrides": ["training.lerning_rate=0.1"]},
+            "'training.lerning_rate=0.1' is not one of ['KEY=VALUE, with a key",
+        ),
+        ({"overrides": ["training.mode=everything"]}, "'training.mode=everything' is not one of"),
+        ({"overrides": ["training.liger=perhaps"]}, "is not one of"),
+        ({"overrides": ["training"]}, "is not one of"),
+    ],
+    ids=str,
+)
+def test_the_server_refuses_a_wrong_value_before_a_run_exists(
+    server: httpx.Client, fault: dict[str, Any], said: str
+) -> None:
+    apply()
+    before = server.post("/flow_runs/count", json={}).json()
+    assert said in started(server, code=409, **fault)["detail"]
+    assert server.post("/flow_runs/count", json={}).json() == before
+
+
+def test_the_server_accepts_overrides_as_set_takes_them(server: httpx.Client) -> None:
+    apply()
+    good = ["training.learning_rate=1e-4", "training.liger=true", "training.devices=0,1", "training.max_steps=null"]
+    run = started(server, overrides=[*good, "evaluation.decodings=[free]", "generation.request=Tell: a story."])
+    server.delete(f"/flow_runs/{run['id']}").raise_for_status()
+
+
 def automations_of(server: httpx.Client) -> dict[str, Any]:
     found = server.post("/automations/filter", json={}).raise_for_status().json()
     return {one["name"]: one for one in found if one["name"].startswith("storyreason: ")}
@@ -161,21 +235,40 @@ def automations_of(server: httpx.Client) -> dict[str, Any]:
 def test_automations_are_created_once_and_a_disabled_one_stays_disabled(server: httpx.Client) -> None:
     told = Settings.model_validate({"notify": "json://127.0.0.1:9/told"})
     automations.apply(told)
+    obsolete = dict(next(iter(automations_of(server).values()))) | {"name": "storyreason: tell that a run is late"}
+    server.post("/automations/", json={key: obsolete[key] for key in ("name", "trigger", "actions")}).raise_for_status()
+    automations.apply(told)
     before = automations_of(server)
-    assert {name.rpartition(" ")[2] for name in before} == {"crashed", "failed", "late", "promoted", "word"}
-    failed = before["storyreason: tell that a run is failed"]
+    assert {name.rpartition(" ")[2] for name in before} == {"approval", "crashed", "failed", "late", "promoted"}
+    failed = before["storyreason: notify when a run is failed"]
     server.patch(f"/automations/{failed['id']}", json={"enabled": False}).raise_for_status()
 
     automations.apply(told)
 
     after = automations_of(server)
     assert {name: one["id"] for name, one in after.items()} == {name: one["id"] for name, one in before.items()}
-    assert after["storyreason: tell that a run is failed"]["enabled"] is False
+    assert after["storyreason: notify when a run is failed"]["enabled"] is False
     gone = after["storyreason: a run whose process is gone has crashed"]
     assert gone["trigger"]["within"] >= 3 * Settings().heartbeat
 
     automations.apply(Settings())  # nobody is to be told any more
     assert set(automations_of(server)) == {"storyreason: a run whose process is gone has crashed"}
+
+
+def test_links_of_cards_follow_mlflows_port(
+    server: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    text = "[its run](http://127.0.0.1:5000/#/experiments/1/runs/a) and http://example.org/#/experiments"
+    made = server.post("/artifacts/", json={"key": "scorecard", "type": "markdown", "data": text}).json()["id"]
+    monkeypatch.setenv("STORYREASON_MLFLOW_PORT", "5077")
+
+    assert cards.relink() == 1
+
+    shown = server.get(f"/artifacts/{made}").json()["data"]
+    assert shown == text.replace("127.0.0.1:5000", "127.0.0.1:5077")
+    assert cards.relink() == 0
 
 
 @pytest.fixture
@@ -248,8 +341,8 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker(
         worker.terminate()  # not SIGINT, which a shell's background job ignores
         assert worker.wait(60) is not None
 
-    assert known(server)["work_pool_name"] == "storyreason"
-    for flow in deployments.FLOWS:
-        identity = server.get(f"/deployments/name/{flow}/storyteller").json()["id"]
-        server.delete(f"/deployments/{identity}").raise_for_status()
+    for name in ("retrain/retrain-sample", "evaluate/evaluate-version", "deploy/deploy-version", "clean/clean-disk"):
+        found = server.get(f"/deployments/name/{name}").json()
+        assert found["work_pool_name"] == "storyreason"
+        server.delete(f"/deployments/{found['id']}").raise_for_status()
     server.delete("/work_pools/storyreason").raise_for_status()

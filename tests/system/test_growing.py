@@ -49,10 +49,7 @@ def grown(database: Postgres, store: S3, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_retraining_and_its_version_are_in_postgresql(grown: Platform, database: Postgres) -> None:
-    config = grown.deployment("retrain")["parameters"]["config"]
-    config["training"]["max_steps"] = 2
-
-    run = grown.start({"config": config, "until": "register"})
+    run = grown.start({"overrides": ["training.max_steps=2"], "until": "register"})
     grown.wait_until_complete(run["id"])
 
     assert database.ask(f"SELECT state_type FROM flow_run WHERE id = '{run['id']}'", "prefect") == [["COMPLETED"]]

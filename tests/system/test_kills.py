@@ -23,9 +23,8 @@ STEPS = {"undisturbed": 120, "ended": 40}
 
 def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
     """What the form sends for one of the two trainings. Its device is not part of its fingerprint."""
-    config = platform.deployment("retrain")["parameters"]["config"]
-    training = {**config["training"], "max_steps": STEPS[name], "accumulation": 2, "devices": devices}
-    return {"config": {**config, "training": training}, "until": "register"}
+    others = [f"training.max_steps={STEPS[name]}", "training.accumulation=2", f"training.devices={devices or 'null'}"]
+    return {"overrides": others, "until": "register"}
 
 
 def work(platform: Platform, name: str) -> Path | None:

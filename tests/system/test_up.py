@@ -19,7 +19,6 @@ from tests.system import shown
 from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
-CONFIG = {"name": "smoke", "data": {"train_stories": 12, "test_stories": 4}}
 
 
 def test_up_starts_everything_and_says_where(platform: Platform) -> None:
@@ -42,37 +41,21 @@ def test_a_second_up_changes_nothing(platform: Platform) -> None:
     assert sorted(platform.marked()) == before
 
 
-def test_the_form_shows_every_parameter_with_description_default_and_range(platform: Platform) -> None:
+def test_the_form_says_ranges_and_what_an_empty_field_means(platform: Platform) -> None:
     deployment = platform.deployment("retrain")
 
     schema = deployment["parameter_openapi_schema"]
-    rate = schema["definitions"]["TrainingConfig"]["properties"]["learning_rate"]
-    assert (rate["exclusiveMinimum"], rate["maximum"]) == (0, 1)
-    assert "learning rate" in rate["description"]
-    assert schema["properties"]["until"]["description"]
-    assert schema["properties"]["config"]["description"]
-    assert deployment["parameters"]["config"]["training"]["max_steps"] == 20  # the preset's
+    rate = schema["properties"]["learning_rate"]
+    assert (rate["anyOf"][0]["exclusiveMinimum"], rate["anyOf"][0]["maximum"]) == (0, 1)
+    assert "Empty: the preset's, 0.001." in rate["description"]
+    assert deployment["parameters"] == {"preset": "smoke"}
     assert deployment["enforce_parameter_schema"] is True
 
 
-@pytest.mark.parametrize(
-    "training", [{"learning_rate": 7}, {"mode": "everything"}, {"lerning_rate": 0.1}], ids=lambda one: next(iter(one))
-)
-def test_a_wrong_nested_parameter_is_refused_before_anything_runs(platform: Platform, training: dict[str, Any]) -> None:
-    before = len(platform.runs())
-
-    refused = platform.start({"config": {**CONFIG, "training": training}, "until": "pull"}, code=409)
-
-    assert next(iter(training)) in str(refused) or str(next(iter(training.values()))) in str(refused)
-    assert len(platform.runs()) == before
-
-
 def test_of_two_runs_started_by_hand_one_waits_and_both_complete(platform: Platform) -> None:
-    parameters = platform.deployment("retrain")["parameters"]
-    training = {**parameters["config"]["training"], "learning_rate": 2e-3}
-    other = {"config": {**parameters["config"], "training": training}, "until": "evaluate"}
+    other = {"learning_rate": 2e-3, "until": "evaluate"}
 
-    runs = [platform.start(chosen)["id"] for chosen in (parameters, other)]
+    runs = [platform.start(chosen, name=name)["id"] for chosen, name in (({}, None), (other, "my second try"))]
 
     names: set[str] = set()
 
@@ -83,6 +66,7 @@ def test_of_two_runs_started_by_hand_one_waits_and_both_complete(platform: Platf
     wait_for(waited, "one run to wait for the other", 600)
     first, second = sorted((platform.wait_until_complete(identity) for identity in runs), key=lambda r: r["start_time"])
     assert second["start_time"] >= first["end_time"]
+    assert {first["name"], second["name"]} == {"retrain-smoke", "my second try"}
     assert platform.served()["healthy"] is True
 
 
@@ -143,9 +127,7 @@ def test_a_cron_starts_a_run_each_minute_in_its_time_zone(platform: Platform) ->
 
 
 def test_after_a_kill_the_platform_resumes_its_runs_and_down_leaves_no_process(platform: Platform) -> None:
-    config = platform.deployment("retrain")["parameters"]["config"]
-    config["training"]["learning_rate"] = 5e-4
-    identity = platform.start({"config": config, "until": "train"})["id"]
+    identity = platform.start({"learning_rate": 5e-4, "until": "train"})["id"]
     progress = platform.project.runs / "train"
     done = len(list(progress.glob("*/manifest.json")))
     wait_for(lambda: len(list(progress.glob("*/progress.jsonl"))) > done, "the training process", 900)

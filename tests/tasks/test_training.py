@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from storyreason import config
-from storyreason.training import machine
+from storyreason.training import checkpoints, machine
 from tasks import progress, tracking, training
 
 
@@ -118,3 +118,29 @@ def test_the_log_reports_which_features_are_cached_and_which_are_not() -> None:
         "vision features of 2,400 pictures, 2.90 GB: all are cached, so training does not load the vision tower"
     )
     assert training._left_out({**START, "dropped": 0, "bad": 0}) == ""
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        (None, "Its training had no checkpoint yet (steps 1 to 7 were not in a checkpoint). Start it again: complete steps are "
+         "not repeated; training begins at step 1."),
+        (5, "Kept: checkpoint 5 of its training (steps 6 to 7 were not in a checkpoint). Start it again: complete steps are not "
+         "repeated; training goes on at step 6."),
+        (7, "Kept: checkpoint 7 of its training. Start it again: complete steps are not repeated; training goes on at step 8."),
+    ],
+)  # fmt: skip
+def test_a_cancelled_run_says_what_it_has_kept_and_where_it_goes_on(
+    checkpoint: int | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    work = tmp_path / "train" / "0123456789abcdef"
+    work.mkdir(parents=True)
+    (work / training.OWNER).write_text("mine")
+    (work / "progress.jsonl").write_text("".join(f'{{"event": "step", "step": {n}}}\n' for n in range(1, 8)))
+    if checkpoint:
+        checkpoints.path(work, checkpoint).mkdir()
+    checkpoints.temporary(work, 9).mkdir()
+
+    assert training.kept("mine") == said
+    assert training.kept("another's") == "Start it again: complete steps are not repeated."
