@@ -5,6 +5,7 @@ The tests depend on their order: each continues where the previous one has stopp
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,7 @@ def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
     assert str(mlflow.get_model_version_by_alias(MODEL, "champion").version) == "1"
     last = printed.strip().splitlines()[-1]
     assert project.url in last and "make down" in last
+    assert "viewStateShareKey=scores" in printed and "#/compare-runs?runs=" in printed
     (page,) = (line.removeprefix("story page: ") for line in printed.splitlines() if line.startswith("story page: "))
     assert "<html" in Path(page).read_text()
     assert f"stories/{MODEL}/version-1.html" in page
@@ -121,8 +123,16 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     (base,) = (r for r in mlflow.search_runs(["1"]) if r.data.tags.get("storyreason.role") == "base")
 
     names = {"free/strict/validity/valid", "free/strict/grounding/f1", "free/paper/F1", "free/paper/METEOR"}
-    names |= {f"{name}/{end}" for name in names for end in ("low", "high")}
     assert names <= run.data.metrics.keys() & base.data.metrics.keys()
+    assert len(run.data.metrics) <= 60 and len(run.data.params) <= 40
+    table = json.loads((Path(run.info.artifact_uri.removeprefix("file://")) / "scores.json").read_text())
+    assert {"score", "value", "low", "high"} <= set(table["columns"])
+    assert names <= {row[table["columns"].index("score")] for row in table["data"]}
+    said = str(mlflow.get_model_version(MODEL, "1").description)
+    assert re.match(
+        r"box F1 [\d.]+ \([\d.]+ to [\d.]+\), IDF1 [\d.]+, valid answers [\d.]+, promoted \d+ \w+ \d{4}\n", said
+    )
+    assert run.data.tags["mlflow.note.content"].startswith("box F1 ")
     assert run.data.params["training.learning_rate"] == "0.001"
     beyond_training = {key: value for key, value in run.data.params.items() if not key.startswith("training.")}
     assert base.data.params == beyond_training
@@ -183,7 +193,7 @@ def test_another_learning_rate_trains_again_on_the_same_data(project: Project, m
     assert one.data.params.keys() == two.data.params.keys()
     assert one.data.metrics.keys() & two.data.metrics.keys() >= {"train/loss", "train/tokens_per_s"}
     differing = {key for key in one.data.params if one.data.params[key] != two.data.params[key]}
-    assert differing == {"training.learning_rate"}
+    assert differing == {"training.learning_rate", "overrides"}
 
 
 def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(project: Project) -> None:
