@@ -1,5 +1,5 @@
-"""The configuration of a run. One object is the YAML preset, the flags of the command line, the form in Prefect's UI and the
-parameters in MLflow. Each part is defined in the room it configures."""
+"""The configuration of a run. One object is the YAML preset, `--set` on the command line, `overrides` in Prefect's forms and
+`config.yaml` in MLflow. Each part is defined in the room it configures."""
 
 import contextlib
 import difflib
