@@ -38,7 +38,7 @@ def retrain(
     until: Annotated[Until, typer.Option(help="The last step to run.")] = "deploy",
 ) -> None:
     """Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better."""
-    chosen = _load(preset, override)
+    preset, chosen = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -59,7 +59,7 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Score a registered version, the base model, or any other model on the test split."""
-    _load(preset, override)
+    preset, _ = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -82,7 +82,7 @@ def deploy(
     override: Overrides = None,
 ) -> None:
     """Serve a registered version behind the gateway, and make it the champion."""
-    _load(preset, override)
+    preset, _ = _load(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -195,7 +195,7 @@ def status(json: Json = False) -> None:
 @app.command(rich_help_panel="Platform")
 def doctor(preset: Preset = "sample", override: Overrides = None, json: Json = False) -> None:
     """Examine what would stop a retraining here, each with its remedy. Exit code 1 when something would."""
-    chosen = _load(preset, override)
+    preset, chosen = _load(preset, override)
     from flows import doctor, report
     from tasks import settings
 
@@ -271,13 +271,13 @@ def restore(
     report.say("restored; start it with: storyreason up")
 
 
-def _load(preset: str, overrides: list[str] | None) -> "RunConfig":
-    """The configuration, in the checkout: relative paths in it are relative to that; the preset's own is not."""
+def _load(preset: str, overrides: list[str] | None) -> "tuple[str, RunConfig]":
+    """The preset and its configuration, in the checkout: relative paths in it are relative to that; the preset's own is not."""
     from storyreason import config
 
     chosen = str(Path(preset).absolute()) if Path(preset).is_file() else preset
     home.enter()
-    return config.load_here(chosen, overrides or [])
+    return chosen, config.load_here(chosen, overrides or [])
 
 
 def registered(name: str) -> str:

@@ -56,8 +56,8 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
     for preset in presets:
         one: Any = retrain.to_deployment(
             retraining(preset),
-            description=f"{about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new version "
-            "if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
+            description=f"{config.about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new "
+            "version if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
             entrypoint_type=module,
             **(_automatic(chosen) if preset == chosen.preset else {}),
         )
@@ -102,11 +102,6 @@ def _automatic(chosen: Settings) -> dict[str, Any]:
         match={"prefect.resource.id": f"{RESOURCE}.*"},
     )
     return {"schedule": Cron(chosen.cron, timezone=chosen.timezone, active=active), "triggers": [trigger]}
-
-
-def about(preset: str) -> str:
-    """What a preset is for: the first line of comment of its file."""
-    return next((line[1:].strip() for line in config.path(preset).read_text().splitlines() if line.startswith("#")), "")
 
 
 def register(runner: "Runner", chosen: Settings) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from storyreason import config
 from storyreason.config import RunConfig
@@ -101,10 +101,13 @@ def run_name() -> str:
 def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) -> None:
     """Say in a deployment's form what an empty field means with its preset, and offer these presets."""
     values = config.load(preset).flat()
-    properties = deployment._parameter_openapi_schema.properties
+    schema = deployment._parameter_openapi_schema
+    properties = schema.properties
     for name, key in FIELDS.items():
         if name in properties:
             value = "nothing" if values[key] is None else values[key]
             properties[name]["description"] += f" Empty: the preset's, {value}."
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
+    strict = create_model("Strict", __base__=type(schema), additionalProperties=(bool, False))  # Prefect ignores others
+    deployment._parameter_openapi_schema = strict(**schema.model_dump(), additionalProperties=False)

@@ -122,7 +122,7 @@ def presets() -> list[str]:
 
 def about(preset: str) -> str:
     """What a preset is for: the comment in the first line of its file."""
-    return (PRESETS / f"{preset}.yaml").read_text().partition("\n")[0].removeprefix("#").strip()
+    return path(preset).read_text().partition("\n")[0].removeprefix("#").strip()
 
 
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
