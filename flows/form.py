@@ -109,5 +109,6 @@ def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) ->
             properties[name]["description"] += f" Empty: the preset's, {value}."
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
-    strict = create_model("Strict", __base__=type(schema), additionalProperties=(bool, False))  # Prefect ignores others
+    # Otherwise Prefect's server ignores parameters that a flow does not have.
+    strict: Any = create_model("Strict", __base__=type(schema), additionalProperties=(bool, False))
     deployment._parameter_openapi_schema = strict(**schema.model_dump(), additionalProperties=False)

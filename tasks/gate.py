@@ -84,7 +84,8 @@ def describe(challenger: Version, scored: str, decision: str) -> None:
     """
     today = datetime.now(UTC).strftime("%-d %b %Y")
     registry.describe(challenger, f"{scored}, {decision} {today}")
-    tracking.note(challenger.run_id, f"{scored}, version {challenger.number} {decision} {today}")
+    # MLflow's list of runs shows the first 50 characters, and the scores beside them.
+    tracking.note(challenger.run_id, f"version {challenger.number} {decision} {today}: {scored}")
 
 
 @task(name="gate")

@@ -132,7 +132,7 @@ def test_scores_and_lineage_are_where_people_compare(project: Project, mlflow: M
     assert re.match(
         r"box F1 [\d.]+ \([\d.]+ to [\d.]+\), IDF1 [\d.]+, valid answers [\d.]+, promoted \d+ \w+ \d{4}\n", said
     )
-    assert run.data.tags["mlflow.note.content"].startswith("box F1 ")
+    assert run.data.tags["mlflow.note.content"].startswith("version 1 promoted ")
     assert run.data.params["training.learning_rate"] == "0.001"
     beyond_training = {key: value for key, value in run.data.params.items() if not key.startswith("training.")}
     assert base.data.params == beyond_training
