@@ -110,5 +110,6 @@ def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) ->
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
     # Otherwise Prefect's server ignores parameters that a flow does not have.
-    strict: Any = create_model("Strict", __base__=type(schema), additionalProperties=(bool, False))
+    parts: dict[str, Any] = {"__base__": type(schema), "additionalProperties": (bool, False)}
+    strict: Any = create_model("Strict", **parts)
     deployment._parameter_openapi_schema = strict(**schema.model_dump(), additionalProperties=False)
