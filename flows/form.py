@@ -100,6 +100,8 @@ def run_name() -> str:
 
 def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) -> None:
     """Say in a deployment's form what an empty field means with its preset, and offer these presets."""
+    from prefect.utilities.callables import ParameterSchema
+
     values = config.load(preset).flat()
     schema = deployment._parameter_openapi_schema
     properties = schema.properties
@@ -110,6 +112,5 @@ def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) ->
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
     # Otherwise Prefect's server ignores parameters that a flow does not have.
-    parts: dict[str, Any] = {"__base__": type(schema), "additionalProperties": (bool, False)}
-    strict: Any = create_model("Strict", **parts)
+    strict = create_model("Strict", __base__=ParameterSchema, additionalProperties=(bool, False))
     deployment._parameter_openapi_schema = strict(**schema.model_dump(), additionalProperties=False)
