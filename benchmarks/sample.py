@@ -16,7 +16,6 @@ import typer
 from training import hardware
 
 from flows import local
-from storyreason.config import RunConfig, load
 from storyreason.scoring.catalogue import HEADLINES
 
 FIRST_SEED = 42
@@ -35,7 +34,7 @@ def sample(
 
         for precision in dtype:
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                outcome = retrain(configured(preset, precision, seed), until="evaluate")
+                outcome = retrain(preset, until="evaluate", overrides=overrides(precision, seed))
                 for role in ("base", "challenger"):
                     runs.append(
                         {"model": role, "dtype": precision, "seed": seed, "scores": outcome.scores[role].metrics}
@@ -46,10 +45,10 @@ def sample(
         out.write_text(json.dumps({"preset": preset, "machine": hardware(), "runs": runs}, indent=1) + "\n")
 
 
-def configured(preset: str, dtype: str, seed: int) -> RunConfig:
-    """The preset with a seed, training and decoding in one precision. Its versions are kept apart from the storyteller's."""
-    overrides = {"training.seed": seed, "training.dtype": dtype, "serving.dtype": dtype, "model": "sample-figures"}
-    return load(preset, [f"{key}={value}" for key, value in overrides.items()])
+def overrides(dtype: str, seed: int) -> list[str]:
+    """A seed, training and decoding in one precision. Such versions are kept apart from the storyteller's."""
+    chosen = {"training.seed": seed, "training.dtype": dtype, "serving.dtype": dtype, "model": "sample-figures"}
+    return [f"{key}={value}" for key, value in chosen.items()]
 
 
 def table(runs: list[dict[str, Any]]) -> str:
