@@ -33,8 +33,8 @@ DECISIVE = {
     "serving.max_model_len", "serving.dtype",
 }  # fmt: skip
 """The parameters that a run shows besides those of its data, base model and training."""
-NOT_COMPARED = {"recompute", "liger"}
-"""Keys of training that are in its fingerprint and change the results by rounding alone."""
+NOT_COMPARED = {"training.recompute", "training.liger", "data.source"}
+"""Keys that change the results by rounding alone, or not at all."""
 
 
 def deciding(config: RunConfig) -> str:
@@ -112,12 +112,13 @@ def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
 
     At most 40, so that a comparison can be read. The whole configuration is the run's artifact `config.yaml`.
     """
-    keys = {*job.deciding(config.training), "batch_size", "accumulation", "processes"} - NOT_COMPARED
+    keys = {*job.deciding(config.training), "batch_size", "accumulation", "processes"}
     training = {f"training.{key}" for key in keys}
     chosen = {
         key: str(value)
         for key, value in config.flat().items()
         if (key in training or key in DECISIVE or key.startswith(("data.", "base.")))
+        and key not in NOT_COMPARED
         and not key.startswith(tuple(f"{group}." for group in left_out))
     }
     changed = {key: value for key, value in config.changes().items() if key.partition(".")[0] not in left_out}
