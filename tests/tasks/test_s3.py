@@ -58,6 +58,7 @@ def added(origin: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(origin)
         patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("STORYREASON_RUNS", str(origin.with_name("runs")))
         said = data.change("data.dvc", str(origin.with_name("new")), dataset.append)
     commit(origin, "more data")
     return said
