@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
 KINDS = {
     "Deployment": "io.k8s.api.apps.v1.Deployment",
+    "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
     "Service": "io.k8s.api.core.v1.Service",
     "PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
 }
@@ -184,3 +185,99 @@ def test_a_container_of_docker_shares_network_and_volume_with_the_parts_of_compo
     assert defaults["network_mode"] == f"container:{project}-gateway-1" and "gateway" in compose()["services"]
     assert defaults["volumes"] == [f"{project}_runs:/runs"] and "runs" in compose()["volumes"]
     assert defaults["image"] == compose()["services"]["gateway"]["image"]
+
+
+def test_every_container_of_compose_is_shut_in() -> None:
+    for name, part in compose()["services"].items():
+        assert part["user"] not in ("root", "0", "0:0") and part["read_only"] is True, name
+        assert part["cap_drop"] == ["ALL"] and part["security_opt"] == ["no-new-privileges:true"], name
+        assert part["mem_limit"] and part["pids_limit"] and part["healthcheck"]["test"], name
+        assert "privileged" not in part and "cap_add" not in part, name
+
+
+def test_compose_publishes_on_this_machine_only_what_asks_for_a_key() -> None:
+    parts = compose()["services"]
+    published = {name: part["ports"] for name, part in parts.items() if "ports" in part}
+
+    assert published == {"prefect": ["127.0.0.1:4200:4200"], "gateway": ["127.0.0.1:8400:8400"]}
+    assert ":?" in parts["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]  # Compose stops without it
+    assert ":?" in parts["gateway"]["environment"]["STORYREASON_API_KEYS"]
+    assert (
+        parts["deployments"]["environment"]["PREFECT_API_AUTH_STRING"]
+        == (parts["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"])
+    )
+
+
+def test_no_secret_stands_on_a_command_line_of_a_container() -> None:
+    commands = [part.get("command", "") for part in compose()["services"].values()]
+    commands += [" ".join([*one["command"], *one.get("args", ())]) for _, one in containers()]
+    assert not re.search(r"password|PASSWORD|API_KEYS|://[^ ]*@", "\n".join(commands))
+
+
+def containers() -> list[tuple[Any, Any]]:
+    """Each container for Kubernetes, a run of the work pool included, as its pod's specification and itself."""
+    pods = [one["spec"]["template"]["spec"] for one in kubernetes() if one["kind"] == "Deployment"]
+    return [(pod, container) for pod in pods for container in pod["containers"]]
+
+
+def run_pod() -> Any:
+    """The pod template of a run on Kubernetes, with the template's defaults."""
+    template = json.loads((REPOSITORY / "deploy/work-pools/kubernetes.json").read_text())
+    defaults = {name: one["default"] for name, one in template["variables"]["properties"].items()}
+    return filled(template["job_configuration"]["job_manifest"], defaults)["spec"]["template"]
+
+
+def test_every_container_for_kubernetes_is_shut_in() -> None:
+    run = run_pod()["spec"]
+    for pod, container in [*containers(), (run, run["containers"][0])]:
+        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"]["memory"] and container["resources"]["limits"]["memory"]
+        written = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"/runs", "/tmp"} <= written
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+    for _, container in containers():
+        assert "readinessProbe" in container
+        assert "livenessProbe" in container or container["name"] == "deployments"  # it ends by itself without Prefect
+
+
+def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in kubernetes() if one["kind"] == "NetworkPolicy"}
+    of_everyone = policies.pop("storyreason-nobody")
+    labels = [
+        one["spec"]["template"]["metadata"]["labels"]["app"] for one in kubernetes() if one["kind"] == "Deployment"
+    ]
+    labels.append(run_pod()["metadata"]["labels"]["app"])
+
+    assert sorted(of_everyone["podSelector"]["matchExpressions"][0]["values"]) == sorted(labels)
+    assert of_everyone["policyTypes"] == ["Ingress"] and "ingress" not in of_everyone
+    ports = {
+        name: [port["port"] for rule in one["ingress"] for port in rule["ports"]] for name, one in policies.items()
+    }
+    assert ports == {"storyreason-prefect": [4200], "storyreason-mlflow": [5000], "storyreason-gateway": [8400]}
+    assert all(rule["from"] for one in policies.values() for rule in one["ingress"])
+    secrets = {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]["key"]
+        for _, container in containers()
+        for variable in container.get("env", ())
+        if "valueFrom" in variable
+    }
+    assert secrets == {
+        "PREFECT_API_DATABASE_CONNECTION_URL": "prefect-database",
+        "PREFECT_SERVER_API_AUTH_STRING": "prefect-auth",
+        "PREFECT_API_AUTH_STRING": "prefect-auth",
+        "MLFLOW_BACKEND_STORE_URI": "mlflow-database",
+        "STORYREASON_API_KEYS": "api-keys",
+    }
+
+
+def test_the_image_runs_as_nobody_special_and_installs_only_what_was_locked() -> None:
+    lines = (REPOSITORY / "deploy/Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
+    assert any("--require-hashes -r deploy/requirements-$LOCK.txt" in line for line in lines)
