@@ -84,6 +84,7 @@ class Clone:
         made.environment = environment | {f"STORYREASON_{name}_PORT": str(port) for name, port in ports.items()}
         made.environment |= {"STORYREASON_RUNS": str(made.runs), "TMPDIR": str(folder / "temporary")}
         made.environment |= {"STORYREASON_PRESET": "smoke", "OMP_NUM_THREADS": "1"}
+        made.environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")  # torch keeps it for later on purpose
         return made
 
     @property

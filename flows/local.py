@@ -14,9 +14,8 @@ from pathlib import Path
 
 from flows import changes, up
 from storyreason import guard, runs
-from storyreason.errors import RunError
+from storyreason.errors import RunError, without_password
 from tasks import settings, upgrading
-from tasks.settings import without_password
 
 STARTUP = 180.0
 """Seconds that a Prefect server may take to answer: 20 on an idle machine, far more on a busy one."""

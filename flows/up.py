@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from flows import changes, schedules
 from storyreason import config, guard, home, runs
-from storyreason.errors import GatewayError, RunError, StoryReasonError
+from storyreason.errors import GatewayError, RunError, StoryReasonError, without_password
 from storyreason.serving import client as gateway
 from tasks import settings, upgrading, views
 from tasks.settings import Settings
@@ -120,8 +120,8 @@ def show_runs(say: Callable[[str], None]) -> None:
 
 def _say_where(chosen: Settings, say: Callable[[str], None]) -> None:
     known = elsewhere(chosen)
-    say(f"Prefect     {known.get('prefect', chosen.prefect_url)}")
-    say(f"MLflow      {views.first_page(known.get('mlflow', chosen.mlflow_url))}")
+    say(without_password(f"Prefect     {known.get('prefect', chosen.prefect_url)}"))
+    say(without_password(f"MLflow      {views.first_page(known.get('mlflow', chosen.mlflow_url))}"))
 
 
 def down() -> bool:

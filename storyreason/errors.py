@@ -4,9 +4,19 @@ Each message says what was found, what was expected and what to do, in one or tw
 without a stack trace and exits with code 2.
 """
 
+import re
+
+
+def without_password(text: str) -> str:
+    """A text with its addresses as messages show them: `postgresql://me:secret@host/db` is `postgresql://me:***@host/db`."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+
 
 class StoryReasonError(Exception):
-    """The root of the tree: a fault the user can fix. Exit code 2."""
+    """The root of the tree: a fault the user can fix. Exit code 2. Its message never shows the password of an address."""
+
+    def __str__(self) -> str:
+        return without_password(super().__str__())
 
 
 class ConfigError(StoryReasonError):

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from storyreason import home, runs
-from storyreason.errors import RunError
+from storyreason.errors import RunError, without_password
 from tasks import registry, upgrading, versioning
 from tasks.faults import one_line, plainly
-from tasks.settings import without_password
 
 ABOUT = "backup.json"
 WHOLE = ("mlflow/artifacts", "evaluate", "compare", "stories")

@@ -5,7 +5,6 @@ They are environment variables, set before these libraries are first imported; w
 
 import logging
 import os
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
@@ -14,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storyreason import home, runs
-from storyreason.errors import ConfigError, RunError, StoryReasonError
+from storyreason.errors import ConfigError, RunError, StoryReasonError, without_password
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -121,11 +120,6 @@ def read() -> Settings:
 def _shown(name: str, value: str) -> str:
     """A setting's value as messages show it: each part of an address to notify may be a secret."""
     return "***" if name == "notify" else without_password(value)
-
-
-def without_password(address: str) -> str:
-    """An address as messages show it: `postgresql://me:secret@host/db` becomes `postgresql://me:***@host/db`."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", address)
 
 
 def prepare() -> None:

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from storyreason import runs
-from storyreason.errors import RunError
-from tasks.settings import without_password
+from storyreason.errors import RunError, without_password
 
 SQLITE = "sqlite:///"
 QUERY = "SELECT version_num FROM alembic_version"

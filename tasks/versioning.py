@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from storyreason import runs
-from storyreason.errors import DataError
+from storyreason.errors import DataError, without_password
 from tasks import compat
 from tasks.faults import one_line
 
@@ -149,7 +149,7 @@ def remote_of(repo: "Repo") -> str:
             f"No usable DVC remote: {one_line(error)} Set one with `dvc remote add -d NAME URL`."
         ) from error
     name = repo.config["core"].get("remote", "remote")
-    return f"{name} ({repo.config['remote'].get(name, {}).get('url', odb.path)})"
+    return without_password(f"{name} ({repo.config['remote'].get(name, {}).get('url', odb.path)})")
 
 
 def is_current(version: DataVersion) -> bool:

@@ -6,6 +6,7 @@ first. Links between MLflow's own pages are relative (`#/…`), so they hold whe
 
 import json
 import os
+import re
 import urllib.request
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
@@ -70,9 +71,11 @@ def experiment_tags(experiment: str) -> dict[str, str]:
 
 
 def server() -> str:
-    """The address of the MLflow server in use, or of the one that `storyreason up` starts."""
+    """The address of the MLflow server in use, or of the one that `storyreason up` starts; no user, no password."""
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return tracking.rstrip("/") if tracking.startswith("http") else settings.read().mlflow_url
+    if not tracking.startswith("http"):
+        return settings.read().mlflow_url
+    return re.sub(r"//[^@/]*@", "//", tracking.rstrip("/"))
 
 
 def run(experiment: str, run_id: str, artifact: str = "") -> str:

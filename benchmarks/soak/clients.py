@@ -163,11 +163,16 @@ class Clients:
         path, body = chance.choice(HOSTILE)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
-        async with self.session.post(self.url + path, data=data, headers=headers) as response:
-            said = await response.text()
-            if 400 <= response.status < 500 and json.loads(said)["error"]["message"]:
+        try:
+            async with self.session.post(self.url + path, data=io.BytesIO(data), headers=headers) as response:
+                said = await response.text()
+        except aiohttp.ClientOSError:
+            if len(data) > 2**20:  # it refuses what is too large while that is still being sent
                 return Ended.REFUSED, ""
-            return Ended.WRONG, f"{path} {str(body)[:60]}: {response.status} {said[:200]}"
+            raise
+        if 400 <= response.status < 500 and json.loads(said)["error"]["message"]:
+            return Ended.REFUSED, ""
+        return Ended.WRONG, f"{path} {str(body)[:60]}: {response.status} {said[:200]}"
 
     def _story(self, seed: int) -> dict[str, Any]:
         return {"images": [PICTURE], "decoding": "free", "seed": seed}
