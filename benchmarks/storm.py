@@ -24,6 +24,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -73,16 +74,17 @@ class Clone:
     folder: Path
     environment: dict[str, str]
     port: int = field(default_factory=free_port)
+    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="st")))
+    """A short path: sockets lie in it, and theirs has 107 characters at most."""
 
     @classmethod
     def make(cls, folder: Path, environment: dict[str, str]) -> "Clone":
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(folder)], check=True)
-        (folder / "temporary").mkdir()
         made = cls(folder, {})
         ports = {"GATEWAY": made.port, "PREFECT": free_port(), "MLFLOW": free_port()}
         made.environment = environment | {f"STORYREASON_{name}_PORT": str(port) for name, port in ports.items()}
-        made.environment |= {"STORYREASON_RUNS": str(made.runs), "TMPDIR": str(folder / "temporary")}
+        made.environment |= {"STORYREASON_RUNS": str(made.runs), "TMPDIR": str(made.temporary)}
         made.environment |= {"STORYREASON_PRESET": "smoke", "OMP_NUM_THREADS": "1"}
         made.environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")  # torch keeps it for later on purpose
         return made
@@ -248,7 +250,7 @@ def left(clone: Clone, faults: list[str]) -> dict[str, Any]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     faults.append(f"still locked: {path}")
-    faults += [f"temporary: {path.name}" for path in (clone.folder / "temporary").iterdir()]
+    faults += [f"temporary: {path.name}" for path in clone.temporary.iterdir()]
     for resting in clone.runs.glob("gateway*/resting.json"):
         if json.loads(resting.read_text()):
             faults.append(f"a lease is left: {resting.read_text()}")
