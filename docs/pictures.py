@@ -48,7 +48,7 @@ def form(page: Any, prefect: str) -> Any:
     known = page.request.post(f"{prefect}/api/deployments/filter", data=asked).json()
     (deployment,) = (one for one in known if one["schedules"])
     page.goto(f"{prefect}/deployments/deployment/{deployment['id']}/run")
-    page.wait_for_selector("text=Learning Rate (Optional)")
+    page.wait_for_selector("text=learning_rate (Optional)")
     return page
 
 

@@ -109,6 +109,12 @@ def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) ->
         if name in properties:
             value = "nothing" if values[key] is None else values[key]
             properties[name]["description"] += f" Empty: the preset's, {value}."
+    for name, field in properties.items():
+        if (
+            "anyOf" in field
+        ):  # Prefect would ask for the kind of value first, and the server takes an empty field as it is
+            shown = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
+            properties[name] = field["anyOf"][0] | shown
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
     # Otherwise Prefect's server ignores parameters that a flow does not have.

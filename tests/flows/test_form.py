@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows import form
 from flows.deploy import deploy
@@ -76,3 +77,17 @@ def test_names_that_prefects_server_makes_up_are_recognized() -> None:
 
 def test_the_command_line_and_the_form_take_the_same_parameters() -> None:
     assert list(inspect.signature(retrain.fn).parameters)[-2:] == ["until", "overrides"]
+
+
+def test_an_empty_field_needs_no_choice_of_its_kind_and_is_accepted() -> None:
+    made: Any = retrain.to_deployment("retrain-smoke")
+    form.fill(made, "smoke", ["smoke"])
+    schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
+
+    assert [name for name, field in schema["properties"].items() if "anyOf" in field] == []
+    rate = schema["properties"]["learning_rate"]
+    assert (rate["type"], rate["exclusiveMinimum"], rate["maximum"]) == ("number", 0, 1)
+    for good in ({}, {"learning_rate": None, "overrides": None}, {"learning_rate": 0.1, "mode": "lora"}):
+        validate({"preset": "smoke", **good}, schema, raise_on_error=True)
+    with pytest.raises(ValidationError):
+        validate({"preset": "smoke", "learning_rate": 7}, schema, raise_on_error=True)

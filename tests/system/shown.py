@@ -20,7 +20,7 @@ def form(page: Any, prefect: str, mlflow: str) -> None:
     pictures.form(page, prefect)
     fields = page.locator(".schema-form-property__label")
     assert 1 < fields.count() <= 12
-    rate = page.locator(".schema-form-property", has=page.get_by_text("Learning Rate (Optional)", exact=True)).last
+    rate = page.locator(".schema-form-property", has=page.get_by_text("learning_rate (Optional)", exact=True)).last
     assert "The highest learning rate. Above 0, at most 1. Empty: the preset's, 0.001." in rate.inner_text()
     assert "overrides" in page.inner_text("body").lower()
 
