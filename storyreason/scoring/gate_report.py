@@ -26,15 +26,12 @@ def report(decision: Decision) -> str:
 
 
 def _checked(checks: Iterable[Check]) -> list[str]:
-    """The checks as a table, empty if there were none. The result comes first because Prefect cuts off wide tables."""
+    """The checks as a list, empty if there were none. Prefect cuts off wide tables, whose cells it does not wrap."""
     rows = [
-        f"| {'passed' if c.passed else '**failed**'} | {_title(c.name)} | {c.found} | {c.required} |" for c in checks
+        f"- {'passed' if c.passed else '**failed**'}: {_title(c.name)}: {c.found}; required: {c.required}"
+        for c in checks
     ]
-    return (
-        ["## What was checked", "\n".join(["| | Score | Found | Required |", "|---|---|---|---|", *rows])]
-        if rows
-        else []
-    )
+    return ["## What was checked", "\n".join(rows)] if rows else []
 
 
 def _scores(decision: Decision, decoding: str) -> Iterable[str]:

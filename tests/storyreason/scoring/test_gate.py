@@ -84,8 +84,8 @@ def test_validity_is_guarded_in_free_decoding_if_known() -> None:
     assert not decision.promote
     assert "free/strict/validity/valid: -0.100 (1.000 to 0.900" in decision.reason
     # then: the row of what was checked and the row of the scores say which decoding they are of
-    rows = [line for line in report(decision).splitlines() if "valid answers, " in line and line.startswith("|")]
-    assert rows[0].startswith("| **failed** | valid answers, free | -0.100")
+    rows = [line for line in report(decision).splitlines() if "valid answers, " in line and line[0] in "-|"]
+    assert rows[0].startswith("- **failed**: valid answers, free: -0.100")
     assert rows[1].startswith("| no | valid answers, grounded | +0.000")
 
 
@@ -163,15 +163,3 @@ def test_mismatched_scorecards_are_rejected_with_one_sentence() -> None:
             card(WEAK),
             GateConfig(primary="free/paper/F1"),
         )
-
-
-def test_no_word_of_the_reports_tables_is_wide() -> None:
-    """A table is as wide as its longest words, and Prefect cuts off what does not fit."""
-    decision = decide(card(STRONG), card(WEAK), GateConfig(), challenger="version 2", incumbent="version 1")
-    rows = [line for line in report(decision).splitlines() if line.startswith("| ")]
-    widths = [max(map(len, column)) for column in zip(*(_longest_words(row) for row in rows[-5:]), strict=True)]
-    assert sum(widths) <= 60, widths
-
-
-def _longest_words(row: str) -> list[str]:
-    return [max(cell.split(), key=len, default="") for cell in row.strip("|").split("|")]
