@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from storyreason import config
 from storyreason.config import RunConfig
@@ -100,11 +100,9 @@ def run_name() -> str:
 
 def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) -> None:
     """Say in a deployment's form what an empty field means with its preset, and offer these presets."""
-    from prefect.utilities.callables import ParameterSchema
 
     values = config.load(preset).flat()
-    schema = deployment._parameter_openapi_schema
-    properties = schema.properties
+    properties = compat.form_of(deployment)
     for name, key in FIELDS.items():
         if name in properties:
             value = "nothing" if values[key] is None else values[key]
@@ -117,6 +115,4 @@ def fill(deployment: "RunnerDeployment", preset: str, choices: Iterable[str]) ->
             properties[name] = field["anyOf"][0] | shown
     properties["preset"]["enum"] = list(choices)
     deployment.parameters = {"preset": preset}
-    # Otherwise Prefect's server ignores parameters that a flow does not have.
-    strict = create_model("Strict", __base__=ParameterSchema, additionalProperties=(bool, False))
-    deployment._parameter_openapi_schema = strict(**schema.model_dump(), additionalProperties=False)
+    compat.refuse_unknown_parameters(deployment)

@@ -5,9 +5,12 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from storyreason.compat import Borrowed
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
 
 PREFECT = "Read how a runner looks for cancelled runs and ends on SIGTERM, then run tests/flows/test_deployments.py."
 DVC = "Read how its cache lists the files of a folder, then run tests/tasks/test_versioning.py."
@@ -17,6 +20,8 @@ BORROWED = (
     Borrowed("prefect", "3.7.7", "prefect._internal.observers", "critical_service_loop",
              "workload interval memory consecutive backoff printer run_once jitter_range", PREFECT),
     Borrowed("prefect", "3.7.7", "prefect.runner:Runner", "handle_sigterm", "self args kwargs", PREFECT),
+    Borrowed("prefect", "3.7.7", "prefect.deployments.runner:RunnerDeployment", "_parameter_openapi_schema", None,
+             "Read how a deployment sends the schema of its form, then run tests/system/test_deployments.py."),
     Borrowed("mlflow", "3.17.2", "mlflow.utils.mlflow_tags", "MLFLOW_LOGGED_ARTIFACTS", None,
              "MLflow's page finds the tables of a run by this tag; compare with MlflowClient.log_table."),
     Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.tree:Tree", "load", "odb hash_info hash_name", DVC),
@@ -41,6 +46,21 @@ def let_cancel_after_an_outage() -> None:
 
     patient = functools.partial(observers.critical_service_loop, consecutive=LOOKS)
     observers.critical_service_loop = patient
+
+
+def form_of(deployment: "RunnerDeployment") -> dict[str, Any]:
+    """The fields of a deployment's form, as JSON schemas by parameter; changes to them are sent to the server."""
+    return deployment._parameter_openapi_schema.properties
+
+
+def refuse_unknown_parameters(deployment: "RunnerDeployment") -> None:
+    """Have Prefect's server refuse parameters that the flow does not have; otherwise it ignores them."""
+    from prefect.utilities.callables import ParameterSchema
+    from pydantic import create_model
+
+    strict = create_model("Strict", __base__=ParameterSchema, additionalProperties=(bool, False))
+    given = deployment._parameter_openapi_schema.model_dump()
+    deployment._parameter_openapi_schema = strict(**given, additionalProperties=False)
 
 
 GREEK = """

@@ -219,6 +219,7 @@ def _mend(read: Analysis, sizes: Sizes) -> tuple[Analysis, int]:
         replace(one, characters=_mended(one.characters, size), objects=_mended(one.objects, size))
         for one, size in zip(read.sections, sizes, strict=False)
     )
+    sections += read.sections[len(sizes) :]  # an engine that ignores grammars may write about more images
     pairs = zip(read.sections, sections, strict=True)
     count = sum(a.box != b.box for was, now in pairs for a, b in zip(was.entities, now.entities, strict=True))
     return replace(read, sections=sections), count

@@ -37,10 +37,10 @@ def test_a_version_that_cannot_be_used_is_told_before_any_data_are_fetched(
     monkeypatch.setattr(data, "pull_all", lambda config: pytest.fail("fetched"))
     monkeypatch.setattr(data, "identify", lambda config: pytest.fail("fetched"))
     with pytest.raises(RegistryError, match="has no storyteller with version or alias 'champion'"):
-        flow.fn(CONFIG, "champion")
+        flow.fn("champion")
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     tags = {f"{tracking.TAG}folder": str(tmp_path / "gone"), f"{tracking.TAG}register": "0123456789abcdef"}
     client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     with pytest.raises(RegistryError, match="The weights of storyteller version 1 are gone from"):
-        flow.fn(CONFIG, "1")
+        flow.fn("1")

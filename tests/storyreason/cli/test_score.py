@@ -56,7 +56,7 @@ def test_a_table_of_scores_with_intervals(monkeypatch, capsys, data: Path, told:
 
     assert code == 0
     assert "strict/grounding/f1" in out
-    assert "strict/validity/rules/" in out  # one golden answer is cut off
+    assert "strict/validity/rule_pass_rate/" in out  # one golden answer is cut off
     assert "6 stories." in out
 
 

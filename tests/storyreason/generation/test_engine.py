@@ -1,6 +1,7 @@
 """What every engine promises: a story's requests share its encoded pictures."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ def test_a_grounded_story_encodes_each_picture_once(
     examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = examples[0]
+    sections = re.split(r"(?<=\n)(?=## Image )", example.chain_of_thought)
     encoded: list[bytes] = []
     asked: list[list[str]] = []
 
@@ -27,7 +29,8 @@ def test_a_grounded_story_encodes_each_picture_once(
         if "prompt" in body:
             return refusal(404, "no tokenizer here")
         asked.append([part["image_url"]["url"] for part in body["messages"][1]["content"] if "image_url" in part])
-        told = example.story if "</think>" in body["messages"][-1]["content"] else example.chain_of_thought
+        written = body["messages"][-1]["content"]
+        told = example.story if "</think>" in written else sections[written.count("## Image ")]
         choice = {"message": {"content": told}, "finish_reason": "stop"}
         return 200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 
@@ -37,5 +40,6 @@ def test_a_grounded_story_encodes_each_picture_once(
         told = answering.answer_to(url, "teller", example.story_id, example.images, config)
 
     assert told.answer == answer.join(example.chain_of_thought, example.story)
-    assert asked == [[data_url(image) for image in example.images]] * 2  # the analysis, then the story
+    # the analysis of each image, then the story
+    assert asked == [[data_url(image) for image in example.images]] * (len(example.images) + 1)
     assert encoded == list(example.images)
