@@ -185,7 +185,7 @@ def test_make_ui_serves_the_pages_on_the_ports_of_dotenv_until_it_is_ended(check
 
     assert lines[2:4] == [
         ["Prefect", f"http://127.0.0.1:{ports['PREFECT']}"],
-        ["MLflow", f"http://127.0.0.1:{ports['MLFLOW']}"],
+        ["MLflow", f"http://127.0.0.1:{ports['MLFLOW']}/?workflowType=machine_learning"],
     ]
     assert lines[4] == ["until", "Ctrl-C"]
     assert sleepers(checkout) == 0
