@@ -80,9 +80,8 @@ def test_on_a_shared_device_the_second_waits_for_the_first(server: None) -> None
 
 def shared(gateway: ServingConfig, *changed: str) -> config.RunConfig:
     """The configuration of a training on the device of the gateway, or on another one."""
-    return config.load(
-        "smoke", [f"serving.port={gateway.port}", "training.devices=0", "training.max_tokens=4096", *changed]
-    )
+    overrides = [f"serving.port={gateway.port}", "serving.gateway=''", "training.devices=0", "training.max_tokens=4096"]
+    return config.load("smoke", [*overrides, *changed])
 
 
 @pytest.fixture
