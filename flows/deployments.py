@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -59,6 +60,7 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
             description=f"{config.about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new "
             "version if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
             entrypoint_type=module,
+            concurrency_limit=1,
             **(_automatic(chosen) if preset == chosen.preset else {}),
         )
         form.fill(one, preset, [preset])
@@ -71,7 +73,8 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
             "Serves a registered version behind the gateway, and makes it the champion; `previous` rolls back.",
         ),
     ):
-        one = flow.to_deployment(name, description=description, entrypoint_type=module)
+        alone = 1 if name == DEPLOY else None
+        one = flow.to_deployment(name, description=description, entrypoint_type=module, concurrency_limit=alone)
         form.fill(one, chosen.preset, presets)
         made.append(one)
     made.append(
@@ -117,16 +120,29 @@ def register(runner: "Runner", chosen: Settings) -> None:
                 limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
         for found in _ours(client):
             if found.id not in known:
+                _patch(client, found.id, global_concurrency_limit_id=None)  # it would be deleted too
                 client.delete_deployment(found.id)
 
 
 def limit(client: "SyncPrefectClient", deployment: UUID, name: str) -> None:
-    """Let runs of this Prefect deployment, and of all others with the same limit, wait for one another."""
+    """Let runs of this Prefect deployment, and of all others with the same limit, wait for one another.
+
+    The deployment is registered with a limit of 1. Without one, Prefect's server would delete the shared limit at the next
+    registration, and runs that hold its slot could not be set to another state. A limit of the deployment's own, which the
+    server makes at the first registration and names by a UUID, is removed.
+    """
+    from prefect.exceptions import ObjectNotFound
+
     client.upsert_global_concurrency_limit_by_name(name, 1)
     identity = client.read_global_concurrency_limit_by_name(name).id
-    # Prefect's own limit for one deployment is named by a UUID, and is not shared.
-    body = {"global_concurrency_limit_id": str(identity), "concurrency_options": {"collision_strategy": "ENQUEUE"}}
-    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment}, json=body)
+    options = {"collision_strategy": "ENQUEUE"}
+    _patch(client, deployment, global_concurrency_limit_id=str(identity), concurrency_options=options)
+    with suppress(ObjectNotFound):
+        client.delete_global_concurrency_limit_by_name(f"deployment:{deployment}")
+
+
+def _patch(client: "SyncPrefectClient", deployment: UUID, **changed: Any) -> None:
+    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment}, json=changed)
 
 
 def _ours(client: "SyncPrefectClient", *names: str) -> "list[DeploymentResponse]":

@@ -144,7 +144,17 @@ def test_a_run_whose_process_is_gone_is_scheduled_again_and_its_slot_is_free(ser
             assert client.set_flow_run_state(UUID(made["id"]), state).status == SetStateStatus.ACCEPT
     limit = deployment["global_concurrency_limit"]["id"]
     assert server.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"] == 1
+    flow = deployment["flow_id"]
+    body = {
+        "name": "obsolete",
+        "flow_id": flow,
+        "entrypoint": "flows.retrain.retrain",
+        "global_concurrency_limit_id": limit,
+    }
+    server.post("/deployments/", json=body).raise_for_status()
 
+    apply()  # as the next process does
+    assert server.get(f"/v2/concurrency_limits/{limit}").raise_for_status().json()["active_slots"] == 1
     resumed = deployments.resume_interrupted()
 
     assert resumed == [made["name"]]
@@ -174,6 +184,8 @@ def test_deployments_are_named_for_strangers_and_retrainings_share_one_limit(ser
     assert limits.pop("evaluate-version") is limits.pop("clean-disk") is None
     assert limits.pop("deploy-version") == "one deployment at a time"
     assert set(limits.values()) == {"one retraining at a time"}
+    names = {one["name"] for one in server.post("/v2/concurrency_limits/filter", json={}).json()}
+    assert not [name for name in names if name.startswith("deployment:")]
 
 
 def started(server: httpx.Client, code: int = 201, **parameters: Any) -> Any:
