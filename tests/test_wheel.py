@@ -150,7 +150,7 @@ def test_the_extra_train_trains_merges_and_tells(environment: Environment, tmp_p
 from pathlib import Path
 from storyreason import config, training
 here = Path.cwd()
-changed = ["training.max_steps=1", "training.processes=1", "training.max_tokens=3000", "training.accelerate=cpu"]
+changed = ["training.max_steps=2", "training.processes=1", "training.max_tokens=3000", "training.accelerate=cpu"]
 settings = config.load("smoke", changed).training
 job = training.Job(base=str(here / "base"), data=here / "data", work=here / "work", training=settings)
 print(training.run(job, on_progress=print))
