@@ -350,8 +350,8 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker(
     try:
         wait_for(lambda: server.post("/work_pools/storyreason/workers/filter", json={}).json(), "the worker")
     finally:
-        worker.terminate()  # not SIGINT, which a shell's background job ignores
-        assert worker.wait(60) is not None
+        worker.kill()  # it has no run; on a busy machine its own end takes more than a minute
+        worker.wait()
 
     for name in ("retrain/retrain-sample", "evaluate/evaluate-version", "deploy/deploy-version", "clean/clean-disk"):
         found = server.get(f"/deployments/name/{name}").json()
