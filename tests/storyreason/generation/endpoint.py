@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,3 +67,9 @@ def endpoint(reply: Callable[[dict[str, Any]], Reply]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def next_part(thought: str, story: str, written: str) -> str:
+    """What an engine under grammars writes after `written`: the analysis of the next image, or the story."""
+    sections = re.split(r"(?<=\n)(?=## Image )", thought)
+    return story if "</think>" in written else sections[written.count("## Image ")]

@@ -1,7 +1,6 @@
 """What every engine promises: a story's requests share its encoded pictures."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -10,14 +9,13 @@ from storyreason import dataset
 from storyreason.format import answer
 from storyreason.generation import GenerationConfig, answering, openai
 from storyreason.pictures import data_url
-from tests.storyreason.generation.endpoint import Reply, endpoint, refusal
+from tests.storyreason.generation.endpoint import Reply, endpoint, next_part, refusal
 
 
 def test_a_grounded_story_encodes_each_picture_once(
     examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = examples[0]
-    sections = re.split(r"(?<=\n)(?=## Image )", example.chain_of_thought)
     encoded: list[bytes] = []
     asked: list[list[str]] = []
 
@@ -30,7 +28,7 @@ def test_a_grounded_story_encodes_each_picture_once(
             return refusal(404, "no tokenizer here")
         asked.append([part["image_url"]["url"] for part in body["messages"][1]["content"] if "image_url" in part])
         written = body["messages"][-1]["content"]
-        told = example.story if "</think>" in written else sections[written.count("## Image ")]
+        told = next_part(example.chain_of_thought, example.story, written)
         choice = {"message": {"content": told}, "finish_reason": "stop"}
         return 200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 

@@ -22,7 +22,7 @@ from storyreason.pictures import data_url
 from storyreason.serving import state
 from storyreason.serving.engines import RunningEngine
 from storyreason.serving.live import StoryEvents
-from tests.storyreason.generation.endpoint import Reply, endpoint, refusal, stream
+from tests.storyreason.generation.endpoint import Reply, endpoint, next_part, refusal, stream
 from tests.storyreason.generation.endpoint import answer as complete
 from tests.storyreason.serving.scripted import Scripted, gateway
 from tests.storyreason.serving.test_gateway import free_port
@@ -152,8 +152,8 @@ def script(example: dataset.Example) -> Any:
         if "prompt" in body:
             return refusal(404, "no tokenizer here")
         written = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
-        told = example.story if "</think>" in written else thought
-        told = told if "structured_outputs" in body else join(thought, example.story)
+        grounded = "structured_outputs" in body
+        told = next_part(thought, example.story, written) if grounded else join(thought, example.story)
         if body.get("stream"):
             return stream(pieces(told))
         choice = {"message": {"content": told}, "finish_reason": "stop"}
