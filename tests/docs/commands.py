@@ -17,29 +17,28 @@ NOT_RUN = "not run by our tests: "
 """How a command that no test runs is marked in the docs, followed by the reason."""
 
 HERE, LINE, NOWHERE = "tests/docs/test_commands.py", "tests/system/test_line.py", "nowhere"
-HERE_SLOWLY = f"{HERE}, not in `make check`"
 UP = "tests/system/test_up.py"
-DEPLOYMENTS = "tests/system/test_deployments.py"
+WORK_POOL = "tests/system/test_work_pool.py"
 RUNS = {
     r"make .*": HERE,
-    r"python -m pytest .*": HERE_SLOWLY,
+    r"python -m pytest .*": HERE,
     r".*--(help|version)": HERE,
     r"python make_data\.py .*": HERE,
     r"python docs/reference\.py.*": HERE,
-    r"storyreason score .* --protocol paper": HERE_SLOWLY,
+    r"storyreason score .* --protocol paper": HERE,
     r"storyreason (check|page|stats|score|read|sample data) .*": HERE,
-    r"storyreason data (add|import) [A-Za-z/-]*": HERE_SLOWLY,
+    r"storyreason data (add|import) [A-Za-z/-]*": HERE,
     r"git apply -C1 tests/docs/recipes/.*": HERE,
     r"git (add data\.dvc|commit) .*": HERE,
-    r"storyreason (clean|status|doctor).*": HERE_SLOWLY,
+    r"storyreason (clean|status|doctor).*": HERE,
     r"storyreason (backup|restore) .*": "tests/tasks/test_backup.py",
     r"storyreason preset .*": HERE,
     r"storyreason (retrain sample|evaluate|deploy|tell).*": LINE,
     r"curl .*": LINE,
     r"storyreason (up|down|data announce)": UP,
-    r"prefect .*--type process": DEPLOYMENTS,
-    r"prefect --no-prompt deploy .*": DEPLOYMENTS,
-    r"prefect worker start .*": DEPLOYMENTS,
+    r"prefect .*--type process": WORK_POOL,
+    r"prefect --no-prompt deploy .*": WORK_POOL,
+    r"prefect worker start .*": WORK_POOL,
 }
 """Which test runs a command, by a pattern of its words."""
 SCRIPTS = sorted([*(REPOSITORY / "benchmarks").glob("*.py"), *(REPOSITORY / "docs").glob("*.py")])

@@ -61,17 +61,11 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "places",
-    [
-        pytest.param([commands.HERE], id="quick ones"),
-        pytest.param([commands.HERE, commands.HERE_SLOWLY], id="all", marks=pytest.mark.server),
-    ],
-)
-def test_the_commands_run(clone: Path, subtests: pytest.Subtests, places: list[str]) -> None:
+@pytest.mark.server
+def test_the_commands_run(clone: Path, subtests: pytest.Subtests) -> None:
     """In the order of the docs: a page's commands build on one another."""
     for command in commands.commands():
-        if command.run_by in places:
+        if command.run_by == commands.HERE:
             with subtests.test(str(command)):
                 _run(command, clone)
 

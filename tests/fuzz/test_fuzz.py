@@ -14,6 +14,7 @@ from tests.fuzz.properties import examine
 CASES, PARTS = 20_000, 10
 
 
+@pytest.mark.server  # for the minute that it takes
 @pytest.mark.parametrize("part", range(PARTS))
 def test_mutated_answers(part: int) -> None:
     for number in range(part * CASES // PARTS, (part + 1) * CASES // PARTS):

@@ -1,8 +1,6 @@
 """The Prefect deployments on a real server: how they are registered, what users have changed, and runs whose process is gone."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,8 +23,7 @@ from flows.clean import clean
 from storyreason import config
 from tasks import cards, gate, pace, registry
 from tasks.settings import Settings
-from tests.docs import commands
-from tests.system.conftest import REPOSITORY, prefect_api, wait_for
+from tests.system.conftest import prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -331,30 +328,3 @@ def test_notifications_of_a_failed_run_a_waiting_one_and_a_version_that_is_not_p
     assert "approve-storyteller-7" in told["storyreason: waiting for approval"]
     assert told["storyreason: not promoted"] == "storyteller version 7: box F1 fell by 0.1"
     automations.apply(Settings())
-
-
-def test_a_work_pool_gets_the_same_deployments_and_a_worker(
-    server: httpx.Client, prefect_server: dict[str, str], tmp_path: Path
-) -> None:
-    """The commands of docs/operations.md, in their order."""
-    environment = {**prefect_server, "STORYREASON_HOME": str(REPOSITORY), "STORYREASON_RUNS": str(tmp_path)}
-    pool, deploy, work = (
-        [str(Path(sys.executable).parent / command.words[0]), *command.words[1:]]
-        for command in commands.run_by(commands.DEPLOYMENTS)
-    )
-
-    for command in (pool, deploy):
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    worker = subprocess.Popen(work, cwd=tmp_path, env=environment)
-    try:
-        wait_for(lambda: server.post("/work_pools/storyreason/workers/filter", json={}).json(), "the worker")
-    finally:
-        worker.kill()  # it has no run; on a busy machine its own end takes more than a minute
-        worker.wait()
-
-    for name in ("retrain/retrain-sample", "evaluate/evaluate-version", "deploy/deploy-version", "clean/clean-disk"):
-        found = server.get(f"/deployments/name/{name}").json()
-        assert found["work_pool_name"] == "storyreason"
-        server.delete(f"/deployments/{found['id']}").raise_for_status()
-    server.delete("/work_pools/storyreason").raise_for_status()

@@ -13,6 +13,8 @@ from storyreason.page.report import report
 from storyreason.serving.config import ServingConfig
 from tests.storyreason.page.conftest import Open, Told, add, gateway
 
+pytestmark = pytest.mark.server
+
 RULES = {
     "resultTypes": ["violations"],
     "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]},

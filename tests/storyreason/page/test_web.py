@@ -224,7 +224,10 @@ def test_the_gallery_shows_two_models_side_by_side(open_: Open, site: str) -> No
     shown.select_option(".side select >> nth=1", label="champion, grounded · F1 0.50")
     shown.select_option(".side select >> nth=0", label="challenger, grounded · F1 0.50")
     shown.wait_for_selector("h2:text-is('challenger, grounded')")
-    assert shown.locator("#players h2").all_inner_texts() == ["Challenger, grounded", "Champion, grounded"]
+    assert [text.lower() for text in shown.locator("#players h2").all_inner_texts()] == [
+        "challenger, grounded",
+        "champion, grounded",
+    ]
     shown.hover("#image-1 .mention[data-ids=obj1]")
     assert shown.eval_on_selector_all(".box.lit", "all => all.map(e => e.dataset.ids)") == ["obj1", "obj2"]
     # its frames can be used again
