@@ -1,6 +1,6 @@
 """kill -9 of every part of the platform, at random moments of a retraining and of a deployment under load.
 
-    python benchmarks/storm.py --kills 200 --folder /tmp/storm
+    python benchmarks/storm.py --kills 200 --folder runs/storm
 
 A round is one seed: a fresh clone, a retraining of the preset `smoke` (answers of 1,200 tokens, two ranks) that is killed,
 and the same command again until it is done; then a deployment while clients ask for stories, treated likewise. Odd seeds run

@@ -132,7 +132,7 @@ class Png(NamedTuple):
     frames: bool
     """Whether it is an animation."""
     bits: int
-    """Of each value: 1, 2, 4, 8 or 16."""
+    """Bits for each value: 1, 2, 4, 8 or 16."""
 
 
 def png(encoded: bytes) -> Png:

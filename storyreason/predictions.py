@@ -41,7 +41,7 @@ def load(path: Path | str) -> dict[str, str]:
 
 
 def read_text(path: Path) -> str:
-    """A text file's content, as `plain` reads it. Raises DataError when it is away or not UTF-8."""
+    """A text file's content, as `plain` reads it. Raises DataError when it is missing or not UTF-8."""
     try:
         return plain(path.read_bytes().decode())
     except OSError as error:

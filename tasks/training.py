@@ -114,7 +114,7 @@ def kept(prefect_run: str) -> str:
             lost = f" (steps {(at or 0) + 1} to {last} were not in a checkpoint)" if last > (at or 0) else ""
             if at is None:
                 return f"Its training had no checkpoint yet{lost}. {again}; training begins at step 1."
-            return f"Kept: checkpoint {at} of its training{lost}. {again}; training goes on at step {at + 1}."
+            return f"Kept: checkpoint {at} of its training{lost}. {again}; training resumes at step {at + 1}."
     return f"{again}."
 
 

@@ -130,7 +130,7 @@ def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
 
 
 def compared(metrics: dict[str, float]) -> dict[str, float]:
-    """Of all scores of an evaluation, those that become metrics of its run: about two dozen for each decoding.
+    """The scores of an evaluation that become metrics of its run: about two dozen for each decoding.
 
     Each metric is a chart of its own in MLflow, and a page with hundreds of charts takes minutes. All scores with their
     intervals are in the run's table `scores.json`.

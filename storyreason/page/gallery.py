@@ -37,7 +37,7 @@ class Gallery:
     """
 
     def __init__(self, folder: Path, newest: int | None = None) -> None:
-        """Of the pages that are there now, show the `newest`; by default all.
+        """Show the `newest` of the pages that exist now; by default all of them.
 
         Raises DataError if the folder does not exist, or if it has too many pages to show all.
         """

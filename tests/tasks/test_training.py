@@ -126,8 +126,8 @@ def test_the_log_reports_which_features_are_cached_and_which_are_not() -> None:
         (None, "Its training had no checkpoint yet (steps 1 to 7 were not in a checkpoint). Start it again: complete steps are "
          "not repeated; training begins at step 1."),
         (5, "Kept: checkpoint 5 of its training (steps 6 to 7 were not in a checkpoint). Start it again: complete steps are not "
-         "repeated; training goes on at step 6."),
-        (7, "Kept: checkpoint 7 of its training. Start it again: complete steps are not repeated; training goes on at step 8."),
+         "repeated; training resumes at step 6."),
+        (7, "Kept: checkpoint 7 of its training. Start it again: complete steps are not repeated; training resumes at step 8."),
     ],
 )  # fmt: skip
 def test_a_cancelled_run_says_what_it_has_kept_and_where_it_goes_on(
