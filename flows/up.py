@@ -290,10 +290,10 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
         say(f"{name} answers")
 
 
-def answers(url: str, seconds: float = 5) -> bool:
-    """Whether an HTTP server answers there within these seconds, with any status."""
+def answers(url: str) -> bool:
+    """Whether an HTTP server answers there within five seconds, with any status."""
     try:
-        with urllib.request.urlopen(url, timeout=seconds):
+        with urllib.request.urlopen(url, timeout=5):
             return True
     except urllib.error.HTTPError as error:
         error.close()

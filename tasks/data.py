@@ -126,8 +126,10 @@ def _fitting(data: Pulled, fitted: Fitted) -> Pulled:
 
 def _check_source(config: RunConfig, data: Pulled) -> None:
     """Raises DataError when a preset for another data set would be trained on the sample's stories."""
+    if not config.data.source:
+        return
     first = next(iter(dataset.load(data.folder, "test")), None)
-    if config.data.source and first is not None and sample.is_sample(first.story_id):
+    if first is not None and sample.is_sample(first.story_id):
         raise DataError(
             f"The preset {config.name} is for {config.data.source}, and {config.data.target} is the sample's data: replace it "
             f"with `storyreason data import {config.data.source}`, or use it all the same with `--set data.source=null`."

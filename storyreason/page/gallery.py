@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class Gallery:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}: set serving.gallery to a folder with story pages, or to ''.")
         self._folder, self._newest = folder, newest
+        pages = sum(1 for _ in folder.rglob("*.html"))
+        if newest is None and pages > MOST_PAGES:
+            raise DataError(f"{folder} has {pages} pages: set serving.gallery to a folder with at most {MOST_PAGES}.")
         self._lock = threading.Lock()
         self._seen: set[Path] = set()
         self._collections: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = {}
@@ -55,12 +59,11 @@ class Gallery:
         Reads the pages that are new since the last call, folder by folder, the one with the newest page first.
         """
         with self._lock:
-            pages = {path: path.stat().st_mtime for path in self._folder.rglob("*.html") if path not in self._seen}
-            if self._newest is None and len(pages) + len(self._seen) > MOST_PAGES:
-                raise DataError(
-                    f"{self._folder} has {len(pages) + len(self._seen)} pages: set serving.gallery to a folder with at "
-                    f"most {MOST_PAGES}."
-                )
+            pages: dict[Path, float] = {}
+            for path in self._folder.rglob("*.html"):
+                with suppress(FileNotFoundError):  # `storyreason clean` removed it meanwhile
+                    if path not in self._seen:
+                        pages[path] = path.stat().st_mtime
             newest = sorted(pages, key=lambda path: -pages[path])[: self._newest]
             folders = list(dict.fromkeys(path.parent for path in newest))
             for path in sorted(newest, key=lambda path: (folders.index(path.parent), path)):
