@@ -186,21 +186,8 @@ def _page(run: "FlowRun") -> str:
 
 def _disk() -> dict[str, Any]:
     root = runs.root()
-    sizes = {folder.name: size(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    sizes = {folder.name: runs.size(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
     return {"free": shutil.disk_usage(root).free, "folders": {name: one for name, one in sizes.items() if one}}
-
-
-def size(folder: Path) -> int:
-    """The bytes of the files in a folder, each once however many links it has there."""
-    seen: dict[tuple[int, int], int] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                found = (Path(place) / name).lstat()
-            except FileNotFoundError:  # a running job removed it
-                continue
-            seen[found.st_dev, found.st_ino] = found.st_size
-    return sum(seen.values())
 
 
 def lines(found: Status) -> Iterator[str]:

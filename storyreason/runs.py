@@ -225,3 +225,16 @@ def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+def size(folder: Path) -> int:
+    """The bytes of the files in a folder, each once however many links it has there."""
+    seen: dict[tuple[int, int], int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found = (Path(place) / name).lstat()
+            except FileNotFoundError:  # a running job removed it
+                continue
+            seen[found.st_dev, found.st_ino] = found.st_size
+    return sum(seen.values())

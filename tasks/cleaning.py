@@ -167,8 +167,7 @@ def _name(version: registry.Version) -> str:
 
 
 def _item(path: Path, what: str) -> Item:
-    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    return Item(path, what, sum(file.lstat().st_size for file in files))
+    return Item(path, what, runs.size(path))
 
 
 def report(items: list[Item], removed: bool) -> str:
