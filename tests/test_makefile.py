@@ -71,6 +71,14 @@ def test_a_lock_has_the_pins_of_its_list_and_a_hash_of_each_file(kind: str) -> N
         assert "--hash=sha256:" in pin
 
 
+def test_the_cpu_lock_allows_only_torchs_build_for_a_cpu() -> None:
+    """Else pip takes the one from its index, for CUDA: it prefers a file whose hash it knows beforehand."""
+    locked = (ROOT / "deploy/requirements-cpu.txt").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    (allowed,) = re.findall(r"(?m)^torch==\S+((?: \\\n    --hash=\S+)+)$", locked)
+    assert re.findall(r"--hash=(\S+)", allowed) == re.findall(r"(?m)^TORCH_ON_CPU := (\S+)$", makefile)
+
+
 def test_what_changed_in_a_lock_is_listed() -> None:
     before, after = packages.pins("a==1\nb==2\nC==3\n"), packages.pins("a==1\nb==2.1\nd==4 \\\n    --hash=x")
     assert packages.changes(before, after) == ["b 2 -> 2.1", "c 3 -> removed", "d new -> 4"]
