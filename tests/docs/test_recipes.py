@@ -53,6 +53,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_touches_few_files(recipe: Path) -> None:
     changed = [name for name in files(recipe) if not name.startswith(("tests/", "docs/"))]

@@ -31,6 +31,7 @@ def test_preparing_imports_no_prefect() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
+@pytest.mark.server
 def test_prefect_keeps_its_state_in_the_runs_of_this_checkout(tmp_path: Path) -> None:
     """Else a step that is complete in one checkout is taken from the cache in another, with the other's paths."""
     code = """
@@ -154,6 +155,7 @@ def test_a_schedule_that_prefect_does_not_run_is_refused(cron: str, monkeypatch:
         schedules.check(settings.read())
 
 
+@pytest.mark.server
 def test_up_refuses_a_schedule_before_anything_starts(tmp_path: Path) -> None:
     environment = {**os.environ, "STORYREASON_RUNS": str(tmp_path), "STORYREASON_CRON": "0 4 * * 5L"}
     command = [sys.executable, "-c", "from storyreason.cli import main; main()", "up"]

@@ -24,6 +24,8 @@ wait
 """
 OWNER = """
 import subprocess, sys, time
+
+pytestmark = pytest.mark.server
 guarded = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.PIPE)
 time.sleep(600)
 """

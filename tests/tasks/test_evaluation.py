@@ -43,6 +43,7 @@ def evaluate(data: Pulled, subject: Subject) -> Evaluated:
         return evaluation.evaluate.compute(FREE, subject, data)
 
 
+@pytest.mark.server
 def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
 ) -> None:

@@ -138,6 +138,7 @@ def test_in_a_new_store_the_training_gets_its_own_run_and_version(
     assert len(tracking.client().search_runs([tracking.experiment()])) == 1
 
 
+@pytest.mark.server
 def test_a_deleted_run_is_created_again_with_a_version_and_scores(data: Pulled) -> None:
     before = register(train(data))
     subject = Subject.of("challenger", before, data)

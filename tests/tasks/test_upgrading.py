@@ -87,6 +87,7 @@ def test_without_databases_there_is_nothing_to_migrate(root: Path) -> None:
     assert said == [] and not (root / "backups").exists()
 
 
+@pytest.mark.server
 def test_an_old_database_of_mlflow_is_copied_and_migrated(old_mlflow: Path) -> None:
     said: list[str] = []
 
@@ -101,6 +102,7 @@ def test_an_old_database_of_mlflow_is_copied_and_migrated(old_mlflow: Path) -> N
     assert list(upgrading.outdated()) == []
 
 
+@pytest.mark.server
 def test_mlflows_own_refusal_of_an_old_database_is_one_sentence(root: Path) -> None:
     MlflowClient().search_experiments()
     say(root / "mlflow" / "mlflow.db", f"UPDATE alembic_version SET version_num = '{before('MLflow')}'")
@@ -123,6 +125,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(old_mlflow: Pat
     assert not (runs.root() / "backups").exists()
 
 
+@pytest.mark.server
 def test_a_migration_that_fails_names_the_copy(old_mlflow: Path) -> None:
     say(old_mlflow, "DROP TABLE experiments")  # what the last migration changes, or MLflow looks at afterwards
     say(old_mlflow, f"UPDATE alembic_version SET version_num = '{first('MLflow')}'")

@@ -41,6 +41,7 @@ for hostile in (
 """
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "piece",
     [

@@ -11,6 +11,8 @@ from storyreason import page
 from storyreason.serving.config import ServingConfig
 from tests.storyreason.page.conftest import Open, Told, add, gateway
 
+pytestmark = pytest.mark.server
+
 SCORES = {"strict/grounding/f1": 0.5}
 
 

@@ -16,6 +16,7 @@ from storyreason.scoring.config import GateConfig
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.server
 def test_every_column_of_a_formula_is_counted() -> None:
     card = score([Reference("a-1", ((100, 100),), "", "")], {}, ("strict", "paper"), meteor=True)
 

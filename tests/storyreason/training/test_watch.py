@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from storyreason.training import watch
 
 SLOW_TORCH = """
@@ -14,6 +16,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.server
 def test_a_training_whose_follower_was_killed_ends_while_it_still_imports(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(SLOW_TORCH)
     follower = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
