@@ -6,6 +6,7 @@ from flows import form
 from storyreason import dataset
 from storyreason.config import RunConfig
 from storyreason.errors import StoryReasonError
+from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from tasks import data, deployment, registry
 from tasks.deployment import Served
@@ -24,6 +25,7 @@ def deploy(which: str = "champion", preset: str = "sample", overrides: form.Over
     """
     config = form.chosen(preset, overrides)
     version = registry.with_weights(config.model, which)
+    command.check(config.serving, vllm.gpus, version.folder)
     gateway.check(config.serving)
     return deployment.deploy(config, version, _probe(config), by_hand=True)
 

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows import form
 from storyreason.config import BaseModelConfig, RunConfig
+from storyreason.generation import command, vllm
 from tasks import cards, data, evaluation, registry
 from tasks.evaluation import Subject
 from tasks.faults import plainly, say_how_to_go_on
@@ -32,6 +33,7 @@ def evaluate(
     """
     config = form.chosen(preset, overrides, data_rev=data_rev, test_stories=test_stories)
     config, which = named(config, which)
+    command.check(config.serving, vllm.gpus)
     version = None if which == "base" else registry.with_weights(config.model, which)
     pulled, base = data.pull_all(config)
     subject = Subject("base", base.folder, base.identity) if version is None else Subject.of(which, version, pulled)

@@ -7,6 +7,7 @@ from prefect import flow, get_run_logger
 
 from flows import form
 from storyreason.config import RunConfig
+from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from storyreason.training import launch
 from tasks import cards, data, deployment, evaluation, gate, registry, training
@@ -80,6 +81,8 @@ def retrain(
         approval=approval,
     )
     launch.check_machine(config.training)
+    if until in ("evaluate", "deploy"):
+        command.check(config.serving, vllm.gpus)
     if until == "deploy":
         gateway.check(config.serving)
     outcome = Outcome()

@@ -27,6 +27,8 @@ PACE = {"concurrency", "timeout", "retries", "pause"}
 """Generation settings that do not change the answers."""
 FINGERPRINTED = {"request", "images_first", "temperature", "top_p", "max_tokens", "seed"}
 """Generation settings that are in every fingerprint so far. Do not add new ones: see `runs.deciding`."""
+CHANGING_ANSWERS = {"max_model_len", "dtype", "quantization", "kv_cache_dtype", "extra_args"}
+"""Settings of an engine that may change its answers."""
 COMPARISON_VERSION = 1
 FILES = (".jsonl", "-scorecard.json", "-stories.html")
 """The files of an evaluation for each decoding: `free.jsonl`, `free-scorecard.json`, `free-stories.html`."""
@@ -73,8 +75,11 @@ def fingerprint(config: RunConfig, subject: Subject, data: Pulled) -> str:
             config.generation.as_trained(subject.folder), always=FINGERPRINTED, never=PACE | {"decoding"}
         ),
         decodings=config.evaluation.decodings,
-        max_model_len=config.serving.max_model_len,
-        dtype=config.serving.dtype,
+        **runs.deciding(
+            config.serving,
+            always={"max_model_len", "dtype"},
+            never=set(type(config.serving).model_fields) - CHANGING_ANSWERS,
+        ),
     )
 
 

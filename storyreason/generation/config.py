@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from storyreason import forms, model
 
@@ -55,6 +55,24 @@ class GenerationConfig(BaseModel):
         return self.model_dump(include={"request", "images_first"})
 
 
+OWN_OPTIONS = {
+    "--max-model-len": "max_model_len",
+    "--max-num-seqs": "max_num_seqs",
+    "--limit-mm-per-prompt": "images_per_prompt",
+    "--dtype": "dtype",
+    "--gpu-memory-utilization": "gpu_memory",
+    "--tensor-parallel-size": "tensor_parallel",
+    "--data-parallel-size": "data_parallel",
+    "--quantization": "quantization",
+    "--kv-cache-dtype": "kv_cache_dtype",
+}
+"""The options of `vllm serve` that a setting stands for."""
+_SHORT = {"-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size", "-q": "--quantization"}
+_FIXED = ("--model", "--served-model-name", "--host", "--port", "--enforce-eager", "--disable-uvicorn-access-log",
+          "--api-key", "--ssl-keyfile", "--ssl-certfile", "--root-path", "--config", "--uds")  # fmt: skip
+"""Those that the gateway and the evaluation rely on."""
+
+
 class EngineConfig(BaseModel):
     """Settings of an engine, and what it must do before it serves. Each deployment brings its own to the gateway."""
 
@@ -82,6 +100,22 @@ class EngineConfig(BaseModel):
         le=0.95,
         description="On a GPU: fraction of its memory to use; above 0.5 two engines do not fit.",
     )
+    tensor_parallel: int = Field(default=1, ge=1, le=64, description="GPUs that share the weights of one model.")
+    data_parallel: int = Field(
+        default=1, ge=1, le=64, description="Copies of the model in an engine, each on tensor_parallel GPUs of its own."
+    )
+    quantization: str | None = Field(
+        default=None,
+        pattern=r"^[\w-]+$",
+        description="How vLLM stores the weights, such as fp8; empty: as they are in the model's folder.",
+    )
+    kv_cache_dtype: str = Field(
+        default="auto", pattern=r"^\w+$", description="Type of the key-value cache, such as fp8; auto: the model's."
+    )
+    extra_args: tuple[str, ...] = Field(
+        default=(),
+        description='More options of `vllm serve`, handed on as they are: ["--max-num-batched-tokens=8192"].',
+    )
     startup_timeout: float = Field(
         default=240.0, gt=0, description="Seconds that an engine may take from its start to its first answer."
     )
@@ -94,6 +128,21 @@ class EngineConfig(BaseModel):
         description="What is required of a new model's first story before it serves: nothing; an analysis that can be "
         "read; no broken rule.",
     )
+
+    @field_validator("extra_args")
+    @classmethod
+    def _leave_ours_alone(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Reject options that we set: vLLM would take the last of two without a word."""
+        for argument in given:
+            if not argument.startswith("-"):
+                continue
+            name = argument.partition("=")[0]
+            name = _SHORT.get(name, "--" + name.lstrip("-").replace("_", "-"))
+            if name in OWN_OPTIONS:
+                raise ValueError(f"{argument} has a setting of its own: use serving.{OWN_OPTIONS[name]}")
+            if name in _FIXED:
+                raise ValueError(f"{argument} is set by storyreason and cannot be changed: leave it out")
+        return given
 
     def engine(self) -> dict[str, Any]:
         """Only the engine's settings, without those of the gateway."""

@@ -18,6 +18,7 @@ from typing import Literal, Self
 from storyreason import guard, pictures
 from storyreason.errors import EngineError
 from storyreason.format import answer, rules
+from storyreason.generation import command
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
 
@@ -63,9 +64,9 @@ class VllmServer:
 
         Raises EngineError, and leaves nothing running, if it exits or does not answer within `startup_timeout` seconds.
         """
-        command = self._command()
+        line = self._command()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self._process = guard.start(command, self.log, self._environment())
+        self._process = guard.start(line, self.log, self._environment())
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -110,15 +111,11 @@ class VllmServer:
                 f"vLLM is not installed in this environment ({vllm} is missing): install it with `make install`."
             )
         _check_model(self.model)
+        command.check(self.config, gpus, self.model)
         self.port = _free_port()
-        config = self.config
-        command = [str(vllm), "serve", str(self.model), "--served-model-name", self.name]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--max-model-len", str(config.max_model_len), "--max-num-seqs", str(config.max_num_seqs)]
-        command += ["--limit-mm-per-prompt", json.dumps({"image": config.images_per_prompt, "video": 0})]
-        command += ["--dtype", "float32" if config.dtype == "auto" and on_cpu() else config.dtype]
-        command += ["--enforce-eager"] if on_cpu() else ["--gpu-memory-utilization", str(config.gpu_memory)]
-        return [*command, "--disable-uvicorn-access-log"]
+        begin = [str(vllm), "serve", str(self.model), "--served-model-name", self.name]
+        begin += ["--host", "127.0.0.1", "--port", str(self.port)]
+        return [*begin, *command.arguments(self.config, on_cpu())]
 
     def _environment(self) -> dict[str, str]:
         environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "true"}
@@ -192,6 +189,15 @@ def on_cpu() -> bool:
         return "cpu" in importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         raise EngineError("vLLM is not installed in this environment: install it with `make install`.") from None
+
+
+def gpus() -> int:
+    """How many GPUs an engine may use here; 0 with a CPU build of vLLM."""
+    if on_cpu():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def memory_needed(model: Path | str, config: EngineConfig) -> int:

@@ -1,0 +1,78 @@
+"""vLLM's command line: what our settings become, what is refused before an engine starts."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storyreason import config
+from storyreason.errors import ConfigError, EngineError
+from storyreason.generation import command
+from storyreason.generation.config import OWN_OPTIONS, EngineConfig
+
+
+def test_settings_at_their_defaults_leave_vllm_its_own() -> None:
+    line = command.arguments(EngineConfig(), on_cpu=False)
+    for option in ("--tensor-parallel-size", "--data-parallel-size", "--quantization", "--kv-cache-dtype"):
+        assert option not in line
+
+
+def test_settings_become_options_and_the_rest_is_handed_on() -> None:
+    chosen = EngineConfig(
+        tensor_parallel=4, data_parallel=2, quantization="fp8", kv_cache_dtype="fp8", extra_args=("--max-loras", "2")
+    )
+    line = command.arguments(chosen, on_cpu=False)
+    pairs = dict(itertools.pairwise(line))
+    assert pairs["--tensor-parallel-size"] == "4" and pairs["--data-parallel-size"] == "2"
+    assert pairs["--quantization"] == "fp8" and pairs["--kv-cache-dtype"] == "fp8"
+    assert line[-2:] == ["--max-loras", "2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("-tp=2", "use serving.tensor_parallel"),
+        ("--tensor-parallel-size", "use serving.tensor_parallel"),
+        ("--tensor_parallel_size=2", "use serving.tensor_parallel"),
+        ("-q", "use serving.quantization"),
+        ("--max-model-len=8", "use serving.max_model_len"),
+        ("--port", "leave it out"),
+        ("--served-model-name=x", "leave it out"),
+    ],
+)
+def test_an_option_that_we_set_is_refused_by_the_name_of_its_setting(given: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        config.load("sample", [f"serving.extra_args={json.dumps([given])}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "sentence"),
+    [
+        ({"tensor_parallel": 2}, 0, "needs 2 GPUs, and this machine has none"),
+        ({"tensor_parallel": 2, "data_parallel": 4}, 4, "needs 8 GPUs, and this machine has 4"),
+        ({"tensor_parallel": 2, "devices": "1"}, 8, "needs 2 GPUs, and serving.devices names 1"),
+        ({"tensor_parallel": 5}, 8, "does not divide the 28 attention heads of .*: use one of 1, 2, 4, 7, 14, 28"),
+    ],
+)
+def test_what_the_machine_or_the_model_cannot_do_is_said_first(
+    settings: dict[str, object], gpus: int, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_attention_heads": 28}}))
+    with pytest.raises(EngineError, match=sentence):
+        command.check(EngineConfig.model_validate(settings), lambda: gpus, tmp_path)
+
+
+def test_what_fits_passes_and_one_engine_on_one_gpu_asks_for_nothing(tmp_path: Path) -> None:
+    command.check(EngineConfig(tensor_parallel=2, data_parallel=2, devices="0,1,2,3"), lambda: 8, tmp_path)
+    command.check(EngineConfig(), lambda: pytest.fail("torch was asked"), tmp_path)
+
+
+@pytest.mark.server
+def test_vllm_knows_the_options() -> None:
+    vllm = Path(sys.executable).with_name("vllm")
+    listed = subprocess.run([vllm, "serve", "--help=all"], capture_output=True, text=True, check=True).stdout
+    for option in OWN_OPTIONS:
+        assert f"{option} " in listed, option
