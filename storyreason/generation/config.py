@@ -145,5 +145,5 @@ class EngineConfig(BaseModel):
         return given
 
     def engine(self) -> dict[str, Any]:
-        """Only the engine's settings, without those of the gateway."""
-        return self.model_dump(include=set(EngineConfig.model_fields))
+        """Only the engine's settings, without those of the gateway, as JSON values: so they compare equal to a stored answer."""
+        return self.model_dump(mode="json", include=set(EngineConfig.model_fields))

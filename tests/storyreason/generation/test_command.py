@@ -70,6 +70,12 @@ def test_what_fits_passes_and_one_engine_on_one_gpu_asks_for_nothing(tmp_path: P
     command.check(EngineConfig(), lambda: pytest.fail("torch was asked"), tmp_path)
 
 
+def test_settings_equal_what_a_gateway_says_of_them_as_json() -> None:
+    """Else a version that is served already would be deployed again."""
+    settings = EngineConfig(extra_args=("--max-loras", "2")).engine()
+    assert json.loads(json.dumps(settings)) == settings
+
+
 @pytest.mark.server
 def test_vllm_knows_the_options() -> None:
     vllm = Path(sys.executable).with_name("vllm")
