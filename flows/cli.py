@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storyreason import cli, home, resources
+from storyreason import cli, home, resources, runs
 from storyreason.cli.tell import RESOLVERS
 from storyreason.errors import RunError
 from tasks.results import Until
@@ -290,16 +290,20 @@ def registered(name: str) -> str:
     return registry.version(model, which).folder
 
 
-def _read_dotenv() -> None:
-    """Read the checkout's `.env`, if it has one."""
+def _enter() -> None:
+    """Read the checkout's `.env`, if it has one, and go on with runs that were moved or copied with their checkout."""
     if (home.folder() / ".env").is_file():
         from tasks import settings
 
         settings.read_dotenv()
+    if home.checkout() is not None and runs.moved() is not None:
+        from tasks import moving
+
+        moving.settle(lambda said: typer.echo(f"storyreason: {said}", err=True))
 
 
 def join(main: typer.Typer) -> None:
     """Add these verbs and the model registry to the library's command line, whose every verb now heeds the checkout's `.env`."""
     main.add_typer(app)
-    cli.BEFORE.append(_read_dotenv)
+    cli.BEFORE.append(_enter)
     RESOLVERS["models:/"] = registered

@@ -41,24 +41,36 @@ def root() -> Path:
 def place() -> Path:
     """Where `root` is; creates nothing.
 
-    `$STORYREASON_RUNS`, else `runs`; a relative path is relative to the checkout (`home.checkout`), not to the current
-    folder. Raises RunError outside a checkout when the variable is not set, and when the folder was copied or moved:
-    what is in it names files by their absolute paths.
+    Raises RunError outside a checkout when `$STORYREASON_RUNS` is not set, and when the folder was copied or moved: what is
+    in it names files by their absolute paths, until `tasks.moving` has changed that.
     """
+    if (made := moved()) is None:
+        return _chosen()
+    old, path = made
+    what = "is a copy of" if old.exists() else "was moved from"
+    raise RunError(
+        f"{path} {what} {old}, and what is in it names files there: `storyreason status` in this checkout changes that."
+    )
+
+
+def moved() -> tuple[Path, Path] | None:
+    """The path that the folder of all runs had when it was made, and the one it has now; None if they are the same."""
+    path = _chosen()
+    made_at = _made_at(path)
+    if made_at is None or made_at == path or (made_at.exists() and made_at.samefile(path)):
+        return None
+    return made_at, path
+
+
+def _chosen() -> Path:
+    """`$STORYREASON_RUNS`, else `runs`; a relative path is relative to the checkout (`home.checkout`), not to the current
+    folder."""
     chosen = os.environ.get("STORYREASON_RUNS")
     if not chosen and home.checkout() is None:
         raise RunError(
             f"{Path.cwd()} is not in a checkout of the project: change to one, or name it with --home or {home.VARIABLE}."
         )
-    path = home.folder() / (chosen or "runs")
-    made_at = _made_at(path)
-    if made_at is None or made_at == path or (made_at.exists() and made_at.samefile(path)):
-        return path
-    what = "is a copy of" if made_at.exists() else "was moved from"
-    again = "delete the copy" if made_at.exists() else "move it back, or delete it"
-    raise RunError(
-        f"{path} {what} {made_at}, and what is in it names files there: {again}. Without it, a run begins anew here."
-    )
+    return home.folder() / (chosen or "runs")
 
 
 def _made_at(path: Path) -> Path | None:

@@ -7,19 +7,16 @@ import io
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from storyreason import home, runs
 from storyreason.errors import RunError, without_password
-from tasks import registry, upgrading, versioning
+from tasks import moving, registry, upgrading, versioning
 from tasks.faults import one_line, plainly
 
 ABOUT = "backup.json"
@@ -204,7 +201,7 @@ def restore(file: Path) -> list[str]:
         restored = inside / "runs"
         if there := [one.name for one in restored.iterdir() if _holds_something(root / one.name)]:
             raise RunError(f"{root} has {', '.join(sorted(there))} already: move it away, then restore again.")
-        move(restored, Path(about["runs"]), root)
+        moving.move(restored, Path(about["runs"]), root)
         left = list(_restore_checkout(inside / "checkout"))
         if objects := _restore_objects(inside / "dvc"):
             left.append(f"{objects} files of data that was never pushed are in DVC's cache: push them with `dvc push`")
@@ -219,39 +216,6 @@ def restore(file: Path) -> list[str]:
 
 def _holds_something(path: Path) -> bool:
     return path.is_file() or any(one.is_file() for one in path.rglob("*") if one.name not in (".lock", "server.log"))
-
-
-def move(folder: Path, old: Path, new: Path) -> None:
-    """Make the files that name paths under `old` name those under `new`."""
-    if old == new:
-        return
-    for database in folder.rglob("*.db"):
-        _move_in_database(database, str(old), str(new))
-    for file in [*folder.rglob("manifest.json"), *folder.rglob("job.json"), *folder.glob("gateway*/state.json")]:
-        content = json.loads(file.read_text())
-        runs.write_text(file, json.dumps(_moved(content, str(old), str(new)), indent=2, ensure_ascii=False) + "\n")
-
-
-def _moved(value: Any, old: str, new: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _moved(one, old, new) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_moved(one, old, new) for one in value]
-    return new + value[len(old) :] if isinstance(value, str) and f"{value}/".startswith(f"{old}/") else value
-
-
-def _move_in_database(database: Path, old: str, new: str) -> None:
-    """In every text of a database that begins with the old path, or with it as a file's address."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-        for (table,) in tables.fetchall():
-            columns = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
-            for column in [one[1] for one in columns if "CHAR" in one[2].upper() or "TEXT" in one[2].upper()]:
-                for before, after in ((old, new), (f"file://{old}", f"file://{new}")):
-                    connection.execute(
-                        f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ?',
-                        (f"{after}/", len(before) + 2, len(before) + 1, f"{before}/"),
-                    )
 
 
 def _restore_checkout(folder: Path) -> Iterator[str]:

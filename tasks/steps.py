@@ -70,7 +70,9 @@ class Step(Generic[P, Result]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """The result, from the cache if it is complete. Only in a flow."""
         work = self.work(*args, **kwargs)
-        return self._result(work, self.task(work)(work, *args, **kwargs))
+        told = self.task(work)(work, *args, **kwargs)
+        # Prefect's copy may name files where a checkout was before it moved: the manifest on disk is the truth.
+        return self._result(work, runs.read_manifest(work.folder) or told)
 
     def compute(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """The result without Prefect: no retries, and no cache except the manifest."""

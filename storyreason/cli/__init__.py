@@ -61,9 +61,9 @@ def _options(
 ) -> None:
     if folder is not None:
         os.environ[home.VARIABLE] = str(folder.absolute())
+    home.refuse_foreign_environment()
     for prepare in BEFORE:
         prepare()
-    home.refuse_foreign_environment()
     if home.checkout() is not None:
         runs.place()  # refuses one that was copied or moved, before anything is written
 
