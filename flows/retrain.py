@@ -96,7 +96,7 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
     """Run the steps in order; yields the name of each when it is complete."""
     with clock.step("pull"):
         pulled, base = data.pull_all(config)
-        gate.warn_of_few(config, pulled)
+        gate.check_primary(config, pulled)
     cards.data(pulled)
     yield "pull"
 

@@ -19,7 +19,8 @@ from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.format.story import without_tags
 from storyreason.generation.config import Decoding
-from storyreason.scoring.catalogue import HEADLINES
+from storyreason.scoring import control
+from storyreason.scoring.catalogue import BOX_F1, HEADLINES
 from storyreason.scoring.metrics import Score
 from storyreason.training import progress
 from tasks import tracking, views
@@ -66,6 +67,9 @@ def scorecard(scores: dict[str, Evaluated]) -> None:
         for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
             cells = [_cell(cards.get((role, decoding)), score) for role in scores]
             lines.append(f"| {score.title}, {decoding} | {' | '.join(cells)} |")
+            if score.name == BOX_F1:
+                cells = [_control(cards.get((role, decoding)), score) for role in scores]
+                lines.append(f"| the same against other films' stories | {' | '.join(cells)} |")
     lines += ["", *(f"- {role}: {_run(one.run_id)}" for role, one in scores.items())]
     description = "scores of " + " and ".join(scores)
     create_markdown_artifact("\n".join(lines) + "\n", key="scorecard", description=description)
@@ -76,6 +80,11 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
         return "-"
     low, high = card.intervals()[score.name]
     return f"{score.text(card.metrics()[score.name])} ({score.text(low)} to {score.text(high)})"
+
+
+def _control(card: scoring.Scorecard | None, score: Score) -> str:
+    found = control.controlled(card).get(score.name) if card else None
+    return f"{score.text(found.controlled)} ({score.text(found.low)} to {score.text(found.high)})" if found else "-"
 
 
 def story(told: str, version: Version, page: Path, artifact: str) -> None:

@@ -12,6 +12,7 @@ from storyreason.format import answer
 from storyreason.generation import Prediction
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
+from storyreason.scoring import control
 from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
 from tasks import accelerator, tracking, views
@@ -21,7 +22,7 @@ from tasks.registry import Version
 from tasks.results import Compared, Evaluated, Pulled
 from tasks.steps import Work, step
 
-VERSION = 4
+VERSION = 5
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Generation settings that do not change the answers."""
@@ -96,7 +97,7 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
         card = cards[decoding] = scoring.score(
             references, _texts(answers), protocols=("strict", "paper"), grounded=decoding == "grounded"
         )
-        metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()}
+        metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()} | _controlled(decoding, card)
         runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
         runs.write_text(
             folder / f"{decoding}-stories.html", _page(config.name, subject, decoding, examples, answers, card)
@@ -140,6 +141,17 @@ def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> d
         "grounded/mended_boxes": float(sum(one.mended for one in answers)),
         **{f"grounded/unmended/{name}": without[name] for name in names},
     }
+
+
+def _controlled(decoding: str, card: scoring.Scorecard) -> dict[str, float]:
+    """What each score that may be the gate's primary keeps in each control, and its share of what that leaves to gain."""
+    metrics = {}
+    for wrong in card.controls:
+        for name, one in control.controlled(card, wrong).items():
+            if one.above is not None:
+                metrics[f"{decoding}/control/{wrong}/{name}"] = one.controlled
+                metrics[f"{decoding}/above_control/{wrong}/{name}"] = one.above
+    return metrics
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -205,7 +217,7 @@ def _log(
             mlflow.log_figure(run_id, figure, f"{decoding}/charts/{name}.png")
         for kind in ("scorecard.json", "stories.html"):
             mlflow.log_text(run_id, (work.folder / f"{decoding}-{kind}").read_text(), f"{decoding}/{kind}")
-    tracking.log_metrics(run_id, views.compared(metrics))
+    tracking.log_metrics(run_id, views.compared(metrics, config))
     if subject.run_id is None:
         tracking.close_run(run_id)
     return run_id

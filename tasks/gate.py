@@ -12,8 +12,11 @@ from prefect.events import emit_event
 
 from storyreason import scoring
 from storyreason.config import RunConfig
+from storyreason.errors import ScoringError
+from storyreason.format import answer
 from storyreason.generation.config import Decoding
-from storyreason.scoring import gate_report
+from storyreason.scoring import control, gate_report
+from storyreason.scoring.catalogue import BOX_F1, IDF1
 from tasks import approval, registry, tracking, views
 from tasks.data import stories_to_tell
 from tasks.evaluation import Subject
@@ -33,12 +36,41 @@ class Promotion:
     reason: str
 
 
-def warn_of_few(config: RunConfig, data: Pulled) -> None:
-    """Say before a training that the gate will refuse to decide, because there are too few test stories."""
-    stories = sum(1 for _ in stories_to_tell(config.data, data))
-    if stories < config.gate.min_stories:
-        get_run_logger().warning(
-            "the gate will not decide on %d test stories: gate.min_stories is %d", stories, config.gate.min_stories
+def check_primary(config: RunConfig, data: Pulled) -> None:
+    """Say before a training that the gate will refuse to decide, because there are too few test stories.
+
+    Raises ScoringError if the primary score is text-only on these stories: if the references themselves keep too much of it
+    when each is scored against the reference of another film's story (`storyreason.scoring.control`).
+    """
+    log = get_run_logger()
+    told = {one.story_id: one for one in map(scoring.Reference.of, stories_to_tell(config.data, data))}
+    if len(told) < config.gate.min_stories:
+        log.warning(
+            "the gate will not decide on %d test stories: gate.min_stories is %d", len(told), config.gate.min_stories
+        )
+        return
+    name = config.gate.primary.partition("/")[2]
+    protocols: tuple[scoring.Protocol, ...] = ("strict", "paper") if name.startswith("paper/") else ("strict",)
+    answers = {story_id: answer.join(one.chain_of_thought, one.story) for story_id, one in told.items()}
+    card = scoring.score(told.values(), answers, protocols, meteor=False)
+    found = control.controlled(card, confidence=config.gate.confidence, seed=config.gate.seed).get(name)
+    if found is None:
+        log.warning(
+            "%s is not controlled: no test story has one of another film with as many frames", config.gate.primary
+        )
+    elif not found.depends:
+        raise ScoringError(
+            f"gate.primary = {config.gate.primary!r} is text-only on this data: the references themselves, which score "
+            f"{found.value:.3f}, keep {found.controlled:.3f} of it against the references of other films' stories (upper "
+            f"bound {found.high:.3f}, on {found.stories} stories), and a third is the most. Take a score such as "
+            f"grounded/{BOX_F1} or grounded/{IDF1}, or add test stories of other films."
+        )
+    else:
+        log.info(
+            "%s: the references keep %.3f of %.3f against those of other films' stories",
+            config.gate.primary,
+            found.controlled,
+            found.value,
         )
 
 

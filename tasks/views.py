@@ -129,23 +129,36 @@ def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
     return dict(list(chosen.items())[: MOST_PARAMETERS - 1]) | {"overrides": overrides[:MOST_TEXT]}
 
 
-def compared(metrics: dict[str, float]) -> dict[str, float]:
-    """The scores of an evaluation that become metrics of its run: about two dozen for each decoding.
+def compared(metrics: dict[str, float], config: RunConfig) -> dict[str, float]:
+    """The scores of an evaluation that become metrics of its run: about two dozen for each decoding, and the controls of
+    the score that decides.
 
     Each metric is a chart of its own in MLflow, and a page with hundreds of charts takes minutes. All scores with their
     intervals are in the run's table `scores.json`.
     """
     names = {"stories", "grounded/mended_boxes"} | {f"{decoding}/{one.name}" for decoding in DECODINGS for one in MAIN}
+    from storyreason.scoring import control
+
+    decoding, _, primary = deciding(config).partition("/")
+    names |= {
+        f"{decoding}/{what}/{wrong}/{primary}" for what in ("control", "above_control") for wrong in control.CONTROLS
+    }
     return {name: value for name, value in metrics.items() if name in names}
 
 
 def table(cards: "dict[Decoding, scoring.Scorecard]") -> list[dict[str, str | float]]:
-    """Every score of each decoding with its 95 % interval, as rows of the run's table `scores.json`."""
+    """Every score of each decoding with its 95 % interval, as rows of the run's table `scores.json`.
+
+    `label` says whether a score depends on the pictures; `control` is what it keeps against the references of other films'
+    stories, `control_high` the upper bound of that, both empty for a score that compares no boxes.
+    """
+    from storyreason.scoring import control
+
     rows: list[dict[str, str | float]] = []
     for decoding, card in cards.items():
-        intervals = card.intervals()
+        intervals, label, controlled = card.intervals(), control.labels(card), control.controlled(card)
         for name, value in card.metrics().items():
-            score, (low, high) = SCORES[name], intervals[name]
+            score, (low, high), wrong = SCORES[name], intervals[name], controlled.get(name)
             rows.append(
                 {
                     "score": f"{decoding}/{name}",
@@ -154,6 +167,9 @@ def table(cards: "dict[Decoding, scoring.Scorecard]") -> list[dict[str, str | fl
                     "low": low,
                     "high": high,
                     "better": score.better or "",
+                    "label": label[name],
+                    "control": wrong.controlled if wrong else "",
+                    "control_high": wrong.high if wrong else "",
                 }
             )
     return rows

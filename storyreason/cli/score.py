@@ -36,7 +36,7 @@ def score(
     ] = None,
     meteor: Annotated[bool, typer.Option(help="Compute METEOR, which takes most of the paper protocol's time.")] = True,
 ) -> None:
-    """Score a model's answers, each score with its 95 % interval; with --against, test each difference to another model."""
+    """Score a model's answers, with 95 % intervals and a control; with --against, test each difference to another model."""
     from storyreason import runs
     from storyreason.predictions import load
     from storyreason.scoring import compare
@@ -72,15 +72,25 @@ def _card(
 
 
 def _as_json(card: "Scorecard", differences: "dict[str, Difference]") -> dict[str, Any]:
-    intervals = card.intervals()
-    scores = {
-        name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
-        for name, value in card.metrics().items()
-    }
+    from storyreason.scoring import control
+
+    intervals, labels, controlled = card.intervals(), control.labels(card), control.controlled(card)
+    scores: dict[str, dict[str, Any]] = {}
+    for name, value in card.metrics().items():
+        scores[name] = {"value": value, "low": intervals[name][0], "high": intervals[name][1], "label": labels[name]}
+        if one := controlled.get(name):
+            scores[name]["control"] = {"value": one.controlled, "low": one.low, "high": one.high, "above": one.above}
+    pairs = card.controls[control.REFERENCE].instead if card.controls else {}
     result: dict[str, Any] = {
         "story_count": len(card.story_ids),
         "missing": int(card.total("missing")),
         "scores": scores,
+        "control": {
+            "what": control.CONTROLS[control.REFERENCE],
+            "stories": len(pairs),
+            "left_out": len(card.story_ids) - len(pairs),
+            "pairs": dict(pairs),
+        },
     }
     if differences:
         result["against"] = {
@@ -94,9 +104,11 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
     from rich.console import Console
     from rich.table import Table
 
+    from storyreason.scoring import control
+
     # A pipe has no width: make it wide enough to keep each row on one line.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    table = Table("Score", "Value", "95 % interval")
+    table = Table("Score", "Value", "95 % interval", "Other films")
     if other:
         for head in ("Other", "Difference", "95 % interval", "Real?"):
             table.add_column(head)
@@ -106,14 +118,21 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
         missing = int(scored.total("missing")) if scored else 0
         if missing:
             console.print(f"{missing} predictions {which}are missing and count as empty answers.")
+    if card.controls:
+        pairs = len(card.controls[control.REFERENCE].instead)
+        console.print(
+            f"Other films: the score {control.CONTROLS[control.REFERENCE]} with as many frames, and its upper bound; "
+            f"{pairs} stories have one, {len(card.story_ids) - pairs} do not. Empty: text-only."
+        )
     console.print(f"{len(card.story_ids)} stories. {left_out} more scores with --format json or --out.")
 
 
 def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]") -> int:
     """Add a row for each main score and for each rule that some answer breaks. Returns the number of scores left out."""
+    from storyreason.scoring import control
     from storyreason.scoring.catalogue import SCORES
 
-    intervals = card.intervals()
+    intervals, controlled = card.intervals(), control.controlled(card)
     left_out = 0
     for name, value in card.metrics().items():
         change = differences.get(name)
@@ -123,7 +142,9 @@ def _fill(table: "Table", card: "Scorecard", differences: "dict[str, Difference]
             left_out += 1
             continue
         low, high = intervals[name]
-        cells = [name, score.text(value), f"{score.text(low)} to {score.text(high)}"]
+        wrong = controlled.get(name)
+        kept = f"{score.text(wrong.controlled)} (to {score.text(wrong.high)})" if wrong else ""
+        cells = [name, score.text(value), f"{score.text(low)} to {score.text(high)}", kept]
         if change:
             gain, least, most = (score.text(one, signed=True) for one in (change.gain, change.low, change.high))
             cells += [score.text(change.b), gain, f"{least} to {most}"]

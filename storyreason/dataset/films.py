@@ -24,12 +24,7 @@ def films(story_ids: Sequence[str], mapping: Mapping[str, str] | None = None) ->
             )
         return {story_id: mapping[story_id] for story_id in story_ids}
     named = {story_id: story_id.rpartition("-")[0] for story_id in story_ids}
-    if not all(named.values()):
-        log.warning(
-            "Story IDs do not contain a film (`film-k`) and there is no film mapping: the validation set is split by story."
-        )
-        return {story_id: story_id for story_id in story_ids}
-    return named
+    return named if all(named.values()) else {story_id: story_id for story_id in story_ids}
 
 
 def validation_ids(
@@ -41,6 +36,10 @@ def validation_ids(
     would be empty: with several films at least one is chosen and at least one is not; a single film is not chosen.
     """
     film_of = films(story_ids, mapping)
+    if mapping is None and not all(story_id.rpartition("-")[0] for story_id in story_ids):
+        log.warning(
+            "Story IDs do not contain a film (`film-k`) and there is no film mapping: the validation set is split by story."
+        )
     # The first eight hex digits as a number in 0..1.
     place = {film: int(hashlib.sha256(film.encode()).hexdigest()[:8], 16) / 2**32 for film in set(film_of.values())}
     chosen = {film for film, at in place.items() if at < share}

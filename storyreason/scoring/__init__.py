@@ -16,14 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storyreason.scoring.counting import Reference, score
+    from storyreason.scoring.counting import Protocol, Reference, score
     from storyreason.scoring.gate import Decision, decide
     from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
-__all__ = ["Decision", "Difference", "Reference", "Scorecard", "compare", "decide", "score"]
+__all__ = ["Decision", "Difference", "Protocol", "Reference", "Scorecard", "compare", "decide", "score"]
 
 _ROOMS = {
-    "Reference": "counting", "score": "counting",
+    "Protocol": "counting", "Reference": "counting", "score": "counting",
     "Decision": "gate", "decide": "gate",
     "Difference": "scorecard", "Scorecard": "scorecard", "compare": "scorecard",
 }  # fmt: skip

@@ -2,17 +2,19 @@
 
 The modules beside this one count columns for each story (`grounding.count` returns `grounding/matched`, …); a score is a
 formula over those columns. Scorecards, the gate, charts, reports, model cards and the page all read this list. To add a
-score, add an entry here, and to the module that counts it the columns it needs. Importing this module does not import
-numpy, because every configuration is validated against it.
+score, add an entry here (those of coherence are in its module), and to the module that counts it the columns it needs.
+Importing this module does not import numpy, because every configuration is validated against it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from storyreason.format import kinds
 from storyreason.format.rules import RULES
 from storyreason.format.words import FIRST_FORMS
+from storyreason.scoring import coherence
 from storyreason.scoring.metrics import Score, bleu, f1, harmonic, mean, meteor, precision_recall_f1, rate, share
 
 PAPER = "StoryReasoning (arXiv 2505.10292)"
@@ -281,6 +283,10 @@ GROUPS: Mapping[str, tuple[str, tuple[Score, ...]]] = {
     ),
     "Names": ("Does a person keep one name, and does the story use it?", tuple(_names())),
     "Persistence": ("Which entities appear in five images or more?", tuple(_persistence())),
+    "Coherence": (
+        "Does the story stay with its entities, in order and without repeating itself?",
+        tuple(coherence.scores()),
+    ),
     "Language": ("How long and how varied is the text?", tuple(_language())),
     "The paper's protocol": (
         "The published protocol, for comparison with published figures. Boxes of all images are pooled.",
@@ -302,6 +308,19 @@ GUARDED = tuple(score for score in SCORES.values() if score.guard)
 def known(name: str) -> bool:
     """Whether a score has this name (`strict/grounding/f1`, without the decoding)."""
     return name in SCORES
+
+
+_COMPARED = re.compile(
+    r"grounding/(\w+/)?(matched|matched_50_95|iou)|identity/(idtp|bcubed_\w+|links/right|switches)|"
+    r"references/(phantom|hallucinations)|paper/(Char\. |Obj\. )?(Precision|Recall|F1)|paper/mAP"
+)
+"""The columns that count what the boxes of answer and reference have in common."""
+
+
+def compares_boxes(name: str) -> bool:
+    """Whether a score depends on what boxes of the answer and of the reference have in common. Every other score is
+    *text-only* by construction: an answer gets it without a look at the pictures."""
+    return any(_COMPARED.fullmatch(column) for column in SCORES[name].formula.columns)
 
 
 def nearest(name: str) -> str | None:

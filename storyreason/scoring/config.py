@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from storyreason import forms
 
+Asked = Literal["other-film", "shuffled", "grey"]
+"""The controls that ask a model again; `storyreason.scoring.control.CONTROLS` says what is wrong in each."""
+
 
 class GateConfig(BaseModel):
     """The primary score must improve significantly; no guarded score may get worse by more than its tolerance."""
@@ -69,4 +72,9 @@ class GateConfig(BaseModel):
             raise ValueError(f"there is no score {name!r}" + (f": did you mean '{decoding}/{near}'?" if near else ""))
         if catalogue.SCORES[name].better != "higher":
             raise ValueError(f"{name} cannot be the primary score: higher is not better")
+        if not catalogue.compares_boxes(name):
+            raise ValueError(
+                f"{name} is text-only: it compares no boxes, so no picture is needed for it; take "
+                f"{decoding}/{catalogue.BOX_F1}"
+            )
         return primary

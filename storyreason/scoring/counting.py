@@ -14,7 +14,19 @@ from storyreason.format import analysis, answer, rules, story
 from storyreason.format.analysis import Analysis
 from storyreason.format.answer import Answer
 from storyreason.format.story import Story
-from storyreason.scoring import grounding, identity, language, length, mentions, names, paper, persistence, validity
+from storyreason.scoring import (
+    coherence,
+    control,
+    grounding,
+    identity,
+    language,
+    length,
+    mentions,
+    names,
+    paper,
+    persistence,
+    validity,
+)
 from storyreason.scoring.java import Meteor
 from storyreason.scoring.matching import entity_boxes, pairs
 from storyreason.scoring.scorecard import Scorecard
@@ -52,12 +64,14 @@ def score(
     every rule broken. The paper's protocol, which includes the language metrics, needs Java; METEOR takes 62 ms a story
     and can be omitted. `grounded` says that the answers were decoded grounded, which makes errors of some warnings
     (`rules.GROUNDED`). References may be a generator and predictions a lazy mapping: only a block of stories is in
-    memory at a time, and only sums are kept. Raises ScoringError for a repeated or unknown story ID, or if there is no
+    memory at a time; only sums and, in the strict protocol, boxes are kept, which the control compares with another film's
+    (`storyreason.scoring.control`). Raises ScoringError for a repeated or unknown story ID, or if there is no
     story.
     """
     story_ids: list[str] = []
     columns: tuple[str, ...] = ()
     rows: list[np.ndarray] = []
+    kept: list[control.Kept] = []
     with ExitStack() as stack:
         words = language.Counting(stack.enter_context(Meteor()) if meteor else None) if "paper" in protocols else None
         for block in _blocks(references):
@@ -65,7 +79,9 @@ def score(
             texts = words.begin([(pair.reference.story, pair.answer.story_text) for pair in parsed]) if words else None
             found: list[dict[str, float]] = [{"stories": 1, "missing": pair.missing} for pair in parsed]
             if "strict" in protocols:
-                found = [counts | _strict(pair, grounded) for counts, pair in zip(found, parsed, strict=True)]
+                scored = [_strict(pair, grounded, "paper" in protocols) for pair in parsed]
+                found = [counts | of_story for counts, (of_story, _) in zip(found, scored, strict=True)]
+                kept += [of_story for _, of_story in scored]
             if words and texts:
                 paired = zip(found, parsed, words.count(texts), strict=True)
                 found = [counts | _paper(pair) | of_words for counts, pair, of_words in paired]
@@ -76,7 +92,9 @@ def score(
     if not rows:
         raise ScoringError("There is no story to score: the split is empty.")
     _refuse_unknown(predictions, set(story_ids))
-    return Scorecard(tuple(story_ids), (*columns, *late), np.column_stack([np.stack(rows), *late.values()]))
+    sums = np.column_stack([np.stack(rows), *late.values()])
+    wrong = control.against_others(kept)
+    return Scorecard(tuple(story_ids), (*columns, *late), sums, {control.REFERENCE: wrong} if wrong else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +112,8 @@ def _parse(reference: Reference, prediction: str | None) -> _Parsed:
     return _Parsed(reference, reference_analysis, answer.read(prediction or ""), prediction is None)
 
 
-def _strict(pair: _Parsed, grounded: bool) -> dict[str, float]:
-    """One story's counts in the strict protocol. An unreadable answer counts as empty."""
+def _strict(pair: _Parsed, grounded: bool, of_paper: bool) -> tuple[dict[str, float], control.Kept]:
+    """One story's counts in the strict protocol, and what its control needs. An unreadable answer counts as empty."""
     reference, reference_analysis, read = pair.reference, pair.reference_analysis, pair.answer
     reference_story, _ = story.read(reference.story)
     predicted, predicted_story = (read.analysis, read.story) if read.readable else (None, None)
@@ -106,7 +124,7 @@ def _strict(pair: _Parsed, grounded: bool) -> dict[str, float]:
     predicted_boxes = entity_boxes(predicted, reference.sizes)
     candidates = pairs(reference_boxes, predicted_boxes)
     idtp, matched = identity.match(reference_boxes, predicted_boxes, candidates)
-    return {
+    counts = {
         **validity.count(problems, pair.missing, grounded),
         **grounding.count(reference_boxes, predicted_boxes, candidates, frames=len(reference.sizes)),
         **identity.count(reference_boxes, predicted_boxes, idtp, matched),
@@ -114,13 +132,30 @@ def _strict(pair: _Parsed, grounded: bool) -> dict[str, float]:
         **names.count(predicted, predicted_story),
         **persistence.count(reference_analysis, reference_story, predicted, predicted_story),
         **length.count(reference_story, predicted_story),
+        **coherence.count(reference_analysis, reference_story, predicted, predicted_story, len(reference.sizes)),
     }
+    kept = control.Kept(
+        reference.story_id,
+        reference.sizes,
+        reference_boxes,
+        predicted_boxes,
+        told=control.told(predicted_story, predicted_boxes),
+        unfounded=counts["references/hallucinations"] - counts["references/phantom"],
+        mentions=int(counts["references/mentions"]),
+        truths=paper.pool(reference_analysis, len(reference.sizes)) if of_paper else (),
+        claims=_claims(pair) if of_paper else None,
+    )
+    return counts, kept
+
+
+def _claims(pair: _Parsed) -> list[paper.Claim]:
+    """The answer's boxes in the paper's protocol, which cannot read an answer without `<think>` and `</think>`."""
+    return paper.pool(pair.answer.analysis if pair.answer.story is not None else None, len(pair.reference.sizes))
 
 
 def _paper(pair: _Parsed) -> dict[str, float]:
-    """One story's scores in the paper's protocol, which cannot read an answer without `<think>` and `</think>`."""
-    predicted = pair.answer.analysis if pair.answer.story is not None else None
-    return paper.count(pair.reference_analysis, predicted, frames=len(pair.reference.sizes))
+    """One story's scores in the paper's protocol."""
+    return paper.count(paper.pool(pair.reference_analysis, len(pair.reference.sizes)), _claims(pair))
 
 
 def _blocks(references: Iterable[Reference]) -> Iterator[list[Reference]]:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 from storyreason.errors import ScoringError
+from storyreason.scoring import control
 from storyreason.scoring.catalogue import GUARDED, MAIN, SCORES, VALID
 from storyreason.scoring.config import GateConfig
 from storyreason.scoring.metrics import Score
@@ -102,6 +103,7 @@ def decide(
     undefined = theirs.metrics().keys() - ours.metrics().keys()
     checks = (
         _primary(differences[primary], config, len(ours.story_ids)),
+        *_controls(ours, primary, config),
         *_floor(*guarded[VALID], config),
         *_guards(guarded, undefined, config),
     )
@@ -169,6 +171,32 @@ def _primary(change: Difference, config: GateConfig, stories: int) -> Check:
     return Check(
         config.primary, change.low > config.min_gain, _gain(score, change, config.confidence), required, advice
     )
+
+
+def _controls(card: Scorecard, primary: str, config: GateConfig) -> Iterable[Check]:
+    """What decides must come from the pictures: little of the primary score may remain where they are wrong.
+
+    A control of fewer than `gate.min_stories` stories decides nothing, and a score of 0 has nothing to lose.
+    """
+    text, settings = SCORES[primary].text, (config.confidence, config.resamples, config.seed)
+    for name, wrong in control.CONTROLS.items():
+        one = control.controlled(card, name, *settings).get(primary)
+        if name == "shuffled" or (one is None and name != control.REFERENCE):
+            continue
+        if one is None or one.stories < config.min_stories:
+            found, required = f"not known: {one.stories if one else 0} stories have it", f"{config.min_stories} stories"
+            yield Check(f"control of {config.primary}, {name}", True, found, f"{required} to tell", "")
+            continue
+        found = (
+            f"{text(one.controlled)} ({config.confidence:.0%} interval {text(one.low)} to {text(one.high)}) of "
+            f"{text(one.value)} remain {wrong}"
+        )
+        advice = (
+            f"{config.primary} is text-only for this model, which gets much of it without the right pictures: look at its "
+            "story pages for what it always says."
+        )
+        required = f"an upper bound under a third, {text(one.value * control.SHARE)}"
+        yield Check(f"control of {config.primary}, {name}", one.depends or one.value == 0, found, required, advice)
 
 
 def _floor(decoding: str, change: Difference, config: GateConfig) -> Iterable[Check]:

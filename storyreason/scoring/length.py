@@ -16,14 +16,19 @@ def plain(story: Story) -> str:
     )
 
 
+def words(story: Story) -> list[str]:
+    """The words of a story, in lower case."""
+    return _WORD.findall(plain(story).lower())
+
+
 def count(reference: Story, predicted: Story) -> dict[str, float]:
     """One story's counts: words of answer and reference, and the answer's n-grams, total and distinct (distinct-n, Li et
     al. 2016)."""
-    words = _WORD.findall(plain(predicted).lower())
+    told = words(predicted)
     return {
-        "length/reference_words": len(_WORD.findall(plain(reference))),
-        "length/words": len(words),
-        "length/distinct_1": len(set(words)),
-        "length/bigrams": max(0, len(words) - 1),
-        "length/distinct_2": len(set(pairwise(words))),
+        "length/reference_words": len(words(reference)),
+        "length/words": len(told),
+        "length/distinct_1": len(set(told)),
+        "length/bigrams": max(0, len(told) - 1),
+        "length/distinct_2": len(set(pairwise(told))),
     }

@@ -5,6 +5,7 @@ decide by the strict protocol instead. All scores are means over stories of a sc
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,17 +17,25 @@ _THRESHOLD = 0.5
 _LEVELS = np.linspace(0, 1, 11)
 
 
-def count(reference: Analysis, predicted: Analysis | None, frames: int) -> dict[str, float]:
-    """One story's scores. `predicted` is None if the answer cannot be read; it then counts as having no boxes."""
-    truths, claims = _pool(reference, frames), _pool(predicted or Analysis(), frames)
-    iou = boxes.iou_matrix([box for box, _ in truths], [box for box, _ in claims])
-    same = np.array([a for _, a in truths], bool)[:, None] == np.array([b for _, b in claims], bool)[None, :]
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A box of an image, and whether it is a person's."""
+
+    image: int
+    box: Box
+    person: bool
+
+
+def count(truths: Sequence[Claim], claims: Sequence[Claim]) -> dict[str, float]:
+    """One story's scores, from the `pool` of the reference and that of the answer."""
+    iou = boxes.iou_matrix([one.box for one in truths], [one.box for one in claims])
+    same = np.array([a.person for a in truths], bool)[:, None] == np.array([b.person for b in claims], bool)[None, :]
     matched = greedy(np.where(same, iou, 0.0))
     scores: dict[str, float] = {}
     for label, people in (("", (True, False)), ("Char. ", (True,)), ("Obj. ", (False,))):
-        right = sum(claims[j][1] in people for _, j in matched)
-        predictions = sum(person in people for _, person in claims)
-        references = sum(person in people for _, person in truths)
+        right = sum(claims[j].person in people for _, j in matched)
+        predictions = sum(one.person in people for one in claims)
+        references = sum(one.person in people for one in truths)
         precision = right / predictions if predictions else 1.0
         recall = right / references if references else (0.0 if predictions else 1.0)
         both = precision + recall
@@ -38,15 +47,21 @@ def count(reference: Analysis, predicted: Analysis | None, frames: int) -> dict[
     return scores
 
 
-def _pool(analysis: Analysis, frames: int) -> list[tuple[Box, bool]]:
-    """The boxes of all images in table order, each with whether it is a person; none if a section's image does not exist."""
-    if any(not 1 <= section.image <= frames for section in analysis.sections):
+def pool(analysis: Analysis | None, frames: int) -> list[Claim]:
+    """The boxes of all images in table order: none if the answer cannot be read (None), or if a section's image does not
+    exist."""
+    sections = analysis.sections if analysis else ()
+    if any(not 1 <= section.image <= frames for section in sections):
         return []
-    pool = []
-    for section in analysis.sections:
-        pool += [(row.box, True) for row in section.characters if row.box]
-        pool += [(row.box, row.description.lower().startswith("person")) for row in section.objects if row.box]
-    return pool
+    claims = []
+    for section in sections:
+        claims += [Claim(section.image, row.box, True) for row in section.characters if row.box]
+        claims += [
+            Claim(section.image, row.box, row.description.lower().startswith("person"))
+            for row in section.objects
+            if row.box
+        ]
+    return claims
 
 
 def greedy(iou: np.ndarray) -> list[tuple[int, int]]:

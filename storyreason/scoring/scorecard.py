@@ -5,8 +5,9 @@ computed from these rows, so a stored scorecard can be compared with one that is
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,16 @@ _CELLS = 8_000_000
 
 @dataclass(frozen=True, eq=False)
 class Scorecard:
-    """`sums` is [stories, columns], float64; `story_ids` and `columns` name its rows and columns."""
+    """`sums` is [stories, columns], float64; `story_ids` and `columns` name its rows and columns.
+
+    `controls` are the same sums with something wrong on purpose, by the names of `control.CONTROLS`: what remains of a score
+    there does not come from the pictures. An older scorecard has none.
+    """
 
     story_ids: tuple[str, ...]
     columns: tuple[str, ...]
     sums: np.ndarray
+    controls: "Mapping[str, Control]" = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Every score that is defined over all stories, by name (`strict/grounding/f1`)."""
@@ -52,14 +58,21 @@ class Scorecard:
             rows.append({"story_id": story_id, **scores})
         return rows
 
+    def only(self, story_ids: Sequence[str]) -> "Scorecard":
+        """The scorecard of these of its stories, in this order, without controls."""
+        place = {story_id: i for i, story_id in enumerate(self.story_ids)}
+        return Scorecard(tuple(story_ids), self.columns, self.sums[[place[story_id] for story_id in story_ids]])
+
     def total(self, column: str) -> float:
         """The sum of a column over all stories, 0 if there is no such column."""
         return float(self.sums[:, self.columns.index(column)].sum()) if column in self.columns else 0.0
 
     def to_json(self) -> str:
         """The scorecard as JSON; `from_json` restores it exactly."""
-        rows = [[int(x) if x == int(x) else x for x in row] for row in self.sums.tolist()]
-        content = {"format": FORMAT, "story_ids": self.story_ids, "columns": self.columns, "sums": rows}
+        content: dict[str, Any] = {"format": FORMAT, "story_ids": self.story_ids, "columns": self.columns}
+        content["sums"] = _plain(self.sums)
+        if self.controls:
+            content["controls"] = {name: one.content() for name, one in self.controls.items()}
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
     @staticmethod
@@ -71,8 +84,8 @@ class Scorecard:
             found = content["format"]
             if found != FORMAT:
                 raise ScoringError(f"Found a scorecard of format {found}; {expected}.")
-            ids, columns = tuple(content["story_ids"]), tuple(content["columns"])
-            return Scorecard(ids, columns, np.array(content["sums"], float).reshape(len(ids), len(columns)))
+            controls = {name: Control.of(one) for name, one in content.get("controls", {}).items()}
+            return Scorecard(*_table(content["story_ids"], content["columns"], content["sums"]), controls)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ScoringError(f"The text cannot be read ({type(error).__name__}: {error}); {expected}.") from error
 
@@ -87,6 +100,35 @@ class Scorecard:
         """
         parts = [weights @ self.sums for weights in _draws(len(self.story_ids), resamples, seed)]
         return dict(zip(self.columns, np.concatenate(parts).T, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A control of a scorecard. `instead` says, for each story that has one, what took the place of its own reference or
+    frames; the stories without one are left out. `card` has the columns that compare boxes, in the order of `instead`."""
+
+    instead: Mapping[str, str]
+    card: Scorecard
+
+    def content(self) -> dict[str, Any]:
+        """As JSON values; `of` restores it exactly."""
+        return {"instead": dict(self.instead), "columns": self.card.columns, "sums": _plain(self.card.sums)}
+
+    @staticmethod
+    def of(content: Mapping[str, Any]) -> "Control":
+        """The control that `content` wrote. Raises KeyError, TypeError or ValueError if it is none."""
+        instead = dict(content["instead"])
+        return Control(instead, Scorecard(*_table(tuple(instead), content["columns"], content["sums"])))
+
+
+def _plain(sums: np.ndarray) -> list[list[float]]:
+    return [[int(x) if x == int(x) else x for x in row] for row in sums.tolist()]
+
+
+def _table(
+    ids: Sequence[str], columns: Sequence[str], sums: Sequence[Sequence[float]]
+) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    return tuple(ids), tuple(columns), np.array(sums, float).reshape(len(ids), len(columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +178,8 @@ def _aligned(card: Scorecard, other: Scorecard) -> Scorecard:
             f"the second (for example {example!r}). Score both models on the same test split."
         )
     place = {story_id: i for i, story_id in enumerate(card.story_ids)}
-    return Scorecard(other.story_ids, card.columns, card.sums[[place[story_id] for story_id in other.story_ids]])
+    rows = [place[story_id] for story_id in other.story_ids]
+    return Scorecard(other.story_ids, card.columns, card.sums[rows], card.controls)
 
 
 def _draws(stories: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -52,6 +52,8 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ),
         ("gate.primary=free/paper/ROUGE_L", "did you mean 'free/paper/ROUGE-L'?"),
         ("gate.primary=free/strict/language/words", "higher is not better"),
+        ("gate.primary=free/strict/validity/valid", "strict/validity/valid is text-only: it compares no boxes"),
+        ("gate.primary=free/paper/METEOR", "take free/strict/grounding/f1"),
         (
             "training.images_first=false",
             "training.images_first and generation.images_first differ: set both to the same value",

@@ -11,6 +11,7 @@ from prefect.logging import disable_run_logger
 
 from storyreason import dataset, sample
 from storyreason.config import RunConfig
+from storyreason.errors import ScoringError
 from tasks import gate, registry, tracking
 from tasks.gate import Promotion
 from tasks.results import Pulled
@@ -96,9 +97,29 @@ def test_too_few_test_stories_for_a_decision_are_told_before_the_training(
     dataset.write(sample.examples("test", films=2), tmp_path, "test")
     pulled = Pulled((str(tmp_path),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
 
-    gate.warn_of_few(CONFIG, pulled)
+    gate.check_primary(CONFIG, pulled)
     assert "the gate will not decide on 4 test stories: gate.min_stories is 30" in caplog.text
 
     caplog.clear()
-    gate.warn_of_few(RunConfig.model_validate({"gate": {"min_stories": 4}}), pulled)
-    assert caplog.text == ""
+    gate.check_primary(RunConfig.model_validate({"gate": {"min_stories": 4}}), pulled)
+    assert (
+        "grounded/strict/grounding/f1 is not controlled: of 4 test stories, 0 have one of another film" in caplog.text
+    )
+
+
+def test_a_primary_score_that_is_text_only_on_the_data_is_refused_by_name_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "get_run_logger", lambda: logging.getLogger("run"))
+    # Given stories of different films that all tell the same of the same frames
+    first = next(sample.examples("test", films=1))
+    dataset.write([replace(first, story_id=f"film{number}-1") for number in range(4)], tmp_path, "test")
+    pulled = Pulled((str(tmp_path),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
+
+    with pytest.raises(ScoringError) as error:
+        gate.check_primary(RunConfig.model_validate({"gate": {"min_stories": 4}}), pulled)
+
+    assert str(error.value).startswith(
+        "gate.primary = 'grounded/strict/grounding/f1' is text-only on this data: the references themselves, which score "
+        "1.000, keep 1.000 of it against the references of other films' stories (upper bound 1.000, on 4 stories)"
+    )

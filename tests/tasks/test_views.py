@@ -8,13 +8,14 @@ import pytest
 from storyreason import sample, scoring
 from storyreason.config import load, presets
 from storyreason.format import answer
+from storyreason.scoring import control
 from storyreason.scoring.catalogue import SCORES
 from tasks import tracking, training, views
 
 
 @pytest.fixture(scope="module")
 def card() -> scoring.Scorecard:
-    examples = list(sample.examples("test", films=2))
+    examples = list(sample.examples("test", films=3))
     told = {one.story_id: answer.join(one.chain_of_thought, one.story) for one in examples}
     return scoring.score([scoring.Reference.of(one) for one in examples], told)
 
@@ -34,15 +35,23 @@ def test_a_run_has_at_most_40_parameters_and_one_of_them_says_what_differs_from_
     }
 
 
-def test_every_score_of_both_decodings_and_every_curve_are_at_most_60_metrics() -> None:
+def test_every_score_of_both_decodings_and_every_curve_are_at_most_62_metrics() -> None:
     scores = {f"{decoding}/{name}": 1.0 for decoding in views.DECODINGS for name in SCORES}
     unmended = {f"grounded/unmended/{name}": 1.0 for name in SCORES}
+    at = [f"{decoding}/{what}/other-reference" for decoding in views.DECODINGS for what in ("control", "above_control")]
+    controls = {f"{place}/{name}": 1.0 for place in at for name in SCORES}
+    everything = {"stories": 1.0, "grounded/mended_boxes": 1.0, **scores, **unmended, **controls}
 
-    shown = views.compared({"stories": 1.0, "grounded/mended_boxes": 1.0, **scores, **unmended})
+    shown = views.compared(everything, load("sample"))
 
     curves = sum(len(names) for names in training.CURVES.values())
-    assert len(shown) + curves <= 60
+    assert len(shown) + curves <= 62
     assert set(views.columns(load("sample"))) <= shown.keys()
+    # Of the controls, that of the score that decides.
+    assert shown.keys() & controls.keys() == {
+        "grounded/control/other-reference/strict/grounding/f1",
+        "grounded/above_control/other-reference/strict/grounding/f1",
+    }
 
 
 def test_the_table_holds_every_score_with_its_interval(card: scoring.Scorecard) -> None:
@@ -57,7 +66,12 @@ def test_the_table_holds_every_score_with_its_interval(card: scoring.Scorecard) 
         "low": low,
         "high": high,
         "better": "higher",
+        "label": "image-dependent",
+        "control": control.controlled(card)["strict/grounding/f1"].controlled,
+        "control_high": control.controlled(card)["strict/grounding/f1"].high,
     }
+    words = rows["free/strict/language/words"]
+    assert (words["label"], words["control"], words["control_high"]) == ("text-only", "", "")
 
 
 def test_a_sentence_says_the_scores_by_which_a_version_is_known(card: scoring.Scorecard) -> None:

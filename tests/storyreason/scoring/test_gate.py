@@ -1,12 +1,15 @@
 """The gate's decision, from scorecards whose sums are written by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from storyreason.errors import ScoringError
-from storyreason.scoring import Scorecard, decide
+from storyreason.scoring import Decision, Scorecard, control, decide
 from storyreason.scoring.config import GateConfig
 from storyreason.scoring.gate_report import report
+from storyreason.scoring.scorecard import Control
 
 
 def card(matched: list[int], valid: list[int] | None = None, **more: list[float]) -> Scorecard:
@@ -163,3 +166,43 @@ def test_mismatched_scorecards_are_rejected_with_one_sentence() -> None:
             card(WEAK),
             GateConfig(primary="free/paper/F1"),
         )
+
+
+def controlled(matched: list[int], kept: list[int], **settings: float) -> Decision:
+    """The decision on a challenger with a control in which `kept` of its boxes match, against a weak champion."""
+    ours, wrong = card(matched), card(kept)
+    ours = replace(ours, controls={control.REFERENCE: Control(dict.fromkeys(wrong.story_ids, "other-1"), wrong)})
+    return decide(ours, card(WEAK), GateConfig.model_validate(settings))
+
+
+def test_a_challenger_that_needs_the_pictures_is_promoted_and_the_report_says_what_its_control_keeps() -> None:
+    decision = controlled(STRONG, [1, 2, 1, 2] * 10)
+
+    assert decision.promote
+    assert (
+        "- passed: control of grounded/strict/grounding/f1, other-reference: 0.150 (95% interval 0.135 to 0.165) of 0.725 "
+        "remain against the references of other films' stories; required: an upper bound under a third, 0.242"
+    ) in report(decision)
+
+
+def test_a_challenger_that_gets_a_third_of_its_score_from_other_pictures_is_held() -> None:
+    decision = controlled(STRONG, [2, 3, 2, 3] * 10)  # 0.25 of 0.725
+
+    assert decision.verdict == "keep"
+    assert "text-only for this model" in decision.advice
+    assert "control of grounded/strict/grounding/f1, other-reference: 0.250" in decision.reason
+
+
+def test_the_bound_of_the_control_decides_and_not_its_value() -> None:
+    # Given a control of 0.2 on average, whose interval reaches above 0.242
+    uneven = [0] * 32 + [10] * 8
+
+    assert not controlled(STRONG, uneven).promote
+    assert controlled(STRONG, [2] * 40).promote
+
+
+def test_a_control_of_few_stories_and_a_score_of_nothing_decide_nothing() -> None:
+    few = controlled([8] * 40, [8] * 20)
+    assert few.promote
+    assert "control of grounded/strict/grounding/f1, other-reference: not known: 20 stories have it" in report(few)
+    assert controlled([0] * 40, [0] * 40, min_gain=-1).promote
