@@ -107,7 +107,7 @@ def log_runs(count: int, stories: int) -> list[str]:
             tracking.client().log_batch(run_id, points)
         card = scoring.score(references, told, protocols=("strict", "paper"), meteor=False)
         scores = {f"{decoding}/{name}": value for decoding in views.DECODINGS for name, value in card.metrics().items()}
-        tracking.log_metrics(run_id, views.compared(scores | {"stories": len(examples)}))
+        tracking.log_metrics(run_id, views.compared(scores | {"stories": len(examples)}, config))
         tracking.log_table(run_id, views.table(dict.fromkeys(views.DECODINGS, card)), "scores.json")
         tracking.note(run_id, views.sentence(card))
         tracking.close_run(run_id)

@@ -54,9 +54,12 @@ def check_primary(config: RunConfig, data: Pulled) -> None:
     answers = {story_id: answer.join(one.chain_of_thought, one.story) for story_id, one in told.items()}
     card = scoring.score(told.values(), answers, protocols, meteor=False)
     found = control.controlled(card, confidence=config.gate.confidence, seed=config.gate.seed).get(name)
-    if found is None:
+    if found is None or found.stories < config.gate.min_stories:
         log.warning(
-            "%s is not controlled: no test story has one of another film with as many frames", config.gate.primary
+            "%s is not controlled: of %d test stories, %d have one of another film with as many frames",
+            config.gate.primary,
+            len(told),
+            found.stories if found else 0,
         )
     elif not found.depends:
         raise ScoringError(

@@ -29,9 +29,8 @@ def scores() -> Iterator[Score]:
     """The scores of this group in the catalogue. None of them looks at boxes."""
     grid, graph = "Barzilay and Lapata 2008, section 3.1", "Guinaudeau and Strube 2013, section 3"
     for side, of in (("", "the answer"), ("reference", "the reference")):
-        at, name, title = ("coherence", "strict/coherence/", "") if not side else (
-            "coherence/reference", "strict/coherence/reference_", "reference's "
-        )  # fmt: skip
+        at = f"coherence/{side}" if side else "coherence"
+        name, title = (f"strict/coherence/{side}_", "reference's ") if side else ("strict/coherence/", "")
         better: Literal["higher"] | None = None if side else "higher"
         yield Score(
             f"{name}continuity", f"{title}entity continuity", rate(f"{at}/continued", f"{at}/transitions"),
