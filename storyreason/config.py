@@ -172,6 +172,10 @@ def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     return load(preset, [f"serving.port={port}", *overrides])
 
 
+ONLY_IN_FILES = ("serving.roll", "serving.extra_args")
+"""Settings that can run any program. Whoever may start a flow may give overrides, but cannot write files here."""
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -188,6 +192,12 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
+    for name in _flatten({key: value}):
+        if name.startswith(ONLY_IN_FILES):
+            raise ConfigError(
+                f"{name} can run any program, so only a preset's file may set it: copy the preset (`storyreason preset show`), "
+                "set it there, and name the file instead of the preset."
+            )
     raw[leaf] = value
 
 

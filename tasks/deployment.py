@@ -1,14 +1,18 @@
 """Deployment as a step: a request to the gateway, then the aliases, then one story told by the served version."""
 
+import os
+import subprocess
 import time
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
-from storyreason import dataset, generation, page, runs
+from storyreason import dataset, generation, home, page, runs
 from storyreason.config import RunConfig
+from storyreason.errors import GatewayError
 from storyreason.format import answer
+from storyreason.generation.vllm import NAME
 from storyreason.serving import client as gateway
 from tasks import accelerator, cards, registry, tracking
 from tasks.faults import from_outside, plainly
@@ -44,7 +48,10 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
     if gateway.serves(config.serving, version.folder, config.generation):
         logger.info("%s version %s is served already and healthy: nothing to deploy", version.name, version.number)
     else:
-        logger.info("starting %s version %s beside what is served ...", version.name, version.number)
+        if config.serving.external:
+            _roll(config, version)
+        else:
+            logger.info("starting %s version %s beside what is served ...", version.name, version.number)
         with accelerator.taken(config.serving.devices):
             gateway.deploy(
                 config.serving,
@@ -58,6 +65,20 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     registry.move_champion(version, by_hand)
     return Served(version.number, version.folder, gateway.url(config.serving))
+
+
+def _roll(config: RunConfig, version: Version) -> None:
+    """Have the engine that somebody else runs serve a version, by the preset's command. Raises GatewayError if it fails."""
+    logger, engine, command = get_run_logger(), config.serving.external, config.serving.roll
+    names = f"{NAME} {version.name}-{version.number}"
+    logger.info("waiting for %s to serve %s%s", engine, names, f", by: {command}" if command else "")
+    if not command:
+        return
+    environment = {**os.environ, "STORYREASON_MODEL": version.folder, "STORYREASON_NAMES": names}
+    done = subprocess.run(command, shell=True, cwd=home.folder(), env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or ["it printed nothing"]
+        raise GatewayError(f"The command in serving.roll ended with {done.returncode}: {said[-1].strip()}")
 
 
 @task(name="tell")

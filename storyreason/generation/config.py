@@ -112,9 +112,15 @@ class EngineConfig(BaseModel):
     kv_cache_dtype: str = Field(
         default="auto", pattern=r"^\w+$", description="Type of the key-value cache, such as fp8; auto: the model's."
     )
-    extra_args: tuple[str, ...] = Field(
-        default=(),
+    extra_args: list[str] = Field(
+        default=[],
         description='More options of `vllm serve`, handed on as they are: ["--max-num-batched-tokens=8192"].',
+    )
+    external: str = Field(
+        default="",
+        pattern=r"^(https?://[\w.\-\[\]:]+)?$",
+        description="Serve from an engine that runs already, such as http://engine:8000; empty: start vLLM. Evaluations start "
+        "their own.",
     )
     startup_timeout: float = Field(
         default=240.0, gt=0, description="Seconds that an engine may take from its start to its first answer."
@@ -131,7 +137,7 @@ class EngineConfig(BaseModel):
 
     @field_validator("extra_args")
     @classmethod
-    def _leave_ours_alone(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+    def _leave_ours_alone(cls, given: list[str]) -> list[str]:
         """Reject options that we set: vLLM would take the last of two without a word."""
         for argument in given:
             if not argument.startswith("-"):

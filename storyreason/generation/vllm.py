@@ -87,7 +87,7 @@ class VllmServer:
             raise EngineError(f"vLLM on port {self.port} does not list its models ({error}); see {self.log}.") from None
         if self.name not in [model["id"] for model in listed["data"]]:
             raise EngineError(f"Port {self.port} does not serve {self.name!r}: another server has taken it.")
-        tell(self.url, self.name, [_grey_picture()], GenerationConfig(max_tokens=1, timeout=timeout))
+        tell(self.url, self.name, [grey_picture()], GenerationConfig(max_tokens=1, timeout=timeout))
 
     def stop(self) -> None:
         """Stop the process and everything it started; requests in flight are aborted. May be called twice."""
@@ -261,7 +261,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _grey_picture() -> bytes:
+def grey_picture() -> bytes:
+    """A small picture to ask an engine about."""
     import io
 
     from PIL import Image

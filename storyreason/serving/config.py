@@ -33,6 +33,11 @@ class ServingConfig(EngineConfig):
         description="A folder of story pages (from `storyreason page`) that the web page shows as a gallery; null: the "
         "evaluations in runs/; empty: none.",
     )
+    roll: str = Field(
+        default="",
+        description="A shell command that makes the engine of serving.external serve a version; in it $STORYREASON_MODEL is the "
+        "model's folder and $STORYREASON_NAMES the names to serve it under.",
+    )
     models: str = Field(
         default="",
         description="The folder that must contain a deployment's model; empty: runs/, where every run writes its models.",

@@ -16,12 +16,16 @@ from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory, tell_and_check
 from storyreason.serving import state
 from storyreason.serving.config import ServingConfig
+from storyreason.serving.external import ExternalEngine
 from storyreason.serving.state import Leases, Served
 
 log = logging.getLogger(__name__)
 
 MAX_PAUSE = 60.0
 """Longest pause in seconds between restarts. An engine that lived longer than this resets the pauses."""
+
+
+Server = VllmServer | ExternalEngine
 
 
 class BusyError(GatewayError):
@@ -38,9 +42,9 @@ class Deployed:
 
 
 class RunningEngine:
-    """A running vLLM server and the number of requests that it is answering."""
+    """A running engine and the number of requests that it is answering."""
 
-    def __init__(self, server: VllmServer) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
         self.requests = 0
         self.idle = asyncio.Event()
@@ -72,7 +76,7 @@ class EnginePool:
         self.restarts = self.swaps = 0
         self._engine: RunningEngine | None = None
         self._up = asyncio.Event()
-        self._servers: set[VllmServer] = set()
+        self._servers: set[Server] = set()
         self._leases = Leases(config.gateway)
         self._suspending = asyncio.Lock()
 
@@ -219,7 +223,7 @@ class EnginePool:
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
 
     async def _exchange(self, served: Served, images: Sequence[bytes], generation: GenerationConfig) -> Deployed:
-        if self._engine is not None:
+        if self._engine is not None and not self._settings_of(served).external:
             check_memory(served.folder, self._settings_of(served))
         new = await self._start(served)
         try:
@@ -264,9 +268,12 @@ class EnginePool:
 
     async def _start(self, served: Served) -> RunningEngine:
         name = re.sub(r"[^\w.-]", "_", served.version)
-        server = VllmServer(
-            served.folder, self._settings_of(served), log=state.folder(self.config.gateway) / f"vllm-{name}.log"
-        )
+        settings = self._settings_of(served)
+        server: Server
+        if settings.external:
+            server = ExternalEngine(settings, served.name)
+        else:
+            server = VllmServer(served.folder, settings, log=state.folder(self.config.gateway) / f"vllm-{name}.log")
         self._servers.add(server)
         try:
             await asyncio.to_thread(server.start)

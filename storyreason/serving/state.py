@@ -40,6 +40,11 @@ class Served:
     registered: str | None = None
     """The registered version, `models:/storyteller/2`; None for a folder that is not one."""
 
+    @property
+    def name(self) -> str | None:
+        """What an engine that somebody else runs calls the version: `storyteller-2`."""
+        return self.registered.removeprefix("models:/").replace("/", "-") if self.registered else None
+
 
 @dataclass(frozen=True, slots=True)
 class Address:

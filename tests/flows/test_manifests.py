@@ -260,7 +260,13 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
     ports = {
         name: [port["port"] for rule in one["ingress"] for port in rule["ports"]] for name, one in policies.items()
     }
-    assert ports == {"storyreason-prefect": [4200], "storyreason-mlflow": [5000], "storyreason-gateway": [8400]}
+    engine = {"storyteller": [8000]}
+    assert ports == {
+        "storyreason-prefect": [4200],
+        "storyreason-mlflow": [5000],
+        "storyreason-gateway": [8400],
+        **engine,
+    }
     assert all(rule["from"] for one in policies.values() for rule in one["ingress"])
     secrets = {
         variable["name"]: variable["valueFrom"]["secretKeyRef"]["key"]

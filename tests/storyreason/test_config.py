@@ -40,6 +40,8 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("gate.primary=strict/identity/idf1", "did you mean 'grounded/strict/identity/idf1'?"),
         ("training.accelerate=fsdp-2gpu", "training.accelerate = 'fsdp-2gpu': did you mean 'fsdp2-2gpu'?"),
         ("training.learning_rate=fast", "training.learning_rate = 'fast'"),
+        ("serving.roll=rm -r /", "serving.roll can run any program, so only a preset's file may set it"),
+        ("serving={extra_args: [--middleware=mine]}", "serving.extra_args can run any program"),
         ("training.learning_rate=-1", "greater than 0"),
         ("training.mode=half", "training.mode = 'half'"),
         ("training.learning_rate", "takes key=value"),
@@ -68,7 +70,7 @@ def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None
     with pytest.raises(ConfigError) as error:
         config.load("sample", [override])
     assert sentence in str(error.value)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+    assert "\n" not in str(error.value) and len(str(error.value)) < 220
 
 
 def test_a_missing_preset_names_the_ones_there_are() -> None:

@@ -40,10 +40,19 @@ def refusal(status: int, sentence: str) -> Reply:
 
 
 @contextmanager
-def endpoint(reply: Callable[[dict[str, Any]], Reply]) -> Iterator[str]:
-    """The address of a server that answers each request's body with `reply(body)`."""
+def endpoint(
+    reply: Callable[[dict[str, Any]], Reply], listed: Callable[[], list[str]] = lambda: ["storyteller"]
+) -> Iterator[str]:
+    """The address of a server that answers each request's body with `reply(body)`, and any GET with the models `listed()`."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = json.dumps({"data": [{"id": name} for name in listed()]})
+            self.send_response(200)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
         def do_POST(self) -> None:  # a name that http.server wants
             status, text = reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             self.send_response(status)

@@ -22,7 +22,7 @@ def test_settings_at_their_defaults_leave_vllm_its_own() -> None:
 
 def test_settings_become_options_and_the_rest_is_handed_on() -> None:
     chosen = EngineConfig(
-        tensor_parallel=4, data_parallel=2, quantization="fp8", kv_cache_dtype="fp8", extra_args=("--max-loras", "2")
+        tensor_parallel=4, data_parallel=2, quantization="fp8", kv_cache_dtype="fp8", extra_args=["--max-loras", "2"]
     )
     line = command.arguments(chosen, on_cpu=False)
     pairs = dict(itertools.pairwise(line))
@@ -43,9 +43,11 @@ def test_settings_become_options_and_the_rest_is_handed_on() -> None:
         ("--served-model-name=x", "leave it out"),
     ],
 )
-def test_an_option_that_we_set_is_refused_by_the_name_of_its_setting(given: str, sentence: str) -> None:
+def test_an_option_that_we_set_is_refused_by_the_name_of_its_setting(given: str, sentence: str, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(json.dumps({"serving": {"extra_args": [given]}}))
     with pytest.raises(ConfigError, match=sentence):
-        config.load("sample", [f"serving.extra_args={json.dumps([given])}"])
+        config.load(str(preset))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_what_fits_passes_and_one_engine_on_one_gpu_asks_for_nothing(tmp_path: P
 
 def test_settings_equal_what_a_gateway_says_of_them_as_json() -> None:
     """Else a version that is served already would be deployed again."""
-    settings = EngineConfig(extra_args=("--max-loras", "2")).engine()
+    settings = EngineConfig(extra_args=["--max-loras", "2"]).engine()
     assert json.loads(json.dumps(settings)) == settings
 
 

@@ -1,0 +1,120 @@
+"""A gateway before an engine that somebody else runs."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from storyreason import dataset
+from storyreason.errors import EngineError, GatewayError
+from storyreason.format.answer import join
+from storyreason.generation.config import EngineConfig, GenerationConfig
+from storyreason.serving import external, state
+from storyreason.serving.config import ServingConfig
+from storyreason.serving.engines import Deployed, EnginePool
+from storyreason.serving.external import ExternalEngine
+from tests.storyreason.generation.endpoint import answer, endpoint
+
+
+@dataclass
+class Elsewhere:
+    """Somebody else's engine: its address, and the names it serves the model under."""
+
+    url: str = ""
+    names: list[str] = field(default_factory=lambda: ["storyteller", "storyteller-7"])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]) -> Iterator[Elsewhere]:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    monkeypatch.setattr(external, "ASK_EVERY", 0.05)
+    engine = Elsewhere()
+    told = join(examples[0].chain_of_thought, examples[0].story)
+    with endpoint(lambda _: answer(told), lambda: engine.names) as engine.url:
+        yield engine
+
+
+def settings(url: str) -> EngineConfig:
+    return EngineConfig(external=url, startup_timeout=1)
+
+
+async def deployed(pool: EnginePool, number: str, url: str, images: tuple[bytes, ...] = ()) -> Deployed:
+    folder = str(state.folder().parent / "model")
+    registered = f"models:/storyteller/{number}"
+    return await pool.deploy(folder, number, None, images, GenerationConfig(), settings(url), registered)
+
+
+async def until(pool: EnginePool, healthy: bool) -> None:
+    async with asyncio.timeout(60):
+        while pool.healthy() != healthy:
+            await asyncio.sleep(0.02)
+
+
+def test_it_serves_once_the_version_answers_and_tells(elsewhere: Elsewhere, examples: list[dataset.Example]) -> None:
+    async def story() -> None:
+        pool = EnginePool(ServingConfig())
+        outcome = await deployed(pool, "7", elsewhere.url, examples[0].images)
+        assert outcome.changed and outcome.story and pool.healthy()
+        async with pool.engine() as engine:
+            assert engine.server.url == elsewhere.url and engine.server.name == "storyteller"
+        assert not (await deployed(pool, "7", elsewhere.url)).changed
+        await pool.stop()
+
+    asyncio.run(story())
+
+
+def test_another_version_than_the_registrys_is_refused_and_the_old_one_serves_on(elsewhere: Elsewhere) -> None:
+    async def story() -> None:
+        pool = EnginePool(ServingConfig())
+        await deployed(pool, "7", elsewhere.url)
+        with pytest.raises(
+            GatewayError, match=r"serves storyteller, storyteller-7, not storyteller-8: .*serving\.roll"
+        ):
+            await deployed(pool, "8", elsewhere.url)
+        assert pool.healthy() and pool.served is not None and pool.served.version == "7"
+        await pool.stop()
+
+    asyncio.run(story())
+
+
+def test_when_it_is_rolled_or_down_requests_wait_until_it_serves_the_version_again(elsewhere: Elsewhere) -> None:
+    async def story() -> None:
+        pool = EnginePool(ServingConfig(restart_pause=0.1))
+        await deployed(pool, "7", elsewhere.url)
+        keeping = asyncio.create_task(pool.keep())
+        elsewhere.names = ["storyteller", "storyteller-9"]
+        await until(pool, healthy=False)
+
+        async def ask() -> str:
+            async with pool.engine() as engine:
+                return engine.server.url
+
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        elsewhere.names = ["storyteller", "storyteller-7"]
+        assert await asking == elsewhere.url and pool.restarts == 1
+        keeping.cancel()
+        await pool.stop()
+
+    asyncio.run(story())
+
+
+def test_one_that_is_unreachable_is_named(elsewhere: Elsewhere) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(EngineError, match=rf"{url} \(serving\.external\) does not list its models"):
+        ExternalEngine(settings(url), "storyteller-7").start()
+
+
+def test_a_model_that_is_not_registered_needs_only_the_common_name(elsewhere: Elsewhere) -> None:
+    elsewhere.names = ["storyteller"]
+    engine = ExternalEngine(settings(elsewhere.url), None)
+    engine.start()
+    assert engine.alive()
+    engine.stop()
+    assert not engine.alive()
