@@ -1,12 +1,15 @@
 """The Prefect deployments: retrain with each preset (with one of them weekly, and when the data changes), evaluate, deploy.
 
-`python -m flows.deployments` serves them on this machine; deploy/prefect.yaml has the same set for work pools.
+`python -m flows.deployments` serves them on this machine; `python -m flows.deployments --pool NAME` registers the same set
+with a work pool, for workers on other machines, and ends.
 """
 
+import argparse
 import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,8 +43,8 @@ def retraining(preset: str) -> str:
     return f"retrain-{Path(preset).stem}" if preset.endswith((".yaml", ".yml")) else f"retrain-{preset}"
 
 
-def everything(chosen: Settings) -> "list[RunnerDeployment]":
-    """The Prefect deployments of this checkout, one retraining for each preset. A paused schedule stays paused."""
+def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeployment]":
+    """The Prefect deployments of this checkout or a work pool, one retraining for each preset. A paused schedule stays paused."""
     from prefect.flows import EntrypointType
     from prefect.schedules import Cron
 
@@ -61,7 +64,7 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
             "version if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
             entrypoint_type=module,
             concurrency_limit=1,
-            **(_automatic(chosen) if preset == chosen.preset else {}),
+            **(_automatic(chosen, pool) if preset == chosen.preset else {}),
         )
         form.fill(one, preset, [preset])
         made.append(one)
@@ -89,7 +92,7 @@ def everything(chosen: Settings) -> "list[RunnerDeployment]":
     return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
 
 
-def _automatic(chosen: Settings) -> dict[str, Any]:
+def _automatic(chosen: Settings, pool: str | None) -> dict[str, Any]:
     """What starts runs of the checkout's preset by itself: the schedule, and a new data version."""
     from prefect.client.orchestration import get_client
     from prefect.events import DeploymentEventTrigger
@@ -98,7 +101,7 @@ def _automatic(chosen: Settings) -> dict[str, Any]:
     from tasks.data import NEW_VERSION, RESOURCE
 
     with get_client(sync_client=True) as client:
-        active = _schedule_is_active(client)
+        active = _schedule_is_active(client, pool)
     trigger = DeploymentEventTrigger(
         name="retrain when the data changes",
         expect={NEW_VERSION},
@@ -109,16 +112,44 @@ def _automatic(chosen: Settings) -> dict[str, Any]:
 
 def register(runner: "Runner", chosen: Settings) -> None:
     """Register the Prefect deployments with a runner that serves them, with named limits; remove obsolete ones."""
+    _register(everything(chosen), lambda one: cast(UUID, runner.add_deployment(one)), None)
+
+
+def offer(pool: str, chosen: Settings) -> list[str]:
+    """Register the same with a work pool, whose workers run them in the checkout at `STORYREASON_HOME` of their machine.
+
+    Gives their names. Raises RunError if there is no such work pool.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise RunError(
+                f"Prefect has no work pool {pool}: `prefect work-pool create {pool} --type process` creates one."
+            ) from None
+    made = everything(chosen, pool)
+    for one in made:
+        compat.run_in(one, home.VARIABLE)
+
+    def apply(one: "RunnerDeployment") -> UUID:
+        return cast(UUID, one.apply(work_pool_name=pool))  # outside of an event loop, no coroutine
+
+    _register(made, apply, pool)
+    return [f"{one.flow_name}/{one.name}" for one in made]
+
+
+def _register(made: "list[RunnerDeployment]", add: "Callable[[RunnerDeployment], UUID]", pool: str | None) -> None:
     from prefect.client.orchestration import get_client
 
-    known: dict[UUID, str] = {}
-    for one in everything(chosen):
-        known[cast(UUID, runner.add_deployment(one))] = one.name
+    known = {add(one): one.name for one in made}
     with get_client(sync_client=True) as client:
         for identity, name in known.items():
             if name not in (EVALUATE, CLEANING):
                 limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
-        for found in _ours(client):
+        for found in _ours(client, pool):
             if found.id not in known:
                 _patch(client, found.id, global_concurrency_limit_id=None)  # it would be deleted too
                 client.delete_deployment(found.id)
@@ -145,19 +176,19 @@ def _patch(client: "SyncPrefectClient", deployment: UUID, **changed: Any) -> Non
     client.request("PATCH", "/deployments/{id}", path_params={"id": deployment}, json=changed)
 
 
-def _ours(client: "SyncPrefectClient", *names: str) -> "list[DeploymentResponse]":
-    """The Prefect deployments of these flows (none: all) that a process of this project serves: not those of work pools."""
+def _ours(client: "SyncPrefectClient", pool: str | None, *names: str) -> "list[DeploymentResponse]":
+    """The Prefect deployments of these flows (none: all) of a work pool, or (None) that a process of this project serves."""
     from prefect.client.schemas.filters import FlowFilter
 
     flows = FlowFilter.model_validate({"name": {"any_": list(names or FLOWS)}})
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(flow_filter=flows, limit=200, offset=len(found)):
         found += page
-    return [one for one in found if one.work_pool_name is None and (one.entrypoint or "").startswith("flows.")]
+    return [one for one in found if one.work_pool_name == pool and (one.entrypoint or "").startswith("flows.")]
 
 
-def _schedule_is_active(client: "SyncPrefectClient") -> bool:
-    schedules = [schedule for one in _ours(client, "retrain") for schedule in one.schedules]
+def _schedule_is_active(client: "SyncPrefectClient", pool: str | None) -> bool:
+    schedules = [schedule for one in _ours(client, pool, "retrain") for schedule in one.schedules]
     return not schedules or any(schedule.active for schedule in schedules)
 
 
@@ -174,7 +205,7 @@ def resume_interrupted() -> list[str]:
     begun = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
     resumed = []
     with get_client(sync_client=True) as client:
-        known = [one.id for one in _ours(client)]
+        known = [one.id for one in _ours(client, None)]
         found = client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": begun}}}),
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": known}}),
@@ -192,7 +223,10 @@ def resume_interrupted() -> list[str]:
 
 
 def main() -> None:
-    """Serve the deployments until the process ends."""
+    """Serve the deployments until the process ends, or register them with a work pool."""
+    arguments = argparse.ArgumentParser(prog="python -m flows.deployments", description=main.__doc__)
+    arguments.add_argument("--pool", metavar="NAME", help="register with this work pool and end")
+    pool = arguments.parse_args().pool
     home.enter()
     settings.prepare()
     chosen = settings.read()
@@ -203,12 +237,17 @@ def main() -> None:
     schedules.check(chosen)
     deadline = time.monotonic() + PATIENCE
     while not up.answers(f"{os.environ['PREFECT_API_URL']}/health"):
-        if time.monotonic() > deadline:
+        if pool or time.monotonic() > deadline:
             raise RunError(f"No Prefect server answers at {os.environ['PREFECT_API_URL']}: run `storyreason up`.")
         time.sleep(0.2)
-    from prefect.runner import Runner
-
     from flows import automations
+
+    if pool:
+        names = offer(pool, chosen)
+        automations.apply(chosen)
+        print(f"work pool {pool} has: {', '.join(names)}")  # noqa: T201 - what a command says
+        return
+    from prefect.runner import Runner
 
     compat.let_cancel_after_an_outage()
 

@@ -22,6 +22,8 @@ BORROWED = (
     Borrowed("prefect", "3.7.7", "prefect.runner:Runner", "handle_sigterm", "self args kwargs", PREFECT),
     Borrowed("prefect", "3.7.7", "prefect.deployments.runner:RunnerDeployment", "_parameter_openapi_schema", None,
              "Read how a deployment sends the schema of its form, then run tests/system/test_deployments.py."),
+    Borrowed("prefect", "3.7.7", "prefect.cli.deploy._storage", "_PullStepStorage", None,
+             "Read how `prefect deploy` sends pull steps, then run tests/system/test_work_pool.py."),
     Borrowed("mlflow", "3.17.2", "mlflow.utils.mlflow_tags", "MLFLOW_LOGGED_ARTIFACTS", None,
              "MLflow's page finds the tables of a run by this tag; compare with MlflowClient.log_table."),
     Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.tree:Tree", "load", "odb hash_info hash_name", DVC),
@@ -61,6 +63,17 @@ def refuse_unknown_parameters(deployment: "RunnerDeployment") -> None:
     strict = create_model("Strict", __base__=ParameterSchema, additionalProperties=(bool, False))
     given = deployment._parameter_openapi_schema.model_dump()
     deployment._parameter_openapi_schema = strict(**given, additionalProperties=False)
+
+
+def run_in(deployment: "RunnerDeployment", variable: str) -> None:
+    """Have a worker run a deployment's runs in the folder that an environment variable names on its machine.
+
+    Prefect's own storage for a local folder would name the folder of the machine that registers the deployment.
+    """
+    from prefect.cli.deploy._storage import _PullStepStorage
+
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${variable} }}}}"}}
+    deployment.storage = _PullStepStorage([step])
 
 
 GREEK = """

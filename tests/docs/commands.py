@@ -37,7 +37,7 @@ RUNS = {
     r"curl .*": LINE,
     r"storyreason (up|down|data announce)": UP,
     r"prefect .*--type process": WORK_POOL,
-    r"prefect --no-prompt deploy .*": WORK_POOL,
+    r"python -m flows\.deployments --pool .*": WORK_POOL,
     r"prefect worker start .*": WORK_POOL,
 }
 """Which test runs a command, by a pattern of its words."""

@@ -1,10 +1,9 @@
-"""deploy/: the Prefect deployments of work pools are those that `storyreason up` serves, and every setting is documented."""
+"""deploy/: its parts are those that `storyreason up` starts, and every setting is documented."""
 
 import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,54 +11,12 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import yaml
-from prefect.cli.deploy._models import PrefectYamlModel
 
-from flows import deployments as deployments_
-from flows import form, up
-from storyreason import config
+from flows import up
 from storyreason.errors import ConfigError
 from tasks import compat, settings
-from tasks.data import NEW_VERSION, RESOURCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def written() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((REPOSITORY / "deploy/prefect.yaml").read_text())
-    return read
-
-
-def test_prefect_reads_the_file_and_every_flow_is_there(written: dict[str, Any]) -> None:
-    deployments = PrefectYamlModel.model_validate(written).deployments
-
-    assert [one.entrypoint for one in deployments] == [f"flows/{n}.py:{n}" for n in deployments_.FLOWS]
-    for one in deployments:
-        module, _, name = str(one.entrypoint).partition(":")
-        assert getattr(import_module(module.removesuffix(".py").replace("/", ".")), name).name == name
-    names = [deployments_.retraining("sample"), deployments_.EVALUATE, deployments_.DEPLOY, deployments_.CLEANING]
-    assert [one.name for one in deployments] == names
-
-
-def test_their_parameters_are_those_of_the_sample_preset(written: dict[str, Any]) -> None:
-    for one in written["deployments"][:3]:
-        assert form.chosen(**one["parameters"], overrides=None) == config.load("sample")
-
-
-def test_a_retraining_is_started_by_cron_and_by_data_one_at_a_time(written: dict[str, Any]) -> None:
-    retrain, default = written["deployments"][0], settings.Settings()
-
-    (schedule,) = retrain["schedules"]
-    assert (schedule["cron"], schedule["timezone"]) == (default.cron, default.timezone)
-    (trigger,) = retrain["triggers"]
-    assert trigger["expect"] == [NEW_VERSION]
-    assert trigger["match"]["prefect.resource.id"] == f"{RESOURCE}.*"
-    assert retrain["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-
-
-def test_cleaning_is_scheduled_only_when_a_setting_says_when(written: dict[str, Any]) -> None:
-    (schedule,) = written["deployments"][3]["schedules"]
-    assert schedule == {"cron": deployments_.CLEAN, "timezone": settings.Settings().timezone, "active": False}
 
 
 def test_the_example_of_the_settings_is_complete_and_shows_the_defaults() -> None:

@@ -1,12 +1,8 @@
-"""deploy/ against the schemas of Compose, Kubernetes and Prefect."""
+"""deploy/ against the schemas of Compose and Kubernetes, and Prefect's work pool templates."""
 
-import inspect
 import json
 import re
-from collections.abc import Iterator
 from copy import deepcopy
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +10,8 @@ import httpx
 import jsonschema
 import pytest
 import yaml
-from prefect.cli.deploy import _models
-from prefect.cli.deploy._triggers import DeploymentTriggerAdapter
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy
-from prefect.client.schemas.schedules import CronSchedule
-from prefect.utilities.callables import parameter_schema
-from prefect.utilities.schema_tools import is_valid_schema, validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from pydantic import BaseModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -84,56 +73,6 @@ def test_a_misspelt_key_of_a_container_is_found() -> None:
     document = next(one for one in deepcopy(kubernetes()) if one["kind"] == "Deployment")
     document["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     assert "readinesProbe" in str(faults(document, of_kind("Deployment")))
-
-
-@pytest.fixture
-def written() -> Any:
-    return yaml.safe_load((REPOSITORY / "deploy/prefect.yaml").read_text())
-
-
-def ignored(written: Any, model: type[BaseModel], *but: str) -> set[str]:
-    """Keys that Prefect would silently ignore, as its models ignore unknown ones."""
-    known = {field.alias or name for name, field in model.model_fields.items()}
-    return set(written) - known - set(but)
-
-
-def test_prefect_yaml_has_no_key_that_prefect_would_ignore(written: Any) -> None:
-    # `definitions` holds the parts that the deployments share by YAML's anchors, as Prefect's documentation has it
-    assert ignored(written, _models.PrefectYamlModel, "definitions") == set()
-    for one in written["deployments"]:
-        assert ignored(one, _models.DeploymentConfig) == set()
-        assert ignored(one["work_pool"], _models.WorkPoolConfig) == set()
-        assert ignored(one.get("concurrency_limit", {}), _models.ConcurrencyLimitSpec) == set()
-    assert written["prefect-version"] == version("prefect")
-
-
-def steps(written: Any) -> Iterator[tuple[str, Any]]:
-    for step in written["pull"]:
-        yield from step.items()
-
-
-def test_its_steps_schedules_triggers_and_limits_are_prefects(written: Any) -> None:
-    for name, arguments in steps(written):
-        module, _, function = name.rpartition(".")
-        inspect.signature(getattr(import_module(module), function)).bind(**arguments)
-    for one in written["deployments"]:
-        for schedule in one.get("schedules", []):
-            _models.RawScheduleConfig.model_validate(schedule)
-            CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
-        for trigger in one.get("triggers", []):
-            understood = DeploymentTriggerAdapter.validate_python(trigger)
-            assert ignored(trigger, type(understood)) == set()
-        if limit := one.get("concurrency_limit"):
-            ConcurrencyLimitStrategy(limit["collision_strategy"])
-
-
-def test_its_parameters_fit_the_form_that_prefect_makes_of_the_flow(written: Any) -> None:
-    for one in written["deployments"]:
-        module, _, name = one["entrypoint"].partition(":")
-        form = parameter_schema(getattr(import_module(module.removesuffix(".py").replace("/", ".")), name))
-        as_sent = form.model_dump_for_openapi()
-        is_valid_schema(as_sent)
-        validate(one["parameters"], as_sent, raise_on_error=True)
 
 
 POOLS = sorted((REPOSITORY / "deploy/work-pools").glob("*.json"))

@@ -4,10 +4,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from flows import deployments
+from storyreason import config
 from tests.docs import commands
 from tests.system.conftest import REPOSITORY, prefect_api, wait_for
 
@@ -20,28 +24,68 @@ def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_work_pool_gets_the_same_deployments_and_a_worker(
+def end(worker: "subprocess.Popen[bytes]") -> None:
+    """Kill a worker with its runs; on a busy machine its own end takes more than a minute."""
+    for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
+        process.kill()
+    worker.wait()
+
+
+def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
     server: httpx.Client, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:
     """The commands of docs/operations.md, in their order."""
-    environment = {**prefect_server, "STORYREASON_HOME": str(REPOSITORY), "STORYREASON_RUNS": str(tmp_path)}
-    pool, deploy, work = (
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {**prefect_server, "STORYREASON_RUNS": str(tmp_path), "MLFLOW_TRACKING_URI": store}
+    create, register, work = (
         [str(Path(sys.executable).parent / command.words[0]), *command.words[1:]]
         for command in commands.run_by(commands.WORK_POOL)
     )
 
-    for command in (pool, deploy):
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    worker = subprocess.Popen(work, cwd=tmp_path, env=environment)
-    try:
-        wait_for(lambda: server.post("/work_pools/storyreason/workers/filter", json={}).json(), "the worker")
-    finally:
-        worker.kill()  # it has no run; on a busy machine its own end takes more than a minute
-        worker.wait()
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
-    for name in ("retrain/retrain-sample", "evaluate/evaluate-version", "deploy/deploy-version", "clean/clean-disk"):
-        found = server.get(f"/deployments/name/{name}").json()
-        assert found["work_pool_name"] == "storyreason"
-        server.delete(f"/deployments/{found['id']}").raise_for_status()
-    server.delete("/work_pools/storyreason").raise_for_status()
+    early = run(register)
+    for command in (create, register):
+        done = run(command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    asked = {"work_pools": {"name": {"any_": ["storyreason"]}}}
+    found: list[dict[str, Any]] = server.post("/deployments/filter", json=asked).raise_for_status().json()
+    known = {one["name"]: one for one in found}
+    try:
+        assert early.stderr.splitlines() == [
+            "Prefect has no work pool storyreason: `prefect work-pool create storyreason --type process` creates one."
+        ]
+        assert known.keys() == {
+            *map(deployments.retraining, config.presets()),
+            deployments.EVALUATE,
+            deployments.DEPLOY,
+            deployments.CLEANING,
+        }
+        limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in known.items()}
+        assert limits["retrain-smoke"] == limits["retrain-sample"] == deployments.ONE_RETRAINING
+        assert limits[deployments.DEPLOY] == deployments.ONE_DEPLOYMENT
+
+        def start(name: str, **parameters: Any) -> httpx.Response:
+            body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+            return server.post(f"/deployments/{known[name]['id']}/create_flow_run", json=body)
+
+        refused = start("retrain-smoke", lerning_rate=0.1)
+        assert refused.status_code == 409 and "lerning_rate" in refused.text
+
+        identity = start(deployments.CLEANING).raise_for_status().json()["id"]
+        worker = subprocess.Popen(work, cwd=tmp_path, env={**environment, "STORYREASON_HOME": str(REPOSITORY)})
+        try:
+            wait_for(
+                lambda: server.get(f"/flow_runs/{identity}").json()["state_type"] in ("COMPLETED", "FAILED", "CRASHED"),
+                "the worker's run",
+            )
+        finally:
+            end(worker)
+        assert server.get(f"/flow_runs/{identity}").json()["state"]["message"] == "0 folders removed, 0.0 MB"
+    finally:
+        for one in found:
+            server.patch(f"/deployments/{one['id']}", json={"global_concurrency_limit_id": None}).raise_for_status()
+            server.delete(f"/deployments/{one['id']}").raise_for_status()
+        server.delete("/work_pools/storyreason").raise_for_status()
