@@ -13,7 +13,7 @@ from storyreason import home, runs
 from storyreason.errors import RegistryError, StoryReasonError
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
-from tasks import settings, upgrading
+from tasks import pace, settings, upgrading
 from tasks.faults import plainly
 from tasks.settings import Settings
 
@@ -45,7 +45,7 @@ class Status:
     last_runs: list[dict[str, Any]] | None
     """The newest runs in MLflow: name, state, when they began (UTC) and how long they took in seconds."""
     active: list[dict[str, Any]] | None
-    """Prefect's runs that are under way, with how far they are."""
+    """Prefect's runs that are under way. `left` says how long a retraining still takes, else how far it is; or None."""
     approvals: list[dict[str, str]] | None
     """Runs that wait for approval, and where to answer."""
     disk: dict[str, Any]
@@ -162,10 +162,27 @@ def _last_runs() -> list[dict[str, Any]]:
 
 
 def _active() -> list[dict[str, Any]]:
+    found = _flow_runs(["PENDING", "RUNNING", "CANCELLING"])
+    left = _left([str(run.id) for run in found])
     return [
-        {"name": run.name, "state": run.state_name, "address": _page(run)}
-        for run in _flow_runs(["PENDING", "RUNNING", "CANCELLING"])
+        {"name": run.name, "state": run.state_name, "address": _page(run), "left": left.get(str(run.id))}
+        for run in found
     ]
+
+
+def _left(flow_runs: list[str]) -> dict[str, str]:
+    """What the progress artifacts of runs say: that of the whole retraining, else the newest."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter
+    from prefect.client.schemas.sorting import ArtifactSort
+
+    wanted = ArtifactFilter.model_validate({"type": {"any_": ["progress"]}, "flow_run_id": {"any_": flow_runs}})
+    with get_client(sync_client=True) as asked:
+        shown = asked.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC)
+    said: dict[str, str] = {}
+    for one in sorted(shown, key=lambda one: one.key != pace.KEY):  # stable: the newest stay first
+        said.setdefault(str(one.flow_run_id), one.description or "")
+    return said
 
 
 def _approvals() -> list[dict[str, str]]:
@@ -209,7 +226,7 @@ def lines(found: Status) -> Iterator[str]:
     for name, md5 in found.data.items():
         yield f"{'data':<10} {name}: version {md5[:8]}"
     for run in found.active or ():
-        yield f"{'running':<10} {run['name']}, {run['state']}: {run['address']}"
+        yield f"{'running':<10} {run['name']}, {run['state']}{', ' if run['left'] else ''}{run['left'] or ''}: {run['address']}"
     for run in found.approvals or ():
         yield f"{'approval':<10} {run['name']} waits for your answer: {run['address']}"
     for run in found.last_runs or ():

@@ -15,6 +15,8 @@ ORDER = (
     "tell",
 )  # fmt: skip
 """The steps of a retraining, as its clock names them, in order."""
+KEY = "retraining"
+"""The key of the artifact in Prefect that says how long a retraining still takes."""
 FILE = "durations.jsonl"
 LAST = 5
 """How many of the last durations of a step are looked at; their median is what it takes."""
@@ -30,7 +32,7 @@ class Clock:
         self._steps = ORDER[: _last(until) + 1]
         self._took = typical(preset)
         self._started = time.monotonic()
-        self._progress = Progress("retraining", "how far the retraining is") if self._took else None
+        self._progress = Progress(KEY, "how far the retraining is") if self._took else None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -47,7 +49,7 @@ class Clock:
         gone = time.monotonic() - self._started
         at = time.strftime("%H:%M", time.localtime(time.time() + left))
         line = f"{name}: {spoken(self._took.get(name, 0))} as a rule; {spoken(left)} until all is done, at {at}"
-        self._progress.report(int(gone), int(gone + left) + 1, line)
+        self._progress.report(int(gone), int(gone + left) + 1, line, at_once=True)
 
     def left(self, name: str) -> float:
         """Seconds that a step and those after it take as a rule; 0 if nothing is known."""

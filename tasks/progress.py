@@ -15,7 +15,7 @@ EVERY = 15.0
 
 
 class Progress:
-    """Reports how far a step is, with at most one line every 15 s, however often it is called."""
+    """Reports how far a step is, with at most one line every 15 s, however often it is called, unless it must be said."""
 
     def __init__(self, key: str, description: str) -> None:
         self._key, self._description = key, description
@@ -24,10 +24,10 @@ class Progress:
         self._reported = 0.0
         self._show(0.0, description)
 
-    def report(self, done: int, total: int, line: str) -> None:
-        """Report `done` of `total`, and a sentence for whoever watches."""
+    def report(self, done: int, total: int, line: str, at_once: bool = False) -> None:
+        """Report `done` of `total`, and a sentence for whoever watches; `at_once` even if another was reported just before."""
         now = time.monotonic()
-        if now - self._reported < EVERY and done < total:
+        if now - self._reported < EVERY and done < total and not at_once:
             return
         self._reported = now
         self._logger.info("%s", line)

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class Gallery:
 
     A page with several stories (from an evaluation) is a collection named after its title. Pages with one story each
     (from `storyreason page`) form a collection named after their folder. Other files are ignored, and a page that is
-    damaged or from another version is left out with a warning in the log. Collections and stories keep their numbers.
+    damaged or from another version is left out with a warning in the log. A page that was removed is not listed any more.
+    Collections and stories keep their numbers.
     """
 
     def __init__(self, folder: Path, newest: int | None = None) -> None:
@@ -50,11 +52,11 @@ class Gallery:
             raise DataError(f"{folder} has {pages} pages: set serving.gallery to a folder with at most {MOST_PAGES}.")
         self._lock = threading.Lock()
         self._seen: set[Path] = set()
-        self._collections: dict[tuple[Path, str], list[tuple[_Shown, Json]]] = {}
+        self._collections: dict[tuple[Path, str], list[tuple[_Shown, Json] | None]] = {}  # None: its page was removed
         self.index()
 
     def index(self) -> Json:
-        """What the web page lists: per collection its name, mean box F1 (null without scores) and stories.
+        """What the web page lists: per collection its number, name, mean box F1 (null without scores) and stories.
 
         Reads the pages that are new since the last call, folder by folder, the one with the newest page first.
         """
@@ -62,25 +64,34 @@ class Gallery:
             pages: dict[Path, float] = {}
             for path in self._folder.rglob("*.html"):
                 with suppress(FileNotFoundError):  # `storyreason clean` removed it meanwhile
-                    if path not in self._seen:
-                        pages[path] = path.stat().st_mtime
-            newest = sorted(pages, key=lambda path: -pages[path])[: self._newest]
+                    pages[path] = path.stat().st_mtime
+            self._forget(self._seen - pages.keys())
+            newest = sorted(pages.keys() - self._seen, key=lambda path: -pages[path])[: self._newest]
             folders = list(dict.fromkeys(path.parent for path in newest))
             for path in sorted(newest, key=lambda path: (folders.index(path.parent), path)):
                 self._read(path)
-            self._seen |= pages.keys()
-            names = [name for _, name in self._collections]
-            return {
-                "collections": [
-                    {
-                        # The work folder distinguishes several evaluations of the same role.
-                        "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
-                        "f1": _mean([entry["f1"] for _, entry in stories]),
-                        "stories": [{"number": number, **entry} for number, (_, entry) in enumerate(stories)],
-                    }
-                    for (place, name), stories in self._collections.items()
-                ]
-            }
+            self._seen = set(pages)
+            return {"collections": list(self._listed())}
+
+    def _forget(self, gone: set[Path]) -> None:
+        for stories in self._collections.values():
+            for number, one in enumerate(stories):
+                if one is not None and one[0].page in gone:
+                    stories[number] = None
+
+    def _listed(self) -> Iterator[Json]:
+        """The collections that still have stories."""
+        names = [name for (_, name), stories in self._collections.items() if any(stories)]
+        for number, ((place, name), stories) in enumerate(self._collections.items()):
+            entries = [{"number": at, **one[1]} for at, one in enumerate(stories) if one is not None]
+            if entries:
+                yield {
+                    "number": number,
+                    # The work folder distinguishes several evaluations of the same role.
+                    "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
+                    "f1": _mean([entry["f1"] for entry in entries]),
+                    "stories": entries,
+                }
 
     def _read(self, path: Path) -> None:
         content = _content(path)
@@ -100,7 +111,10 @@ class Gallery:
         stories = list(self._collections.values())
         if not (0 <= collection < len(stories) and 0 <= number < len(stories[collection])):
             return None
-        shown = stories[collection][number][0]
+        known = stories[collection][number]
+        if known is None:
+            return None
+        shown = known[0]
         content = _content(shown.page)
         views = content["views"] if content else []
         return views[shown.place] if shown.place < len(views) else None

@@ -104,6 +104,16 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
             client.set_flow_run_state(UUID(made["id"]), state, force=True)
             names.append((made["name"], made["id"]))
         (running, identity), (paused, paused_identity) = names
+        assert [run["left"] for run in status._active() if run["name"] == running] == [None]
+        for key, line in (
+            ("retraining", "train: 10 min as a rule; 12 min until all is done"),
+            ("training", "step 2/9"),
+        ):
+            said = {"key": key, "type": "progress", "data": 1.0, "flow_run_id": identity, "description": line}
+            server.post("/artifacts/", json=said).raise_for_status()
+        assert [run["left"] for run in status._active() if run["name"] == running] == [
+            "train: 10 min as a rule; 12 min until all is done"
+        ]
         shown = {run["name"]: run["address"] for run in status._active()}
         assert shown[running].endswith(f"/runs/flow-run/{identity}") and paused not in shown
         waiting = {run["name"]: run["address"] for run in status._approvals()}

@@ -52,7 +52,7 @@ function gallery(index, key, card, tell) {
 
   /** One view with the answers of both sides. Both predictions use the colours of the reference, so theirs match. */
   async function compared(one) {
-    const load = (side, { number }) => ask(`/v1/stories/gallery/${side}/${number}`, { key: key() });
+    const load = (side, { number }) => ask(`/v1/stories/gallery/${collections[side].number}/${number}`, { key: key() });
     const view = await load(sides[0], one);
     images = view.images;
     if (sides[1] < 0) return story(view, card);

@@ -64,6 +64,23 @@ def test_a_page_that_is_written_later_is_found_and_the_others_keep_their_numbers
     assert story is not None and story["id"] == "b"
 
 
+def test_a_page_that_was_removed_is_not_listed_and_the_others_keep_their_numbers(folder: Path) -> None:
+    gallery = Gallery(folder)
+    before = {one["name"]: one for one in gallery.index()["collections"]}
+    kept = (folder / "pages/b.html").read_text()
+    (folder / "pages/b.html").unlink()
+    (folder / "run/free-stories.html").unlink()
+
+    (left,) = gallery.index()["collections"]
+
+    assert left == before["pages"] | {"stories": before["pages"]["stories"][1:]}
+    story = gallery.story(left["number"], left["stories"][0]["number"])
+    assert story is not None and story["id"] == "c"
+    assert gallery.story(before["challenger, free"]["number"], 0) is None
+    (folder / "pages/b.html").write_text(kept)
+    assert [one["id"] for one in gallery.index()["collections"][0]["stories"]] == ["c", "b"]
+
+
 def test_a_collection_says_its_mean_score(folder: Path, told: Told) -> None:
     views = [
         page.view(name, told.images, told.prediction, told.reference, {"strict/grounding/f1": score})
