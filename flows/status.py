@@ -14,7 +14,7 @@ from storyreason.errors import RegistryError, StoryReasonError
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from tasks import pace, settings, upgrading
-from tasks.faults import plainly
+from tasks.faults import one_line, plainly
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def look() -> Status:
         servers=servers,
         gateways=list(_gateways()),
         models=asked(_models) or {},
-        data=_data(),
+        data=dict(_data(problems)),
         last_runs=asked(_last_runs),
         active=_active() if prefect else None,
         approvals=_approvals() if prefect else None,
@@ -133,12 +133,16 @@ def _has_runs() -> bool:
     return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
 
 
-def _data() -> dict[str, str]:
+def _data(problems: list[str]) -> Iterator[tuple[str, str]]:
     import yaml
 
-    files = sorted(home.folder().glob("*.dvc"))
-    read = {file.name: yaml.safe_load(file.read_text()) for file in files if file.is_file()}
-    return {name: str(content["outs"][0]["md5"]).removesuffix(".dir") for name, content in read.items()}
+    for file in sorted(home.folder().glob("*.dvc")):
+        if not file.is_file():  # a folder `.dvc`
+            continue
+        try:
+            yield file.name, str(yaml.safe_load(file.read_text())["outs"][0]["md5"]).removesuffix(".dir")
+        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+            problems.append(f"{file.name} names no version of data ({one_line(error)}): take it from Git again.")
 
 
 def _last_runs() -> list[dict[str, Any]]:

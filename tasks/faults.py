@@ -1,5 +1,6 @@
 """Failures of a step: the sentence that people read, and whether the step is retried."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,13 @@ from storyreason import runs
 from storyreason.errors import EngineError, RegistryError, RunError, StoryReasonError
 
 GO_ON = "Start it again: complete steps are not repeated, and training resumes from its newest checkpoint."
+MOST = 300
+"""How many characters of another library's message a sentence quotes."""
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Turn an unreachable MLflow and a full disk into one sentence that says what to do.
+    """Turn what MLflow raises, and a full disk, into one sentence that says what to do.
 
     It also decorates tasks and flows, below Prefect's decorator: `@plainly()`.
     """
@@ -28,21 +31,42 @@ def plainly() -> Iterator[None]:
             place = next((str(one.filename) for one in chain if isinstance(one, OSError) and one.filename), "")
             way = "make room, for example with `storyreason clean --keep 1`" if "full" in disk else "check it"
             raise RunError(f"{disk}{f' (writing {place})' if place else ''}: {way}. {GO_ON}") from error
-        import mlflow
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-
-        broken = next((one for one in chain if isinstance(one, RequestException)), None)
-        if isinstance(error, MlflowException) and "out-of-date database schema" in str(error):
-            raise RegistryError(
-                "MLflow's database was made by an older version: `storyreason up` migrates it, and keeps a copy."
-            ) from error
-        if isinstance(error, MlflowException) and broken is not None:
-            raise RegistryError(
-                f"MLflow's server at {mlflow.get_tracking_uri()} does not answer: start it (with `storyreason up`, if it is "
-                f"this checkout's). {GO_ON}"
-            ) from broken  # a cause that `from_outside` recognizes
+        if (told := _of_mlflow(error, chain)) is not None:
+            raise told from told.__cause__ or error
         raise
+
+
+def _of_mlflow(error: Exception, chain: list[BaseException]) -> RegistryError | None:
+    """The sentence for an exception of MLflow's client, or of what it asks with; None for any other.
+
+    Its cause is one that `from_outside` recognizes where trying again may help.
+    """
+    if "mlflow" not in sys.modules:
+        return None
+    import mlflow
+    from google.protobuf.json_format import ParseError
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ConnectionError as UnreachableError
+    from requests.exceptions import RequestException, Timeout
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not isinstance(error, MlflowException | ParseError | SQLAlchemyError):
+        return None
+    place, reason = mlflow.get_tracking_uri(), one_line(error)[:MOST]
+    broken = next((one for one in chain if isinstance(one, RequestException)), None)
+    if "out-of-date database schema" in str(error):
+        told = "MLflow's database was made by an older version: `storyreason up` migrates it, and keeps a copy."
+    elif isinstance(broken, UnreachableError | Timeout):
+        told = f"MLflow's server at {place} does not answer: start it (with `storyreason up`, if it is this checkout's). {GO_ON}"
+    elif isinstance(error, SQLAlchemyError):
+        reason = one_line(getattr(error, "orig", None) or error)[:MOST]
+        told = f"MLflow's database {place} cannot be used ({reason}): mend it, or put back a copy from runs/backups. {GO_ON}"
+    else:
+        told = f"MLflow's server at {place} gives no answer that can be used ({reason}): look at its log, and whether it is one."
+    found = RegistryError(told)
+    busy = isinstance(error, MlflowException) and error.get_http_status_code() in (429, 500, 502, 503, 504)
+    found.__cause__ = broken or (ConnectionError(reason) if busy or isinstance(error, SQLAlchemyError) else None)
+    return found
 
 
 def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:

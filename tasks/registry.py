@@ -224,6 +224,11 @@ def tags_of(which: Version) -> dict[str, str]:
 
 def _from_mlflow(found: "ModelVersion") -> Version:
     tags = found.tags
+    if lacking := [name for name in ("folder", "register") if TAG + name not in tags]:
+        raise RegistryError(
+            f"{found.name} version {found.version} in MLflow was not registered by a retraining (it has no tag "
+            f"{TAG}{lacking[0]}): name another version, or move its alias to one that was."
+        )
     return Version(
         name=found.name,
         number=str(found.version),

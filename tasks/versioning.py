@@ -52,14 +52,18 @@ def identify(target: str, rev: str | None) -> DataVersion:
     try:
         if rev is None:
             out = _out(repo, target)
+            md5 = md5_of(out)
             _refuse_local_changes(repo, out)
-            return DataVersion(target, None, md5_of(out), str(Path(out.fs_path).absolute()), remote_of(repo))
-        found = [md5_of(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace"]
+            return DataVersion(target, None, md5, str(Path(out.fs_path).absolute()), remote_of(repo))
+        md5 = next(md5_of(_out(repo, target)) for name in repo.brancher(revs=[rev]) if name != "workspace")
     except (RevError, OutputNotFoundError, NoOutputInExternalRepoError) as error:
+        if rev is None:
+            raise DataError(
+                f"{target} names no folder {target.removesuffix('.dvc')}: take it from Git again."
+            ) from error
         raise DataError(f"Git revision {rev!r} has no {target} to read: {one_line(error)}.") from error
-    except (DvcException, OSError) as error:
+    except (DvcException, OSError, ValueError) as error:
         raise DataError(f"{target} cannot be read: {one_line(error)}") from error
-    md5 = found[0]
     return DataVersion(target, rev, md5, str(runs.root() / "data" / md5.removesuffix(".dir")), remote_of(repo))
 
 
@@ -113,19 +117,24 @@ def check_remote(version: DataVersion) -> None:
 
 
 def repository() -> "Repo":
-    """The DVC repository of the working directory. Raises DataError when there is none."""
-    from dvc.exceptions import NotDvcRepoError
+    """The DVC repository of the working directory. Raises DataError when there is none, or it cannot be opened."""
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
     try:
-        return Repo(".")
-    except SCMError:  # an image or an archive has the files of a commit without Git
-        return Repo(".", config={"core": {"no_scm": True}})
+        try:
+            return Repo(".")
+        except SCMError:  # an image or an archive has the files of a commit without Git
+            return Repo(".", config={"core": {"no_scm": True}})
     except NotDvcRepoError:
         raise DataError(
             f"{Path.cwd()} is not a DVC repository: start in a clone of the project, or name one with --home."
         ) from None
+    except (DvcException, OSError, ValueError) as error:
+        raise DataError(
+            f"The DVC repository {Path.cwd()} cannot be opened ({one_line(error)}): mend it; `git diff` shows what changed."
+        ) from error
 
 
 def _out(repo: "Repo", target: str) -> "Output":
@@ -233,7 +242,10 @@ def _fetch_workspace(version: DataVersion) -> None:
         out = _out(repo, version.target)
         # DVC would ask before it replaces an older version that the cache does not hold.
         replace = Path(out.fs_path).exists() and _is_another_version(repo, out)
-        _when_free(lambda: repo.pull(targets=[version.target], force=replace))
+        _when_free(lambda: repo.fetch(targets=[version.target]))
+        if not compat.is_cached(out.local_cache, out.hash_info.value) and not is_current(version):
+            raise DataError(_missing(repo, version))  # a checkout would remove the older version first
+        _when_free(lambda: repo.checkout(targets=[version.target], force=replace))
     except DataError:
         raise
     except (CheckoutError, FileTransferError) as error:
@@ -298,8 +310,8 @@ def _missing(repo: "Repo", version: DataVersion) -> str:
         ) from ConnectionError(one_line(error))
     if not there:
         return (
-            f"The DVC remote {version.remote} does not exist: restore it, or name another with "
-            "`dvc remote modify NAME url URL`."
+            f"The DVC remote {version.remote} does not exist: restore it, or name another with `dvc remote modify NAME url URL`; "
+            "if it should be there, look whether its server answers."
         )
     return (
         f"The DVC remote {version.remote} does not hold {version.target} (md5 {version.md5[:8]}) whole: objects are missing "

@@ -75,6 +75,24 @@ def test_a_store_that_cannot_be_asked_is_a_problem_and_not_the_end(root: Path, m
     assert "does not answer" in " ".join(found.problems)
 
 
+@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\nouts: a\n", b"", b"\xff", b"outs: []\n", b"outs:\n- path: data\n"])
+def test_a_damaged_dvc_file_is_a_problem_and_not_the_end(
+    content: bytes, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    for needed in ("deploy/presets", "storyreason", ".dvc"):
+        (checkout / needed).mkdir(parents=True)
+    (checkout / "storyreason/home.py").touch()
+    (checkout / "data.dvc").write_bytes(content)
+    (checkout / "tiny-base.dvc").write_text("outs:\n- md5: 0123456789abcdef.dir\n  path: tiny-base\n")
+    monkeypatch.setenv("STORYREASON_HOME", str(checkout))
+
+    found = status.look()
+
+    assert found.data == {"tiny-base.dvc": "0123456789abcdef"}
+    assert [one for one in found.problems if one.startswith("data.dvc names no version of data")]
+
+
 def test_json_is_for_programs(root: Path) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": ""}
     del environment["MLFLOW_TRACKING_URI"]
