@@ -8,11 +8,14 @@ the whole group is ended: vLLM starts further processes, which stay in it. A fol
 own (`TMPDIR`) is removed then too, because vLLM leaves its sockets there.
 
 The guard itself may be killed: a second process waits for that and ends the group, and the kernel ends the command when
-both are killed at once. Only the standard library is imported, so that the guard starts fast.
+both are killed at once. Then the folder stays, until the next guard starts and removes it.
+
+Only the standard library is imported, so that the guard starts fast.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -26,6 +29,8 @@ from pathlib import Path
 
 GRACE = 5.0
 """Seconds that processes get to end by themselves: the command without its owner, the rest without the command."""
+SCRATCH = ("storyreason-", "-g")
+"""How the names of the folders for temporary files begin and end. Short: the path of a socket has at most 107 bytes."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -54,7 +59,8 @@ def main() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes whose parent ends become children of this one, which waits for them
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
-    scratch = tempfile.mkdtemp(prefix="storyreason-")
+    sweep()
+    scratch = make_scratch()
     second = start_second_guard(scratch)
     command = subprocess.Popen(
         sys.argv[sys.argv.index("--") + 1 :],
@@ -70,6 +76,30 @@ def main() -> None:
     os.kill(second, signal.SIGKILL)
     wait_for_the_others()
     end(scratch)
+
+
+def make_scratch() -> str:
+    """A new folder for temporary files, locked as long as this process or its second lives."""
+    while True:
+        made = tempfile.mkdtemp(SCRATCH[1], SCRATCH[0])
+        lock = os.open(made, os.O_RDONLY)  # stays open
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if Path(made).is_dir():  # else another guard's sweep had it before it was locked
+                return made
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Remove the folders of guards that were killed together with their second: nobody holds their locks."""
+    for left in Path(tempfile.gettempdir()).glob("*".join(SCRATCH)):
+        with contextlib.suppress(OSError):  # it is another user's, or in use
+            lock = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def prctl(option: int, value: int) -> None:

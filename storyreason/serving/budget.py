@@ -20,6 +20,8 @@ UNREAD_TIMEOUT = 60.0
 
 More exactly: the time in which what waits for it must shrink from 64 KiB to 16, which is less than 1 KB/s.
 """
+LINGER = 2.0
+"""Seconds in which a client that was answered before it had sent its whole request may read the answer."""
 MAX_UNSENT = 2**18
 """Bytes of a story's events that may wait for a client. Then the thread that reads from the engine waits, too."""
 MAX_VALUES = 500_000

@@ -1,4 +1,4 @@
-"""uvicorn with limits that it does not have itself: on a request's head, and on clients that do not read."""
+"""uvicorn with limits that it does not have itself (a request's head, clients that do not read), and an unhurried close."""
 
 import asyncio
 import functools
@@ -7,7 +7,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from storyreason.serving.budget import HEAD_TIMEOUT, MAX_HEAD, UNREAD_TIMEOUT
+from storyreason.serving.budget import HEAD_TIMEOUT, LINGER, MAX_HEAD, UNREAD_TIMEOUT
 
 
 def settings(
@@ -33,10 +33,17 @@ class Protocol(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         self._head = 0  # bytes of this request's target and headers
         self._unparsed = 0  # bytes since the parser's last event: it buffers a header without an end
+        self._closing = self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        unhurried: Any = Unhurried(transport, self)
+        super().connection_made(unhurried)
         self._await_head()
+
+    def closes_early(self) -> bool:
+        """Whether the client may still be sending: a body that was not received whole, or a head that was refused."""
+        self._closing = True
+        return self._refused or (self.cycle is not None and self.cycle.more_body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -53,6 +60,8 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > MAX_HEAD and not self.transport.is_closing():
@@ -87,6 +96,7 @@ class Protocol(HttpToolsProtocol):
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
+        self._refused = True
         too_large = max(self._head, self._unparsed) > MAX_HEAD
         super().send_400_response(f"The head of a request may have {MAX_HEAD} bytes at most." if too_large else msg)
 
@@ -109,3 +119,33 @@ class Protocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+
+class Unhurried:
+    """A connection whose `close` lets a client that is still sending read its answer first.
+
+    Closed at once, it would be reset by what the client sends next, and many clients then give up before they read.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: Protocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._timer is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        early = self._protocol.closes_early()
+        if self._timer is not None:  # a second time: nothing is left to wait for
+            self._timer.cancel()
+            self._transport.close()
+        elif early and not self.is_closing() and self._transport.can_write_eof():
+            self._timer = self._protocol.loop.call_later(LINGER, self._transport.close)
+            self._transport.write_eof()
+            self._transport.resume_reading()  # what comes is dropped, until the client closes, too
+        else:
+            self._transport.close()

@@ -135,3 +135,32 @@ def test_what_a_command_leaves_among_temporary_files_goes_with_it(tmp_path: Path
     scratch = Path(said.read_text().strip())
     assert scratch.parent == tmp_path
     assert not scratch.exists()
+
+
+def test_temporary_files_of_a_guard_that_was_killed_with_its_second_go_at_the_next_start(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    script = 'touch "$TMPDIR/socket"; echo "$TMPDIR" > "$1.tmp"; mv "$1.tmp" "$1"; while :; do sleep 1; done'
+
+    def start(number: int) -> "tuple[subprocess.Popen[bytes], Path]":
+        said = tmp_path / f"said-{number}"
+        command = [sys.executable, guard.__file__, "--", "sh", "-c", script, "sh", str(said)]
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        wait_for(said.exists)
+        return started, Path(said.read_text().strip())
+
+    first, left = start(1)
+    for one in psutil.Process(first.pid).children():
+        one.kill()
+    first.kill()
+    first.communicate()
+    assert (left / "socket").exists()
+
+    second, kept = start(2)
+    third, _ = start(3)
+
+    assert not left.exists()
+    assert (kept / "socket").exists()  # the second lives
+    for process in (second, third):
+        process.terminate()
+        process.communicate()
+    wait_for(lambda: not list(tmp_path.glob("*".join(guard.SCRATCH))))

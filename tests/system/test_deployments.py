@@ -95,7 +95,7 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(server.base_url).rstrip("/"))
     deployment = server.get("/deployments/name/evaluate/evaluate-version").raise_for_status().json()
-    names = []
+    names, artifacts = [], []
     with get_client(sync_client=True) as client:
         states: tuple[State[Any], ...] = (Running(), Paused(timeout_seconds=600))
         for state in states:
@@ -110,7 +110,7 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
             ("training", "step 2/9"),
         ):
             said = {"key": key, "type": "progress", "data": 1.0, "flow_run_id": identity, "description": line}
-            server.post("/artifacts/", json=said).raise_for_status()
+            artifacts.append(server.post("/artifacts/", json=said).raise_for_status().json()["id"])
         assert [run["left"] for run in status._active() if run["name"] == running] == [
             "train: 10 min as a rule; 12 min until all is done"
         ]
@@ -120,6 +120,8 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
         assert waiting[paused].endswith(f"/runs/flow-run/{paused_identity}") and running not in waiting
         for _, one in names:
             client.set_flow_run_state(UUID(one), Completed(), force=True)
+        for one in artifacts:
+            server.delete(f"/artifacts/{one}").raise_for_status()
 
 
 def test_the_time_that_a_run_still_takes_is_its_artifact(

@@ -59,6 +59,31 @@ def test_a_client_that_goes_on_sending_after_the_response_loses_its_connection(u
     assert b"connection: close" in said
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"POST /nothing/there HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 99", 404),
+        (f"POST {CHAT} HTTP/1.1\r\nContent-Length: 99", 401),
+        (f"POST {CHAT} HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 99999999999", 413),
+        (f"POST {CHAT} HTTP/1.1\r\nA: {'a' * 70_000}\r\nContent-Length: 99", 400),
+    ],
+)
+def test_a_client_that_is_answered_early_may_finish_sending_and_reads_its_answer(
+    url: str, head: str, status: int
+) -> None:
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port or 80), timeout=20) as connection:
+        connection.sendall(f"{head}\r\nHost: {place.netloc}\r\n\r\n".encode())
+        said = connection.recv(65536)  # the gateway has answered, and closes
+        assert said.startswith(f"HTTP/1.1 {status} ".encode())
+        for _ in range(3):  # the first byte to a closed connection would reset it, and the next would fail
+            connection.sendall(b"x")
+            time.sleep(0.05)
+        while part := connection.recv(65536):
+            said += part
+    assert b"connection: close" in said
+
+
 def test_a_huge_content_length_is_rejected_at_once(url: str) -> None:
     assert raw(url, f"POST {CHAT} HTTP/1.1\r\nContent-Length: 99999999999").startswith(b"HTTP/1.1 413 ")
 
