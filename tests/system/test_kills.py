@@ -1,7 +1,7 @@
 """kill -9 of every part of the platform during a training: the run continues or ends as documented, and makes one version.
 
 The tests stand in the order of the story that they tell. Two trainings are enough for all of it: one that nothing disturbs
-although its servers are killed, and one that is ended three times and goes on from its checkpoints.
+although its servers are killed, and one that is cancelled, then ended three times, and goes on from its checkpoints.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
-STEPS = {"undisturbed": 120, "ended": 40}
+STEPS = {"undisturbed": 120, "ended": 60}
 """Optimizer steps of the two trainings: the first must last longer than three restarts of servers."""
 
 
@@ -147,9 +147,30 @@ def test_prefects_server_is_killed_and_the_training_keeps_its_slot_and_completes
     check_one_version(platform, "undisturbed", 1)
 
 
-def test_the_run_of_a_killed_flow_has_crashed_and_says_what_to_do(platform: Platform) -> None:
+def test_a_cancelled_run_ends_with_all_of_it_and_says_what_it_kept(platform: Platform) -> None:
     identity = platform.start(parameters(platform, "ended"))["id"]
     computes(platform, "ended")
+    (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
+
+    # What the button in Prefect's UI sends.
+    platform.ask("POST", f"/flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    wait_for(lambda: platform.run(identity)["state_type"] == "CANCELLED", "the run to be cancelled")
+    wait_for(lambda: not trainers(platform) and not flow.is_running(), "its processes to end", 60)
+    assert "Kept: checkpoint" in logs(platform, identity)
+    mlflow = MlflowClient(f"sqlite:///{platform.project.runs}/mlflow/mlflow.db")
+    (run,) = (one for one in mlflow.search_runs(["1"]) if one.data.params["training.max_steps"] == str(STEPS["ended"]))
+    assert run.info.status == "KILLED"
+    limit = platform.deployment("retrain")["global_concurrency_limit"]["id"]
+    wait_for(lambda: slots(platform, "accelerator-0") == slots(platform, limit) == 0, "all slots to be free", 60)
+    tasks = platform.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [identity]}}})
+    assert {one["state_type"] for one in tasks} <= {"COMPLETED", "CANCELLED"}, tasks
+
+
+def test_the_run_of_a_killed_flow_has_crashed_and_says_what_to_do(platform: Platform) -> None:
+    before = steps(platform, "ended")[-1]
+    identity = platform.start(parameters(platform, "ended"))["id"]
+    assert computes(platform, "ended") > before  # it goes on where the cancelled one ended
     (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
 
     flow.kill()
