@@ -15,6 +15,31 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 LOCKS = sorted(FOLDER.glob("requirements-*.in"))
+FOUND = {
+    "antlr4-python3-runtime": ("BSD License", "the field License of its metadata"),
+    "axe-playwright-python": ("MIT, with axe-core under MPL-2.0", "its LICENSE and the head of its axe.min.js"),
+    "compressed-tensors": ("Apache-2.0", "its LICENSE"),
+    "dvc-http": ("Apache-2.0", "its LICENSE"),
+    "gto": ("Apache-2.0", "its LICENSE"),
+    "huey": ("MIT", "its LICENSE"),
+    "liger-kernel": ("BSD-2-Clause", "its LICENSE"),
+    "oss-harmony": ("Apache-2.0", "its LICENSE"),
+    "protobuf": ("BSD-3-Clause", "its LICENSE"),
+    "pycocoevalcap": (
+        "none named",
+        "neither metadata nor files name one; it holds METEOR, SPICE and Stanford's parser as jars",
+    ),
+    "pycocotools": ("BSD-2-Clause", "the field License of its metadata, which says FreeBSD"),
+    "pygit2": ("GPL-2.0-only with a linking exception", "its COPYING"),
+    "setuptools": ("MIT", "its LICENSE"),
+    "skops": ("MIT", "its LICENSE"),
+    "supervisor": ("BSD-derived (Repoze)", "its LICENSES.txt"),
+    "tiktoken": ("MIT", "its LICENSE"),
+    "torchvision": ("BSD-3-Clause", "its LICENSE"),
+    "transformers": ("Apache-2.0", "its LICENSE"),
+    "vllm": ("MIT", "it is deploy/vllm-cpu-alias, a part of this project"),
+}
+"""Licences of packages whose metadata name none that a program reads, and where each was read."""
 
 
 def pins(text: str) -> dict[str, str]:
@@ -53,13 +78,20 @@ def licences_of(component: Mapping[str, Any]) -> list[str]:
 
 
 def licences(sbom: str) -> int:
-    """Print each licence with the packages under it."""
+    """Print each licence with the packages under it, then where it was read for those whose metadata name none."""
     under: dict[str, list[str]] = {}
+    read = []
     for component in json.loads(Path(sbom).read_text())["components"]:
-        said = " | ".join(licences_of(component)) or "no licence named in its metadata"
-        under.setdefault(said, []).append(f"{component['name']} {component.get('version', '')}".strip())
+        name, said = component["name"], " | ".join(licences_of(component))
+        package = f"{name} {component.get('version', '')}".strip()
+        key = re.sub("[-_.]+", "-", name).lower()
+        if said in ("", "OSI Approved") and key in FOUND:
+            said, place = FOUND[key]
+            read.append(f"{package}: {said} ({place})")
+        under.setdefault(said or "no licence named in its metadata", []).append(package)
     for said, packages in sorted(under.items(), key=lambda one: -len(one[1])):
         print(f"{said}: {', '.join(sorted(packages, key=str.lower))}")  # noqa: T201
+    print("\nRead elsewhere than in metadata:", *sorted(read, key=str.lower), sep="\n")  # noqa: T201
     return 0
 
 

@@ -5,6 +5,7 @@ Nothing is faked: each case is a file or an answer for which the library has an 
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 from storyreason import config, dataset, predictions, runs
 from storyreason.errors import ConfigError, DataError, EngineError, GatewayError, ModelError
-from storyreason.generation import Chunk, GenerationConfig, answering, openai, tell
+from storyreason.generation import Chunk, GenerationConfig, answering, openai, tell, vllm
+from storyreason.generation.config import EngineConfig
 from storyreason.page.gallery import Gallery
 from storyreason.serving import state
 
@@ -194,6 +196,52 @@ def test_what_is_not_known_of_an_odd_endpoint_is_left_open(odd: tuple[str, list[
             assert call() == unknown
         except EngineError as error:
             assert url in str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if not name.startswith("event")])
+def test_an_engine_that_lists_its_models_otherwise_is_not_taken_for_one(
+    odd: tuple[str, list[Answer]], name: str, tmp_path: Path
+) -> None:
+    url, answers = odd
+    answers.append(ODD[name])
+    engine = vllm.VllmServer("model", EngineConfig(), tmp_path / "log")
+    engine.port = int(url.rpartition(":")[2])
+    with pytest.raises(EngineError, match=str(engine.port)):
+        engine.probe(timeout=5)
+
+
+VLLM = {
+    "an exception": ("echo 'ValueError: no such dtype' >&2; exit 1", "ValueError: no such dtype."),
+    "the deepest exception": (
+        "echo 'torch.OutOfMemoryError: 3 GiB'; echo 'RuntimeError: Engine core initialization failed. See root cause above.'",
+        "torch.OutOfMemoryError: 3 GiB.",
+    ),
+    "nothing": ("exit 1", "it printed nothing."),
+    "no UTF-8": (r"printf 'OSError: \377\n'; exit 1", "OSError: \ufffd."),
+    "a long line": ("head -c 300000 /dev/zero | tr '\\0' x", "x" * 400),
+    "a signal": ("kill -9 $$", "it printed nothing."),
+}
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_a_vllm_that_ends_at_its_start_is_told_by_its_own_words(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, said = VLLM[name]
+    (tmp_path / "python").symlink_to(sys.executable)
+    (tmp_path / "vllm").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "vllm").chmod(0o755)
+    (tmp_path / "config.json").write_text("[]")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    engine = vllm.VllmServer(tmp_path, EngineConfig(), tmp_path / "log")
+
+    vllm.check_memory(tmp_path, EngineConfig())
+    with pytest.raises(EngineError) as told:
+        engine.start()
+
+    start = f"vLLM did not start on {tmp_path}: {said}"
+    assert str(told.value).startswith(start) and len(str(told.value)) < len(start) + 200
+    assert not engine.alive()
 
 
 @pytest.mark.parametrize(

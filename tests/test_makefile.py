@@ -1,5 +1,6 @@
 """The Makefile: when it makes the environment again."""
 
+import json
 import os
 import re
 import shutil
@@ -82,6 +83,34 @@ def test_the_cpu_lock_allows_only_torchs_build_for_a_cpu() -> None:
 def test_what_changed_in_a_lock_is_listed() -> None:
     before, after = packages.pins("a==1\nb==2\nC==3\n"), packages.pins("a==1\nb==2.1\nd==4 \\\n    --hash=x")
     assert packages.changes(before, after) == ["b 2 -> 2.1", "c 3 -> removed", "d new -> 4"]
+
+
+def test_licences_that_no_metadata_name_say_where_they_were_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    components = [
+        {"name": "huey", "version": "3.5.4"},
+        {"name": "liger_kernel", "version": "1", "licenses": [{"license": {"name": "License :: OSI Approved"}}]},
+        {"name": "new-one", "version": "2"},
+        {"name": "click", "version": "8", "licenses": [{"license": {"id": "BSD-3-Clause"}}]},
+    ]
+    (tmp_path / "sbom.json").write_text(json.dumps({"components": components}))
+
+    packages.licences(str(tmp_path / "sbom.json"))
+
+    said = capsys.readouterr().out.splitlines()
+    assert "MIT: huey 3.5.4" in said and "BSD-3-Clause: click 8" in said
+    assert "no licence named in its metadata: new-one 2" in said
+    assert said[-3:] == [
+        "Read elsewhere than in metadata:",
+        "huey 3.5.4: MIT (its LICENSE)",
+        "liger_kernel 1: BSD-2-Clause (its LICENSE)",
+    ]
+
+
+def test_every_package_whose_licence_was_read_elsewhere_is_locked() -> None:
+    locked = {name for lock in packages.LOCKS for name in packages.pins(lock.with_suffix(".txt").read_text())}
+    assert packages.FOUND.keys() - locked <= {"vllm", "setuptools"}  # an alias of ours, and pip's own
 
 
 def test_an_audit_that_reaches_nobody_says_so_and_does_not_fail(

@@ -25,6 +25,8 @@ from storyreason.generation.openai import tell
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
 
+MOST = 400
+"""How many characters of vLLM's own words a message quotes."""
 GIB = 2**30
 PROCESSES_GIB = 2.0
 """Memory of vLLM's processes beside weights and cache: 1.4 GiB measured with a tiny model on a CPU, rounded up."""
@@ -83,9 +85,12 @@ class VllmServer:
 
         try:
             listed = httpx.get(f"{self.url}/v1/models", timeout=timeout, trust_env=False).raise_for_status().json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise EngineError(f"vLLM on port {self.port} does not list its models ({error}); see {self.log}.") from None
-        if self.name not in [model["id"] for model in listed["data"]]:
+            names = [model["id"] for model in listed["data"]]
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise EngineError(
+                f"vLLM on port {self.port} does not list its models ({error!r}); see {self.log}."
+            ) from None
+        if self.name not in names:
             raise EngineError(f"Port {self.port} does not serve {self.name!r}: another server has taken it.")
         tell(self.url, self.name, [grey_picture()], GenerationConfig(max_tokens=1, timeout=timeout))
 
@@ -154,7 +159,7 @@ class VllmServer:
         lines = [re.sub(r"^(\(\w+ pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?", "", line).strip() for line in lines]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
         deep = [line for line in errors if not re.search(r"initialization failed|root cause", line)]
-        said = (deep or errors or [line for line in lines if line] or ["it printed nothing"])[-1]
+        said = (deep or errors or [line for line in lines if line] or ["it printed nothing"])[-1][:MOST]
         return said if said.endswith(".") else said + "."
 
 
@@ -240,9 +245,9 @@ def _check_model(model: Path | str) -> None:
 def _stored_dtype(folder: Path) -> str:
     try:
         config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    except (OSError, ValueError, AttributeError):
         return "float32"
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _bytes_of(dtype: str) -> int:

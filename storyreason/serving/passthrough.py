@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ HOP_BY_HOP = {
 """Hop-by-hop headers (RFC 9110, section 7.6.1): they belong to a connection, not to the message."""
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters that no header's value may have (RFC 9110, section 5.5)."""
 INLINE_BYTES = 2**13
 """Bodies smaller than this many bytes are checked faster than a process is reached, a picture in them included."""
 MAX_ATTEMPTS = 3
@@ -132,6 +135,8 @@ class PassThrough:
             if response.status >= 500 and not await still_running(engine):
                 return False
             raw = [(name, value) for name, value in response.raw_headers if name.lower() not in NOT_RETURNED]
+            if not 200 <= response.status < 600 or any(CONTROL.search(value) for _, value in raw):
+                return False  # no answer that HTTP knows, and none that uvicorn would send
             await send({"type": "http.response.start", "status": response.status, "headers": raw})
             await send({"type": "http.response.body", "body": first, "more_body": True})
             try:
