@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,17 +109,24 @@ def _files(base: str, revision: str | None) -> list[Path]:
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, tuple[Path, str]]]:
-    from safetensors import safe_open
-
     for file in files:
-        with safe_open(file, "pt") as opened:
+        with _opened(file) as opened:
             for key in opened.keys():  # noqa: SIM118 (not a mapping)
                 yield key, (file, key)
 
 
 def _read(file: Path, key: str) -> "Tensor":
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
+    with _opened(file) as opened:
         found: Tensor = opened.get_tensor(key)
         return found
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ModelError(f"The weights {file} are damaged ({error}): make or fetch them again.") from error

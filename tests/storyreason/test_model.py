@@ -200,3 +200,56 @@ def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
         runner.invoke(
             app, ["merge", str(adapter), "--base", str(tiny_base), "--out", str(tmp_path)], catch_exceptions=False
         )
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DAMAGED = {
+    "no JSON": (CONFIG, b"{"),
+    "no UTF-8": (CONFIG, b"\xff"),
+    "a list": (CONFIG, b"[]"),
+    "no kind": (CONFIG, b"{}"),
+    "an unknown kind": (CONFIG, b'{"peft_type": "WHAT"}'),
+    "another kind": (CONFIG, b'{"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "task_type": "CAUSAL_LM"}'),
+    "no rank": (CONFIG, b'{"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]}'),
+    "a rank that is text": (CONFIG, b'{"peft_type": "LORA", "r": "many", "target_modules": ["q_proj"]}'),
+    "another rank": (
+        CONFIG,
+        b'{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}',
+    ),
+    "no such layers": (CONFIG, b'{"peft_type": "LORA", "r": 4, "target_modules": ["nothing"]}'),
+    "no pattern": (CONFIG, b'{"peft_type": "LORA", "r": 4, "target_modules": "(("}'),
+    "no weights": (WEIGHTS, None),
+    "empty weights": (WEIGHTS, b""),
+    "torn weights": (WEIGHTS, b"\xff" * 100),
+    "a pickle": ("adapter_model.bin", b"cos\nsystem\n(S'touch pickled'\ntR."),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_adapter_is_one_sentence_and_the_base_stays(
+    name: str, tiny_base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, content = DAMAGED[name]
+    if content is None or file.endswith(".bin"):
+        (adapter / WEIGHTS).unlink()
+    if content is not None:
+        (adapter / file).write_bytes(content)
+    before = model.load_identity(str(tiny_base))
+
+    with pytest.raises(ModelError, match=str(adapter)) as told:
+        model.write_folder(str(tiny_base), adapter, tmp_path / "model", "")
+
+    assert "\n" not in str(told.value) and len(str(told.value)) < 700
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter"}  # neither a half folder nor what a pickle does
+    assert model.load_identity(str(tiny_base)) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100], ids=["empty", "torn"])
+def test_damaged_whole_weights_are_one_sentence(content: bytes, tiny_base: Path, tmp_path: Path) -> None:
+    result = Path(shutil.copytree(tiny_base, tmp_path / "result"))
+    (result / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=str(result)) as told:
+        model.write_folder(str(tiny_base), result, tmp_path / "model", "")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "model").exists()
