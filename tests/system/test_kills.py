@@ -153,7 +153,8 @@ def test_a_cancelled_run_ends_with_all_of_it_and_says_what_it_kept(platform: Pla
     (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
 
     # What the button in Prefect's UI sends.
-    platform.ask("POST", f"/flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    platform.ask("POST", f"/flow_runs/{identity}/set_state", cancelling, 201)
 
     wait_for(lambda: platform.run(identity)["state_type"] == "CANCELLED", "the run to be cancelled")
     wait_for(lambda: not trainers(platform) and not flow.is_running(), "its processes to end", 60)
