@@ -55,14 +55,20 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
     if outcome.page:
         say(f"story page: {outcome.page}")
     if outcome.url:
-        say(f"serving at {outcome.url}/v1 (model storyteller); stop it with: make down")
+        say(
+            f"serving at {outcome.url} (the web page) and {outcome.url}/v1 (OpenAI's API, model storyteller); stop it with: "
+            "make down"
+        )
 
 
 def show_pages(run_ids: dict[str, str]) -> None:
     """Print where MLflow shows these runs and compares them."""
+    from flows import up
     from tasks import tracking, views
 
     experiment = tracking.experiment()
+    if not up.answers(f"{views.server()}/health"):
+        say("MLflow's server is not running: start it with `storyreason up` before you open these addresses.")
     say(f"runs, the best first: {views.runs(experiment)}")
     if len(set(run_ids.values())) > 1:
         say(f"{' against '.join(run_ids)}: {views.comparison(experiment, run_ids.values())}")

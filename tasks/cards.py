@@ -61,7 +61,7 @@ Preset {config.name}, mode {config.training.mode}; {_run(trained.run_id)}.
 def scorecard(scores: dict[str, Evaluated]) -> None:
     """The headline scores of each model, by its role, with their 95 % intervals."""
     cards = {(role, decoding): one.scorecard(decoding) for role, one in scores.items() for decoding in one.scorecards}
-    lines = ["# Scores on the test split", "", "Each with its 95 % interval over the stories.", ""]
+    lines = ["# Scores on the test split", "", "In brackets: the 95 % interval over the stories.", ""]
     lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
     for score in HEADLINES:
         for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
@@ -79,7 +79,9 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
     if card is None or score.name not in card.metrics():
         return "-"
     low, high = card.intervals()[score.name]
-    return f"{score.text(card.metrics()[score.name])} ({score.text(low)} to {score.text(high)})"
+    return (
+        f"{score.text(card.metrics()[score.name])} [{score.text(low)}, {score.text(high)}]"  # three fit Prefect's page
+    )
 
 
 def _control(card: scoring.Scorecard | None, score: Score) -> str:

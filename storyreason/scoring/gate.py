@@ -27,19 +27,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """A score of both models: the paired difference, and the interval of each model's own value."""
-
-    change: Difference
-    ours: tuple[float, float]
-    theirs: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """A verdict with its reasons: "keep" means that the incumbent stays, "refuse" that nothing can be decided.
 
-    `checks` is empty if the decision did not depend on scores; `scores` holds the main scores of both models.
+    `checks` is empty if the decision did not depend on scores; `scores` holds the main scores for which
+    both models have a value.
     """
 
     verdict: Verdict
@@ -49,7 +41,7 @@ class Decision:
     incumbent: str
     stories: int
     config: GateConfig
-    scores: tuple[Compared, ...]
+    scores: tuple[Difference, ...]
     checks: tuple[Check, ...] = ()
 
     @property
@@ -91,7 +83,7 @@ def decide(
         incumbent=incumbent,
         stories=len(ours.story_ids),
         config=config,
-        scores=_compared(differences, ours.intervals(*settings), theirs.intervals(*settings)),
+        scores=tuple(differences[score.name] for score in MAIN if score.name in differences),
     )
     names = {"challenger": challenger, "incumbent": incumbent}
     if obstacle := _obstacle(ours.story_ids, differences, config, names, trained_on or {}):
@@ -148,16 +140,6 @@ def _obstacle(
         )
         return "keep", reason, "Change the data or the training, then retrain."
     return None
-
-
-def _compared(
-    differences: Mapping[str, Difference],
-    ours: Mapping[str, tuple[float, float]],
-    theirs: Mapping[str, tuple[float, float]],
-) -> tuple[Compared, ...]:
-    """The main scores for which both models have a value."""
-    names = [score.name for score in MAIN if score.name in differences]
-    return tuple(Compared(differences[name], ours[name], theirs[name]) for name in names)
 
 
 def _primary(change: Difference, config: GateConfig, stories: int) -> Check:

@@ -13,14 +13,16 @@ def report(decision: Decision) -> str:
     head = {"promote": f"Promote {challenger}", "keep": f"Keep {incumbent}", "refuse": "No decision"}
     parts = [
         f"# {head[decision.verdict]}",
-        f"{challenger} against {incumbent} on {decision.stories} test stories, story by story ({decoding} decoding).",
+        f"The challenger, {challenger}, against the incumbent, {incumbent}, on {decision.stories} test stories, story by story "
+        f"({decoding} decoding).",
         f"**Why:** {decision.reason}",
         f"**What to do:** {decision.advice}",
         *_checked(decision.checks),
         "## Scores",
         "\n".join(_scores(decision, decoding)),
-        f"In brackets: {decision.config.confidence:.0%} intervals, {decision.config.resamples} bootstrap resamples of the "
-        f"stories, seed {decision.config.seed}. A difference is real when its paired interval leaves out 0.",
+        f"In brackets: the paired {decision.config.confidence:.0%} interval, from {decision.config.resamples} bootstrap "
+        f"resamples of the stories, seed {decision.config.seed}. In bold: the difference is real, because its interval leaves "
+        "out 0. The intervals of each model are in `scores.json` of its run.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -35,17 +37,18 @@ def _checked(checks: Iterable[Check]) -> list[str]:
 
 
 def _scores(decision: Decision, decoding: str) -> Iterable[str]:
-    """The lines of a table with the main scores of both models and their intervals."""
-    yield f"| Real? | Score | Difference | {decision.challenger} | {decision.incumbent} |"
-    yield "|---|---|---|---|---|"
-    for row in decision.scores:
-        change = row.change
+    """The lines of a table with the main scores of both models, narrow enough for Prefect's page."""
+    yield "| Score | Difference | Challenger | Incumbent |"
+    yield "|---|---|---:|---:|"
+    for change in decision.scores:
+        score = SCORES[change.name]
+        gain, low, high = (score.text(one, signed=True) for one in (change.gain, change.low, change.high))
+        mark = "**" if change.real else ""
         cells = [
-            "**yes**" if change.real else "no",
             _title(f"{decoding}/{change.name}"),
-            _with_interval(change.name, change.gain, (change.low, change.high), signed=True),
-            _with_interval(change.name, change.a, row.ours),
-            _with_interval(change.name, change.b, row.theirs),
+            f"{mark}{gain} [{low}, {high}]{mark}",
+            score.text(change.a),
+            score.text(change.b),
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -54,8 +57,3 @@ def _title(name: str) -> str:
     """`free/strict/validity/valid` as words, which break into lines where a name would widen the table: `valid answers, free`."""
     decoding, _, score = name.partition("/")
     return f"{SCORES[score].title}, {decoding}" if score in SCORES else name
-
-
-def _with_interval(name: str, value: float, interval: tuple[float, float], signed: bool = False) -> str:
-    value_, low, high = (SCORES[name].text(one, signed) for one in (value, *interval))
-    return f"{value_} [{low}, {high}]"

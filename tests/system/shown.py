@@ -41,9 +41,11 @@ def artifacts(page: Any, prefect: str, mlflow: str) -> None:
     """Scores with intervals, the gate's report, the curve; and the story's page, which is a link away in MLflow."""
     table = pictures.artifact(page, prefect, "scorecard").locator("table")
     assert table.locator("tr").first.inner_text().split()[:2] == ["base", "challenger"]
-    assert "valid answers, free" in table.inner_text() and " to " in table.inner_text()
+    assert "valid answers, free" in table.inner_text() and "0.000 [0.000, " in table.inner_text()
+    assert fits(table)
     report = pictures.artifact(page, prefect, "gate-report")
     report.get_by_text("What was checked").wait_for()
+    assert fits(report.locator("table"))
     assert "Promote storyteller-smoke version" in report.inner_text("h1 >> nth=-1")
     picture = pictures.artifact(page, prefect, "training-curves").get_by_alt_text("The loss over the steps")
     assert picture.evaluate("image => image.complete && image.naturalWidth") > 500
@@ -54,6 +56,11 @@ def artifacts(page: Any, prefect: str, mlflow: str) -> None:
     assert link.startswith(mlflow)
     page.goto(link)
     page.frame_locator("iframe").get_by_text("images").first.wait_for()
+
+
+def fits(table: Any) -> bool:
+    """Whether nothing of a table is cut off: Prefect's page does not wrap its cells."""
+    return bool(table.evaluate("table => table.scrollWidth <= table.closest('article').clientWidth"))
 
 
 def best(page: Any, prefect: str, mlflow: str) -> None:

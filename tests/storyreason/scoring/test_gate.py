@@ -37,7 +37,8 @@ def test_a_significantly_better_challenger_is_promoted() -> None:
     assert decision.verdict == "promote"
     assert "grounded/strict/grounding/f1: +0.225 (0.500 to 0.725;" in decision.reason
     assert report(decision).startswith("# Promote version 2\n")
-    assert "| **yes** | box F1, grounded | +0.225 [" in report(decision)
+    assert "| box F1, grounded | **+0.225 [" in report(decision)
+    assert report(decision).endswith("`scores.json` of its run.\n")
 
 
 def test_a_gain_that_may_be_chance_keeps_the_champion() -> None:
@@ -89,7 +90,7 @@ def test_validity_is_guarded_in_free_decoding_if_known() -> None:
     # then: the row of what was checked and the row of the scores say which decoding they are of
     rows = [line for line in report(decision).splitlines() if "valid answers, " in line and line[0] in "-|"]
     assert rows[0].startswith("- **failed**: valid answers, free: -0.100")
-    assert rows[1].startswith("| no | valid answers, grounded | +0.000")
+    assert rows[1] == "| valid answers, grounded | +0.000 [+0.000, +0.000] | 1.000 | 1.000 |"
 
 
 def test_identity_and_hallucinations_stay_within_tolerance() -> None:
