@@ -236,7 +236,7 @@ def main() -> None:
 
     schedules.check(chosen)
     deadline = time.monotonic() + PATIENCE
-    while not up.answers(f"{os.environ['PREFECT_API_URL']}/health"):
+    while not settings.answers(f"{os.environ['PREFECT_API_URL']}/health"):
         if pool or time.monotonic() > deadline:
             raise RunError(f"No Prefect server answers at {os.environ['PREFECT_API_URL']}: run `storyreason up`.")
         time.sleep(0.2)

@@ -77,7 +77,7 @@ def _server() -> Iterator[None]:
 def _await_server(url: str) -> None:
     """Raise RunError if nothing answers at the API's address, not even after a restart."""
     deadline = time.monotonic() + RESTART
-    while not up.answers(f"{url}/health"):
+    while not settings.answers(f"{url}/health"):
         if time.monotonic() > deadline:
             raise RunError(
                 f"Prefect's server at {without_password(url)} does not answer: start it (with `storyreason up`, if it is this "

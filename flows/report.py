@@ -63,11 +63,10 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 def show_pages(run_ids: dict[str, str]) -> None:
     """Print where MLflow shows these runs and compares them."""
-    from flows import up
-    from tasks import tracking, views
+    from tasks import settings, tracking, views
 
     experiment = tracking.experiment()
-    if not up.answers(f"{views.server()}/health"):
+    if not settings.answers(f"{views.server()}/health"):
         say("MLflow's server is not running: start it with `storyreason up` before you open these addresses.")
     say(f"runs, the best first: {views.runs(experiment)}")
     if len(set(run_ids.values())) > 1:

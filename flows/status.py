@@ -95,7 +95,7 @@ def _servers(chosen: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
         ("mlflow", chosen.mlflow_url, "/health"),
     ):
         address = elsewhere.get(name, address).removesuffix("/api")
-        yield name, {"address": address, "answers": up.answers(f"{address}{probe}")}
+        yield name, {"address": address, "answers": settings.answers(f"{address}{probe}")}
 
 
 def _gateways() -> Iterator[dict[str, Any]]:

@@ -14,8 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -268,9 +266,9 @@ def _check_free(name: str, port: int) -> None:
 def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -> None:
     """Wait until each of these parts answers, in the order of the Procfile."""
     conditions: dict[str, Callable[[], bool]] = {
-        "prefect": lambda: answers(f"{chosen.prefect_url}/api/health"),
-        "mlflow": lambda: answers(f"{chosen.mlflow_url}/health"),
-        "gateway": lambda: answers(f"{chosen.gateway_url}/healthz"),
+        "prefect": lambda: settings.answers(f"{chosen.prefect_url}/api/health"),
+        "mlflow": lambda: settings.answers(f"{chosen.mlflow_url}/health"),
+        "gateway": lambda: settings.answers(f"{chosen.gateway_url}/healthz"),
         "deployments": ready_file().exists,
     }
     deadline = time.monotonic() + STARTUP
@@ -288,18 +286,6 @@ def _wait(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) ->
                 )
             time.sleep(0.2)
         say(f"{name} answers")
-
-
-def answers(url: str) -> bool:
-    """Whether an HTTP server answers there within five seconds, with any status."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return True
-    except OSError:
-        return False
 
 
 def _end_leftovers() -> bool:

@@ -5,6 +5,8 @@ They are environment variables, set before these libraries are first imported; w
 
 import logging
 import os
+import urllib.error
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
@@ -178,3 +180,15 @@ class PlainFailures(logging.Filter):
             record.exc_info = record.exc_text = None
             record.msg, record.args = str(error), ()
         return True
+
+
+def answers(url: str) -> bool:
+    """Whether an HTTP server answers there within five seconds, with any status."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
