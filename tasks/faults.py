@@ -64,8 +64,9 @@ def _of_mlflow(error: Exception, chain: list[BaseException]) -> RegistryError | 
     else:
         told = f"MLflow's server at {place} gives no answer that can be used ({reason}): look at its log, and whether it is one."
     found = RegistryError(told)
-    busy = isinstance(error, MlflowException) and error.get_http_status_code() in (429, 500, 502, 503, 504)
-    found.__cause__ = broken or (ConnectionError(reason) if busy or isinstance(error, SQLAlchemyError) else None)
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else 0  # type: ignore[no-untyped-call]
+    again = status in (429, 500, 502, 503, 504) or isinstance(error, SQLAlchemyError)
+    found.__cause__ = broken or (ConnectionError(reason) if again else None)
     return found
 
 
