@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from storyreason import forms, resources
 from storyreason.errors import ConfigError
 from storyreason.generation.config import Decoding, GenerationConfig
-from storyreason.scoring.config import GateConfig
+from storyreason.scoring.config import GateConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import TrainingConfig
 
@@ -73,6 +73,7 @@ class RunConfig(BaseModel):
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    reward: RewardConfig = Field(default_factory=RewardConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
 
     @model_validator(mode="after")

@@ -1,4 +1,5 @@
-"""Scoring a model's answers (validity, grounding, identity, references, language) and comparing two models.
+"""Scoring a model's answers (validity, grounding, identity, references, language), comparing two models, and rewarding an
+answer.
 
 >>> from storyreason import dataset, scoring
 >>> from storyreason.format import answer
@@ -18,13 +19,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from storyreason.scoring.counting import Protocol, Reference, score
     from storyreason.scoring.gate import Decision, decide
+    from storyreason.scoring.rewarding import Reward, reward, rewards
     from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
-__all__ = ["Decision", "Difference", "Protocol", "Reference", "Scorecard", "compare", "decide", "score"]
+__all__ = [
+    "Decision", "Difference", "Protocol", "Reference", "Reward", "Scorecard", "compare", "decide", "reward", "rewards", "score",
+]  # fmt: skip
 
 _ROOMS = {
     "Protocol": "counting", "Reference": "counting", "score": "counting",
     "Decision": "gate", "decide": "gate",
+    "Reward": "rewarding", "reward": "rewarding", "rewards": "rewarding",
     "Difference": "scorecard", "Scorecard": "scorecard", "compare": "scorecard",
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""Settings of the gate that decides whether a challenger is promoted."""
+"""Settings of the gate that decides whether a challenger is promoted, and of the reward that a trainer may learn from."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storyreason import forms
 
@@ -78,3 +78,34 @@ class GateConfig(BaseModel):
                 f"{decoding}/{catalogue.BOX_F1}"
             )
         return primary
+
+
+def _weight(default: float, description: str) -> float:
+    weight: float = Field(default=default, ge=0.0, le=100.0, description=f"Weight of the part: {description}")
+    return weight
+
+
+class RewardConfig(BaseModel):
+    """The weights of the parts of `scoring.reward`; they need not add up to 1. No flow uses them yet: a trainer does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
+
+    readable: float = _weight(0.05, "an analysis can be found.")
+    valid: float = _weight(0.05, "no rule of severity error is broken.")
+    grounding: float = _weight(0.35, "F1 of boxes at IoU 0.5.")
+    identity: float = _weight(0.25, "IDF1.")
+    names: float = _weight(0.05, "people keep one name, and mentions use it.")
+    references: float = _weight(0.20, "what the story mentions is where it says; hallucinations cost.")
+    length: float = _weight(0.05, "about as many words as the reference.")
+    length_band: float = Field(
+        default=0.25,
+        ge=0.0,
+        lt=1.0,
+        description="How much longer than the reference, or the reference than it, a story may be at full reward.",
+    )
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> Self:
+        if not any(self.model_dump(exclude={"length_band"}).values()):
+            raise ValueError("at least one weight must be above 0")
+        return self
