@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from storyreason import forms, resources
 from storyreason.errors import ConfigError
 from storyreason.generation.config import Decoding, GenerationConfig
-from storyreason.scoring.config import GateConfig, RewardConfig
+from storyreason.scoring.config import Asked, GateConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import TrainingConfig
 
@@ -57,6 +57,14 @@ class EvaluationConfig(BaseModel):
         ("free", "grounded"),
         min_length=1,
         description="free: as the model likes; grounded: under grammars that keep tables, IDs, boxes and tags right.",
+    )
+    controls: tuple[Asked, ...] = Field(
+        (),
+        description="Ask the model again with wrong frames, and score what remains: those of another film (other-film), its own "
+        "in another order (shuffled), or grey ones (grey). Each takes as long as the evaluation itself.",
+    )
+    control_stories: int | None = Field(
+        None, ge=1, description="Ask again for the first N test stories only; empty: for all of them."
     )
 
 

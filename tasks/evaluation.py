@@ -1,6 +1,7 @@
 """Evaluation as a step: vLLM tells the test split; the answers are read, scored, and logged where people compare models."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,11 +11,17 @@ from storyreason import generation, page, runs, scoring
 from storyreason.config import RunConfig
 from storyreason.format import answer
 from storyreason.generation import Prediction
+from storyreason.generation.answering import Illustrated
 from storyreason.generation.config import Decoding
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring import control
 from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
+from storyreason.scoring.config import Asked
+from storyreason.scoring.control import CONTROLS
+from storyreason.scoring.scorecard import Control
+from storyreason.scoring.wrong import Wrong
+from storyreason.scoring.wrong import wrong as stories_of
 from tasks import accelerator, tracking, views
 from tasks.data import Base, stories_to_tell
 from tasks.progress import Progress
@@ -76,6 +83,7 @@ def fingerprint(config: RunConfig, subject: Subject, data: Pulled) -> str:
             config.generation.as_trained(subject.folder), always=FINGERPRINTED, never=PACE | {"decoding"}
         ),
         decodings=config.evaluation.decodings,
+        **runs.deciding(config.evaluation, always=(), never={"decodings"}),
         **runs.deciding(
             config.serving,
             always={"max_model_len", "dtype"},
@@ -92,26 +100,37 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
     references = [scoring.Reference.of(example) for example in examples]
     metrics: dict[str, float] = {"stories": len(examples)}
     cards: dict[Decoding, scoring.Scorecard] = {}
-    told = _tell(config, subject, examples, folder)
-    for decoding, answers in told.items():
-        card = cards[decoding] = scoring.score(
+    wrong = {
+        kind: stories_of(kind, examples)[: config.evaluation.control_stories] for kind in config.evaluation.controls
+    }
+    told = _tell(config, subject, {None: examples, **wrong}, folder)
+    for decoding in config.evaluation.decodings:
+        answers = told[decoding, None]
+        card = scoring.score(
             references, _texts(answers), protocols=("strict", "paper"), grounded=decoding == "grounded"
         )
+        again = {
+            kind: _asked_again(references, wrong[kind], told[decoding, kind], decoding) for kind in wrong if wrong[kind]
+        }
+        card = cards[decoding] = replace(card, controls={**card.controls, **again})
         metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()} | _controlled(decoding, card)
         runs.write_text(folder / f"{decoding}-scorecard.json", card.to_json())
         runs.write_text(
             folder / f"{decoding}-stories.html", _page(config.name, subject, decoding, examples, answers, card)
         )
-    if "grounded" in told:
-        metrics |= _mended(references, told["grounded"])
+    if ("grounded", None) in told:
+        metrics |= _mended(references, told["grounded", None])
     run_id = _log(config, subject, work, data, metrics, cards)
     get_run_logger().info("%s: %s", subject.role, headline(metrics))
     return Evaluated(
-        files=tuple(f"{decoding}{kind}" for decoding in told for kind in FILES),
+        files=(
+            *(f"{decoding}{kind}" for decoding in cards for kind in FILES),
+            *(_file(decoding, kind) for decoding, kind in told if kind),
+        ),
         role=subject.role,
         run_id=run_id,
-        scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in told},
-        pages={decoding: str(folder / f"{decoding}-stories.html") for decoding in told},
+        scorecards={decoding: str(folder / f"{decoding}-scorecard.json") for decoding in cards},
+        pages={decoding: str(folder / f"{decoding}-stories.html") for decoding in cards},
         metrics=metrics,
     )
 
@@ -143,6 +162,16 @@ def _mended(references: list[scoring.Reference], answers: list[Prediction]) -> d
     }
 
 
+def _asked_again(
+    references: list[scoring.Reference], shown: list[Wrong], answers: list[Prediction], decoding: Decoding
+) -> Control:
+    """What a model that was asked with wrong frames keeps of its scores."""
+    instead = {one.story_id: one.instead for one in shown}
+    asked = [one for one in references if one.story_id in instead]
+    card = scoring.score(asked, _texts(answers), ("strict", "paper"), meteor=False, grounded=decoding == "grounded")
+    return control.compared(card, {one.story_id: instead[one.story_id] for one in asked})
+
+
 def _controlled(decoding: str, card: scoring.Scorecard) -> dict[str, float]:
     """What each score that may be the gate's primary keeps in each control, and its share of what that leaves to gain."""
     metrics = {}
@@ -169,24 +198,39 @@ def headline(metrics: dict[str, float]) -> str:
     return "; ".join(lines)
 
 
-def _tell(config: RunConfig, subject: Subject, examples: Any, folder: Path) -> dict[Decoding, list[Prediction]]:
-    """The answers of each decoding. One engine tells them all; it starts only when some are missing."""
-    files = {decoding: folder / f"{decoding}{FILES[0]}" for decoding in config.evaluation.decodings}
-    missing = [decoding for decoding, file in files.items() if not file.exists()]
+def _file(decoding: Decoding, kind: Asked | None) -> str:
+    """`free.jsonl`, or `free-grey.jsonl` for a control."""
+    return f"{decoding}-{kind}{FILES[0]}" if kind else f"{decoding}{FILES[0]}"
+
+
+def _tell(
+    config: RunConfig, subject: Subject, asked: Mapping[Asked | None, Sequence[Illustrated]], folder: Path
+) -> dict[tuple[Decoding, Asked | None], list[Prediction]]:
+    """The answers of each decoding, to the examples themselves (None) and as each control shows them.
+
+    One engine tells them all; it starts only when some are missing.
+    """
+    files = {
+        (decoding, kind): folder / _file(decoding, kind) for kind in asked for decoding in config.evaluation.decodings
+    }
+    missing = {place: file for place, file in files.items() if not file.exists()}
     if missing:
         progress = Progress(f"evaluate-{subject.role}", f"telling the test split ({subject.role})")
-        of = len(missing) * len(examples)
+        of, before = sum(len(asked[kind]) for _, kind in missing), 0
         log = folder / "vllm.log"
         with accelerator.taken(config.serving.devices), VllmServer(subject.folder, config.serving, log) as engine:
-            for number, decoding in enumerate(missing):
+            for (decoding, kind), file in missing.items():
 
-                def report(done: int, total: int, decoding: str = decoding, before: int = number) -> None:
-                    text = f"{subject.role}, {decoding} decoding: {done}/{total} stories told"
-                    progress.report(before * total + done, of, text)
+                def report(
+                    done: int, total: int, decoding: str = decoding, kind: Any = kind, before: int = before
+                ) -> None:
+                    what = f"{decoding} decoding, {CONTROLS[kind]}" if kind else f"{decoding} decoding"
+                    progress.report(before + done, of, f"{subject.role}, {what}: {done}/{total} stories told")
 
-                asked = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
-                generation.predict(engine.url, engine.name, examples, asked, files[decoding], on_progress=report)
-    return {decoding: generation.answering.read(file) for decoding, file in files.items()}
+                request = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
+                generation.predict(engine.url, engine.name, asked[kind], request, file, on_progress=report)
+                before += len(asked[kind])
+    return {place: generation.answering.read(file) for place, file in files.items()}
 
 
 def _log(

@@ -9,8 +9,11 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from storyreason import dataset, runs, sample
-from storyreason.config import RunConfig
+from storyreason.config import EvaluationConfig, RunConfig
 from storyreason.format import answer
+from storyreason.scoring import control
+from storyreason.scoring.catalogue import BOX_F1
+from storyreason.scoring.wrong import wrong
 from tasks import evaluation, tracking
 from tasks.evaluation import Subject
 from tasks.results import Evaluated, Pulled
@@ -26,52 +29,85 @@ def pulled(folder: Path, faulty: dict[str, str] | None = None) -> Pulled:
     return Pulled((str(folder),), md5="d41d8cd98f00b204", rev=None, card="", faulty_test_stories=faulty or {})
 
 
-def write_answers(data: Pulled, subject: Subject) -> None:
-    """Write the references as answers to all stories, so that no engine starts."""
-    told = [
-        {"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)}
-        for one in dataset.load(data.folder, "test")
-        if one.story_id not in data.faulty_test_stories
-    ]
-    lines = [json.dumps({**one, "cut": False, "prompt_tokens": 1, "tokens": 1}) + "\n" for one in told]
-    folder = runs.work_folder("evaluate", evaluation.fingerprint(FREE, subject, data))
-    runs.write_text(folder / "free.jsonl", "".join(lines))
+def write_answers(data: Pulled, subject: Subject, config: RunConfig) -> None:
+    """Write the references as answers to all stories, so that no engine starts.
 
-
-def evaluate(data: Pulled, subject: Subject) -> Evaluated:
-    with disable_run_logger():
-        return evaluation.evaluate.compute(FREE, subject, data)
+    Asked with wrong frames, the model tells of those of another film or in another order, and says nothing of grey ones.
+    """
+    examples = [one for one in dataset.load(data.folder, "test") if one.story_id not in data.faulty_test_stories]
+    told = {one.story_id: answer.join(one.chain_of_thought, one.story) for one in examples}
+    answers = {"free": told}
+    for kind in config.evaluation.controls:
+        shown = wrong(kind, examples)[: config.evaluation.control_stories]
+        answers[f"free-{kind}"] = {one.story_id: told.get(one.instead, "") for one in shown}
+    folder = runs.work_folder("evaluate", evaluation.fingerprint(config, subject, data))
+    for name, texts in answers.items():
+        rows = [
+            {"story_id": id, "prediction": text, "cut": False, "prompt_tokens": 1, "tokens": 1}
+            for id, text in texts.items()
+        ]
+        runs.write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.server
-def test_a_test_story_with_a_picture_that_does_not_decode_is_left_out(
+def test_an_evaluation_leaves_out_what_does_not_decode_and_keeps_what_wrong_frames_leave_of_each_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
 ) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
     monkeypatch.setattr(evaluation, "Progress", Mock())
-    first, *others = sample.examples("test", films=2)
+    first, *others = sample.examples("test", films=6)
     broken = replace(first, images=(b"no picture", *first.images[1:]))
     dataset.write([broken, *others], tmp_path / "data", "test")
     data = pulled(tmp_path / "data", {first.story_id: "why"})
     subject = Subject("base", "tiny-base", "0123456789abcdef")
-    write_answers(data, subject)
+    asked_again = EvaluationConfig(decodings=("free",), controls=("other-film", "grey"), control_stories=7)
+    config = FREE.model_copy(update={"evaluation": asked_again})
+    write_answers(data, subject, config)
 
-    scored = evaluate(data, subject)
+    with disable_run_logger():
+        scored = evaluation.evaluate.compute(config, subject, data)
 
-    assert scored.metrics["stories"] == len(others) == 3
+    assert scored.metrics["stories"] == len(others) == 11
     assert scored.metrics["free/strict/grounding/f1"] == 1.0
     run = tracking.client().get_run(scored.run_id)
-    assert run.data.metrics["stories"] == 3
+    assert run.data.metrics["stories"] == 11
     assert run.data.metrics.keys() < scored.metrics.keys()  # the rest is in the table
     assert (
         run.data.tags["mlflow.note.content"] == "free: box F1 1.000 (1.000 to 1.000), IDF1 1.000, valid answers 1.000"
     )
     artifacts = {one.path for one in tracking.client().list_artifacts(scored.run_id)}
     assert {"scores.json", "config.yaml"} <= artifacts
-    card = json.loads(Path(scored.scorecards["free"]).read_text())
-    assert first.story_id not in json.dumps(card)
+    assert first.story_id not in Path(scored.scorecards["free"]).read_text()
     (written,) = tmp_path.glob("evaluate/*/manifest.json")
     assert frozen.types(json.loads(written.read_text())) == frozen.manifest("evaluate")
+    _keeps_controls(scored, run.data.metrics)
+
+
+def _keeps_controls(scored: Evaluated, logged: dict[str, float]) -> None:
+    card = scored.scorecard("free")
+    assert list(card.controls) == ["other-reference", "other-film", "grey"]
+    assert set(card.controls["grey"].instead.values()) == {"grey"}
+    assert len(card.controls["grey"].instead) == len(card.controls["other-film"].instead) == 7
+    # With the frames of another film, the model tells that film's story.
+    assert 0 < control.controlled(card, "other-film")[BOX_F1].controlled < 0.3
+    assert control.controlled(card, "grey")[BOX_F1].controlled == 0
+    assert control.labels(card)[BOX_F1] == "image-dependent"
+    assert {"free-other-film.jsonl", "free-grey.jsonl"} < set(scored.files)
+    # MLflow has the controls of the score that decides, and of no other.
+    assert {name for name in logged if "control/" in name} == {
+        f"free/{what}/{kind}/{BOX_F1}" for what in ("control", "above_control") for kind in card.controls
+    }
+    assert logged[f"free/control/grey/{BOX_F1}"] == 0
+
+
+@pytest.mark.parametrize(("controls", "same"), [((), True), (("grey",), False)])
+def test_asking_again_is_part_of_the_fingerprint(controls: tuple[str, ...], same: bool) -> None:
+    subject = Subject("base", "tiny-base", "0123456789abcdef")
+    changed = RunConfig.model_validate(
+        FREE.model_dump() | {"evaluation": {"decodings": ["free"], "controls": list(controls)}}
+    )
+    named = [evaluation.fingerprint(config, subject, pulled(Path("data"))) for config in (FREE, changed)]
+    assert (named[0] == named[1]) is same
 
 
 def test_left_out_stories_are_part_of_the_fingerprint() -> None:
