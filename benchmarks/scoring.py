@@ -2,6 +2,7 @@
 
 python benchmarks/scoring.py reading
 python benchmarks/scoring.py scoring
+python benchmarks/scoring.py rewarding
 """
 
 import json
@@ -151,6 +152,31 @@ def scoring(stories: int = 626, meteor: bool = True) -> None:
         measure("strict and paper with METEOR", lambda: score(references(), predictions, ("strict", "paper")))
     console.print(table)
     console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB, without Java's")
+
+
+@app.command()
+def rewarding(times: int = 20) -> None:
+    """Rewards a second of CPU time, for the golden stories' predictions and for their references as answers."""
+    from storyreason.format import answer
+    from storyreason.scoring import Reference, reward
+
+    golden = json.loads(GOLDEN.read_text())["stories"]
+    references = [
+        Reference(
+            told["story_id"], tuple((w, h) for w, h in told["image_sizes"]), told["chain_of_thought"], told["story"]
+        )
+        for told in golden
+    ]
+    answers = {
+        "predictions": [told["prediction"] for told in golden],
+        "references": [answer.join(told["chain_of_thought"], told["story"]) for told in golden],
+    }
+    table = Table("Answers", "characters", "rewards a second", title="Rewarding, each reference parsed once")
+    for name, texts in answers.items():
+        pairs = list(zip(references, texts, strict=True))
+        seconds = best(lambda pairs=pairs: [reward(*pair) for pair in pairs], times)  # type: ignore[misc]
+        table.add_row(name, f"{sum(map(len, texts)) / len(texts):,.0f}", f"{len(texts) / seconds:,.0f}")
+    console.print(table)
 
 
 def _cpu() -> float:

@@ -100,7 +100,7 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
     references = [scoring.Reference.of(example) for example in examples]
     metrics: dict[str, float] = {"stories": len(examples)}
     cards: dict[Decoding, scoring.Scorecard] = {}
-    wrong = {
+    wrong: dict[Asked | None, list[Wrong]] = {
         kind: stories_of(kind, examples)[: config.evaluation.control_stories] for kind in config.evaluation.controls
     }
     told = _tell(config, subject, {None: examples, **wrong}, folder)
@@ -110,7 +110,9 @@ def evaluate(work: Work, config: RunConfig, subject: Subject, data: Pulled) -> E
             references, _texts(answers), protocols=("strict", "paper"), grounded=decoding == "grounded"
         )
         again = {
-            kind: _asked_again(references, wrong[kind], told[decoding, kind], decoding) for kind in wrong if wrong[kind]
+            str(kind): _asked_again(references, shown, told[decoding, kind], decoding)
+            for kind, shown in wrong.items()
+            if shown
         }
         card = cards[decoding] = replace(card, controls={**card.controls, **again})
         metrics |= {f"{decoding}/{name}": value for name, value in card.metrics().items()} | _controlled(decoding, card)

@@ -29,7 +29,7 @@ def pulled(folder: Path, faulty: dict[str, str] | None = None) -> Pulled:
     return Pulled((str(folder),), md5="d41d8cd98f00b204", rev=None, card="", faulty_test_stories=faulty or {})
 
 
-def write_answers(data: Pulled, subject: Subject, config: RunConfig) -> None:
+def write_answers(data: Pulled, subject: Subject, config: RunConfig = FREE) -> None:
     """Write the references as answers to all stories, so that no engine starts.
 
     Asked with wrong frames, the model tells of those of another film or in another order, and says nothing of grey ones.
@@ -49,6 +49,11 @@ def write_answers(data: Pulled, subject: Subject, config: RunConfig) -> None:
         runs.write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def evaluate(data: Pulled, subject: Subject, config: RunConfig = FREE) -> Evaluated:
+    with disable_run_logger():
+        return evaluation.evaluate.compute(config, subject, data)
+
+
 @pytest.mark.server
 def test_an_evaluation_leaves_out_what_does_not_decode_and_keeps_what_wrong_frames_leave_of_each_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None
@@ -64,8 +69,7 @@ def test_an_evaluation_leaves_out_what_does_not_decode_and_keeps_what_wrong_fram
     config = FREE.model_copy(update={"evaluation": asked_again})
     write_answers(data, subject, config)
 
-    with disable_run_logger():
-        scored = evaluation.evaluate.compute(config, subject, data)
+    scored = evaluate(data, subject, config)
 
     assert scored.metrics["stories"] == len(others) == 11
     assert scored.metrics["free/strict/grounding/f1"] == 1.0

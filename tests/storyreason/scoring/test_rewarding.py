@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from storyreason.format.tables import Character, Object
 from storyreason.scoring import Reference, reward, rewards, score
 from storyreason.scoring.config import RewardConfig
 
+DOCS = Path(__file__).parents[3] / "docs" / "scores.md"
 Rows = tuple[tuple[Character, ...], tuple[Object, ...]]
 Told = tuple[Analysis, Story]
 
@@ -186,6 +188,19 @@ def test_no_exploit_is_rewarded_like_the_honest_answer_that_it_is_made_from(
 
     assert 0.4 < ours.total < 1
     assert theirs.total < ours.total - 0.02, (ours, theirs)
+
+
+def test_the_docs_say_what_each_exploit_is_rewarded(stories: list[dataset.Example]) -> None:
+    means = []
+    for exploit in (lambda told, others: answer.render(*told), *EXPLOITS):
+        totals = []
+        for example in stories[::2][:6]:
+            others = [one for one in stories if one.story_id[:-1] != example.story_id[:-1]]
+            totals.append(reward(example, exploit(honest(example), others)).total)
+        means.append(f"{sum(totals) / len(totals):.2f}")
+    table = DOCS.read_text().partition("| answer | reward |")[2].partition("\n\n")[0]
+
+    assert re.findall(r"\d\.\d\d", table) == sorted(means, reverse=True)
 
 
 def test_the_reference_is_rewarded_whole_and_every_part_is_named(stories: list[dataset.Example]) -> None:
