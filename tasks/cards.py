@@ -61,7 +61,8 @@ Preset {config.name}, mode {config.training.mode}; {_run(trained.run_id)}.
 def scorecard(scores: dict[str, Evaluated]) -> None:
     """The headline scores of each model, by its role, with their 95 % intervals."""
     cards = {(role, decoding): one.scorecard(decoding) for role, one in scores.items() for decoding in one.scorecards}
-    lines = ["# Scores on the test split", "", "In brackets: the 95 % interval over the stories.", ""]
+    lines = ["# Scores on the test split", "", "In brackets: the 95 % interval over the stories."]
+    lines += ["*Other films*: the same answers against the references of other films' stories.", ""]
     lines += [f"| | {' | '.join(scores)} |", "|---|" + "---:|" * len(scores)]
     for score in HEADLINES:
         for decoding in [name for name in get_args(Decoding) if any(place[1] == name for place in cards)]:
@@ -69,7 +70,7 @@ def scorecard(scores: dict[str, Evaluated]) -> None:
             lines.append(f"| {score.title}, {decoding} | {' | '.join(cells)} |")
             if score.name == BOX_F1:
                 cells = [_control(cards.get((role, decoding)), score) for role in scores]
-                lines.append(f"| the same against other films' stories | {' | '.join(cells)} |")
+                lines.append(f"| the same, other films | {' | '.join(cells)} |")
     lines += ["", *(f"- {role}: {_run(one.run_id)}" for role, one in scores.items())]
     description = "scores of " + " and ".join(scores)
     create_markdown_artifact("\n".join(lines) + "\n", key="scorecard", description=description)
@@ -86,7 +87,7 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
 
 def _control(card: scoring.Scorecard | None, score: Score) -> str:
     found = control.controlled(card).get(score.name) if card else None
-    return f"{score.text(found.controlled)} ({score.text(found.low)} to {score.text(found.high)})" if found else "-"
+    return f"{score.text(found.controlled)} [{score.text(found.low)}, {score.text(found.high)}]" if found else "-"
 
 
 def story(told: str, version: Version, page: Path, artifact: str) -> None:

@@ -1,6 +1,7 @@
 """Evaluation: the test split as it is, without the stories that cannot be used."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,6 +12,8 @@ from prefect.logging import disable_run_logger
 from storyreason import dataset, runs, sample
 from storyreason.config import EvaluationConfig, RunConfig
 from storyreason.format import answer
+from storyreason.generation.config import GenerationConfig
+from storyreason.generation.vllm import VllmServer
 from storyreason.scoring import control
 from storyreason.scoring.catalogue import BOX_F1
 from storyreason.scoring.wrong import wrong
@@ -102,6 +105,28 @@ def _keeps_controls(scored: Evaluated, logged: dict[str, float]) -> None:
         f"free/{what}/{kind}/{BOX_F1}" for what in ("control", "above_control") for kind in card.controls
     }
     assert logged[f"free/control/grey/{BOX_F1}"] == 0
+
+
+@pytest.mark.server
+def test_one_engine_tells_the_stories_and_what_the_controls_show(
+    vllm_server: VllmServer, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = Mock()
+    monkeypatch.setattr(evaluation, "Progress", Mock(return_value=progress))
+    monkeypatch.setattr(evaluation, "VllmServer", lambda *_: nullcontext(vllm_server))
+    stories = list(sample.examples("test", films=1))
+    assert dataset.sizes(stories[0]) == dataset.sizes(stories[1])
+    config = FREE.model_copy(update={"generation": GenerationConfig(max_tokens=8)})
+    subject = Subject("base", str(untrained), "0123456789abcdef")
+
+    told = evaluation._tell(config, subject, {None: stories, "grey": wrong("grey", stories)}, tmp_path)
+
+    assert {place: len(answers) for place, answers in told.items()} == {("free", None): 2, ("free", "grey"): 2}
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"free.jsonl", "free-grey.jsonl"}
+    # Grey frames of the same sizes are the same to the model, whatever the story.
+    first, second = told["free", "grey"]
+    assert first.answer == second.answer
+    assert [call.args[:2] for call in progress.report.call_args_list][-1] == (4, 4)
 
 
 @pytest.mark.parametrize(("controls", "same"), [((), True), (("grey",), False)])
