@@ -80,24 +80,29 @@ def _as_json(card: "Scorecard", differences: "dict[str, Difference]") -> dict[st
         scores[name] = {"value": value, "low": intervals[name][0], "high": intervals[name][1], "label": labels[name]}
         if one := controlled.get(name):
             scores[name]["control"] = {"value": one.controlled, "low": one.low, "high": one.high, "above": one.above}
-    pairs = card.controls[control.REFERENCE].instead if card.controls else {}
     result: dict[str, Any] = {
         "story_count": len(card.story_ids),
         "missing": int(card.total("missing")),
         "scores": scores,
-        "control": {
+    }
+    if _is_strict(card):
+        pairs = card.controls[control.REFERENCE].instead if card.controls else {}
+        result["control"] = {
             "what": control.CONTROLS[control.REFERENCE],
             "stories": len(pairs),
             "left_out": len(card.story_ids) - len(pairs),
             "pairs": dict(pairs),
-        },
-    }
+        }
     if differences:
         result["against"] = {
             name: {"other": d.b, "gain": d.gain, "low": d.low, "high": d.high, "real": d.real}
             for name, d in differences.items()
         }
     return result
+
+
+def _is_strict(card: "Scorecard") -> bool:
+    return "grounding/matched" in card.columns
 
 
 def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str, Difference]") -> None:
@@ -118,8 +123,8 @@ def _print(card: "Scorecard", other: "Scorecard | None", differences: "dict[str,
         missing = int(scored.total("missing")) if scored else 0
         if missing:
             console.print(f"{missing} predictions {which}are missing and count as empty answers.")
-    if card.controls:
-        pairs = len(card.controls[control.REFERENCE].instead)
+    if _is_strict(card):
+        pairs = len(card.controls[control.REFERENCE].instead) if card.controls else 0
         console.print(
             f"Other films: the score {control.CONTROLS[control.REFERENCE]} with as many frames, and its upper bound; "
             f"{pairs} stories have one, {len(card.story_ids) - pairs} do not. Empty: text-only."

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import httpx
@@ -15,7 +16,7 @@ from storyreason.format.problems import Problem
 from storyreason.format.story import without_tags
 from storyreason.generation import grammar, openai
 from storyreason.generation.openai import Chunk
-from storyreason.scoring import Reference, score
+from storyreason.scoring import Reference, reward, score
 from storyreason.serving.live import StoryEvents
 from tests.fuzz.answers import Size, well_formed
 
@@ -77,8 +78,13 @@ def _everyone_who_uses_it_copes(text: str, read: Answer, sizes: Sequence[Size], 
     json.dumps(page.so_far("case", sizes, read), allow_nan=False).encode()
     reference, its_sizes = well_formed(chance)
     half = answer.read(reference)
-    card = score([Reference("case", tuple(its_sizes), half.chain_of_thought, half.story_text)], {"case": text})
-    assert all(math.isfinite(value) for row in card.sums for value in row)
+    of_case = Reference("case", tuple(its_sizes), half.chain_of_thought, half.story_text)
+    # Beside another film's story, so that both answers are compared with the other reference too.
+    card = score([of_case, replace(of_case, story_id="other")], {"case": text, "other": reference})
+    for one in (card, card.controls["other-reference"].card):
+        assert all(math.isfinite(value) for row in one.sums for value in row)
+    rewarded = reward(of_case, text)
+    assert all(0 <= value <= 1 + 1e-9 for value in (rewarded.total, *rewarded.parts.values())), rewarded
     if read.analysis is not None:
         grammar.of_story(read.analysis)
         grammar.end_of_analysis(sizes, read.analysis)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from storyreason import dataset
+from storyreason import dataset, sample
 from storyreason.cli import main
 from storyreason.dataset import Example
+from storyreason.format import answer
 
 STORIES = json.loads((Path(__file__).parents[2] / "golden" / "paper_protocol.json").read_text())["stories"][:6]
 
@@ -105,6 +106,31 @@ def test_the_papers_protocol_without_meteor(monkeypatch, capsys, data: Path, tol
     assert {"paper/F1", "paper/mAP", "paper/BLEU-4", "paper/ROUGE-L", "paper/CIDEr"} <= scores.keys()
     assert "paper/METEOR" not in scores
     assert not any(name.startswith("strict/") for name in scores)
+    assert "control" not in json.loads(out)
+
+
+def test_every_score_says_what_other_films_keep_of_it(monkeypatch, capsys, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    examples = list(sample.examples("test", films=4))
+    dataset.write(examples, tmp_path, "test")
+    told = [{"story_id": one.story_id, "prediction": answer.join(one.chain_of_thought, one.story)} for one in examples]
+    file = jsonl(tmp_path / "told.jsonl", told)
+
+    _, out, _ = call(monkeypatch, capsys, file, "--data", tmp_path, "--format", "json")
+    found = json.loads(out)
+    scores, control = found["scores"], found["control"]
+    assert (control["stories"], control["left_out"]) == (5, 3)
+    assert "black-bicycle-481-1" in control["pairs"]
+    f1 = scores["strict/grounding/f1"]
+    assert f1["label"] == "image-dependent"
+    assert 0 < f1["control"]["low"] < f1["control"]["value"] < f1["control"]["high"] < 1 / 3
+    assert f1["control"]["above"] == 1
+    assert scores["strict/validity/valid"]["label"] == "text-only"
+    assert "control" not in scores["strict/validity/valid"]
+
+    _, out, _ = call(monkeypatch, capsys, file, "--data", tmp_path)
+    row = next(line for line in out.splitlines() if "strict/grounding/f1 " in line)
+    assert f"{f1['control']['value']:.3f} (to {f1['control']['high']:.3f})" in row
+    assert "5 stories have one, 3 do not" in " ".join(out.split())
 
 
 def test_missing_predictions_are_counted_and_score_as_empty(monkeypatch, capsys, tmp_path, data: Path) -> None:  # type: ignore[no-untyped-def]
