@@ -3,10 +3,10 @@
 Everything is counted from the tags and tables of the text: a tag names its entity, so chains of mentions are exact and
 need no coreference model. The passages of a story, one for each frame, are the units that the literature calls sentences.
 
-Sources: the entity grid from Barzilay and Lapata 2008, "Modeling Local Coherence: An Entity-Based Approach", section 3.1;
+Sources: the entity grid from Barzilay and Lapata 2008, "Modeling Local Coherence: An Entity-Based Approach", section 3;
 the entity graph from Guinaudeau and Strube 2013, "Graph-based Local Coherence Modeling", section 3; the order of phases by
 Kendall's tau, Lapata 2006, "Automatic Evaluation of Information Ordering", section 2; repetition is seq-rep-4 of Welleck et
-al. 2020, "Neural Text Generation with Unlikelihood Training", section 6.1.
+al. 2020, "Neural Text Generation with Unlikelihood Training", section 6.
 """
 
 from collections import Counter, defaultdict
@@ -27,7 +27,7 @@ RUN = 4
 
 def scores() -> Iterator[Score]:
     """The scores of this group in the catalogue. None of them looks at boxes."""
-    grid, graph = "Barzilay and Lapata 2008, section 3.1", "Guinaudeau and Strube 2013, section 3"
+    grid, graph = "Barzilay and Lapata 2008, section 3", "Guinaudeau and Strube 2013, section 3"
     for side, of in (("", "the answer"), ("reference", "the reference")):
         at = f"coherence/{side}" if side else "coherence"
         name, title = (f"strict/coherence/{side}_", "reference's ") if side else ("strict/coherence/", "")
@@ -67,7 +67,7 @@ def scores() -> Iterator[Score]:
     yield Score(
         "strict/coherence/repetition", "repetition", rate("coherence/repeated_runs", "coherence/runs"),
         "Share of the runs of four words in the answer's story that stood there before.",
-        "seq-rep-4, Welleck et al. 2020, section 6.1", better="lower",
+        "seq-rep-4, Welleck et al. 2020, section 6", better="lower",
     )  # fmt: skip
 
 
