@@ -55,7 +55,7 @@ def measured(folder: Path) -> dict[str, Any]:
     began = time.perf_counter(), time.process_time()
     import torch
 
-    from storyreason import chat, dataset, model
+    from storyreason import architecture, chat, dataset, model
     from storyreason.training import checkpoints, features, job, process
 
     loaded = job.read(folder / "job.json")
@@ -67,7 +67,7 @@ def measured(folder: Path) -> dict[str, Any]:
     checkpoints.identity(loaded, stories, base, len(planned.step(0)), sharded=False)
     lap("identity")
     cache = features.FeatureCache(
-        folder / "features", features.tower_of(base), encoder, torch.device("cpu"), bf16=False
+        folder / "features", architecture.inside(base), encoder, torch.device("cpu"), bf16=False
     )
     share = cache.share(stories, validation, 10**15)
     lap("features wanted")

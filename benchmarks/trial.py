@@ -19,7 +19,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 from worlds import Seven, Tiny, World
 
-from storyreason.training import features, machine, packing, plan
+from storyreason import architecture
+from storyreason.training import machine, packing, plan
 from storyreason.training.measure import Cost, peak_memory, peak_operations
 from storyreason.training.trainer import token_losses
 
@@ -94,7 +95,7 @@ class Bench(Trainer):
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
         labels = inputs.pop("labels")
         if "features" in inputs:
-            inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
+            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), self.model.config)
         if self.args.use_liger_kernel:
             return model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss / SCALE
         if self.feed.recipe.answer_loss:
@@ -181,7 +182,7 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
     if mode == "language":
         base.model.visual.requires_grad_(False)
     if mode == "lora":
-        targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
+        targets = architecture.ATTENTION
         lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM")
         # FSDP shards weights of a single dtype; without offload peft keeps adapters in float32.
         base = get_peft_model(base, lora, autocast_adapter_dtype=not recipe.offload)
@@ -192,7 +193,7 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
 
 def keep(base: Any, world: Any, indices: Sequence[int], device: Any, seen: dict[int, Any], bf16: bool) -> None:
     """Compute the features of all stories' pictures, in memory and before the clock starts: disk reads are not measured."""
-    holder = features.tower_of(base)
+    holder = architecture.inside(base)
     holder.visual.to(device)
     for index in indices:
         made = world.inputs(index, "answer")

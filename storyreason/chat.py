@@ -127,8 +127,8 @@ class Encoder:
         if not whole.startswith(prompt + probe) or end != self.tokenizer.eos_token:
             raise ModelError(
                 "The base model's chat template is not supported: expected the prompt, the answer and then the "
-                f"end-of-text token {self.tokenizer.eos_token!r}, found {whole[-80:]!r}. Use a Qwen2.5-VL instruct model, "
-                "or give the base model such a template."
+                f"end-of-text token {self.tokenizer.eos_token!r}, found {whole[-80:]!r}. Use an instruct model, or give the "
+                "base model such a template."
             )
         return end
 
@@ -204,6 +204,6 @@ class Encoder:
             whole = theirs[name][0] if name in ("input_ids", "mm_token_type_ids") else theirs[name]
             if whole.shape != getattr(ours, name).shape or not bool((whole == getattr(ours, name)).all()):
                 raise ModelError(
-                    f"The base model's processor returns unexpected {name}: it does not have the interface of "
-                    "Qwen2.5-VL. Use a model of that family."
+                    f"The base model's processor returns unexpected {name}: its files do not belong together. Take all of "
+                    "them from one place."
                 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from storyreason import adapters, runs
+from storyreason import adapters, architecture, runs
 from storyreason.compat import models
 from storyreason.errors import ModelError
 
@@ -63,9 +63,13 @@ def _unloadable(base: str, error: Exception) -> ModelError:
 
 
 def load_processor(base: str, revision: str | None = None) -> Any:
-    """The base's processor: tokenizer, image processor, chat template. Raises ModelError with the reason."""
+    """The base's processor: tokenizer, image processor, and the chat template of its family.
+
+    Raises ModelError with the reason.
+    """
     from transformers import AutoProcessor
 
+    family = architecture.of(_config(base, revision), base)
     try:
         processor = AutoProcessor.from_pretrained(base, revision=revision)
     except Exception as error:
@@ -73,9 +77,11 @@ def load_processor(base: str, revision: str | None = None) -> Any:
     for part in ("tokenizer", "image_processor", "image_token_id", models.IMAGE_TOKEN_COUNTER):
         if not hasattr(processor, part):
             raise ModelError(
-                f"The base model {base} has no {part} in its processor ({type(processor).__name__}): expected a model "
-                "that reads several images, with Qwen2.5-VL's interface."
+                f"The base model {base} has no {part} in its processor ({type(processor).__name__}): its files are not those of "
+                f"{family.name}. Take all of them from one place."
             )
+    if family.template is not None:
+        processor.chat_template = family.template
     return processor
 
 
@@ -88,6 +94,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText
 
+    architecture.of(_config(base, revision), base)
     try:
         return AutoModelForImageTextToText.from_pretrained(
             base, revision=revision, dtype=dtype, attn_implementation=attention

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.gpu.common import DEVICE, DRY, report
-from storyreason import chat, model, sample
-from storyreason.training import Job, TrainingConfig, features, packing, setup
+from storyreason import architecture, chat, model, sample
+from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.config import Precision, Recompute
 from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.trainer import token_losses
@@ -62,7 +62,7 @@ class Subject:
         return [collate([one], pad=0) for one in self.chosen]
 
     def with_features(self, net: Any, bf16: bool) -> list[chat.Inputs]:
-        holder = features.tower_of(net)
+        holder = architecture.inside(net)
         found = []
         with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
             for one in self.chosen:
@@ -79,7 +79,7 @@ def gradient(net: Any, rows: list[dict[str, Any]], bf16: bool, device: str, lige
         inputs = {key: value.to(device) if hasattr(value, "to") else value for key, value in row.items()}
         labels = inputs.pop("labels")
         if "features" in inputs:
-            inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
+            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), net.config)
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             if liger:
                 loss = net(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1, use_cache=False).loss

@@ -10,7 +10,7 @@ from trial import prepared_model
 from worlds import Seven
 
 from benchmarks.gpu.common import DEVICE, DRY, seconds
-from storyreason import chat
+from storyreason import architecture, chat
 from storyreason.training import features, packing, plan
 from storyreason.training.measure import Cost, peak_operations
 from storyreason.training.trainer import token_losses
@@ -42,7 +42,7 @@ class Subject:
         if self.kept:
             found = self._features()
             self.ready = [dataclasses.replace(one, pixel_values=found) for one in self.ready]
-            features.leave_out(features.tower_of(self.base))
+            features.leave_out(architecture.inside(self.base))
         if FUSED:
             from transformers.integrations.liger import apply_liger_kernel
 
@@ -58,7 +58,7 @@ class Subject:
 
     def _features(self) -> torch.Tensor:
         """The features of one story, four times: all stories show the same picture."""
-        holder, one = features.tower_of(self.base), self.ready[0]
+        holder, one = architecture.inside(self.base), self.ready[0]
         found: list[Any] = []
 
         def look() -> None:
@@ -78,7 +78,7 @@ class Subject:
             inputs: Inputs = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in joined.items()}
             labels = inputs.pop("labels")
             if self.kept:
-                inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("pixel_values"))
+                inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("pixel_values"), self.core.config)
             with torch.autocast(DEVICE, torch.bfloat16):
                 one = loss(self.base, inputs, labels) / total
             one.backward()

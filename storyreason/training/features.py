@@ -7,7 +7,6 @@ dtype. No run computes anything twice, and no picture is decoded for a training 
 """
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from storyreason import architecture
 
 if TYPE_CHECKING:
     from storyreason import chat
@@ -33,15 +34,6 @@ REPORT_EVERY = 30.0
 
 Seen = tuple[torch.Tensor, torch.Tensor]
 """Features [tokens, size] of some pictures, and their grids [pictures, 3]."""
-
-
-def tower_of(base: Any) -> Any:
-    """The part of a base that holds a vision tower and accepts its features instead of pixels, or None."""
-    for module in base.modules():
-        parameters = inspect.signature(module.forward).parameters
-        if hasattr(module, "visual") and hasattr(module, "get_image_features") and "mm_encoder_outputs" in parameters:
-            return module
-    return None
 
 
 class Absent(torch.nn.Module):
@@ -62,19 +54,10 @@ def leave_out(holder: Any) -> Any:
 
 def put_back(base: Any, tower: Any, state_dict: dict[str, Any] | None = None) -> None:
     """Undo `leave_out`. The tower's weights are added to `state_dict`, which was taken from the base without it."""
-    holder = tower_of(base)
-    holder.visual = tower
+    architecture.inside(base).visual = tower
     if state_dict is not None:
         (name,) = (name for name, module in base.named_modules() if module is tower)
         state_dict.update({f"{name}.{key}": tensor for key, tensor in tower.state_dict().items()})
-
-
-def as_seen(features: torch.Tensor) -> dict[str, Any]:
-    """Features in the form that a base accepts instead of pixels."""
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-    parts: Any = (features,)  # the base expects those of each picture, and concatenates them
-    return {"image": BaseModelOutputWithPooling(pooler_output=parts)}
 
 
 @dataclass(frozen=True)
@@ -97,11 +80,11 @@ class FeatureCache:
     """The features of one tower's pictures."""
 
     def __init__(self, folder: Path, holder: Any, encoder: "chat.Encoder", device: torch.device, bf16: bool) -> None:
-        """`holder` is what `tower_of` found; `bf16` says that a training step computes in bfloat16."""
+        """`holder` is the base's part that `architecture.inside` gives; `bf16`: a training step computes in bfloat16."""
         self.holder = holder
         self.encoder = encoder
         self.device = device
-        self.size = int(holder.config.text_config.hidden_size)
+        self.size = architecture.feature_size(holder.config)
         self.dtype = torch.bfloat16 if bf16 else holder.visual.dtype
         self.folder = folder / self._name()
         self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -169,7 +152,7 @@ class FeatureCache:
             pixels, grids = stories.decode(index)
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
                 seen = self.holder.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
-            for (picture, _), features, grid in zip(pictures, seen.pooler_output, grids, strict=True):
+            for (picture, _), features, grid in zip(pictures, architecture.features(seen), grids, strict=True):
                 self._write(picture, features, grid)
             computed += len(grids)
             if time.monotonic() - reported > REPORT_EVERY:

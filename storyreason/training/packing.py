@@ -1,20 +1,19 @@
-"""Several whole examples in one row, without padding; each attends to itself only.
+"""Several whole examples in one row, without padding; each sees itself only.
 
     tokens      a a a a b b b c c        three examples in one row
     positions   0 1 2 3 0 1 2 0 1        the text row of the position IDs restarts with each
     labels      . . A A . . B . C        the first token of an example is never predicted, least of all from another's
 
 Attention goes over the examples one by one (FlashAttention does so by itself, from the same positions), so it costs what
-the examples cost and needs no mask.
+the examples cost and needs no mask. So do layers with a state that runs from token to token, as in Qwen3.5.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from storyreason import chat
-from storyreason.errors import ModelError
+from storyreason import architecture, chat
 
 if TYPE_CHECKING:
     import torch
@@ -22,27 +21,25 @@ if TYPE_CHECKING:
 ATTENTION = "storyreason_documents"
 """The name under which transformers knows `attend`."""
 Positions = Callable[..., tuple["torch.Tensor", "torch.Tensor"]]
-"""Qwen2.5-VL's `get_rope_index`: M-RoPE positions [3, batch, tokens] of token IDs and grids."""
+"""A model's `get_rope_index`: M-RoPE positions [3, batch, tokens] of token IDs and grids."""
 
 
 def positions_of(base: Any) -> Positions:
-    """The base's own numbering of tokens. Raises ModelError when it has none that packing can use."""
-    for module in base.modules():
-        if found := getattr(module, "get_rope_index", None):
-            positions: Positions = found
-            return positions
-    raise ModelError(
-        f"{type(base).__name__} has no positions in rows of several stories (`get_rope_index`, as Qwen2.5-VL has): "
-        "set training.pack_tokens=0."
-    )
+    """The base's own numbering of tokens."""
+    positions: Positions = architecture.inside(base).get_rope_index
+    return positions
 
 
 def isolate(base: Any) -> None:
-    """Make the language model of a base attend within each example of a row. FlashAttention already does."""
+    """Make the language model of a base see nothing but each example of a row. FlashAttention already attends so."""
     from transformers import AttentionInterface
     from transformers.utils.generic import is_flash_attention_requested
 
-    positions_of(base)
+    if recurrent := architecture.of(base.config).recurrent:
+        for layer in base.modules():
+            if (inner := getattr(layer, recurrent, None)) is not None:
+                layer.register_forward_pre_hook(_with_lengths, with_kwargs=True)
+                inner.forward = partial(_one_by_one, inner.forward)
     if is_flash_attention_requested(base.config):
         return
     AttentionInterface.register(ATTENTION, attend)
@@ -94,6 +91,27 @@ def attend(
         for one_query, one_key, one_value in zip(*parts, strict=True)
     ]
     return torch.cat(attended, dim=1), None
+
+
+def _with_lengths(layer: Any, arguments: Any, others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A decoder layer gets the positions and hands them to its attention only: the lengths go to its recurrent part."""
+    return arguments, {**others, "lengths": lengths_of(others["position_ids"])}
+
+
+def _one_by_one(
+    forward: Callable[..., "torch.Tensor"],
+    hidden_states: "torch.Tensor",
+    lengths: list[int],
+    attention_mask: None = None,
+    **others: Any,
+) -> "torch.Tensor":
+    """A recurrent layer's `forward` on each example of a row [1, tokens, size], as if it stood alone.
+
+    Kernels that take the ends of the examples would do it in one pass; transformers' own code for the CPU ignores them.
+    """
+    import torch
+
+    return torch.cat([forward(hidden_states=one, **others) for one in hidden_states.split(lengths, dim=1)], dim=1)
 
 
 def lengths_of(position_ids: "torch.Tensor | None") -> list[int]:

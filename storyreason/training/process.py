@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 
-from storyreason import chat, dataset, model, pictures, runs
+from storyreason import architecture, chat, dataset, model, pictures, runs
 from storyreason.errors import TrainingError
 from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
 from storyreason.training.examples import StoryDataset, refuse_long
@@ -68,11 +68,10 @@ def _train(job: Job, watch: Watch) -> None:
 
 def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step: int) -> None:
     """Cache the frozen tower's features of all pictures, as far as there is room, before the first step."""
-    holder = features.tower_of(trainer.model)
-    if holder is None:
+    if not architecture.takes_features(trainer.model):
         sys.stderr.write("This model does not accept cached features: its vision tower runs in every step.\n")
         return
-    device = trainer.args.device
+    holder, device = architecture.inside(trainer.model), trainer.args.device
     cache = features.FeatureCache(job.features or job.work / "features", holder, encoder, device, trainer.args.bf16)
     share = cache.share(trainer.stories, trainer.validation, _least(cache.room(job.training.feature_cache_gb), device))
     trainer.telemetry.writer.write("features", step=step, **share.line())

@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import TrainingArguments
 
-from storyreason import model
+from storyreason import architecture, model
 from storyreason.compat.models import use_one_gpu
 from storyreason.errors import ModelError
 from storyreason.training import machine, packing
@@ -38,19 +38,14 @@ def load_model(job: Job, cuda: bool) -> Any:
     if config.mode == "lora":
         return _adapted(base, config)
     if config.mode == "language":
-        tower = getattr(base.model, "visual", None)
-        if tower is None:
-            raise ModelError(
-                f"The base model {job.base} has no vision tower `model.visual`: train it with another mode."
-            )
-        tower.requires_grad_(False)
+        architecture.inside(base).visual.requires_grad_(False)
     return base
 
 
 def _adapted(base: Any, config: TrainingConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    targets = r".*language_model.*\.self_attn\.[qkvo]_proj"
+    targets = architecture.of(base.config).adapted
     lora = LoraConfig(
         r=config.rank, lora_alpha=2 * config.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
     )

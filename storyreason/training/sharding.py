@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from storyreason import architecture
 from storyreason.compat import models
 from storyreason.compat import sharding as replaced
 from storyreason.errors import TrainingError
@@ -16,6 +17,7 @@ WEIGHTS = "pytorch_model_fsdp_0"
 def by_layer(plugin: Any, base: Any) -> None:
     """Shard each decoder layer and vision block of the base separately, with or without adapters.
 
+    accelerate's file may name layers of its own; where the base has none of these, they are those of its class.
     Gradients are accumulated and reduced in float32. Between the micro-batches of a step each GPU holds all of them: 4
     bytes for each trained number, where bfloat16 would take 2.
     """
@@ -23,8 +25,8 @@ def by_layer(plugin: Any, base: Any) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     there = {type(module).__name__ for module in base.modules()}
-    wanted = plugin.transformer_cls_names_to_wrap or models.layers_of(base)
-    plugin.transformer_cls_names_to_wrap = [name for name in wanted if name in there]
+    named = there.intersection(plugin.transformer_cls_names_to_wrap or ())
+    plugin.transformer_cls_names_to_wrap = sorted(named or there.intersection(models.layers_of(base)))
     replaced.shard_adapters_by_layer()
     replaced.find_final_norm(last_norm)
     # accelerate would accumulate, reduce and return the loss in the dtype of the products.
@@ -56,8 +58,8 @@ def check(checkpoint: Path, base: Any) -> None:
 
     stored = FileSystemReader(checkpoint / WEIGHTS).read_metadata().state_dict_metadata
     adapters = any("lora_" in name for name in stored)
-    wants_tower = any("visual." in name for name, _ in base.named_parameters())
-    if wants_tower and not adapters and not any("visual." in name for name in stored):
+    wants_tower = any(architecture.TOWER in name for name, _ in base.named_parameters())
+    if wants_tower and not adapters and not any(architecture.TOWER in name for name in stored):
         raise TrainingError(
             f"{checkpoint} was written without the vision tower, because all of its features were cached: restore the "
             "former training.feature_cache_gb, make room on the disk, or start over with training.afresh=true."

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
-from storyreason import chat
+from storyreason import architecture, chat
 from storyreason.compat.trainer import OpenTrainer
 from storyreason.training import checkpoints, features, packing, plan
 from storyreason.training.checkpoints import CheckpointKeeper
@@ -81,7 +81,7 @@ class StoryTrainer(OpenTrainer):
 
         When whole weights are saved, the first process keeps the tower in the CPU's memory.
         """
-        tower = features.leave_out(features.tower_of(self.model))
+        tower = features.leave_out(architecture.inside(self.model))
         if self.config.mode == "language" and self.is_world_process_zero():
             self._tower = tower.to("cpu")
         del tower
@@ -157,7 +157,8 @@ class StoryTrainer(OpenTrainer):
         """The sum of the cross-entropies of all label tokens. Logits are computed only where there is a label, or (Liger)
         not at all."""
         if "features" in inputs:
-            inputs["mm_encoder_outputs"] = features.as_seen(inputs.pop("features"))
+            bare: Any = self.model  # `model` may be wrapped
+            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), bare.config)
         if self.args.use_liger_kernel:
             total: torch.Tensor = model(
                 **inputs, labels=labels, skip_logits=True, num_items_in_batch=1, use_cache=False

@@ -19,7 +19,7 @@ import pytest
 from flows import deployments
 from tests.storyreason.page.conftest import browser  # noqa: F401 (fixture)
 from tests.storyreason.serving.scripted import checkout, served  # noqa: F401 (fixtures)
-from tests.tiny import tiny_base, tiny_data, tiny_examples  # noqa: F401 (fixtures)
+from tests.tiny import tiny_base, tiny_bases, tiny_data, tiny_examples  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORYREASON = str(Path(sys.executable).with_name("storyreason"))

@@ -22,7 +22,7 @@ from tasks import data, versioning
 from tasks.data import Base
 from tasks.results import Pulled
 from tests.tasks.cloned import clone, dvc, origin, pull, pushed, stories  # noqa: F401 (fixtures)
-from tests.tiny import tiny_base, tiny_examples  # noqa: F401 (fixtures)
+from tests.tiny import tiny_base, tiny_bases, tiny_examples  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
 

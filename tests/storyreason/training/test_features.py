@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from storyreason import chat, dataset, model
+from storyreason import architecture, chat, dataset, model
 from storyreason.training import Job, TrainingConfig, features, packing, setup
 from storyreason.training.examples import Batches, StoryDataset
 from storyreason.training.trainer import token_losses
@@ -31,13 +31,13 @@ def stories(examples: list[dataset.Example], encoder: chat.Encoder, **config: An
 
 
 def cache(folder: Path, base: Any, encoder: chat.Encoder) -> features.FeatureCache:
-    return features.FeatureCache(folder, features.tower_of(base), encoder, torch.device("cpu"), bf16=False)
+    return features.FeatureCache(folder, architecture.inside(base), encoder, torch.device("cpu"), bf16=False)
 
 
 def loss(base: Any, batch: dict[str, Any]) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "features")}
     if "features" in batch:
-        inputs["mm_encoder_outputs"] = features.as_seen(batch["features"])
+        inputs["mm_encoder_outputs"] = architecture.as_seen(batch["features"], base.config)
     return token_losses(base, inputs, batch["labels"])
 
 
@@ -89,7 +89,7 @@ def test_without_the_tower_a_training_has_the_same_losses_and_gradients_bit_for_
 
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     with_tower = losses_and_gradients()
-    tower = features.leave_out(features.tower_of(base))
+    tower = features.leave_out(architecture.inside(base))
     without = losses_and_gradients()
     assert all(torch.equal(one, other) for one, other in zip(with_tower, without, strict=True))
     # and what is saved is complete again
@@ -107,7 +107,7 @@ def test_liger_accepts_a_base_without_its_tower(base: Any, monkeypatch: pytest.M
 
     for name in ("apply_multimodal_rotary_pos_emb", "Qwen2_5_VLRMSNorm", "Qwen2MLP"):  # it exchanges them for all
         monkeypatch.setattr(modeling_qwen2_5_vl, name, getattr(modeling_qwen2_5_vl, name, None), raising=False)
-    features.leave_out(features.tower_of(base))
+    features.leave_out(architecture.inside(base))
     patches.apply_liger_kernel_to_qwen2_5_vl(model=base)
     assert "liger" in base.forward.__func__.__module__
 

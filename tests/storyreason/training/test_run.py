@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from storyreason import chat, dataset, model, runs, training
+from storyreason import architecture, chat, dataset, model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
 from storyreason.training import checkpoints, features, process, progress, setup
 from tests.storyreason.training.whole import FULL, PACKED, Lines, MakeJob, files, left_running, losses, same, weights
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps
     job = make_job("poisoned", mode="language", save_every=1, max_steps=4, **PACKED)
     encoder = chat.Encoder(model.load_processor(job.base), job.training.images_first)
     stories, _, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
-    holder = features.tower_of(setup.load_model(job, cuda=False))
+    holder = architecture.inside(setup.load_model(job, cuda=False))
     cache = features.FeatureCache(job.work / "features", holder, encoder, torch.device("cpu"), bf16=False)
     cache.compute(stories, range(len(stories)), lambda done, of: None, lambda: False)
     early = {index for step in (0, 1) for _, index in schedule.step(step)}

@@ -1,0 +1,140 @@
+"""What differs between families of base models: the one room that knows what a model is like inside.
+
+All of them have a tower that turns a picture's patches into one token for each cell of 2x2 patches, a language model that
+numbers tokens by M-RoPE, and transformers' interface of Qwen2.5-VL. To add a family, add it to `FAMILIES`, and to
+`tests/tiny.py` a tiny model of its class: the tests of `tests/storyreason/test_architecture.py` then run on it.
+
+>>> from types import SimpleNamespace
+>>> of(SimpleNamespace(model_type="qwen3_vl")).name
+'Qwen3-VL'
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from storyreason.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ATTENTION = r".*language_model.*\.self_attn\.[qkvo]_proj"
+"""The projections of attention in the language model, as a regular expression of their names."""
+TOWER = "visual."
+"""In the names of all weights of a tower, and of no other."""
+
+PLAIN = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Turns as Qwen writes them, and nothing else: no system turn, no thinking block, no tools."""
+
+Part = Literal["layers", "adapters", "patches", "tower", "merger", "lookups"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What training and generation need to know of the models of one class."""
+
+    name: str
+    """As its makers write it."""
+    adapted: str = ATTENTION
+    """The layers that LoRA adapts, as a regular expression of their whole names."""
+    recurrent: str | None = None
+    """The attribute of a decoder layer that carries a state from token to token, whatever the positions say. A story in
+    a packed row would see those before it, so each passes through such a layer by itself."""
+    template: str | None = None
+    """The chat template that replaces its own, for training and in model folders; None: its own. Replaced is one that opens
+    or closes a thinking block itself, and takes such a block out of an answer: the analysis of a story is one."""
+
+
+FAMILIES = {
+    "qwen2_5_vl": Family("Qwen2.5-VL"),
+    "qwen3_vl": Family("Qwen3-VL"),
+    "qwen3_5": Family(
+        "Qwen3.5",
+        adapted=rf"{ATTENTION}|.*language_model.*\.linear_attn\.(in_proj_(qkv|z|a|b)|out_proj)",
+        recurrent="linear_attn",
+        template=PLAIN,
+    ),
+}
+"""The known families by the `model_type` of their configuration."""
+
+
+def of(config: Any, name: str = "this model") -> Family:
+    """The family of a model, by its configuration. Raises ModelError, with the model's `name`, for any other."""
+    if (found := FAMILIES.get(config.model_type)) is None:
+        raise ModelError(
+            f"The base model {name} is a {config.model_type!r} model, and a run can start from {known()} only: name one of these "
+            "(docs/bases.md)."
+        )
+    return found
+
+
+def known() -> str:
+    """The names of all families, for a sentence."""
+    *names, last = (family.name for family in FAMILIES.values())
+    return f"{', '.join(names)} or {last}"
+
+
+def inside(base: Any) -> Any:
+    """The part of a base, with adapters or without, that holds the tower (`visual`) and the language model."""
+    return base.get_base_model().model if hasattr(base, "get_base_model") else base.model
+
+
+def takes_features(base: Any) -> bool:
+    """Whether a base accepts a tower's features instead of pixels: in transformers since 5.19."""
+    return "mm_encoder_outputs" in inspect.signature(inside(base).forward).parameters
+
+
+def feature_size(config: Any) -> int:
+    """The numbers of a picture's token: the tower's output, and as many for each DeepStack map after it.
+
+    DeepStack (Qwen3-VL, arXiv 2511.21631) adds maps of inner layers of the tower to the first layers of the language model.
+    """
+    maps = 1 + len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
+    return int(config.get_text_config().hidden_size * maps)
+
+
+def features(seen: Any) -> "Iterator[Tensor]":
+    """The features [tokens, `feature_size`] of each picture, from what `get_image_features` returns."""
+    import torch
+
+    maps = (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))
+    return (torch.cat(of_one, dim=1) for of_one in zip(*maps, strict=True))
+
+
+def as_seen(found: "Tensor", config: Any) -> dict[str, Any]:
+    """The features of a batch's pictures, [tokens, `feature_size`], in the form that a base accepts instead of pixels."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    # The base expects those of each picture, and concatenates them.
+    first, *deep = ((part,) for part in found.split(config.get_text_config().hidden_size, dim=1))
+    if not deep:
+        return {"image": BaseModelOutputWithPooling(pooler_output=first)}
+    return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=first, deepstack_features=deep)}
+
+
+def part(name: str) -> Part:
+    """What a weight belongs to, by its name: an adapter, the language model or a part of the tower.
+
+    >>> part("model.visual.deepstack_merger_list.0.linear_fc1.weight")
+    'merger'
+    """
+    if TOWER not in name:
+        return "adapters" if "lora_" in name else "layers" if ".layers." in name else "lookups"
+    kinds: tuple[tuple[str, Part], ...] = (("merger", "merger"), ("patch_embed", "patches"), ("pos_embed", "lookups"))
+    return next((kind for word, kind in kinds if word in name), "tower")
+
+
+def attending(config: Any) -> int:
+    """How many layers of the language model compare every token with every other."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    return sum(kind != "linear_attention" for kind in kinds)

@@ -1,0 +1,219 @@
+"""Each family of base models, as a tiny random model of its own class: what a training and its result rest on."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from storyreason import architecture, chat, dataset, model
+from storyreason.errors import ModelError
+from storyreason.pictures import open_frames
+from storyreason.training import Job, TrainingConfig, features, packing, setup
+from storyreason.training.examples import Batches, StoryDataset, collate
+from storyreason.training.measure import Cost
+from storyreason.training.trainer import token_losses
+from tests.tiny import Bases
+
+FAMILIES = tuple(architecture.FAMILIES)
+Mode = Literal["lora", "full", "language"]
+
+
+@pytest.fixture(params=FAMILIES)
+def base(request: pytest.FixtureRequest, tiny_bases: Bases) -> str:
+    return str(tiny_bases(request.param))
+
+
+def loaded(base: str, mode: Mode = "language", **config: Any) -> Any:
+    """The base as a training loads it; the adapters have an effect."""
+    made = TrainingConfig(**{"mode": mode, "rank": 4, "dtype": "float32", "recompute": "none", **config})
+    net = setup.load_model(Job(base=base, data=Path(base), work=Path(base), training=made), cuda=False).eval()
+    for name, parameter in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    return net
+
+
+def stories(base: str, examples: Sequence[dataset.Example]) -> StoryDataset:
+    encoder = chat.Encoder(model.load_processor(base), images_first=False)
+    return StoryDataset(examples, range(3), encoder, TrainingConfig(mode="language"))
+
+
+def loss(net: Any, batch: dict[str, Any]) -> torch.Tensor:
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "features")}
+    if "features" in batch:
+        inputs["mm_encoder_outputs"] = architecture.as_seen(batch["features"], net.config)
+    return token_losses(net, inputs, batch["labels"])
+
+
+def gradient(net: Any, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """The gradient of the sum of these rows' losses with respect to all trained weights, as one vector."""
+    net.zero_grad()
+    for row in rows:
+        loss(net, row).backward()
+    return torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad and p.grad is not None])
+
+
+def test_another_family_is_refused_with_the_list(tiny_base: Path, tmp_path: Path) -> None:
+    from transformers import LlavaConfig
+
+    LlavaConfig().save_pretrained(tmp_path)
+    sentence = r"other is a 'llava' model, and a run can start from Qwen2\.5-VL, Qwen3-VL or Qwen3\.5 only: name one of"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / "other" / "config.json")
+    for load in (model.load, model.load_processor):
+        with pytest.raises(ModelError, match=sentence):
+            load(str(tmp_path / "other"))
+
+
+def test_the_parts_of_an_example_are_what_the_processor_makes_of_it(
+    base: str, tiny_examples: list[dataset.Example]
+) -> None:
+    encoder = chat.Encoder(model.load_processor(base))
+    example = tiny_examples[0]
+    images = open_frames(example.images, example.story_id)
+    encoder.check(images, "<think>\nanalysis\n</think>\n\nstory")
+    grids = encoder.pictures(images)[1]
+    assert encoder.image_tokens([image.size for image in images]) == tuple((grids.prod(dim=1) // 4).tolist())
+
+
+def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
+    base: str, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    net, made = loaded(base, pack_tokens=8192), stories(base, tiny_examples)
+    batches = Batches(made, partial(packing.join, positions=packing.positions_of(net)))
+    one_pass = (((0, 0), (0, 2)),)
+    # Given the loss and the gradient from the pictures
+    from_pictures, wanted = float(loss(net, batches[one_pass])), gradient(net, [batches[one_pass]])
+    # When the features are on the disk and the tower is gone
+    kept = features.FeatureCache(tmp_path, architecture.inside(net), made.encoder, torch.device("cpu"), bf16=False)
+    kept.compute(made, range(3), lambda done, of: None, lambda: False)
+    made.seen = {index: partial(kept.load, made, index) for index in range(3)}
+    features.leave_out(architecture.inside(net))
+    # Then nothing has changed
+    batch = batches[one_pass]
+    assert "pixel_values" not in batch
+    assert float(loss(net, batch)) == pytest.approx(from_pictures, rel=1e-6)
+    assert float((gradient(net, [batch]) - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_row_of_several_stories_has_the_gradient_of_single_ones(
+    base: str, mode: Mode, tiny_examples: list[dataset.Example]
+) -> None:
+    made = stories(base, tiny_examples)
+    inputs = [made[0, index] for index in range(3)]
+    alone, packed = (loaded(base, mode, pack_tokens=tokens).double() for tokens in (None, 8192))
+    wanted = gradient(alone, [collate([one], pad=0) for one in inputs])
+    found = gradient(packed, [packing.join(inputs, packing.positions_of(packed))])
+    assert float(wanted.norm()) > 1
+    exact = 1e-9 if architecture.of(packed.config).recurrent is None else 1e-7  # which computes in float32
+    assert float((found - wanted).norm() / wanted.norm()) < exact
+
+
+def neighbour(net: Any, inputs: Sequence[chat.Inputs]) -> float:
+    """The loss of the second of two stories in a row."""
+    row = packing.join(inputs, packing.positions_of(net))
+    row["labels"][:, : len(inputs[0].labels)] = chat.IGNORED
+    with torch.no_grad():
+        return float(loss(net, row))
+
+
+def test_a_story_does_not_see_the_one_before_it(
+    base: str, tiny_examples: list[dataset.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stories(base, tiny_examples)
+    first, second = made[0, 0], made[0, 1]
+    changed = first.input_ids.clone()
+    answer = first.labels != chat.IGNORED
+    changed[answer] = changed[answer].flip(0)  # an answer of other words, its end first
+    other = chat.Inputs(changed, first.labels, first.mm_token_type_ids, first.pixel_values, first.image_grid_thw)
+
+    def moved(net: Any) -> float:
+        return abs(neighbour(net, (first, second)) - neighbour(net, (other, second)))
+
+    assert moved(loaded(base, pack_tokens=8192).double()) < 1e-9
+    # and it would, were its layers not run one by one
+    family = architecture.of(model.load(base).config)
+    if family.recurrent is not None:
+        monkeypatch.setattr(architecture, "of", lambda *_: architecture.Family(family.name))
+        assert moved(loaded(base, pack_tokens=8192).double()) > 1e-3
+
+
+def test_adapters_reach_every_layer_of_the_language_model_and_no_other(base: str) -> None:
+    net = loaded(base, "lora")
+    names = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    layers = net.config.get_text_config().num_hidden_layers
+    assert {name.partition(".layers.")[2].partition(".")[0] for name in names} == {str(n) for n in range(layers)}
+    assert not any(architecture.TOWER in name for name in names)
+
+
+def tell(net: Any, processor: Any, example: dataset.Example) -> str:
+    """Greedy text for an example's frames."""
+    images = open_frames(example.images, example.story_id)
+    turns = chat.messages(len(images), chat.REQUESTS[1])
+    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=images, return_tensors="pt")
+    written = net.generate(**inputs, max_new_tokens=40, do_sample=False)
+    return str(processor.decode(written[0, inputs["input_ids"].shape[1] :]))
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
+    base: str, mode: Mode, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    net, processor = loaded(base, mode), model.load_processor(base)
+    if mode == "full":
+        with torch.no_grad():
+            net.get_input_embeddings().weight.mul_(1.5)
+    net.save_pretrained(str(tmp_path / "result"))
+    out = model.write_folder(base, tmp_path / "result", tmp_path / "model", "", dtype="float32")
+    written, published = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
+    assert published.chat_template == processor.chat_template
+    told = tell(written.eval(), published, tiny_examples[0])
+    assert told == tell(net, processor, tiny_examples[0]) != tell(model.load(base).eval(), processor, tiny_examples[0])
+
+
+def test_a_template_that_thinks_by_itself_is_replaced(
+    tiny_bases: Bases, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    # Given a template as Qwen3.5's: it begins the thinking, and rewrites an answer that has some
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'].split('</think>')[-1] }}"
+        "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+        "<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}{% endif %}"
+    )
+    from transformers import AutoProcessor
+
+    own = AutoProcessor.from_pretrained(tiny_bases("qwen3_5"))
+    own.chat_template = template
+    with pytest.raises(ModelError, match="chat template is not supported"):
+        chat.Encoder(own)
+    # When the base is loaded, Then prompt and answer are as they are served
+    own.save_pretrained(tmp_path)
+    config = json.loads((tiny_bases("qwen3_5") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert chat.Encoder(model.load_processor(str(tmp_path))).end == "<|im_end|>"
+
+
+@pytest.mark.parametrize("mode", ["full", "language", "lora"])
+def test_the_operations_of_a_story_agree_with_torchs_count(
+    base: str, mode: Mode, tiny_examples: list[dataset.Example]
+) -> None:
+    made, net = stories(base, tiny_examples), loaded(base, mode)
+    batch = collate([made[0, 0]], pad=0)
+    with FlopCounterMode(display=False) as counter:  # all products but attention's, which it does not count on a CPU
+        loss(net, batch).backward()
+    cost = Cost(net, mode)
+    counted = cost.of(made.tokens((0, 0)), made.loss_tokens((0, 0)), made.image_tokens(0))
+    attention = cost.per_pair * made.tokens((0, 0)) ** 2
+    assert counted - attention == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert cost.per_pair > 0
