@@ -95,7 +95,8 @@ class Bench(Trainer):
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
         labels = inputs.pop("labels")
         if "features" in inputs:
-            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), self.model.config)
+            bare: Any = self.model
+            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), bare.config)
         if self.args.use_liger_kernel:
             return model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1).loss / SCALE
         if self.feed.recipe.answer_loss:

@@ -43,6 +43,8 @@ class Family:
 
     name: str
     """As its makers write it."""
+    boxes: str
+    """What the boxes count that its published weights write: the first word of a convention (`format.grids`)."""
     adapted: str = ATTENTION
     """The layers that LoRA adapts, as a regular expression of their whole names."""
     recurrent: str | None = None
@@ -54,10 +56,11 @@ class Family:
 
 
 FAMILIES = {
-    "qwen2_5_vl": Family("Qwen2.5-VL"),
-    "qwen3_vl": Family("Qwen3-VL"),
+    "qwen2_5_vl": Family("Qwen2.5-VL", boxes="resized"),
+    "qwen3_vl": Family("Qwen3-VL", boxes="thousandths"),
     "qwen3_5": Family(
         "Qwen3.5",
+        boxes="thousandths",
         adapted=rf"{ATTENTION}|.*language_model.*\.linear_attn\.(in_proj_(qkv|z|a|b)|out_proj)",
         recurrent="linear_attn",
         template=PLAIN,
@@ -80,6 +83,13 @@ def known() -> str:
     """The names of all families, for a sentence."""
     *names, last = (family.name for family in FAMILIES.values())
     return f"{', '.join(names)} or {last}"
+
+
+def resized(processor: Any) -> str:
+    """The convention of boxes in pixels of the pictures as this processor resizes them: `resized:28:3136:12845056`."""
+    pictures = processor.image_processor
+    cell = pictures.patch_size * pictures.merge_size
+    return f"resized:{cell}:{pictures.size['shortest_edge']}:{pictures.size['longest_edge']}"
 
 
 def inside(base: Any) -> Any:
@@ -115,10 +125,10 @@ def as_seen(found: "Tensor", config: Any) -> dict[str, Any]:
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
     # The base expects those of each picture, and concatenates them.
-    first, *deep = ((part,) for part in found.split(config.get_text_config().hidden_size, dim=1))
-    if not deep:
-        return {"image": BaseModelOutputWithPooling(pooler_output=first)}
-    return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=first, deepstack_features=deep)}
+    maps: Any = [(part,) for part in found.split(config.get_text_config().hidden_size, dim=1)]
+    if len(maps) == 1:
+        return {"image": BaseModelOutputWithPooling(pooler_output=maps[0])}
+    return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=maps[0], deepstack_features=maps[1:])}
 
 
 def part(name: str) -> Part:

@@ -103,8 +103,9 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _is_asked_as_it_was_trained(self) -> "RunConfig":
-        if self.training.images_first != self.generation.images_first:
-            raise ValueError("training.images_first and generation.images_first differ: set both to the same value")
+        for name in ("images_first", "boxes"):
+            if getattr(self.training, name) != getattr(self.generation, name):
+                raise ValueError(f"training.{name} and generation.{name} differ: set both to the same value")
         return self
 
     def flat(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from storyreason import adapters, architecture, runs
 from storyreason.compat import models
 from storyreason.errors import ModelError
+from storyreason.format import grids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,8 +25,9 @@ CONTENT = (".json", ".jinja", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that define a model, unlike a README or `.gitattributes`."""
 
 PROMPT = "storyreason.json"
-"""The file that says how the model was prompted in training: `{"images_first": false}`. It is copied from a training's result
-into the model folder, and with that to the Hub."""
+"""The file that says how the model was prompted in training, and what its boxes count where that is not pixels of the original
+pictures: `{"images_first": false, "boxes": "thousandths"}`. It is copied from a training's result into the model folder, and
+with that to the Hub."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -62,6 +65,11 @@ def _unloadable(base: str, error: Exception) -> ModelError:
     return ModelError(f"The base model {base} cannot be loaded: {type(error).__name__}: {reason[:400]}")
 
 
+def family(base: str, revision: str | None = None) -> architecture.Family:
+    """The family of a base. Raises ModelError when it cannot be loaded, and when it is of none."""
+    return architecture.of(_config(base, revision), base)
+
+
 def load_processor(base: str, revision: str | None = None) -> Any:
     """The base's processor: tokenizer, image processor, and the chat template of its family.
 
@@ -69,7 +77,7 @@ def load_processor(base: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoProcessor
 
-    family = architecture.of(_config(base, revision), base)
+    kind = family(base, revision)
     try:
         processor = AutoProcessor.from_pretrained(base, revision=revision)
     except Exception as error:
@@ -78,11 +86,21 @@ def load_processor(base: str, revision: str | None = None) -> Any:
         if not hasattr(processor, part):
             raise ModelError(
                 f"The base model {base} has no {part} in its processor ({type(processor).__name__}): its files are not those of "
-                f"{family.name}. Take all of them from one place."
+                f"{kind.name}. Take all of them from one place."
             )
-    if family.template is not None:
-        processor.chat_template = family.template
+    if kind.template is not None:
+        processor.chat_template = kind.template
     return processor
+
+
+def chat_template(base: str) -> str | None:
+    """The chat template that an engine has to use instead of that of a base (a folder, or a name on the Hub); None: its own.
+
+    Raises ModelError when there is no such base.
+    """
+    file = Path(base) / "config.json"
+    kind = json.loads(file.read_text()).get("model_type") if file.is_file() else _config(base, None).model_type
+    return known.template if (known := architecture.FAMILIES.get(kind)) else None
 
 
 def load(
@@ -94,7 +112,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText
 
-    architecture.of(_config(base, revision), base)
+    family(base, revision)  # refuses others before their weights are read
     try:
         return AutoModelForImageTextToText.from_pretrained(
             base, revision=revision, dtype=dtype, attn_implementation=attention
@@ -141,8 +159,9 @@ def write_folder(
     return out
 
 
-def prompt(folder: Path | str) -> dict[str, bool]:
-    """How to prompt the model of a folder; empty if it does not say (a base model, a name on the Hub).
+def prompt(folder: Path | str) -> dict[str, Any]:
+    """How to prompt the model of a folder, and what its boxes count (`format.grids`); empty if it does not say, as the
+    folder of a base model or a name on the Hub.
 
     Raises ModelError when the file that says so cannot be read.
     """
@@ -150,11 +169,21 @@ def prompt(folder: Path | str) -> dict[str, bool]:
     if not path.is_file():
         return {}
     try:
-        return {"images_first": bool(json.loads(path.read_text())["images_first"])}
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text())
+        convention = found.get("boxes", grids.ORIGINAL)
+        if not re.match(grids.CONVENTION, convention):
+            raise ValueError(f"boxes: {convention}")
+        return {"images_first": bool(found["images_first"]), "boxes": convention}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f'{path} must hold {{"images_first": true}}, or false ({error!r}): fix or delete it.'
+            f'{path} must hold {{"images_first": true, "boxes": "original"}} or the like ({error!r}): fix or delete it.'
         ) from None
+
+
+def write_prompt(folder: Path, images_first: bool, boxes: str) -> None:
+    """Write what `prompt` reads."""
+    found = {"images_first": images_first, **({"boxes": boxes} if boxes != grids.ORIGINAL else {})}
+    runs.write_text(folder / PROMPT, json.dumps(found) + "\n")
 
 
 def merged(base: str, revision: str | None, adapter: Path, say: Callable[[str], None] = log.info) -> Any:

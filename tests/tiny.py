@@ -98,8 +98,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """The beginning of the names of each family's classes, and what its language model and its tower have of their own."""
 
 
-def write_base(folder: Path, examples: Sequence[dataset.Example], seed: int = 0, family: str = "qwen2_5_vl") -> Path:
-    """A model of a family's own class with random weights, and a tokenizer learnt from the examples' texts."""
+WIDE_TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "head_dim": 64,
+    "num_key_value_heads": 2,
+    "rope_parameters": {**ROPE, "mrope_section": [16, 8, 8], "mrope_interleaved": True},
+}
+WIDE_TOWER: dict[str, Any] = {"hidden_size": 128, "out_hidden_size": 128}
+"""Heads of 64, in which vLLM computes on a CPU."""
+
+
+def write_base(
+    folder: Path,
+    examples: Sequence[dataset.Example],
+    seed: int = 0,
+    family: str = "qwen2_5_vl",
+    wide: bool = False,
+) -> Path:
+    """A model of a family's own class with random weights, and a tokenizer learnt from the examples' texts.
+
+    `wide` (for Qwen3-VL): one that vLLM takes.
+    """
     import torch
     import transformers
 
@@ -109,8 +128,8 @@ def write_base(folder: Path, examples: Sequence[dataset.Example], seed: int = 0,
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     classes, text, tower = FAMILIES[family]
     config = getattr(transformers, f"{classes}Config")(
-        text_config={**TEXT, **text, **ends, "vocab_size": len(tokenizer)},
-        vision_config={**TOWER, **tower},
+        text_config={**TEXT, **text, **(WIDE_TEXT if wide else {}), **ends, "vocab_size": len(tokenizer)},
+        vision_config={**TOWER, **tower, **(WIDE_TOWER if wide else {})},
         image_token_id=special("<|image_pad|>"),
         video_token_id=special("<|video_pad|>"),
         vision_start_token_id=special("<|vision_start|>"),

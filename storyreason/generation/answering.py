@@ -5,14 +5,16 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from storyreason import runs
+from storyreason import pictures, runs
 from storyreason.errors import DataError, EngineAwayError, EngineError
+from storyreason.format import grids
 from storyreason.generation import grounded
 from storyreason.generation.config import GenerationConfig
+from storyreason.generation.converting import ConvertedChunks
 from storyreason.generation.engine import Engine
 from storyreason.generation.openai import Endpoint, OnChunk, Stop
 
@@ -166,7 +168,27 @@ def answer_by(
     on_chunk: OnChunk | None = None,
     stop: Stop | None = None,
 ) -> Prediction:
-    """The same as `answer_to` with any engine."""
+    """The same as `answer_to` with any engine. Boxes are in pixels of the images, whatever the model's convention."""
+    if config.boxes == grids.ORIGINAL:
+        return _answer_as_written(engine, story_id, images, config, on_chunk, stop)
+    sizes = [pictures.size(image) for image in images]
+    changes = [(grids.grid(config.boxes, size), size) for size in sizes]
+    chunks = None if on_chunk is None else ConvertedChunks(on_chunk, changes)
+    told = _answer_as_written(engine, story_id, images, config, chunks, stop)
+    if chunks is not None:
+        chunks.end()
+    unmended = None if told.unmended is None else grids.converted(told.unmended, changes)
+    return replace(told, answer=grids.converted(told.answer, changes), unmended=unmended)
+
+
+def _answer_as_written(
+    engine: Engine,
+    story_id: str,
+    images: Sequence[bytes],
+    config: GenerationConfig,
+    on_chunk: OnChunk | None,
+    stop: Stop | None,
+) -> Prediction:
     if config.decoding == "free":
         told = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from storyreason import forms, model
+from storyreason.format import grids
 
 Decoding = Literal["free", "grounded"]
 
@@ -21,6 +22,12 @@ class GenerationConfig(BaseModel):
     )
     images_first: bool = Field(
         default=True, description="Images before the request; must match how the model was trained."
+    )
+    boxes: str = Field(
+        default=grids.ORIGINAL,
+        pattern=grids.CONVENTION,
+        description="What the model's boxes count; must match how the model was trained (`training.boxes`). Answers are "
+        "converted to pixels of the original pictures.",
     )
     decoding: Decoding = Field(
         default="free",
@@ -47,12 +54,12 @@ class GenerationConfig(BaseModel):
     )
 
     def as_trained(self, folder: Path | str) -> Self:
-        """These settings with the prompt's order that the model of a folder was trained with, if the folder records it."""
+        """These settings as the model of a folder was trained, if the folder records it: the prompt's order, its boxes."""
         return self.model_copy(update=model.prompt(folder))
 
     def prompt(self) -> dict[str, Any]:
-        """The settings that make up the prompt: a model that is asked in another way behaves like another model."""
-        return self.model_dump(include={"request", "images_first"})
+        """How the model is asked, and what its boxes count: asked or read in another way it behaves like another model."""
+        return self.model_dump(include={"request", "images_first", "boxes"})
 
 
 OWN_OPTIONS = {

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from storyreason import pictures
 from storyreason.errors import EngineError
-from storyreason.format import analysis, answer, story
+from storyreason.format import analysis, answer, grids, story
 from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
 from storyreason.format.rules import Sizes
@@ -64,12 +64,13 @@ def tell(
     """Generate one grounded answer about `images`, encoded pictures in order, with an engine that supports grammars.
 
     With `on_chunk` the answer is streamed. Chunks take characters back where a stage was cut in the middle of a row or
-    a mention and where boxes were repaired; all of them applied in order give the returned text. `stop` cancels.
+    a mention and where boxes were repaired; all of them applied in order give the returned text. `stop` cancels. Boxes
+    are in the model's convention, `config.boxes`: the second request continues what the model wrote.
 
     Raises EngineAwayError if the same request may succeed later, and EngineError if not: an endpoint without grammars, or
     a limit on tokens (`config.max_tokens`, the engine's context) that is too small for this number of images.
     """
-    sizes = [pictures.size(image) for image in images]
+    sizes = [grids.grid(config.boxes, pictures.size(image)) for image in images]
     run = _GroundedAnswer(engine.session(images, config), engine.count, config.max_tokens, on_chunk, stop or Stop())
     read = run.analysis(sizes)
     mended, count = _mend(read, sizes)

@@ -18,9 +18,10 @@ from typing import Literal, Self
 from storyreason import guard, pictures
 from storyreason.errors import EngineError
 from storyreason.format import answer, rules
-from storyreason.generation import command
+from storyreason.generation import answering, command
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
+from storyreason.model import chat_template
 
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
@@ -120,6 +121,8 @@ class VllmServer:
         self.port = _free_port()
         begin = [str(vllm), "serve", str(self.model), "--served-model-name", self.name]
         begin += ["--host", "127.0.0.1", "--port", str(self.port)]
+        if template := chat_template(str(self.model)):
+            begin += ["--chat-template", template]
         return [*begin, *command.arguments(self.config, on_cpu())]
 
     def _environment(self) -> dict[str, str]:
@@ -171,7 +174,7 @@ def tell_and_check(
     wanted: Literal["none", "readable", "valid"],
 ) -> str:
     """The story of the engine at `url` about `images` (encoded). Raises EngineError if it is not `wanted` or better."""
-    text = tell(url, model, images, config).text
+    text = answering.answer_to(url, model, "probe", images, config.model_copy(update={"decoding": "free"})).answer
     read = answer.read(text)
     if wanted != "none" and not read.readable:
         raise EngineError(

@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from storyreason import runs
+from storyreason import model, runs
 from storyreason.compat.trainer import OpenTrainer
 from storyreason.errors import TrainingError
-from storyreason.model import PROMPT
 from storyreason.training import sharding
 from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
@@ -233,8 +232,7 @@ class CheckpointKeeper(TrainerCallback):
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             (beside / "training_args.bin").unlink(missing_ok=True)
-            prompt = {"images_first": self.job.training.images_first}
-            runs.write_text(beside / PROMPT, json.dumps(prompt) + "\n")
+            model.write_prompt(beside, self.job.training.images_first, self.job.training.boxes)
             if not _holds_weights(beside):
                 raise TrainingError(
                     f"{beside} was written without any weights: this mode does not work in this setup, see log.txt."

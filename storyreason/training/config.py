@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from storyreason import forms
+from storyreason.format import grids
 
 Precision = Literal["auto", "bfloat16", "float32"]
 Recompute = Literal["none", "selective", "all"]
@@ -68,6 +69,14 @@ class TrainingConfig(BaseModel):
     images_first: bool = Field(
         True,
         description="Images before the request, as in the published example; the paper trains with the request first.",
+    )
+    boxes: str = Field(
+        grids.ORIGINAL,
+        pattern=grids.CONVENTION,
+        description="What the boxes count that the model learns to write. original: pixels of the original picture, as in "
+        "the paper; thousandths: of its sides, as Qwen3-VL and Qwen3.5 were trained; resized:CELL:LEAST:MOST: pixels of the "
+        "picture as the base's processor resizes it, as Qwen2.5-VL was trained. Data, scores and pages stay in pixels of "
+        "the original.",
     )
     max_images: int | None = Field(
         None, ge=1, description="Only the first N frames of a story, with their analysis and text; empty: all."

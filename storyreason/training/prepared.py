@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 
 from storyreason import chat, dataset, runs
+from storyreason.format import grids
 from storyreason.training import targets
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def prepare(
 def fingerprint(encoder: chat.Encoder, config: "TrainingConfig", **what: Any) -> str:
     """Depends on what decides the tokens: the data, the base's tokenizer and picture sizes, and how examples are cut."""
     cutting = {name for name in type(config).model_fields if name.startswith("drop_")} | {"max_images"}
+    if config.boxes != grids.ORIGINAL:
+        cutting.add("boxes")
     return runs.fingerprint(version=VERSION, encoder=encoder.identity(), **what, **config.model_dump(include=cutting))
 
 
@@ -170,10 +173,10 @@ def _fill(
         if (fault := seen.bad("train")) is not None:
             bad.append(fault)
             continue
-        images = example.images[: config.max_images]
-        target = targets.target(targets.cut(seen.answer, config.max_images), config)
+        images, sizes = example.images[: config.max_images], seen.sizes[: config.max_images]
+        target = targets.target(targets.cut(seen.answer, config.max_images), config, sizes)
         answer = np.asarray(encoder.answer(target), np.int32).tobytes()
-        tokens = np.asarray(encoder.image_tokens(seen.sizes[: config.max_images]), np.int32).tobytes()
+        tokens = np.asarray(encoder.image_tokens(sizes), np.int32).tobytes()
         pictures = b"".join(hashlib.sha256(image).digest() for image in images)
         for name, content in (("answers", answer), ("image_tokens", tokens), ("pictures", pictures)):
             files[name].write(content)

@@ -39,6 +39,7 @@ def _train(job: Job, watch: Watch) -> None:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "0")) or _cores()))
     settings = setup.arguments(job, cuda)  # starts the process group, if there are several
     processor = model.load_processor(job.base, job.revision)
+    setup.check_boxes(job, processor)
     encoder = chat.Encoder(processor, config.images_first)
     examples = dataset.load(job.data, "train")
     stories, validation, schedule = scheduled(examples, job, encoder, settings.world_size)

@@ -1,6 +1,7 @@
 """What the Trainer starts from: the base, with its trained weights marked, and transformers' own settings."""
 
 import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import TrainingArguments
 
 from storyreason import architecture, model
 from storyreason.compat.models import use_one_gpu
-from storyreason.errors import ModelError
+from storyreason.errors import ConfigError, ModelError
 from storyreason.training import machine, packing
 from storyreason.training.config import Recompute, TrainingConfig
 from storyreason.training.job import Job
@@ -56,6 +57,25 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
     if config.recompute != "none":
         adapted.enable_input_require_grads()  # without it, checkpointed layers of frozen weights get no gradient
     return adapted
+
+
+def check_boxes(job: Job, processor: Any) -> None:
+    """Raises ConfigError when the model would learn to count boxes in another way than its base was trained by this project,
+    or than its processor resizes pictures. The log says where published weights count otherwise."""
+    wanted = job.training.boxes
+    known = model.prompt(job.base).get("boxes")
+    if known is None and not wanted.startswith((family := model.family(job.base, job.revision)).boxes):
+        sys.stderr.write(f"{family.name} was published with boxes in {family.boxes}; this training teaches {wanted}.\n")
+    if known not in (None, wanted):
+        raise ConfigError(
+            f"The base model {job.base} was trained with boxes={known}, and training.boxes={wanted}: set training.boxes and "
+            f"generation.boxes to {known}."
+        )
+    if wanted.startswith("resized:") and wanted != (own := architecture.resized(processor)):
+        raise ConfigError(
+            f"training.boxes={wanted} is not how the processor of {job.base} resizes pictures: set training.boxes and "
+            f"generation.boxes to {own}."
+        )
 
 
 def arguments(job: Job, cuda: bool) -> TrainingArguments:

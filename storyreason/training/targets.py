@@ -1,24 +1,27 @@
 """What a model learns from an answer: the part on its first images, without entities that the story never mentions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from storyreason.format import analysis, answer, story
+from storyreason.format import analysis, answer, grids, story
 from storyreason.format.answer import Answer
 from storyreason.format.kinds import Kind, kind_of
 from storyreason.format.tables import Character, Object
 from storyreason.training.config import TrainingConfig
 
 
-def target(read: Answer, config: TrainingConfig) -> str:
-    """The text that the model learns from a parsed answer."""
+def target(read: Answer, config: TrainingConfig, sizes: Sequence[grids.Size]) -> str:
+    """The text that the model learns from a parsed answer, whose images have these (width, height) in pixels."""
     dropped: dict[Kind, bool] = {
         "char": config.drop_unmentioned_characters,
         "obj": config.drop_unmentioned_objects,
         "lm": config.drop_unmentioned_objects,
         "bg": config.drop_unmentioned_backgrounds,
     }
-    return answer.join(without_unmentioned(read, {kind for kind in dropped if dropped[kind]}), read.story_text)
+    text = answer.join(without_unmentioned(read, {kind for kind in dropped if dropped[kind]}), read.story_text)
+    if config.boxes == grids.ORIGINAL:
+        return text
+    return grids.converted(text, [(size, grids.grid(config.boxes, size)) for size in sizes])
 
 
 def cut(read: Answer, max_images: int | None) -> Answer:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -88,7 +89,7 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
     batches = Batches(made, partial(packing.join, positions=packing.positions_of(net)))
     one_pass = (((0, 0), (0, 2)),)
     # Given the loss and the gradient from the pictures
-    from_pictures, wanted = float(loss(net, batches[one_pass])), gradient(net, [batches[one_pass]])
+    from_pictures, wanted = loss(net, batches[one_pass]).item(), gradient(net, [batches[one_pass]])
     # When the features are on the disk and the tower is gone
     kept = features.FeatureCache(tmp_path, architecture.inside(net), made.encoder, torch.device("cpu"), bf16=False)
     kept.compute(made, range(3), lambda done, of: None, lambda: False)
@@ -97,7 +98,7 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
     # Then nothing has changed
     batch = batches[one_pass]
     assert "pixel_values" not in batch
-    assert float(loss(net, batch)) == pytest.approx(from_pictures, rel=1e-6)
+    assert loss(net, batch).item() == pytest.approx(from_pictures, rel=1e-6)
     assert float((gradient(net, [batch]) - wanted).norm() / wanted.norm()) < 1e-5
 
 
@@ -140,7 +141,7 @@ def test_a_story_does_not_see_the_one_before_it(
     # and it would, were its layers not run one by one
     family = architecture.of(model.load(base).config)
     if family.recurrent is not None:
-        monkeypatch.setattr(architecture, "of", lambda *_: architecture.Family(family.name))
+        monkeypatch.setattr(architecture, "of", lambda *_: replace(family, recurrent=None))
         assert moved(loaded(base, pack_tokens=8192).double()) > 1e-3
 
 
@@ -170,8 +171,11 @@ def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
 
     net, processor = loaded(base, mode), model.load_processor(base)
     if mode == "full":
+        luck = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            net.get_input_embeddings().weight.mul_(1.5)
+            for name, parameter in net.named_parameters():
+                if ".layers." in name:
+                    parameter.add_(torch.randn(parameter.shape, generator=luck), alpha=0.3)
     net.save_pretrained(str(tmp_path / "result"))
     out = model.write_folder(base, tmp_path / "result", tmp_path / "model", "", dtype="float32")
     written, published = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
@@ -210,10 +214,14 @@ def test_the_operations_of_a_story_agree_with_torchs_count(
 ) -> None:
     made, net = stories(base, tiny_examples), loaded(base, mode)
     batch = collate([made[0, 0]], pad=0)
-    with FlopCounterMode(display=False) as counter:  # all products but attention's, which it does not count on a CPU
+    with FlopCounterMode(display=False) as counter:
         loss(net, batch).backward()
+    # When torch counts the products with weights, not attention's, nor those of recurrent states (a quarter here, under 1 % in
+    # a model of several billion weights). It overestimates the gradient of a convolution: that of patches costs as much again.
+    found = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    products = found["aten.mm"] + found.get("aten.addmm", 0) + found["aten.convolution"] * (2 if mode == "full" else 1)
     cost = Cost(net, mode)
     counted = cost.of(made.tokens((0, 0)), made.loss_tokens((0, 0)), made.image_tokens(0))
     attention = cost.per_pair * made.tokens((0, 0)) ** 2
-    assert counted - attention == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert counted - attention == pytest.approx(products, rel=0.05)
     assert cost.per_pair > 0

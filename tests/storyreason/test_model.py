@@ -58,7 +58,7 @@ def test_the_merged_folder_tells_what_base_and_adapter_tell(
     published = AutoProcessor.from_pretrained(out)
     assert tell(merged, published, tiny_examples[0]) == apart != plain
     assert (out / "README.md").read_text() == "# A storyteller\n"
-    assert model.prompt(out) == {"images_first": False}
+    assert model.prompt(out) == {"images_first": False, "boxes": "original"}
     assert published.chat_template == processor.chat_template
     assert merged.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "model"}
@@ -82,9 +82,16 @@ def test_whole_weights_take_the_place_of_the_base_and_of_an_older_folder(tiny_ba
 
 def test_a_folder_that_does_not_say_how_to_ask_is_none_and_one_that_says_nonsense_is_refused(tmp_path: Path) -> None:
     assert model.prompt(tmp_path) == model.prompt("Qwen/Qwen2.5-VL-7B-Instruct") == {}
-    (tmp_path / model.PROMPT).write_text("[]")
-    with pytest.raises(ModelError, match=r"storyreason\.json must hold .* fix or delete it"):
-        model.prompt(tmp_path)
+    for text in ("[]", "{}", '{"images_first": true, "boxes": "pixels"}', '{"images_first": true, "boxes": 7}'):
+        (tmp_path / model.PROMPT).write_text(text)
+        with pytest.raises(ModelError, match=r"storyreason\.json must hold .* fix or delete it"):
+            model.prompt(tmp_path)
+    # What a training writes; an old folder counts pixels of the original pictures
+    for boxes in ("original", "thousandths", "resized:28:784:200704"):
+        model.write_prompt(tmp_path, images_first=False, boxes=boxes)
+        assert model.prompt(tmp_path) == {"images_first": False, "boxes": boxes}
+    model.write_prompt(tmp_path, images_first=True, boxes="original")
+    assert (tmp_path / model.PROMPT).read_text() == '{"images_first": true}\n'
 
 
 def older_names(adapter: Path) -> None:

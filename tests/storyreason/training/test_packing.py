@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from storyreason import chat, dataset, model
-from storyreason.errors import ModelError
 from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.trainer import token_losses
@@ -92,11 +91,6 @@ def test_without_isolation_the_gradient_differs(trained: Any, inputs: list[chat.
     loose = packing.join(inputs, positions)
     loose["position_ids"] = loose["position_ids"][1:]
     assert distance(gradient(trained, [loose]), wanted) > 1e-2
-
-
-def test_a_model_with_other_positions_is_not_packed() -> None:
-    with pytest.raises(ModelError, match=r"Linear has no positions .* training.pack_tokens=0"):
-        packing.positions_of(torch.nn.Linear(2, 2))
 
 
 def test_the_examples_of_a_row_are_separated_by_their_positions() -> None:

@@ -52,7 +52,7 @@ def test_another_version_or_setting_is_prepared_again_and_so_is_an_incomplete_on
     for changed in ({"data": "another"}, {"data": "a version", "stories": 3}):
         with pytest.raises(AssertionError, match="read again"):
             prepare(tmp_path, never(), encoder, CONFIG, **changed)
-    for settings in ({"max_images": 2}, {"drop_unmentioned_objects": True}):
+    for settings in ({"max_images": 2}, {"drop_unmentioned_objects": True}, {"boxes": "thousandths"}):
         with pytest.raises(AssertionError, match="read again"):
             prepare(tmp_path, never(), encoder, TrainingConfig(**settings), data="a version")
     (whole,) = (manifest.parent for manifest in tmp_path.glob(f"*/{runs.MANIFEST}"))

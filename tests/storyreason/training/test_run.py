@@ -43,7 +43,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert start["trainable"] == sum(parameter.numel() for parameter in model.load(calm.base).parameters())
     assert [line["step"] for line in told.of("validation")] == [4, 7]
     assert told[-1]["event"] == "end"
-    assert model.prompt(result) == {"images_first": calm.training.images_first}
+    assert model.prompt(result) == {"images_first": calm.training.images_first, "boxes": "original"}
     assert len(checkpoints.steps(calm.work)) <= checkpoints.KEPT + 1
 
     # When another is cancelled after its third step

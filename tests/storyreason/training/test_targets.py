@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from storyreason import dataset
-from storyreason.format import answer, rules
+from storyreason.format import answer, grids, rules
 from storyreason.format.answer import Answer
 from storyreason.training import TrainingConfig, targets
 
@@ -30,14 +30,31 @@ def test_people_and_things_are_dropped_on_request(tiny_examples: list[dataset.Ex
     example = next(one for one in tiny_examples if f"| {kind}1 |" in one.chain_of_thought)
     silent = replace(example, story=example.story.replace(f"{kind}1", f"{kind}77"))
     wanted = {"char": "drop_unmentioned_characters", "obj": "drop_unmentioned_objects"}[kind]
-    assert f"| {kind}1 |" in targets.target(read(silent), TrainingConfig())
-    assert f"| {kind}1 |" not in targets.target(read(silent), TrainingConfig.model_validate({wanted: True}))
+    assert f"| {kind}1 |" in targets.target(read(silent), TrainingConfig(), [])
+    assert f"| {kind}1 |" not in targets.target(read(silent), TrainingConfig.model_validate({wanted: True}), [])
 
 
 def test_the_target_is_the_answer(tiny_examples: list[dataset.Example]) -> None:
     example = tiny_examples[0]
-    told = targets.target(read(example), TrainingConfig(drop_unmentioned_backgrounds=False))
+    told = targets.target(read(example), TrainingConfig(drop_unmentioned_backgrounds=False), [])
     assert told == answer.join(example.chain_of_thought, example.story)
+
+
+def test_the_target_has_boxes_in_the_models_convention_and_data_stay_in_pixels(
+    tiny_examples: list[dataset.Example],
+) -> None:
+    example = tiny_examples[0]
+    sizes = dataset.sizes(example)
+    told = targets.target(read(example), TrainingConfig(boxes="thousandths", drop_unmentioned_backgrounds=False), sizes)
+    truth, learnt = read(example).analysis, answer.read(told).analysis
+    assert truth and learnt
+    for (width, height), section, true in zip(sizes, learnt.sections, truth.sections, strict=True):
+        for row, pixels in zip(section.entities, true.entities, strict=True):
+            assert row.box and pixels.box
+            wanted = [round(pixels.box[side] * 1000 / (width, height)[side % 2]) for side in range(4)]
+            assert max(abs(a - b) for a, b in zip(row.box, wanted, strict=True)) <= 1
+    back = grids.converted(told, [((1000, 1000), size) for size in sizes])
+    assert back == answer.join(example.chain_of_thought, example.story)
 
 
 def test_a_cut_story_has_its_first_images_in_analysis_phases_and_text(tiny_examples: list[dataset.Example]) -> None:
