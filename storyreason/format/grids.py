@@ -56,9 +56,9 @@ def _resized(size: Size, cell: int, least: int, most: int) -> Size:
 def convert(box: Box, change: Change) -> Box:
     """A box in a picture of another size: each number to the nearest, halves up.
 
-    A box that has an area keeps one: where both corners would meet, they are one apart. Corners within the picture stay
-    within it. There and back, a number is off by at most half a unit of the coarser size (rounded), that of a box narrower
-    than a unit by at most one.
+    A box that has an area keeps one: where both corners would meet, they are one apart, around its middle. Corners within
+    the picture stay within it. There and back, a number is off by at most half a unit of the coarser size (rounded), that
+    of a box narrower than a unit by at most one.
 
     >>> str(convert(Box(57, 12, 115, 120), ((575, 240), (1000, 1000))))
     '99,50,200,500'
@@ -72,7 +72,8 @@ def convert(box: Box, change: Change) -> Box:
 def _side(low: int, high: int, before: int, after: int) -> tuple[int, int]:
     first, last = ((2 * number * after + before) // (2 * before) for number in (low, high))
     if low < high and first == last:
-        return (first - 1, first) if first >= after else (first, first + 1)
+        first = (low + high) * after // (2 * before)
+        return first, first + 1
     return first, last
 
 

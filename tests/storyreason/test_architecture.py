@@ -1,6 +1,6 @@
 """Each family of base models, as a tiny random model of its own class: what a training and its result rest on."""
 
-import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -203,9 +203,11 @@ def test_a_template_that_thinks_by_itself_is_replaced(
         chat.Encoder(own)
     # When the base is loaded, Then prompt and answer are as they are served
     own.save_pretrained(tmp_path)
-    config = json.loads((tiny_bases("qwen3_5") / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(tiny_bases("qwen3_5") / "config.json", tmp_path)
     assert chat.Encoder(model.load_processor(str(tmp_path))).end == "<|im_end|>"
+    # by an engine that is given the base itself, too
+    assert model.chat_template(str(tmp_path)) == architecture.PLAIN
+    assert model.chat_template(str(tiny_bases("qwen3_vl"))) is None
 
 
 @pytest.mark.parametrize("mode", ["full", "language", "lora"])
