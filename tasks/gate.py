@@ -53,7 +53,8 @@ def check_primary(config: RunConfig, data: Pulled) -> None:
     protocols: tuple[scoring.Protocol, ...] = ("strict", "paper") if name.startswith("paper/") else ("strict",)
     answers = {story_id: answer.join(one.chain_of_thought, one.story) for story_id, one in told.items()}
     card = scoring.score(told.values(), answers, protocols, meteor=False)
-    found = control.controlled(card, confidence=config.gate.confidence, seed=config.gate.seed).get(name)
+    settings = config.gate.confidence, config.gate.resamples, config.gate.seed
+    found = control.controlled(card, control.REFERENCE, *settings).get(name)
     if found is None or found.stories < config.gate.min_stories:
         log.warning(
             "%s is not controlled: of %d test stories, %d have one of another film with as many frames",
