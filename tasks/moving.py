@@ -12,6 +12,8 @@ from storyreason.errors import RunError
 
 FORGOTTEN = ("address.json", "token", "resting.json")
 """What a gateway's folder holds of a process: a copy must not talk to the original's."""
+NAMING_FILES = (f"**/{runs.MANIFEST}", "train/*/job.json", "train/*/*/identity.json", "gateway*/state.json")
+"""The JSON files in `runs/` that name files or folders."""
 
 
 def settle(say: Callable[[str], None]) -> None:
@@ -59,7 +61,7 @@ def move(folder: Path, old: Path, new: Path) -> None:
         return
     for database in folder.rglob("*.db"):
         _move_in_database(database, str(old), str(new))
-    for file in [*folder.rglob(runs.MANIFEST), *folder.rglob("job.json"), *folder.glob("gateway*/state.json")]:
+    for file in [path for pattern in NAMING_FILES for path in folder.glob(pattern)]:
         content = json.loads(file.read_text())
         if (moved := _moved(content, str(old), str(new))) != content:
             runs.write_text(file, json.dumps(moved, indent=2, ensure_ascii=False) + "\n")

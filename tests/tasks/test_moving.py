@@ -1,5 +1,6 @@
 """A checkout that was moved or copied goes on where it is, and a copy leaves the original alone."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_it_goes_on_elsewhere_and_an_original_stays_as_it_was(
     copied: bool,
 ) -> None:
     token = state.token()
+    of_checkpoint = Path("runs", "train", 16 * "2", "checkpoint-5", "identity.json")
+    (used / of_checkpoint).write_text(json.dumps({"base": str(used / "tiny-base"), "seed": 7}))
     new = shutil.copytree(used, tmp_path / "elsewhere" / "clone")
     before = content(used / "runs")
     if not copied:
@@ -68,6 +71,7 @@ def test_it_goes_on_elsewhere_and_an_original_stays_as_it_was(
     (sentence,) = said
     assert f"{new}/runs {'is a copy of' if copied else 'was moved from'} {used}/runs" in sentence
     check_that_it_goes_on(new / "runs", tmp_path)
+    assert json.loads((new / of_checkpoint).read_text()) == {"base": str(new / "tiny-base"), "seed": 7}
     assert state.token() != token  # the gateway of the original obeys it
     moving.settle(pytest.fail)  # once is enough
     if copied:
