@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks import films
 from storyreason import dataset, sample
 from storyreason.format import answer
 from tests import tiny
@@ -109,6 +111,8 @@ def test_it_works_elsewhere_with_the_packages_it_names(
         text = answer.join(example.chain_of_thought, example.story)
         (tmp_path / "told" / f"{example.story_id}.txt").write_text(text)
 
+    pq.write_table(films.table(films.film(0, 1.0, 60)[0]), tmp_path / "detections.parquet")
+
     def run(*arguments: str | Path, code: int = 0) -> str:
         return _run(*arguments, cwd=tmp_path, code=code)
 
@@ -121,6 +125,7 @@ def test_it_works_elsewhere_with_the_packages_it_names(
     assert f"{count} stories." in run(storyreason, "score", "told", "--data", "data")
     assert f"{count} pages" in run(storyreason, "page", "data", "--out", "pages")
     assert "page.html" in run(storyreason, "stats", "data", "--out", "page.html")
+    assert ", 60 detections: " in run(storyreason, "identify", "detections.parquet", "--out", "ids.parquet")
     presets = "from storyreason import config; print(config.presets(), config.load('sample').name)"
     assert run(bare / "python", "-c", presets).endswith("'smoke'] sample\n")
     advice = run(storyreason, "merge", "data", "--base", "data", "--out", "merged", code=2)

@@ -12,3 +12,5 @@ Decoding = Literal["free", "grounded"]
 """As `generation.config.Decoding`."""
 Dtype = Literal["auto", "float32", "bfloat16"]
 """As `model.Dtype`."""
+Method = Literal["calibrated", "published"]
+"""As `perception.identity.Method`."""

@@ -38,7 +38,7 @@ def test_a_test_that_is_named_calls_the_command(where: str) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone as the working tree is, a data set of four stories as its data, answers to score, what the tutorial saves."""
+    """A clone as the working tree is, a data set of four stories as its data, answers to score, what pages save."""
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(commands.REPOSITORY), str(folder)], check=True)
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -56,8 +56,9 @@ def clone(tmp_path: Path) -> Path:
         (folder / "runs" / name).mkdir(parents=True)
         for example in test:
             (folder / "runs" / name / f"{example.story_id}.txt").write_text(ANSWER)
-    for name, code in commands.scripts(folder / "docs" / "tutorial.md").items():
-        (folder / name).write_text(code)
+    for page in ("tutorial.md", "films.md"):
+        for name, code in commands.scripts(folder / "docs" / page).items():
+            (folder / name).write_text(code)
     return folder
 
 

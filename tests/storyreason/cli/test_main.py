@@ -13,9 +13,23 @@ from typer.testing import CliRunner
 from storyreason import cli, dataset, model
 from storyreason.cli import options
 from storyreason.generation import config as generation
+from storyreason.perception import identity
 from storyreason.scoring import counting
 
-HEAVY = ["torch", "transformers", "prefect", "mlflow", "numpy", "pandas", "pyarrow", "vllm", "pydantic", "PIL", "httpx"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "prefect",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "vllm",
+    "pydantic",
+    "PIL",
+    "httpx",
+    "scipy",
+]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -38,6 +52,7 @@ def test_the_choices_are_those_of_the_library() -> None:
     assert options.Decoding == generation.Decoding
     assert options.Dtype == model.Dtype
     assert options.Protocol == counting.Protocol
+    assert options.Method == identity.Method
 
 
 def test_version_and_completion() -> None:

@@ -1,0 +1,240 @@
+"""Entities of synthetic films (benchmarks/films.py): how many errors, how fast, and the calibration they rest on.
+
+python benchmarks/identity.py calibrate     fits storyreason/perception/calibration.json
+python benchmarks/identity.py errors        against the published rule, as published and at its best thresholds
+python benchmarks/identity.py speed 20000   seconds and peak memory of `storyreason identify`
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import films  # noqa: E402
+from storyreason.format.boxes import Box  # noqa: E402
+from storyreason.perception import evidence, identity, published  # noqa: E402
+from storyreason.perception.film import Film, kinds  # noqa: E402
+from storyreason.perception.merging import Merging  # noqa: E402
+from storyreason.scoring import identity as scoring  # noqa: E402
+from storyreason.scoring.matching import EntityBox, Pair  # noqa: E402
+
+CALIBRATION = ROOT / "storyreason" / "perception" / "calibration.json"
+RESULTS = ROOT / "benchmarks" / "results" / "identity.json"
+EVALUATION = 1_000_000
+"""The first seed of evaluation films; calibration's are below."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console(highlight=False)
+
+
+@app.command()
+def calibrate(count: int = 96, detections: int = 500, out: Path = CALIBRATION) -> None:
+    """Fit the coefficients on films of mixed noise, seeds 0 to COUNT - 1, and write them."""
+    from sklearn.linear_model import LogisticRegression
+
+    gathered: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    for seed in range(count):
+        for stage, case, features, same in _examples(seed, detections):
+            for number in range(len(evidence.CASES)):
+                gathered[stage, number].append((features[case == number], same[case == number]))
+    coefficients: dict[str, dict[str, list[float]]] = {}
+    for stage in evidence.STAGES:
+        coefficients[stage] = {}
+        for number, name in enumerate(evidence.CASES):
+            features, same = (np.concatenate(part) for part in zip(*gathered[stage, number], strict=True))
+            used = features.std(axis=0) > 0
+            used[0] = True
+            fitted = LogisticRegression(C=10, fit_intercept=False, max_iter=2000).fit(features[:, used], same)
+            found = np.zeros(len(evidence.FEATURES))
+            found[used] = fitted.coef_[0]
+            coefficients[stage][name] = found.round(4).tolist()
+            console.print(f"{stage}, {name}: {len(same)} pairs, {same.mean():.3f} the same, {found.round(2)}")
+    source = f"python benchmarks/identity.py calibrate --count {count} --detections {detections}"
+    stored = {"source": source, "features": evidence.FEATURES, "coefficients": coefficients}
+    out.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def _examples(seed: int, detections: int) -> Iterator[tuple[evidence.Stage, np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of groups that a merging could meet in a film: stage, cases, features, and whether they are the same."""
+    luck = np.random.default_rng(seed)
+    film, truth = films.film(seed, luck.uniform(0.7, 2.2), detections)
+    if seed % 5 == 4:  # some films lack looks
+        film.looks[luck.random(len(film)) < 0.5] = 0
+    for stage in evidence.STAGES:
+        for parts in (0, 1, 2, 3) if stage == "scene" else (1, 1, 3, 6):
+            merging = Merging(film, evidence.Calibration(np.zeros(0)))
+            # At the first stage a group is a part of what a scene shows of an entity (of one detection, for 0 parts);
+            # at the second, some scenes of an entity.
+            groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+            drawn = luck.integers(60, size=(truth.max() + 1, film.scenes.max() + 1))
+            for at, entity in enumerate(truth.tolist()):
+                scene = int(film.scenes[at])
+                if stage == "scene":
+                    key = (entity, scene, int(luck.integers(parts)) if parts else at)
+                else:
+                    key = (entity, int(drawn[entity, scene]) % parts if parts > 1 else scene)
+                groups[key].append(at)
+            for first, *others in groups.values():
+                for other in others:
+                    merging.join(first, other, 1.0)
+            i, j = merging.candidates(stage)
+            yield (stage, *merging.groups.compare(i, j), truth[i] == truth[j])
+
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A film, the entity that each of its detections shows, and the detections of each story in it."""
+
+    film: Film
+    truth: np.ndarray
+    stories: list[np.ndarray]
+
+
+Find = Callable[[Case], identity.Entities]
+
+
+@app.command()
+def errors(count: int = 10, detections: int = 1000, chosen_on: int = 3, out: Path = RESULTS) -> None:
+    """Errors on films of three noises, in stories and over whole films, of people and of things.
+
+    The best thresholds of the published rule are chosen on the same films (over whole films, on CHOSEN_ON of them).
+    """
+    model = films.Model.of(np.random.default_rng(EVALUATION))
+    found: dict[str, dict[str, dict[str, Scores]]] = {}
+    for noise in films.NOISES:
+        made = [films.film(EVALUATION + seed, noise, detections, model=model) for seed in range(count)]
+        rows = found[f"{noise}"] = {}
+        for what in ("people", "things"):
+            for where in ("stories", "film"):
+                cases = [_case(film, truth, what, where) for film, truth in made]
+                rule = _best_rule(cases if where == "stories" else cases[:chosen_on], what)
+                rows[f"{what}, {where}"] = {
+                    "published rule": measure(cases, by_rule(published.Rule())),
+                    "published rule, all faces, best thresholds": {
+                        **measure(cases, by_rule(rule)),
+                        "face threshold": rule.face,
+                        "look threshold": rule.look,
+                    },
+                    "calibrated": measure(cases, lambda case: identity.identify(case.film)),
+                }
+        _print(f"noise {noise}", rows)
+    _store(out, "errors", found, f"errors --count {count} --detections {detections} --chosen-on {chosen_on}")
+
+
+def by_rule(rule: published.Rule) -> Find:
+    """The published rule, for each story apart."""
+    return lambda case: published.identify(case.film, rule, case.stories)
+
+
+def _case(film: Film, truth: np.ndarray, what: str, where: str) -> Case:
+    """The people or the things of a film, which no method compares, in its stories, or with the whole film as one."""
+    chosen = np.array([kind == "char" for kind in kinds(film.labels)]) == (what == "people")
+    stories = published.windows(film) if where == "stories" else [np.arange(len(film))]
+    place = np.cumsum(chosen) - 1
+    inside = [place[story[chosen[story]]] for story in stories]
+    return Case(films.part(film, np.flatnonzero(chosen)), truth[chosen], [story for story in inside if len(story)])
+
+
+def _best_rule(cases: list[Case], what: str) -> published.Rule:
+    """The published rule with all faces and the thresholds with the fewest errors in these cases, by searches along each."""
+    best = published.Rule(face=0.75, look=0.85, face_height=1)
+    lowest = np.inf
+    for name in ("look",) if what == "things" else ("face", "look", "face", "look"):
+        for threshold in np.arange(0.5, 0.99, 0.025).round(3).tolist():
+            rule = replace(best, **{name: threshold})
+            error = measure(cases, by_rule(rule))["error"]
+            if error < lowest:
+                best, lowest = rule, error
+    return best
+
+
+def measure(cases: list[Case], find: Find) -> Scores:
+    """Mean errors over all stories: 1 - IDF1, over-merging (1 - B-cubed precision) and under-merging (1 - B-cubed recall), by
+    `storyreason.scoring.identity`."""
+    counts = []
+    for case in cases:
+        names, shown = list(find(case).names), [str(one) for one in case.truth.tolist()]
+        counts += [_count(case.film, shown, names, rows.tolist()) for rows in case.stories]
+
+    def mean(key: str) -> float:
+        return round(float(np.mean([1 - one[key] / one["identity/reference"] for one in counts])), 4)
+
+    return {
+        "error": mean("identity/idtp"),
+        "over-merging": mean("identity/bcubed_precision"),
+        "under-merging": mean("identity/bcubed_recall"),
+    }
+
+
+def _count(film: Film, truth: list[str], names: list[str], rows: list[int]) -> Scores:
+    def listed(ids: list[str]) -> list[EntityBox]:
+        return [EntityBox(ids[at], "char", int(film.frames[at]), Box(0, 0, 1, 1)) for at in rows]
+
+    reference, predicted = listed(truth), listed(names)
+    idtp, matched = scoring.match(reference, predicted, [Pair(at, at, 1.0) for at in range(len(rows))])
+    return scoring.count(reference, predicted, idtp, matched)
+
+
+@app.command()
+def speed(detections: int, out: Path = RESULTS) -> None:
+    """Seconds and peak memory of `storyreason identify` for one film of so many detections, on one core."""
+    model = films.Model.of(np.random.default_rng(EVALUATION), face=512, look=768)
+    film, truth = films.film(EVALUATION, 1.4, detections, model=model)
+    with tempfile.TemporaryDirectory() as folder:
+        given, ids = Path(folder, "detections.parquet"), Path(folder, "ids.parquet")
+        pq.write_table(films.table(film), given)
+        command = [Path(sys.executable).with_name("storyreason"), "identify", given, "--out", ids]
+        one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        start = time.perf_counter()
+        subprocess.run(["taskset", "-c", "0", *command], check=True, env={**os.environ, **one_core})
+        seconds = time.perf_counter() - start
+        names = pq.read_table(ids).column("entity").to_pylist()
+    # Of the largest process that has ended, in KiB.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    case = Case(film, truth, [np.arange(len(film))])
+    errors = measure([case], lambda _: identity.Entities(names, np.zeros(0)))
+    found = {"seconds": round(seconds, 1), "peak MiB": round(peak), **errors}
+    console.print(f"{detections} detections: {found}")
+    _store(out, f"speed {detections}", found, f"speed {detections}")
+
+
+def _print(title: str, rows: dict[str, dict[str, Scores]]) -> None:
+    table = Table("", "method", "error", "over-merging", "under-merging", title=title)
+    for name, methods in rows.items():
+        for method, scores in methods.items():
+            table.add_row(name, method, *(f"{scores[key]:.3f}" for key in ("error", "over-merging", "under-merging")))
+    console.print(table)
+
+
+def _store(out: Path, name: str, found: object, command: str) -> None:
+    stored = json.loads(out.read_text()) if out.is_file() else {}
+    stored[name] = {"command": f"python benchmarks/identity.py {command}", "processor": _processor(), "result": found}
+    out.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+
+
+if __name__ == "__main__":
+    app()
