@@ -21,26 +21,32 @@ Stage = Literal["scene", "film"]
 STAGES: tuple[Stage, ...] = ("scene", "film")
 CASES = ("face and look", "look", "face", "thing")
 """What a pair of groups can be compared by: people by what both have, things by their looks."""
-FEATURES = ("one", "face", "faces", "face * faces", "face same", "look", "looks", "look * looks", "look same")
+FEATURES = (
+    *("one", "face", "faces", "face * faces", "face same", "face again"),
+    *("look", "looks", "look * looks", "look same", "look again"),
+)
 """The numbers that `Groups.compare` gives for a pair. `face` and `look` are mean cosines, 0 at the level of different
-entities; `faces` and `looks` say how much there is to compare; `same` is what such a cosine is for the same entity in one
-scene of the film (the median of the most similar ones), so that blurred faces are judged by another measure than sharp
-ones."""
+entities; `faces` and `looks` say how much there is to compare. `same` and `again` are what such a cosine is in this film for
+the same entity, in one scene and in another: blurred faces are judged by another measure than sharp ones."""
 HALF_QUALITY = 60.0
 """Pixels: the height of a face below which its embedding says little."""
 PRIOR_PAIRS = 3.0
 """How many pairs of different entities a guess of their level counts like."""
 USUAL, USUAL_COUNT = 0.6, 10
-"""What `same` is in a usual film, and how many detections that counts like."""
+"""What `same` and `again` are in a usual film, and how many detections that counts like."""
 MOST_OF_A_SCENE = 200
 """Detections of one scene and label that `same` looks at, at most (about)."""
+MOST_OF_A_FILM = 1500
+"""Detections that `again` looks at, at most (about)."""
+LOWEST, NONE = -0.5, -2.0
+"""The lowest level, and what stands for a cosine that there is not."""
 SAMPLE = 20_000
 """Pairs that a level is estimated from, at most."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the features for each stage and case, of shape [2, 4, 9]."""
+    """Coefficients of the features for each stage and case, of shape [2, 4, 11]."""
 
     coefficients: np.ndarray
 
@@ -74,11 +80,18 @@ class Groups:
         quality = np.where(people, (film.face_heights / (film.face_heights + HALF_QUALITY)) ** 2, 0)
         self.face_weights = quality.astype(np.float32)
         self.look_weights = film.looks.any(axis=1).astype(np.float32)
-        self.face_levels, self.face_same = _measures(film, film.faces, self.face_weights > 0, self.labels, people)
-        self.look_levels, self.look_same = _measures(film, film.looks, self.look_weights > 0, self.labels, people)
+        faces, looks = (film.faces, self.face_weights > 0), (film.looks, self.look_weights > 0)
+        self._measures = {
+            stage: [_measures(film, *one, self.labels, people, stage) for one in (faces, looks)] for stage in STAGES
+        }
+        self.measure("scene")
         # Sums over the members of a group.
         self.faces = film.faces * self.face_weights[:, None]
         self.looks = film.looks.copy()
+
+    def measure(self, stage: Stage) -> None:
+        """Take cosines from now on for what they mean within scenes, or over the film."""
+        self.face_measures, self.look_measures = self._measures[stage]
 
     def add(self, group: int, other: int) -> None:
         """Add the sums of one group to those of another."""
@@ -86,18 +99,22 @@ class Groups:
             sums[group] += sums[other]
 
     def compare(self, i: "np.ndarray | int", j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The case (an index of CASES, or -1) and the features, of shape [n, 9], of pairs of groups of one label.
+        """The case (an index of CASES, or -1) and the features, of shape [n, 11], of pairs of groups of one label.
 
         `i` is one group or as many as `j`.
         """
-        face, faces = self._similarity(self.faces, self.face_weights, self.face_levels, i, j)
-        look, looks = self._similarity(self.looks, self.look_weights, self.look_levels, i, j)
+        face, faces = self._similarity(self.faces, self.face_weights, self.face_measures.level, i, j)
+        look, looks = self._similarity(self.looks, self.look_weights, self.look_measures.level, i, j)
         has_face, has_look = np.isfinite(faces), np.isfinite(looks)
         case = np.select([self.is_thing[j] & has_look, has_face & has_look, has_look, has_face], [3, 0, 1, 2], -1)
-        faces, looks = np.where(has_face, faces, 0), np.where(has_look, looks, 0)
-        alike = np.where(has_face, self.face_same[j], 0), np.where(has_look, self.look_same[j], 0)
-        both = (face, faces, face * faces, alike[0], look, looks, look * looks, alike[1])
-        return case, np.stack([np.ones(len(j)), *both], axis=-1)
+        features = [np.ones(len(j))]
+        for has, value, amount, measures in (
+            (has_face, face, faces, self.face_measures),
+            (has_look, look, looks, self.look_measures),
+        ):
+            amount = np.where(has, amount, 0)
+            features += [value, amount, value * amount, has * measures.same[j], has * measures.again[j]]
+        return case, np.stack(features, axis=-1)
 
     @staticmethod
     def _similarity(
@@ -126,21 +143,41 @@ def dots(vectors: np.ndarray, i: "np.ndarray | int", j: np.ndarray) -> np.ndarra
     return found
 
 
-def _measures(
-    film: Film, vectors: np.ndarray, has: np.ndarray, labels: np.ndarray, people: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What cosines mean in this film, for each detection: the level of different entities, and `same` of FEATURES.
+@dataclass(frozen=True)
+class Measures:
+    """What cosines mean in a film, for each detection, of shape [n]."""
 
-    Both depend on the embedding model and on the film's light and grading. People and things are measured apart.
-    """
-    levels, same = np.zeros(len(film)), np.full(len(film), USUAL)
+    level: np.ndarray
+    """The cosine of different entities of its label."""
+    same: np.ndarray
+    """`same` of FEATURES."""
+    again: np.ndarray
+    """`again` of FEATURES; at the first stage, `same`."""
+
+
+def _measures(
+    film: Film, vectors: np.ndarray, has: np.ndarray, labels: np.ndarray, people: np.ndarray, stage: Stage
+) -> Measures:
+    """They depend on the embedding model and on the film's light and grading. People and things are measured apart."""
+    found = Measures(np.zeros(len(film)), np.full(len(film), USUAL), np.full(len(film), USUAL))
     for rows in (np.flatnonzero(has & people), np.flatnonzero(has & ~people)):
-        best = _best_in_scene(film, vectors, rows, labels)
-        levels[rows] = _levels(film, vectors, rows, labels, best)
-        alike = (best - levels[rows])[best > -2] / (1 - levels[rows][best > -2])
-        middle = float(np.median(alike)) if len(alike) else USUAL
-        same[rows] = (middle * len(alike) + USUAL * USUAL_COUNT) / (len(alike) + USUAL_COUNT)
-    return levels, same
+        best = best_again = _best_in_scene(film, vectors, rows, labels)
+        level = _levels(film, vectors, rows, labels, best)
+        if stage == "film":
+            level, best_again = _over_the_film(film, vectors, rows, labels, level)
+        found.level[rows] = level
+        found.same[rows] = _middle(best, level)
+        found.again[rows] = _middle(best_again, level)
+    return found
+
+
+def _middle(best: np.ndarray, level: np.ndarray) -> float:
+    """The median of the highest cosines, from 0 at the level of different entities to 1; few count as much as a usual one."""
+    seen = best > NONE
+    alike = (best[seen] - level[seen]) / (1 - level[seen])
+    return float((np.median(alike) if len(alike) else 0) * len(alike) + USUAL * USUAL_COUNT) / (
+        len(alike) + USUAL_COUNT
+    )
 
 
 def _levels(film: Film, vectors: np.ndarray, rows: np.ndarray, labels: np.ndarray, best: np.ndarray) -> np.ndarray:
@@ -152,25 +189,50 @@ def _levels(film: Film, vectors: np.ndarray, rows: np.ndarray, labels: np.ndarra
     """
     i, j = _same_frame(film.frames[rows], labels[rows])
     cosines, of_label = dots(vectors, rows[i], rows[j]), labels[rows[i]]
-    seen = best[best > -2]
+    seen = best[best > NONE]
     guess = min(_low(vectors, rows), (np.median(seen) - USUAL) / (1 - USUAL) if len(seen) else 1.0)
     overall = (cosines.sum() + PRIOR_PAIRS * guess) / (len(i) + PRIOR_PAIRS)
     count = int(labels.max()) + 1
     sums = np.bincount(of_label, cosines, count) + PRIOR_PAIRS * overall
-    level: np.ndarray = np.clip(sums / (np.bincount(of_label, minlength=count) + PRIOR_PAIRS), -0.5, 0.95)
+    level: np.ndarray = np.clip(sums / (np.bincount(of_label, minlength=count) + PRIOR_PAIRS), LOWEST, 0.95)
     return level[labels[rows]]
 
 
+def _over_the_film(
+    film: Film, vectors: np.ndarray, rows: np.ndarray, labels: np.ndarray, level: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The level and the highest cosines of these detections, compared with those of other scenes (NONE without any).
+
+    Where light differs from scene to scene, different entities are less alike there than in one frame: the level is then
+    the median of all pairs. Only some of many detections are looked at.
+    """
+    level, best = level.copy(), np.full(len(rows), NONE)
+    some = np.arange(len(rows))[:: max(1, len(rows) // MOST_OF_A_FILM)]
+    chosen = rows[some]
+    cosines = vectors[chosen] @ vectors[chosen].T
+    scenes, kind = film.scenes[chosen], labels[chosen]
+    comparable = (kind[:, None] == kind) & (scenes[:, None] != scenes)
+    best[some] = np.where(comparable, cosines, NONE).max(axis=1, initial=NONE)
+    for label in np.unique(kind):
+        of_label = np.ix_(kind == label, kind == label)
+        pairs = cosines[of_label][comparable[of_label]]
+        if len(pairs):
+            here = labels[rows] == label
+            level[here] = np.minimum(level[here], max(LOWEST, float(np.median(pairs))))
+    return level, best
+
+
 def _best_in_scene(film: Film, vectors: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each of these detections its highest cosine to another of its scene and label in another frame; -2 without one."""
-    found = np.full(len(rows), -2.0)
+    """For each of these detections its highest cosine to another of its scene and label in another frame; NONE without
+    one."""
+    found = np.full(len(rows), NONE)
     scenes, kinds = film.scenes[rows], labels[rows]
     order = np.lexsort((kinds, scenes))
     new = (np.diff(kinds[order]) != 0) | (np.diff(scenes[order]) != 0)
     for part in np.split(order, np.flatnonzero(new) + 1):
         part = np.sort(part)[:: max(1, len(part) // MOST_OF_A_SCENE)]
         chosen, frames = vectors[rows[part]], film.frames[rows[part]]
-        found[part] = np.where(frames[:, None] == frames, -2, chosen @ chosen.T).max(axis=1, initial=-2)
+        found[part] = np.where(frames[:, None] == frames, NONE, chosen @ chosen.T).max(axis=1, initial=NONE)
     return found
 
 

@@ -50,6 +50,7 @@ class Merging:
 
     def run(self, stage: Stage) -> None:
         """Merge all groups that are more probably the same than not, within scenes or over the film."""
+        self.groups.measure(stage)
         for _ in range(ROUNDS):
             i, j = self.candidates(stage)
             if not len(i) or not self._merge(stage, i, j):

@@ -178,10 +178,10 @@ def test_the_level_of_different_people_is_that_of_one_frame() -> None:
     looks = film.looks + 2 * shared
     looks /= np.linalg.norm(looks, axis=1, keepdims=True)
     before, after = Groups(film), Groups(replace(film, looks=looks.astype(np.float32)))
-    assert before.look_levels.mean() < 0.5 < 0.75 < after.look_levels.mean()
+    assert before.look_measures.level.mean() < 0.5 < 0.75 < after.look_measures.level.mean()
     i, j = np.arange(0, 300), np.arange(100, 400)
     same_label = before.labels[i] == before.labels[j]
-    one, other = (groups.compare(i, j)[1][same_label, 5] for groups in (before, after))
+    one, other = (groups.compare(i, j)[1][same_label, 6] for groups in (before, after))
     assert np.abs(one - other).mean() < 0.15
 
 
