@@ -202,15 +202,17 @@ def case_of(film: Film, truth: np.ndarray, what: str, where: str) -> Case:
 
 
 def _best_rule(cases: list[Case], what: str) -> published.Rule:
-    """The published rule with all faces and the thresholds with the fewest errors in these cases, by searches along each."""
+    """The published rule with all faces and the thresholds with the fewest errors in these cases: the best of each in steps
+    of 0.05 (looks, then faces), then 0.025 more or less."""
     best = published.Rule(face=0.75, look=0.85, face_height=1)
-    lowest = np.inf
-    for name in ("look",) if what == "things" else ("face", "look", "face", "look"):
-        for threshold in np.arange(0.5, 0.99, 0.025).round(3).tolist():
-            rule = replace(best, **{name: threshold})
-            error = measure(cases, by_rule(rule))["error"]
-            if error < lowest:
-                best, lowest = rule, error
+    lowest = measure(cases, by_rule(best))["error"]
+    for steps in (np.arange(0.5, 0.96, 0.05), np.array([-0.025, 0.025])):
+        for name in ("look",) if what == "things" else ("look", "face"):
+            middle = getattr(best, name) if len(steps) == 2 else 0.0
+            for threshold in (middle + steps).round(3).tolist():
+                rule = replace(best, **{name: threshold})
+                if (error := measure(cases, by_rule(rule))["error"]) < lowest:
+                    best, lowest = rule, error
     return best
 
 

@@ -75,7 +75,8 @@ class Groups:
 
     def __init__(self, film: Film) -> None:
         people = np.array([kind == "char" for kind in kinds(film.labels)])
-        self.labels = np.unique(np.array(film.labels, dtype=object).astype(str), return_inverse=True)[1].reshape(-1)
+        codes = {label: code for code, label in enumerate(dict.fromkeys(film.labels))}
+        self.labels = np.array([codes[label] for label in film.labels])
         self.is_thing = ~people
         quality = np.where(people, (film.face_heights / (film.face_heights + HALF_QUALITY)) ** 2, 0)
         self.face_weights = quality.astype(np.float32)

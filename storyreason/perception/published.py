@@ -6,6 +6,7 @@ one, else by looks; the 75th percentile must reach a threshold and lie at most 1
 the published code depends on hash seeds, detections are taken by frame and ID.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,10 +35,11 @@ def identify(film: Film, rule: Rule | None = None, stories: Sequence[np.ndarray]
     `stories` are the detections of each, by their places in the film; the default is `windows`.
     """
     rule, groups = rule or Rule(), np.arange(len(film))
-    labels = np.array(film.labels, dtype=object).astype(str)
     for story in windows(film) if stories is None else stories:
-        for label in dict.fromkeys(labels[story].tolist()):
-            rows = story[labels[story] == label]
+        of_label: dict[str, list[int]] = defaultdict(list)
+        for at in story.tolist():
+            of_label[film.labels[at]].append(at)
+        for rows in map(np.array, of_label.values()):
             for group in _groups(film, rows, rule):
                 groups[rows[group]] = rows[group].min()
     return Entities(name(film, groups), np.full(len(film), np.nan, np.float32))

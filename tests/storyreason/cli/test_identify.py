@@ -88,7 +88,7 @@ def test_corrections_are_applied_and_what_is_left_out_is_said(rows: list[Row], t
     after = tables.read(tmp_path / "after.parquet")
     assert after["a", one["detection"]][0] == after["a", other["detection"]][0]
     assert "No detection is at frame" in result.stderr
-    assert f"1 corrections are of films that {table} does not have." in result.stderr
+    assert f"1 of 3 corrections are of films that {table} does not have." in result.stderr
 
 
 def test_the_published_rule_ends_at_each_story(table: Path, tmp_path: Path) -> None:
