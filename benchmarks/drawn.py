@@ -64,7 +64,8 @@ def _cast(luck: random.Random) -> list[Look]:
         other = people[number - 1]
         change = luck.choice(("hair", "coat"))
         pool = [one for one in (HAIR if change == "hair" else COATS) if one != getattr(other, change)]
-        people[number] = replace(other, **{change: luck.choice(pool)})
+        new = luck.choice(pool)
+        people[number] = replace(other, hair=new) if change == "hair" else replace(other, coat=new)
     return people
 
 

@@ -6,7 +6,7 @@ light, pose and crop. Some people resemble one another (doubles), some share a c
 multiplies everything that moves an embedding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -222,7 +222,7 @@ def table(film: Film) -> "pa.Table":
         starts = pa.array(ends, pa.int32(), mask=np.append(~has, False))
         return pa.ListArray.from_arrays(starts, pa.array(vectors[has].reshape(-1), pa.float32()))
 
-    has_face, has_look = film.face_heights > 0, film.looks.any(axis=1)
+    has_face, has_look = np.asarray(film.face_heights > 0), np.any(film.looks, axis=1)
     columns = {
         "film": pa.array([film.name] * len(film)),
         "scene": pa.array(film.scene_names),
@@ -240,6 +240,16 @@ def table(film: Film) -> "pa.Table":
 
 def part(film: Film, rows: np.ndarray) -> Film:
     """Some detections of a film; the numbers of its scenes and frames stay."""
-    names = ([one[at] for at in rows] for one in (film.ids, film.labels, film.scene_names, film.frame_names))
-    arrays = (film.scenes, film.frames, film.boxes, film.faces, film.face_heights, film.looks)
-    return Film(film.name, *names, *(one[rows] for one in arrays))
+    return replace(
+        film,
+        ids=[film.ids[at] for at in rows],
+        labels=[film.labels[at] for at in rows],
+        scene_names=[film.scene_names[at] for at in rows],
+        frame_names=[film.frame_names[at] for at in rows],
+        scenes=film.scenes[rows],
+        frames=film.frames[rows],
+        boxes=film.boxes[rows],
+        faces=film.faces[rows],
+        face_heights=film.face_heights[rows],
+        looks=film.looks[rows],
+    )

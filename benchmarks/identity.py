@@ -116,10 +116,10 @@ def _examples(seed: int) -> Iterator[Example]:
             for at, entity in enumerate(truth.tolist()):
                 scene = int(film.scenes[at])
                 if stage == "scene":
-                    key = (entity, scene, int(luck.integers(parts)) if parts else at)
+                    part = int(luck.integers(parts)) if parts else at
                 else:
-                    key = (entity, int(drawn[entity, scene]) % parts if parts > 1 else scene)
-                groups[key].append(at)
+                    part = int(drawn[entity, scene]) % parts if parts > 1 else scene
+                groups[entity, scene if stage == "scene" else 0, part].append(at)
             for first, *others in groups.values():
                 for other in others:
                     merging.join(first, other, 1.0)
@@ -251,17 +251,17 @@ def speed(detections: int, out: Path = RESULTS) -> None:
     with tempfile.TemporaryDirectory() as folder:
         given, ids = Path(folder, "detections.parquet"), Path(folder, "ids.parquet")
         pq.write_table(films.table(film), given)
-        command = [Path(sys.executable).with_name("storyreason"), "identify", given, "--out", ids]
+        command = [str(Path(sys.executable).with_name("storyreason")), "identify", str(given), "--out", str(ids)]
         one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         start = time.perf_counter()
         subprocess.run(["taskset", "-c", "0", *command], check=True, env={**os.environ, **one_core})
         seconds = time.perf_counter() - start
         names = pq.read_table(ids).column("entity").to_pylist()
-    # Of the largest process that has ended, in KiB.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # memory in KiB, of the largest process that has ended
     case = Case(film, truth, [np.arange(len(film))])
     errors = measure([case], lambda _: identity.Entities(names, np.zeros(0)))
-    found = {"seconds": round(seconds, 1), "peak MiB": round(peak), **errors}
+    times = {"seconds": round(seconds, 1), "CPU seconds": round(used.ru_utime + used.ru_stime, 1)}
+    found = {**times, "peak MiB": round(used.ru_maxrss / 1024), **errors}
     console.print(f"{detections} detections: {found}")
     _store(out, f"speed {detections}", found, f"speed {detections}")
 

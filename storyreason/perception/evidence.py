@@ -78,16 +78,19 @@ class Groups:
         codes = {label: code for code, label in enumerate(dict.fromkeys(film.labels))}
         self.labels = np.array([codes[label] for label in film.labels])
         self.is_thing = ~people
-        quality = np.where(people, (film.face_heights / (film.face_heights + HALF_QUALITY)) ** 2, 0)
-        self.face_weights = quality.astype(np.float32)
-        self.look_weights = film.looks.any(axis=1).astype(np.float32)
-        faces, looks = (film.faces, self.face_weights > 0), (film.looks, self.look_weights > 0)
+        quality: np.ndarray = np.where(people, (film.face_heights / (film.face_heights + HALF_QUALITY)) ** 2, 0)
+        self.face_weights: np.ndarray = quality.astype(np.float32)
+        self.look_weights: np.ndarray = np.any(film.looks, axis=1).astype(np.float32)
         self._measures = {
-            stage: [_measures(film, *one, self.labels, people, stage) for one in (faces, looks)] for stage in STAGES
+            stage: (
+                _measures(film, film.faces, self.face_weights > 0, self.labels, people, stage),
+                _measures(film, film.looks, self.look_weights > 0, self.labels, people, stage),
+            )
+            for stage in STAGES
         }
         self.measure("scene")
         # Sums over the members of a group.
-        self.faces = film.faces * self.face_weights[:, None]
+        self.faces: np.ndarray = film.faces * self.face_weights[:, None]
         self.looks = film.looks.copy()
 
     def measure(self, stage: Stage) -> None:
@@ -196,7 +199,8 @@ def _levels(film: Film, vectors: np.ndarray, rows: np.ndarray, labels: np.ndarra
     count = int(labels.max()) + 1
     sums = np.bincount(of_label, cosines, count) + PRIOR_PAIRS * overall
     level: np.ndarray = np.clip(sums / (np.bincount(of_label, minlength=count) + PRIOR_PAIRS), LOWEST, 0.95)
-    return level[labels[rows]]
+    found: np.ndarray = level[labels[rows]]
+    return found
 
 
 def _over_the_film(

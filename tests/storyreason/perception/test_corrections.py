@@ -108,15 +108,8 @@ def test_corrections_survive_another_detector_and_another_embedding_model(film: 
     rows = np.array(
         [at for at in range(len(film)) if at != next(at for at in range(150) if at not in {*same, *unlike})]
     )
-    other = Film(
-        film.name,
-        [f"new-{at}" for at in rows],
-        *([part[at] for at in rows] for part in (other.labels, other.scene_names, other.frame_names)),
-        other.scenes[rows],
-        other.frames[rows],
-        film.boxes[rows] + luck.uniform(-6, 6, (len(rows), 4)),
-        *(part[rows] for part in (other.faces, other.face_heights, other.looks)),
-    )
+    moved = film.boxes[rows] + luck.uniform(-6, 6, (len(rows), 4))
+    other = replace(films.part(other, rows), ids=[f"new-{at}" for at in rows], boxes=moved)
     found = linked(other, made)
     assert not found.left_out
     after = dict(zip(rows.tolist(), identify(other, found).names, strict=True))

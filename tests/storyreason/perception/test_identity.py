@@ -1,5 +1,6 @@
 """Entities: what the merging promises whatever it is given, and that it finds them in films whose truth is known."""
 
+import random
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,8 @@ def test_two_detections_of_a_frame_are_never_one_entity(seed: int, persons: int,
 @quick
 @given(SEEDS, st.sampled_from(films.NOISES), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, noise: float, luck
-) -> None:  # type: ignore[no-untyped-def]
+    tmp_path_factory: pytest.TempPathFactory, seed: int, noise: float, luck: random.Random
+) -> None:
     folder = tmp_path_factory.mktemp("tables")
     rows = tables.rows(films.film(seed, noise, 80)[0])
     (film,) = Detections(tables.write(folder / "sorted.parquet", rows))
@@ -83,7 +84,7 @@ def test_a_film_among_others_has_the_entities_it_has_alone(tmp_path: Path) -> No
         (read,) = Detections(tables.write(tmp_path / "alone.parquet", tables.rows(film)))
         alone[name] = identify(read)
     mixed = [row for name in ("film 9", "a", "film 10", "b") for row in tables.rows(made[name])]
-    np.random.default_rng(0).shuffle(mixed)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(mixed)
     table = Detections(tables.write(tmp_path / "mixed.parquet", mixed))
     assert list(table.films) == ["a", "b", "film 9", "film 10"]
     for film in table:

@@ -1,5 +1,6 @@
 """The published rule, by hand."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,16 @@ from benchmarks import films
 from storyreason.perception import Film, published
 
 
-def film_of(looks: list[list[float]], faces: list[list[float]] | None = None, height: float = 120) -> Film:
+def film_of(
+    looks: Sequence[Sequence[float]], faces: Sequence[Sequence[float]] | None = None, height: float = 120
+) -> Film:
     """A person in each frame, all in one scene."""
     count = len(looks)
 
-    def scaled(vectors: list[list[float]]) -> np.ndarray:
+    def scaled(vectors: Sequence[Sequence[float]]) -> np.ndarray:
         found = np.array(vectors, np.float32)
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+        return found
 
     made = scaled(faces or [[0.0, 0.0]] * count)
     every = np.arange(count)
@@ -30,7 +34,7 @@ def test_looks_are_linked_from_a_cosine_of_0_8() -> None:
 
 
 def test_a_large_face_decides_before_looks() -> None:
-    unlike, alike = [[1, 0], [0, 1]], [[1, 0], [1, 0.1]]
+    unlike, alike = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.1]]
     assert published.identify(film_of(unlike, alike)).names == ["char1", "char1"]
     assert published.identify(film_of(alike, [[1, 0], [-1, 0]])).names == ["char1", "char2"]
     assert published.identify(film_of(alike, [[1, 0], [-1, 0]], height=111)).names == ["char1", "char1"]
