@@ -28,7 +28,7 @@ and IDs that stay with an entity), and tells a story in which every mention is t
 |---|---|
 {rows}
 
-Loads as it is: `Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or \
+Loads as it is: `AutoModelForImageTextToText.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or \
 `vllm serve folder`. Its scores are in the MLflow run.
 """
 """MLflow's pages keep line breaks, so each paragraph is one line."""
@@ -126,6 +126,7 @@ def _card(config: RunConfig, trained: Trained) -> str:
         "base model": config.base.name,
         "preset": config.name,
         "trained": config.training.mode,
+        "boxes it writes": config.training.boxes,
         "data (md5)": trained.data_md5,
         "code (git commit)": lineage()[f"{TAG}git_commit"],
         "MLflow run": trained.run_id,

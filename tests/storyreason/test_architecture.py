@@ -1,5 +1,6 @@
 """Each family of base models, as a tiny random model of its own class: what a training and its result rest on."""
 
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from storyreason import architecture, chat, dataset, model
 from storyreason.errors import ModelError
+from storyreason.format import grids
 from storyreason.pictures import open_frames
 from storyreason.training import Job, TrainingConfig, features, packing, setup
 from storyreason.training.examples import Batches, StoryDataset, collate
@@ -80,6 +82,31 @@ def test_the_parts_of_an_example_are_what_the_processor_makes_of_it(
     encoder.check(images, "<think>\nanalysis\n</think>\n\nstory")
     grids = encoder.pictures(images)[1]
     assert encoder.image_tokens([image.size for image in images]) == tuple((grids.prod(dim=1) // 4).tolist())
+
+
+def test_the_grid_of_resized_pictures_is_the_processors_own(base: str) -> None:
+    from PIL import Image
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    processor = model.load_processor(base).image_processor
+    own = architecture.resized(model.load_processor(base))
+    for size in ((196, 112), (575, 240), (33, 900)):  # as it sees them
+        seen = processor(images=[Image.new("RGB", size)], return_tensors="pt")["image_grid_thw"][0].tolist()
+        assert grids.grid(own, size) == (seen[2] * processor.patch_size, seen[1] * processor.patch_size)
+    # Any size that data may have, with the limits of this processor and of the published ones
+    luck = random.Random(1)
+    sizes = [
+        (512, 400),
+        (4000, 3200),
+        (8000, 5000),
+        *((luck.randint(1, 9000), luck.randint(1, 9000)) for _ in range(3000)),
+    ]
+    for convention in (own, "resized:28:3136:12845056", "resized:32:65536:16777216"):
+        cell, least, most = map(int, convention.split(":")[1:])
+        for width, height in sizes:
+            if max(width, height) <= 200 * min(width, height):
+                high, wide = smart_resize(height, width, cell, least, most)
+                assert grids.grid(convention, (width, height)) == (wide, high)
 
 
 def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
