@@ -98,14 +98,26 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """The beginning of the names of each family's classes, and what its language model and its tower have of their own."""
 
 
-WIDE_TEXT: dict[str, Any] = {
-    "hidden_size": 128,
-    "head_dim": 64,
-    "num_key_value_heads": 2,
-    "rope_parameters": {**ROPE, "mrope_section": [16, 8, 8], "mrope_interleaved": True},
-}
 WIDE_TOWER: dict[str, Any] = {"hidden_size": 128, "out_hidden_size": 128}
-"""Heads of 64, in which vLLM computes on a CPU."""
+WIDE_TEXT: dict[str, Any] = {"hidden_size": 128, "num_key_value_heads": 2}
+WIDE: dict[str, dict[str, Any]] = {
+    "qwen3_vl": {
+        "head_dim": 64,
+        "rope_parameters": {**ROPE, "mrope_section": [16, 8, 8], "mrope_interleaved": True},
+    },
+    "qwen3_5": {
+        "head_dim": 128,
+        "rope_parameters": {
+            **ROPE,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [16, 8, 8],
+            "mrope_interleaved": True,
+        },
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+    },
+}
+"""Heads that vLLM computes with: of 64 and more, in linear layers of 128."""
 
 
 def write_base(
@@ -117,7 +129,7 @@ def write_base(
 ) -> Path:
     """A model of a family's own class with random weights, and a tokenizer learnt from the examples' texts.
 
-    `wide` (for Qwen3-VL): one that vLLM takes.
+    `wide` (not for Qwen2.5-VL): one that vLLM takes.
     """
     import torch
     import transformers
@@ -128,7 +140,13 @@ def write_base(
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     classes, text, tower = FAMILIES[family]
     config = getattr(transformers, f"{classes}Config")(
-        text_config={**TEXT, **text, **(WIDE_TEXT if wide else {}), **ends, "vocab_size": len(tokenizer)},
+        text_config={
+            **TEXT,
+            **text,
+            **(WIDE_TEXT | WIDE[family] if wide else {}),
+            **ends,
+            "vocab_size": len(tokenizer),
+        },
         vision_config={**TOWER, **tower, **(WIDE_TOWER if wide else {})},
         image_token_id=special("<|image_pad|>"),
         video_token_id=special("<|video_pad|>"),

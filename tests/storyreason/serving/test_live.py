@@ -16,6 +16,7 @@ from storyreason import dataset
 from storyreason.format import answer
 from storyreason.format.answer import join
 from storyreason.format.boxes import Box
+from storyreason.format.tables import OBJECTS
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import Chunk
 from storyreason.pictures import data_url
@@ -200,6 +201,30 @@ def test_a_story_is_requested_with_the_prompt_its_model_was_scored_with(
             httpx.post(f"{url}/v1/stories", json=body, timeout=60, trust_env=False).raise_for_status()
 
     assert asked == [["Tell it.", "image_url"], ["Be brief.", "image_url"]]
+
+
+@pytest.mark.server
+def test_boxes_are_in_pixels_of_the_original_whatever_the_model_counts(
+    frames: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    told = (
+        f"<think>\n## Image 1\n\n{OBJECTS.top}\n| obj1 | kite | toy | flown | hope | 500,250,1000,1000 |\n</think>\n"
+        "<gdi image1>\nA <gdo obj1>kite</gdo>.\n</gdi>"
+    )
+
+    def reply(body: dict[str, Any]) -> Reply:
+        return stream(told[at : at + 9] for at in range(0, len(told), 9)) if body.get("stream") else complete(told)
+
+    body = {"images": [data_url(frames[0])], "decoding": "free"}
+    with endpoint(reply) as engine, gateway(engine, tmp_path) as (url, engines):
+        prompt = GenerationConfig(boxes="thousandths").prompt()
+        engines.served = state.Served("model", "1", None, "", engines.config.engine(), prompt)
+        whole = httpx.post(f"{url}/v1/stories", json=body, timeout=60, trust_env=False).text
+        live = "".join(map(str, tell(url, body)))
+
+    for found in (whole, live):
+        assert "98,28,196,112" in found
+        assert "500,250" not in found
 
 
 @pytest.mark.server
