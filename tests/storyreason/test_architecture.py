@@ -17,9 +17,11 @@ from storyreason.errors import ModelError
 from storyreason.format import grids
 from storyreason.pictures import open_frames
 from storyreason.training import Job, TrainingConfig, features, packing, setup
+from storyreason.training.config import Recompute
 from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.measure import Cost
 from storyreason.training.trainer import token_losses
+from tests.storyreason.training.test_setup import trained
 from tests.tiny import Bases
 
 FAMILIES = tuple(architecture.FAMILIES)
@@ -141,6 +143,17 @@ def test_a_row_of_several_stories_has_the_gradient_of_single_ones(
     assert float(wanted.norm()) > 1
     exact = 1e-9 if architecture.of(packed.config).recurrent is None else 1e-7  # which computes in float32
     assert float((found - wanted).norm() / wanted.norm()) < exact
+
+
+@pytest.mark.parametrize("recompute", ["selective", "all"])
+def test_activations_that_are_computed_again_give_the_same_gradient(
+    base: str, recompute: Recompute, tiny_examples: list[dataset.Example]
+) -> None:
+    made = stories(base, tiny_examples)
+    inputs = [made[0, index] for index in range(2)]
+    wanted, _ = trained(Path(base), "lora", "none", inputs)
+    found, _ = trained(Path(base), "lora", recompute, inputs)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def neighbour(net: Any, inputs: Sequence[chat.Inputs]) -> float:
