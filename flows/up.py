@@ -22,6 +22,7 @@ from flows import changes, schedules
 from storyreason import config, guard, home, runs
 from storyreason.errors import GatewayError, RunError, StoryReasonError, without_password
 from storyreason.serving import client as gateway
+from storyreason.serving import state
 from tasks import settings, upgrading, views
 from tasks.settings import Settings
 
@@ -236,7 +237,14 @@ def _supervisor(started: dict[str, str]) -> str:
 
 
 def _gateway_answers(chosen: Settings) -> bool:
+    """Whether the gateway is running where it should. Raises RunError if it is running on another port: two would not start."""
     serving = config.load(chosen.preset, [f"serving.port={chosen.gateway_port}"]).serving
+    at = state.address(serving.gateway)
+    if at is not None and at.port != serving.port and gateway.is_running(serving.gateway):
+        raise RunError(
+            f"The gateway of this checkout is running on port {at.port}, not on {serving.port} (STORYREASON_GATEWAY_PORT): "
+            f"stop it with `storyreason down`, or set that to {at.port} in .env."
+        )
     try:
         gateway.status(serving)
     except GatewayError:

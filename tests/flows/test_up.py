@@ -14,6 +14,7 @@ import pytest
 from flows import up
 from storyreason import runs
 from storyreason.errors import RunError
+from storyreason.serving import state
 from tasks import settings
 from tests.system.conftest import free_port, wait_for
 
@@ -194,4 +195,21 @@ def test_make_ui_serves_the_pages_on_the_ports_of_dotenv_until_it_is_ended(check
     process.send_signal(end)
     process.communicate(timeout=120)
     assert process.returncode == 0
+    assert commands(checkout) == []
+
+
+def test_a_gateway_of_the_checkout_that_runs_on_another_port_is_named(checkout: Path, tmp_path: Path) -> None:
+    """As after `make retrain` and a change of the port in `.env`: a second gateway would be started again and again."""
+    (tmp_path / "Procfile").write_text("gateway: sleep 1000\n")
+    other = free_port()
+    state.write_address(state.Address(os.getpid(), "127.0.0.1", other))
+
+    with (
+        runs.lock(state.folder()),
+        pytest.raises(
+            RunError, match=rf"is running on port {other}, not on \d+ .*storyreason down.* set that to {other}"
+        ),
+    ):
+        up.up(print)
+
     assert commands(checkout) == []

@@ -158,7 +158,7 @@ def test_a_cancelled_run_ends_with_all_of_it_and_says_what_it_kept(platform: Pla
 
     wait_for(lambda: platform.run(identity)["state_type"] == "CANCELLED", "the run to be cancelled")
     wait_for(lambda: not trainers(platform) and not flow.is_running(), "its processes to end", 60)
-    assert "Kept: checkpoint" in logs(platform, identity)
+    wait_for(lambda: "Kept: checkpoint" in logs(platform, identity), "what was kept in the run's log", 60)
     mlflow = MlflowClient(f"sqlite:///{platform.project.runs}/mlflow/mlflow.db")
     (run,) = (one for one in mlflow.search_runs(["1"]) if one.data.params["training.max_steps"] == str(STEPS["ended"]))
     assert run.info.status == "KILLED"
