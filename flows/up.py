@@ -86,7 +86,7 @@ def up(say: Callable[[str], None], restart: bool = False) -> None:
             raise RunError(changes.sentence(changed))
         _wait(chosen, say, programs())
     _say_where(chosen, say)
-    say(f"gateway     {chosen.gateway_url}/v1")
+    say(f"gateway     {chosen.gateway_url} (the web page), {chosen.gateway_url}/v1 (OpenAI's API)")
     say(f"logs        {folder()}; stop all with: storyreason down")
 
 
