@@ -230,7 +230,9 @@ def main() -> None:
     home.enter()
     settings.prepare()
     chosen = settings.read()
-    os.environ.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
+    if "PREFECT_API_URL" not in os.environ:  # Prefect has read its settings when it was imported, above
+        os.environ["PREFECT_API_URL"] = f"{chosen.prefect_url}/api"
+        os.execv(sys.executable, [sys.executable, "-m", "flows.deployments", *sys.argv[1:]])
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(chosen.heartbeat))
     from flows import schedules, up
 

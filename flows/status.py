@@ -3,10 +3,13 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from flows import changes, up
 from storyreason import home, runs
@@ -18,6 +21,7 @@ from tasks.faults import one_line, plainly
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 LAST = 5
@@ -65,6 +69,8 @@ def look() -> Status:
                 return ask()
         except StoryReasonError as error:
             problems.append(str(error))
+        except httpx.HTTPError as error:
+            problems.append(f"Prefect's server cannot be asked: {one_line(error)}")
         return None
 
     servers = dict(_servers(chosen))
@@ -81,8 +87,8 @@ def look() -> Status:
         models=asked(_models) or {},
         data=dict(_data(problems)),
         last_runs=asked(_last_runs),
-        active=_active() if prefect else None,
-        approvals=_approvals() if prefect else None,
+        active=asked(_active) if prefect else None,
+        approvals=asked(_approvals) if prefect else None,
         disk=_disk(),
         problems=list(dict.fromkeys(problems)),
     )
@@ -176,12 +182,11 @@ def _active() -> list[dict[str, Any]]:
 
 def _left(flow_runs: list[str]) -> dict[str, str]:
     """What the progress artifacts of runs say: that of the whole retraining, else the newest."""
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter
     from prefect.client.schemas.sorting import ArtifactSort
 
     wanted = ArtifactFilter.model_validate({"type": {"any_": ["progress"]}, "flow_run_id": {"any_": flow_runs}})
-    with get_client(sync_client=True) as asked:
+    with _prefect() as asked:
         shown = asked.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC)
     said: dict[str, str] = {}
     for one in sorted(shown, key=lambda one: one.key != pace.KEY):  # stable: the newest stay first
@@ -194,11 +199,20 @@ def _approvals() -> list[dict[str, str]]:
 
 
 def _flow_runs(states: list[str]) -> "list[FlowRun]":
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
 
-    with get_client(sync_client=True) as asked:
+    with _prefect() as asked:
         return asked.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": states}}}))
+
+
+@contextmanager
+def _prefect() -> "Iterator[SyncPrefectClient]":
+    """A client of the server in PREFECT_API_URL, which Prefect has not read if it was imported before that was set."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), get_client(sync_client=True) as asked:
+        yield asked
 
 
 def _page(run: "FlowRun") -> str:

@@ -42,12 +42,16 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
         for command in commands.run_by(commands.WORK_POOL)
     )
 
-    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    # A checkout's own server is found without the variable that names servers elsewhere.
+    here = {key: value for key, value in environment.items() if key != "PREFECT_API_URL"}
+    here["STORYREASON_PREFECT_PORT"] = str(server.base_url.port)
+
+    def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
-    early = run(register)
-    for command in (create, register):
-        done = run(command)
+    early = run(register, here)
+    for command, variables in ((create, environment), (register, here)):
+        done = run(command, variables)
         assert done.returncode == 0, done.stdout + done.stderr
 
     asked = {"work_pools": {"name": {"any_": ["storyreason"]}}}
