@@ -48,7 +48,8 @@ class Clock:
             return
         gone = time.monotonic() - self._started
         at = time.strftime("%H:%M", time.localtime(time.time() + left))
-        line = f"{name}: {spoken(self._took.get(name, 0))} as a rule; {spoken(left)} until all is done, at {at}"
+        usual = f"{spoken(self._took[name])} as a rule" if name in self._took else "not timed before"
+        line = f"{name}: {usual}; {spoken(left)} until all is done, at {at}"
         self._progress.report(int(gone), int(gone + left) + 1, line, at_once=True)
 
     def left(self, name: str) -> float:

@@ -60,7 +60,7 @@ def artifacts(page: Any, prefect: str, mlflow: str) -> None:
 
 def fits(table: Any) -> bool:
     """Whether nothing of a table is cut off: Prefect's page does not wrap its cells."""
-    return bool(table.evaluate("table => table.scrollWidth <= table.closest('article').clientWidth"))
+    return bool(table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"))
 
 
 def best(page: Any, prefect: str, mlflow: str) -> None:

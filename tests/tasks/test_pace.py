@@ -58,8 +58,11 @@ def test_the_rest_takes_what_its_steps_took_before(said: list[str]) -> None:
         pass
     with clock.step("evaluate base"):  # the training before it was short: this is said all the same
         pass
+    with clock.step("evaluate champion"):  # there was none so far
+        pass
     assert said[0].startswith("train: 10 min as a rule; 13 min until all is done, at ")
     assert said[1].startswith("evaluate base: 2 min as a rule; 3 min until all is done, at ")
+    assert said[2].startswith("evaluate champion: not timed before; 80 s until all is done, at ")
 
 
 def test_only_the_last_times_count_and_a_half_written_line_is_passed_over(said: list[str], tmp_path: Path) -> None:
