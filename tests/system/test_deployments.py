@@ -1,8 +1,6 @@
 """The Prefect deployments on a real server: how they are registered, what users have changed, and runs whose process is gone."""
 
 import json
-import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,7 +23,7 @@ from flows.clean import clean
 from storyreason import config
 from tasks import cards, gate, pace, registry
 from tasks.settings import Settings
-from tests.system.conftest import STORYREASON, prefect_api, wait_for
+from tests.system.conftest import prefect_api, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -124,18 +122,6 @@ def test_status_names_runs_under_way_and_those_that_wait_for_an_answer(
             client.set_flow_run_state(UUID(one), Completed(), force=True)
         for one in artifacts:
             server.delete(f"/artifacts/{one}").raise_for_status()
-
-
-def test_the_status_verb_asks_the_server_that_up_started(server: httpx.Client, tmp_path: Path) -> None:
-    """Prefect reads where its server is when it is imported; without that it starts one of its own."""
-    ports = {"STORYREASON_PREFECT_PORT": str(server.base_url.port), "STORYREASON_RUNS": str(tmp_path)}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
-
-    done = subprocess.run([STORYREASON, "status", "--json"], env=kept | ports, capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["active"] == found["approvals"] == [] and "temporary server" not in done.stderr
 
 
 def test_the_time_that_a_run_still_takes_is_its_artifact(

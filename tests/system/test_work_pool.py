@@ -31,6 +31,19 @@ def end(worker: "subprocess.Popen[bytes]") -> None:
     worker.wait()
 
 
+def worked(server: httpx.Client, identity: str, command: list[str], environment: dict[str, str], folder: Path) -> Any:
+    """The run with this ID, once a worker that is started for it has ended it."""
+    worker = subprocess.Popen(command, cwd=folder, env={**environment, "STORYREASON_HOME": str(REPOSITORY)})
+    try:
+        wait_for(
+            lambda: server.get(f"/flow_runs/{identity}").json()["state_type"] in ("COMPLETED", "FAILED", "CRASHED"),
+            "the worker's run",
+        )
+    finally:
+        end(worker)
+    return server.get(f"/flow_runs/{identity}").json()
+
+
 def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
     server: httpx.Client, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:
@@ -79,15 +92,8 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
         assert refused.status_code == 409 and "lerning_rate" in refused.text
 
         identity = start(deployments.CLEANING).raise_for_status().json()["id"]
-        worker = subprocess.Popen(work, cwd=tmp_path, env={**environment, "STORYREASON_HOME": str(REPOSITORY)})
-        try:
-            wait_for(
-                lambda: server.get(f"/flow_runs/{identity}").json()["state_type"] in ("COMPLETED", "FAILED", "CRASHED"),
-                "the worker's run",
-            )
-        finally:
-            end(worker)
-        assert server.get(f"/flow_runs/{identity}").json()["state"]["message"] == "0 folders removed, 0.0 MB"
+        ended = worked(server, identity, work, environment, tmp_path)
+        assert ended["state"]["message"] == "0 folders removed, 0.0 MB"
     finally:
         for one in found:
             server.patch(f"/deployments/{one['id']}", json={"global_concurrency_limit_id": None}).raise_for_status()
