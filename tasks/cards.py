@@ -80,9 +80,8 @@ def _cell(card: scoring.Scorecard | None, score: Score) -> str:
     if card is None or score.name not in card.metrics():
         return "-"
     low, high = card.intervals()[score.name]
-    return (
-        f"{score.text(card.metrics()[score.name])} [{score.text(low)}, {score.text(high)}]"  # three fit Prefect's page
-    )
+    # Three of these, and a title of 25 characters, fit Prefect's page.
+    return f"{score.text(card.metrics()[score.name])} [{score.text(low)}, {score.text(high)}]"
 
 
 def _control(card: scoring.Scorecard | None, score: Score) -> str:
