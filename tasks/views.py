@@ -54,7 +54,7 @@ def experiment_tags(experiment: str) -> dict[str, str]:
     """The tags of the experiment with this ID: its kind, what its page says, and the saved view, which sorts the runs by the
     score that decides with the checkout's preset."""
     config = load(settings.read().preset)
-    widths = {"attributes.`Run Name`": 230, "runDateAndNestInfo": 120, "attributes.`Description`": 380}
+    widths = {"attributes.`Run Name`": 230, "runDateAndNestInfo": 150, "attributes.`Description`": 350}
     widths |= {f"metrics.`{name}`": 210 for name in columns(config)} | {"params.`overrides`": 260}
     state = {
         "selectedColumns": [name for name in widths if "`" in name and name != "attributes.`Run Name`"],
