@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from storyreason.dataset import Example
-from storyreason.format import analysis, answer, rules, story
+from storyreason.format import analysis, answer, grids, rules, story
 from storyreason.format.analysis import Analysis
 from storyreason.format.story import Mention, Story
 from storyreason.scoring import grounding, identity, length, names
@@ -31,8 +31,11 @@ class Reward:
     parts: Mapping[str, float]
 
 
-def reward(example: Example | Reference, text: str, config: RewardConfig | None = None) -> Reward:
-    """The reward of an answer's text to an example of the data set, or to its reference.
+def reward(
+    example: Example | Reference, text: str, config: RewardConfig | None = None, boxes: str = grids.ORIGINAL
+) -> Reward:
+    """The reward of an answer's text to an example of the data set, or to its reference. `boxes` is what the model's boxes
+    count, as in `training.boxes`.
 
     - `readable`: an analysis can be found; without one every part is 0;
     - `valid`: no rule of severity *error* is broken;
@@ -52,7 +55,10 @@ def reward(example: Example | Reference, text: str, config: RewardConfig | None 
     (1.0, 0.0)
     """
     config = config or RewardConfig()
-    parts = _parts(_prepared(Reference.of(example) if isinstance(example, Example) else example), text, config)
+    reference = Reference.of(example) if isinstance(example, Example) else example
+    if boxes != grids.ORIGINAL:
+        text = grids.converted(text, [(grids.grid(boxes, size), size) for size in reference.sizes])
+    parts = _parts(_prepared(reference), text, config)
     weights = {name: getattr(config, name) for name in parts}
     total = sum(weight * parts[name] for name, weight in weights.items()) / sum(weights.values())
     return Reward(total, parts)
@@ -63,6 +69,7 @@ def rewards(
     chain_of_thought: Sequence[str],
     story: Sequence[str],
     sizes: Sequence[Sequence[Sequence[int]]],
+    boxes: Sequence[str] | None = None,
     config: RewardConfig | None = None,
     log_metric: Callable[[str, float], object] | None = None,
     **_: Any,
@@ -70,13 +77,16 @@ def rewards(
     """The rewards of a batch, with the arguments that TRL's `GRPOTrainer` gives a reward function.
 
     `chain_of_thought`, `story` and `sizes` (width and height of each frame, in pixels) are columns of its data set, repeated
-    for each completion. A completion is a text, or the messages of a conversation, of which the last is the answer.
+    for each completion; so is `boxes`, what the model's boxes count, which may be absent for pixels. A completion is a
+    text, or the messages of a conversation, of which the last is the answer.
     `log_metric`, if given, gets the mean of each part as `reward/<part>`.
     """
     found = []
-    for completion, thought, told, of_frames in zip(completions, chain_of_thought, story, sizes, strict=True):
+    counting = boxes if boxes is not None else [grids.ORIGINAL] * len(completions)
+    rows = zip(completions, chain_of_thought, story, sizes, counting, strict=True)
+    for completion, thought, told, of_frames, convention in rows:
         reference = Reference("", tuple((int(w), int(h)) for w, h in of_frames), thought, told)
-        found.append(reward(reference, _text(completion), config))
+        found.append(reward(reference, _text(completion), config, convention))
     if log_metric and found:
         for name in found[0].parts:
             log_metric(f"reward/{name}", sum(one.parts[name] for one in found) / len(found))

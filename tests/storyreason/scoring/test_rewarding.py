@@ -11,7 +11,7 @@ import pytest
 
 from storyreason import dataset, sample
 from storyreason.config import load
-from storyreason.format import analysis, answer, story
+from storyreason.format import analysis, answer, grids, story
 from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
 from storyreason.format.story import Mention, Passage, Story
@@ -254,6 +254,19 @@ def test_weights_are_those_of_the_preset_and_need_not_add_up_to_one(stories: lis
     assert found.total == pytest.approx(found.parts["identity"])
     with pytest.raises(ValueError, match="at least one weight must be above 0"):
         RewardConfig.model_validate(zero)
+
+
+@pytest.mark.parametrize("boxes", ["thousandths", "resized:28:784:6272"])
+def test_boxes_count_what_the_model_was_trained_with(boxes: str, stories: list[dataset.Example]) -> None:
+    example, sizes = stories[0], dataset.sizes(stories[0])
+    told = answer.join(example.chain_of_thought, example.story)
+    written = grids.converted(told, [(size, grids.grid(boxes, size)) for size in sizes])
+
+    assert reward(example, written).parts["grounding"] < 0.9
+    assert reward(example, written, boxes=boxes).total == pytest.approx(1)
+    assert rewards(
+        [written], [example.chain_of_thought], [example.story], [sizes], boxes=[boxes], story_id=[example.story_id]
+    ) == pytest.approx([1])
 
 
 def test_trl_calls_it_with_the_columns_of_the_data(stories: list[dataset.Example]) -> None:
