@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ TAG = "storyreason."
 """The prefix of this project's tags: `storyreason.train` holds the fingerprint of the training step, and so on."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's error codes for a model, version, run or alias that does not exist."""
+NOTE = "mlflow.note.content"
+DECISION = re.compile(r"version \w+ (?:promoted|held) [^:]*: ")
+"""How the description of a run begins that the gate has decided on: `version 3 promoted 26 Nov 2026: `."""
 T = TypeVar("T")
 
 
@@ -129,8 +133,10 @@ def log_config(run_id: str, config: RunConfig) -> None:
 
 
 def note(run_id: str, text: str) -> None:
-    """Set the description of a run, which the list of runs shows."""
-    client().set_tag(run_id, "mlflow.note.content", text)
+    """Set the description of a run, which the list of runs shows. The gate's decision before it stays until there is another."""
+    before = DECISION.match(client().get_run(run_id).data.tags.get(NOTE, ""))
+    kept = before[0] if before and not DECISION.match(text) else ""
+    client().set_tag(run_id, NOTE, kept + text)
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], path: str) -> None:

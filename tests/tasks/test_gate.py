@@ -61,6 +61,9 @@ def test_version_and_run_say_scores_and_decision(versions: dict[str, registry.Ve
     assert re.fullmatch(r"box F1 0\.557 \(0\.536 to 0\.577\), IDF1 0\.474, promoted \d+ \w{3} \d{4}", said)
     note = client.get_run(run_id).data.tags["mlflow.note.content"]
     assert re.fullmatch(r"version 3 promoted \d+ \w{3} \d{4}: box F1 0\.557 \(0\.536 to 0\.577\), IDF1 0\.474", note)
+    tracking.note(run_id, "free: box F1 0.600")  # it is evaluated once more, as the champion
+    again = client.get_run(run_id).data.tags["mlflow.note.content"]
+    assert re.fullmatch(r"version 3 promoted \d+ \w{3} \d{4}: free: box F1 0\.600", again)
 
 
 def test_the_challenger_takes_the_place_of_the_champion_that_it_was_compared_with(
