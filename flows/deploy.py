@@ -10,10 +10,10 @@ from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from tasks import data, deployment, registry
 from tasks.deployment import Served
-from tasks.faults import plainly, say_how_to_go_on
+from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 
 
-@flow(name="deploy", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on])
+@flow(name="deploy", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on], on_cancellation=[cancel_steps])
 @plainly()
 def deploy(which: str = "champion", preset: str = "sample", overrides: form.Overrides = None) -> Served:
     """Swap the served model and move the aliases; a version that is served already is left as it is.

@@ -9,11 +9,11 @@ from storyreason.config import BaseModelConfig, RunConfig
 from storyreason.generation import command, vllm
 from tasks import cards, data, evaluation, registry
 from tasks.evaluation import Subject
-from tasks.faults import plainly, say_how_to_go_on
+from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.results import Evaluated
 
 
-@flow(name="evaluate", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on])
+@flow(name="evaluate", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on], on_cancellation=[cancel_steps])
 @plainly()
 def evaluate(
     which: str = "champion",

@@ -11,7 +11,7 @@ from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from storyreason.training import launch
 from tasks import cards, data, deployment, evaluation, gate, registry, training
-from tasks.faults import plainly, say_how_to_go_on
+from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.gate import Promotion
 from tasks.pace import Clock
 from tasks.registry import Version
@@ -37,7 +37,7 @@ class Outcome:
     flow_run_name=form.run_name,
     validate_parameters=True,
     on_crashed=[say_how_to_go_on],
-    on_cancellation=[say_what_is_kept],
+    on_cancellation=[say_what_is_kept, cancel_steps],
 )
 @plainly()
 def retrain(

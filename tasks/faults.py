@@ -75,6 +75,19 @@ def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
     flow_run_logger(flow_run, flow).error("The process of this run is gone. %s", GO_ON)
 
 
+def cancel_steps(flow: Any, flow_run: Any, state: Any) -> None:
+    """Flow hook: the steps of a cancelled run were cancelled, too. Prefect calls them crashed, because their process was ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+    from prefect.states import Cancelled
+
+    ours = FlowRunFilter.model_validate({"id": {"any_": [flow_run.id]}})
+    unfinished = TaskRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING", "CRASHED"]}}})
+    with get_client(sync_client=True) as client:
+        for one in client.read_task_runs(flow_run_filter=ours, task_run_filter=unfinished):
+            client.set_task_run_state(one.id, Cancelled(message="Its run was cancelled."), force=True)
+
+
 def from_outside(task: Any, task_run: Any, state: Any) -> bool:
     """Whether to retry a failed step: yes when network, disk, engine or a lock failed it, never when its input did."""
     import httpx
