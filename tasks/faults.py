@@ -76,7 +76,7 @@ def say_how_to_go_on(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def cancel_steps(flow: Any, flow_run: Any, state: Any) -> None:
-    """Flow hook: the steps of a cancelled run were cancelled, too. Prefect calls them crashed, because their process was ended."""
+    """Flow hook: the steps of a cancelled run are cancelled, too; Prefect calls them crashed, as their process was ended."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
     from prefect.states import Cancelled
