@@ -82,7 +82,9 @@ def cancel_steps(flow: Any, flow_run: Any, state: Any) -> None:
     from prefect.states import Cancelled
 
     ours = FlowRunFilter.model_validate({"id": {"any_": [flow_run.id]}})
-    unfinished = TaskRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING", "CRASHED"]}}})
+    unfinished = TaskRunFilter.model_validate(
+        {"state": {"type": {"any_": ["PENDING", "RUNNING", "CRASHED"]}, "name": None}}
+    )
     with get_client(sync_client=True) as client:
         for one in client.read_task_runs(flow_run_filter=ours, task_run_filter=unfinished):
             client.set_task_run_state(one.id, Cancelled(message="Its run was cancelled."), force=True)
