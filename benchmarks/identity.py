@@ -1,11 +1,13 @@
 """Entities of synthetic films (benchmarks/films.py): how many errors, how fast, and the calibration they rest on.
 
-python benchmarks/identity.py calibrate     fits storyreason/perception/calibration.json
-python benchmarks/identity.py errors        against the published rule, as published and at its best thresholds
-python benchmarks/identity.py sample        the same on the sample world, with colour histograms as looks
-python benchmarks/identity.py speed 20000   seconds and peak memory of `storyreason identify`
+python benchmarks/identity.py calibrate      fits storyreason/perception/calibration.json
+python benchmarks/identity.py errors         against the published rule, as published and at its best thresholds
+python benchmarks/identity.py sample         the same on the sample world, with colour histograms as looks
+python benchmarks/identity.py probabilities  what the probabilities are worth
+python benchmarks/identity.py speed 20000    seconds and peak memory of `storyreason identify`
 """
 
+import itertools
 import json
 import os
 import resource
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -273,6 +275,28 @@ def speed(detections: int, out: Path = RESULTS) -> None:
     found = {**times, "peak MiB": round(used.ru_maxrss / 1024), **errors}
     console.print(f"{detections} detections: {found}")
     _store(out, f"speed {detections}", found, f"speed {detections}")
+
+
+@app.command()
+def probabilities(count: int = 2, out: Path = RESULTS) -> None:
+    """How often a detection is where most of its entity's belong, by the probability that `identify` gives it."""
+    model = films.Model.of(np.random.default_rng(EVALUATION))
+    told: list[tuple[float, bool]] = []
+    for seed, noise in itertools.product(range(count), films.NOISES):
+        film, truth = films.film(EVALUATION + seed, noise, 1000, model=model)
+        entities = identity.identify(film)
+        shown: dict[str, Counter[int]] = defaultdict(Counter)
+        for name, one in zip(entities.names, truth.tolist(), strict=True):
+            shown[name][one] += 1
+        main = {name: counts.most_common(1)[0][0] for name, counts in shown.items()}
+        right = [main[name] == one for name, one in zip(entities.names, truth.tolist(), strict=True)]
+        told += [pair for pair in zip(entities.probabilities.tolist(), right, strict=True) if pair[0] == pair[0]]
+    found = {}
+    for low, high in itertools.pairwise((0.5, 0.7, 0.9, 0.97, 1.001)):
+        inside = [right for probability, right in told if low <= probability < high]
+        found[f"{low} to {min(high, 1)}"] = {"detections": len(inside), "right": round(float(np.mean(inside)), 3)}
+    console.print(found)
+    _store(out, "probabilities", found, f"probabilities --count {count}")
 
 
 def _print(title: str, rows: dict[str, dict[str, Scores]]) -> None:
