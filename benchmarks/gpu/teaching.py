@@ -11,7 +11,7 @@ import torch.multiprocessing
 from benchmarks.gpu.common import DEVICE, DRY, WORK, peak_gb, report, restored, seconds, seconds_left
 from storyreason import model
 from storyreason.sample import base as making
-from storyreason.sample import teaching
+from storyreason.sample import looking, teaching
 
 
 def produce(seed: int, base: str, out: Any) -> None:
@@ -43,7 +43,7 @@ class Learner:
         pictures = batch.pop("pictures")
         with torch.autocast(DEVICE, torch.bfloat16):
             out = self.net(**batch, output_hidden_states=True)
-        pointing = teaching.pointing_loss(self.pointer, out.hidden_states[teaching.POINTING_LAYER], pictures)
+        pointing = looking.pointing_loss(self.pointer, out.hidden_states[teaching.POINTING_LAYER], pictures)
         (out.loss + teaching.POINTING * pointing).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()

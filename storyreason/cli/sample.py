@@ -31,11 +31,15 @@ def data(
 def base(
     out: Annotated[Path, typer.Option(help="Model folder to write. An existing one is replaced.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 1800,
-    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the frames.")] = 0,
-    processes: Annotated[int, typer.Option(min=1, max=16, help="Number of processes, each with one thread.")] = 2,
+    text_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of texts to look back into, in each step (a trial: 4096).")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the lessons.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, max=16, help="On a CPU: processes, each with one thread.")] = 2,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu",
 ) -> None:
-    """Train the tiny base model on single frames: to see, name and locate objects in Qwen's JSON style."""
+    """Train the tiny base model: to see, name and locate objects in Qwen's JSON style, and to look back into texts."""
     from storyreason.sample.teaching import train
 
-    for progress in train(out, steps, seed, processes):
+    for progress in train(out, steps, text_tokens, seed, processes, device=device):
         typer.echo(str(progress))

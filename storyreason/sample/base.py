@@ -1,5 +1,6 @@
 """The tiny base model, of Qwen2.5-VL's own class: its size, its batches, its score and its folder."""
 
+import itertools
 import json
 import math
 import os
@@ -13,8 +14,10 @@ from storyreason import pictures, runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
 from storyreason.sample.drawing import draw, encode
-from storyreason.sample.lessons import Lesson, a_lesson, locate, read_boxes
+from storyreason.sample.lessons import Lesson, Turn, a_lesson, a_size, locate, read_boxes
 from storyreason.sample.plot import tales
+from storyreason.sample.recall import recalling
+from storyreason.sample.staging import resized
 from storyreason.sample.telling import tell
 from storyreason.sample.world import Part
 from storyreason.scoring.paper import greedy
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 FRAMES_PER_STEP = 16
+BACK = (50, 200, 800)
+"""Tokens: the distances at which copying is measured."""
 
 
 def vocabulary_texts(seed: int = 0) -> list[str]:
@@ -33,7 +38,7 @@ def vocabulary_texts(seed: int = 0) -> list[str]:
         told_analysis, told_story = tell(tale)
         texts.append(f"<think>\n{analysis.render(told_analysis)}\n</think>\n{story.render(told_story)}")
     for _ in range(1000):
-        texts += [text for turn in a_lesson(2, luck).turns for text in turn]
+        texts += [text for turn in a_lesson(2, luck).turns for text in (turn.question, turn.answer)]
     return texts
 
 
@@ -85,25 +90,25 @@ def new_model(processor: "Qwen2_5_VLProcessor", seed: int = 0) -> "Qwen2_5_VLFor
 
 
 def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[str, Any]:
-    """Lessons as one padded batch: the processor's output, `labels` on the answers only, and `pictures`.
+    """Lessons as one padded batch: the processor's output, `labels` on what is learnt of the answers, and `pictures`.
 
     `pictures` [lessons, tokens] says for each image token which picture it is of, for each token of an answer which
-    picture it is about, from 0; -100 for the rest.
+    picture it is about, from 0; -100 for the rest. The lessons have frames, or none of them has.
     """
     import torch
 
-    images, texts = [], []
+    # Through JPEG and back, as the data set's frames are.
+    images = [pictures.rgb(encode(draw(frame))) for lesson in lessons for frame in lesson.frames]
+    texts = []
     for lesson in lessons:
-        # Through JPEG and back, as the data set's frames are.
-        images += [pictures.rgb(encode(draw(frame))) for frame in lesson.frames]
         content: list[dict[str, str]] = [{"type": "image"} for _ in lesson.frames]
         messages: list[dict[str, Any]] = []
-        for number, (question, answer) in enumerate(lesson.turns):
-            text = {"type": "text", "text": question}
+        for number, turn in enumerate(lesson.turns):
+            text = {"type": "text", "text": turn.question}
             messages.append({"role": "user", "content": [*content, text] if number == 0 else [text]})
-            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": turn.given + turn.answer})
         texts.append(processor.apply_chat_template(messages))
-    batch = processor(images=images, text=texts, padding=True, padding_side="right", return_tensors="pt")
+    batch = processor(images=images or None, text=texts, padding=True, padding_side="right", return_tensors="pt")
     labels = batch["labels"] = torch.full_like(batch["input_ids"], -100)
     numbers = batch["pictures"] = torch.full_like(labels, -100)
     tokenizer = processor.tokenizer
@@ -116,17 +121,32 @@ def batch_of(lessons: list[Lesson], processor: "Qwen2_5_VLProcessor") -> dict[st
         for at, token in enumerate(ids):
             first = at + 1 + len(assistant)
             if token == start and ids[at + 1 : first] == assistant:
-                last = ids.index(end, first) + 1
-                labels[row, first:last] = batch["input_ids"][row, first:last]
-                # The first token of an answer is predicted at the token before it.
-                numbers[row, first - 1 : last - 1] = asked_about(next(turns)[0])
+                last, turn = ids.index(end, first) + 1, next(turns)
+                offsets = _offsets(tokenizer, ids[first:last])
+                learnt = first + sum(end <= len(turn.given) for end in offsets[1:])
+                if turn.answer:
+                    labels[row, learnt:last] = batch["input_ids"][row, learnt:last]
+                if lesson.frames:
+                    # The first token of an answer is predicted at the token before it.
+                    numbers[row, first - 1 : last - 1] = torch.tensor(about(turn, offsets))
     return dict(batch)
 
 
-def asked_about(question: str) -> int:
-    """Which picture a question is about, from 0: `Describe image 3.` is about 2, `Describe the image.` about 0."""
-    named = re.search(r"\bimage ([0-9])", question)
-    return int(named[1]) - 1 if named else 0
+def _offsets(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Where each token of an ASCII text begins: byte-level tokens have a character for each."""
+    lengths = [len(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+    return list(itertools.accumulate(lengths[:-1], initial=0))
+
+
+def about(turn: Turn, offsets: list[int]) -> list[int]:
+    """Which picture, from 0, the answer is about at each offset.
+
+    A line that begins with `Picture 3: ` is about 2, the answer to `Describe image 3.` too, to `Describe the image.` 0.
+    """
+    lines = [(line.start(), int(line[1]) - 1) for line in re.finditer(r"^Picture ([0-9]): ", turn.answer, re.MULTILINE)]
+    named = re.search(r"\bimage ([0-9])", turn.question)
+    whole = [(0, int(named[1]) - 1 if named else 0)]
+    return [max(place for place in lines or whole if place[0] <= offset)[1] for offset in offsets]
 
 
 def box_f1(
@@ -135,10 +155,12 @@ def box_f1(
     frames: int = 64,
     part: Part = "test",
     together: int = 1,
+    other_sizes: bool = False,
 ) -> float:
     """F1 over all boxes at IoU 0.5, matched greedily by IoU, on frames with people and backgrounds of `part`.
 
-    `together` frames stand in each prompt and the question is about the middle one.
+    `together` frames stand in each prompt and the question is about the middle one. `other_sizes` gives each frame a size
+    of its own, else all have that of the films' frames.
     """
     import torch
 
@@ -149,9 +171,10 @@ def box_f1(
         lessons, truths = [], []
         for _ in range(16):
             lesson = a_lesson(together, luck, part)
-            middle = lesson.frames[together // 2]
+            shown = tuple(resized(frame, a_size(luck)) for frame in lesson.frames) if other_sizes else lesson.frames
+            middle = shown[together // 2]
             where = "the image" if together == 1 else f"image {together // 2 + 1}"
-            lessons.append(Lesson(lesson.frames, (locate(middle, where),)))
+            lessons.append(Lesson(shown, (locate(middle, where),)))
             truths.append([placed.box for placed in middle.placed])
         for answer, truth in zip(answers(model, processor, lessons), truths, strict=True):
             candidates = [box for box, _ in read_boxes(answer)]
@@ -161,6 +184,31 @@ def box_f1(
     return 2 * matched / (found + wanted)
 
 
+def copy_accuracy(model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts: int = 64) -> float:
+    """The share of tokens that the model predicts when it repeats nonsense from about `back` tokens before."""
+    import torch
+
+    luck = random.Random(f"evaluation/recall/{back}")
+    tokenizer = processor.tokenizer
+    model.eval()
+    right = asked = 0
+    for _ in range(0, texts, 8):
+        drawn = [recalling(back, lambda text: len(tokenizer(text)["input_ids"]), luck) for _ in range(8)]
+        batch = batch_of([Lesson((), (turn,)) for turn, _ in drawn], processor)
+        labels = batch.pop("labels")
+        del batch["pictures"]
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+            told = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.argmax(2).cpu()
+        for row, (turn, wanted) in enumerate(drawn):
+            (places,) = torch.nonzero(labels[row] != -100, as_tuple=True)
+            offsets = _offsets(tokenizer, labels[row, places].tolist())
+            begin = turn.answer.index(wanted)
+            places = places[[begin - 1 <= offset < begin + len(wanted) for offset in offsets]]
+            right += int((told[row, places - 1] == labels[row, places]).sum())
+            asked += len(places)
+    return right / asked
+
+
 def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]) -> list[str]:
     """The model's greedy answers to the first question of each lesson."""
     import torch
@@ -168,12 +216,13 @@ def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson])
     pictures = [draw(frame) for lesson in lessons for frame in lesson.frames]
     texts = []
     for lesson in lessons:
-        content = [*({"type": "image"} for _ in lesson.frames), {"type": "text", "text": lesson.turns[0][0]}]
+        content = [*({"type": "image"} for _ in lesson.frames), {"type": "text", "text": lesson.turns[0].question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(messages, add_generation_prompt=True))
     batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        tokens = model.generate(**batch, max_new_tokens=320)
+    device = model.device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        tokens = model.generate(**batch.to(device), max_new_tokens=320)
     told = tokens[:, batch["input_ids"].shape[1] :]
     return list(processor.batch_decode(told, skip_special_tokens=True))
 
@@ -191,20 +240,33 @@ def save(model: Any, processor: Any, out: Path, facts: dict[str, Any]) -> None:
 
 def _card(model: Any, facts: dict[str, Any]) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    looks_back, read = "", ""
+    if facts["text_tokens"]:
+        looks_back = " It looks up what its text has said before."
+        read = (
+            f"- {facts['text_tokens']} tokens of random notes, lists and rows in each step, and "
+            f"{facts['reading_steps']} steps of them before the first frame"
+        )
     lines = [
         "# Tiny base model of the sample world",
         "",
         f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the",
         "people, things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes a frame in a few",
-        "sentences. It was trained on random frames, up to seven unrelated ones in a prompt. It never saw an analysis, an",
-        "ID, a tag, a story, or any person or background of the test split.",
+        f"sentences.{looks_back} It was trained on random frames, up to seven unrelated ones in a prompt. It never saw an",
+        "analysis, an ID of the format, a tag, a story, or any person or background of the test split.",
         "",
         f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
+        *([read] if read else []),
+        *(f"- {title}: {facts[name]:.3f}" for name, title in _FIGURES.items() if name in facts),
     ]
-    if "box_f1" in facts:
-        lines.append(f"- box F1 at IoU 0.5 on unseen frames (unseen people and backgrounds): {facts['box_f1']:.3f}")
-    if "box_f1_third_of_five" in facts:
-        lines.append(f"- the same for the third of five frames in one prompt: {facts['box_f1_third_of_five']:.3f}")
     if "seconds" in facts:
         lines.append(f"- made in {facts['seconds'] / 60:.0f} minutes by `storyreason sample base`")
     return "\n".join(lines) + "\n"
+
+
+_FIGURES = {
+    "box_f1": "box F1 at IoU 0.5 on unseen frames (unseen people and backgrounds)",
+    "box_f1_third_of_five": "the same for the third of five frames in one prompt",
+    "box_f1_other_sizes": "the same for frames of 0.75 to 1.5 times the size",
+    **{f"copy_accuracy_{back}": f"copy accuracy at {back} tokens back (nonsense words)" for back in BACK},
+}

@@ -44,13 +44,15 @@ class PlacedEntity:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Everything that one image shows. `horizon` is in pixels from the top; `grain` seeds clouds, stars and tufts."""
+    """Everything that one image shows. `horizon` is in pixels from the top; `grain` seeds clouds, stars and tufts; `size`
+    is width and height in pixels."""
 
     place: Place
     light: Light
     horizon: int
     grain: int
     placed: tuple[PlacedEntity, ...]
+    size: tuple[int, int] = (WIDTH, HEIGHT)
 
 
 class _Pen:
@@ -280,18 +282,19 @@ def _background(frame: Frame) -> Image.Image:
     """Sky and ground. The light falls from the upper left, so that a spot's colours depend on its position."""
     zenith, horizon = np.array(frame.light.zenith, np.float32), np.array(frame.light.horizon, np.float32)
     ground = np.array(frame.place.ground, np.float32) * np.float32(frame.light.ground)
-    rows = np.empty((HEIGHT, 3), np.float32)
+    width, height = frame.size
+    rows = np.empty((height, 3), np.float32)
     rows[: frame.horizon] = zenith + (horizon - zenith) * np.linspace(0, 1, frame.horizon, dtype=np.float32)[:, None]
-    rows[frame.horizon :] = ground * np.linspace(0.86, 1.06, HEIGHT - frame.horizon, dtype=np.float32)[:, None]
-    across = np.linspace(1, -1, WIDTH, dtype=np.float32)[None, :, None] * np.array([26, 6, -22], np.float32)
+    rows[frame.horizon :] = ground * np.linspace(0.86, 1.06, height - frame.horizon, dtype=np.float32)[:, None]
+    across = np.linspace(1, -1, width, dtype=np.float32)[None, :, None] * np.array([26, 6, -22], np.float32)
     pixels = np.clip(rows[:, None, :] + across, 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((WIDTH * SCALE, HEIGHT * SCALE), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels).resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST)
 
 
 def _decorate(image: Image.Image, frame: Frame, luck: random.Random) -> None:
     """Clouds, stars and tufts: decoration that no table lists."""
     draw = ImageDraw.Draw(image)
-    width, line = WIDTH * SCALE, frame.horizon * SCALE
+    width, height, line = frame.size[0] * SCALE, frame.size[1] * SCALE, frame.horizon * SCALE
     if frame.light.name == "Night":
         for _ in range(24):
             x, y = luck.randrange(width), luck.randrange(max(1, line - 8))
@@ -304,7 +307,7 @@ def _decorate(image: Image.Image, frame: Frame, luck: random.Random) -> None:
                 draw.ellipse((x + shift, y - size // 2, x + shift + 2 * size, y + size // 2), fill=(red, green, blue))
     tuft = _shade(frame.place.ground, 0.78 * frame.light.ground)
     for _ in range(18):
-        x, y = luck.randrange(width), luck.randrange(line + 6, HEIGHT * SCALE)
+        x, y = luck.randrange(width), luck.randrange(line + 6, height)
         draw.line((x, y, x + 6, y), fill=tuft, width=2)
 
 
@@ -321,7 +324,7 @@ def _draw_entity(image: Image.Image, placed: PlacedEntity, dim: float, luck: ran
 
 
 def draw(frame: Frame) -> Image.Image:
-    """The frame as an RGB picture of 196x112 pixels; regions behind landmarks, landmarks behind people and things."""
+    """The frame as an RGB picture of its size; regions behind landmarks, landmarks behind people and things."""
     luck = random.Random(frame.grain)
     image = _background(frame)
     _decorate(image, frame, luck)

@@ -1,18 +1,22 @@
-"""What the tiny base model learns from: single frames and questions about them, in Qwen's JSON style and plain prose.
+"""What the tiny base model learns from: frames and questions about them, in Qwen's JSON style and plain prose.
 
-No tables, no IDs, no tags, no stories: several frames in one lesson have nothing to do with each other, and each
-question is about one of them.
+No tables, no IDs, no tags, no stories: several frames in one lesson have nothing to do with each other. A question is
+about one of them, about each in turn, or about an answer that was given before. Lessons without frames: `recall.py`.
 """
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, PlacedEntity
-from storyreason.sample.staging import in_reading_order, stage
+from storyreason.sample.staging import in_reading_order, resized, stage
 from storyreason.sample.world import (
+    HEIGHT,
     LANDMARKS,
+    WIDTH,
     Entity,
     Landmark,
     Look,
@@ -30,15 +34,37 @@ LOCATE = (
 )
 FIND = ("Where is {what} in {where}? Output JSON.",)
 DESCRIBE = ("Describe {where}.", "What can be seen in {where}?")
+ROUND = (
+    "Locate everything in each picture in turn. Output JSON.",
+    "Detect everything, picture by picture. Output JSON.",
+)
+NAMES = ("Name again what each picture shows.", "List the labels of each picture.")
+AGAIN = ("Repeat your answer about {where}.",)
 _VERBS = {"stand": ("stood", "waited", "paused"), "wave": ("waved", "beckoned"), "walk": ("walked", "strolled")}
+
+
+CELL = 28
+"""Pixels. The processor keeps sizes that are multiples of it, so that boxes are in pixels of the given picture."""
+
+
+OTHER_SIZES = 0.3
+"""Share of the long lessons whose frames have another size than the films'."""
+
+
+class Turn(NamedTuple):
+    """A question and its answer. `given` is how the answer begins; it is read, but not learnt."""
+
+    question: str
+    answer: str
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Frames shown together, and turns of question and answer about them."""
+    """Frames shown together, if any, and turns of question and answer."""
 
     frames: tuple[Frame, ...]
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[Turn, ...]
 
 
 def a_frame(part: Part, luck: random.Random, figures: int = 4) -> Frame:
@@ -63,24 +89,59 @@ def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int
     return Lesson(frames, tuple(_turn(frames[index], _where(index, count), luck) for index in order))
 
 
+def a_long_lesson(count: int, luck: random.Random, part: Part = "train") -> Lesson:
+    """`count` unrelated frames of one random size, and questions that take looking back.
+
+    Either one question about all frames and then one about their labels, or a question about each and then one that asks
+    for an answer of before.
+    """
+    size = a_size(luck) if luck.random() < OTHER_SIZES else (WIDTH, HEIGHT)
+    lesson = a_lesson(count, luck, part)
+    frames = tuple(resized(frame, size) for frame in lesson.frames)
+    if luck.random() < 0.5:
+        return Lesson(frames, a_round(frames, luck))
+    order = luck.sample(range(count), count)
+    turns = [_turn(frames[index], _where(index, count), luck) for index in order]
+    again = luck.randrange(count)
+    turns.append(Turn(luck.choice(AGAIN).format(where=_where(order[again], count)), turns[again].answer))
+    return Lesson(frames, tuple(turns))
+
+
+def a_round(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
+    """All boxes of each picture, and then the labels once more."""
+    rows = [in_reading_order(frame.placed) for frame in frames]
+    boxes = "\n".join(f"Picture {number}: {boxes_as_json(placed)}" for number, placed in enumerate(rows, 1))
+    names = "\n".join(
+        f"Picture {number}: {', '.join(str(one.entity) for one in placed)}." for number, placed in enumerate(rows, 1)
+    )
+    return Turn(luck.choice(ROUND), boxes), Turn(luck.choice(NAMES), names)
+
+
+def a_size(luck: random.Random) -> tuple[int, int]:
+    """Width and height in pixels, each 0.75 to 1.5 times that of the films' frames."""
+    factor = luck.uniform(0.75, 1.5)
+    columns, rows = (round(factor * side / CELL) for side in (WIDTH, HEIGHT))
+    return CELL * columns, CELL * rows
+
+
 def _where(index: int, count: int) -> str:
     return "the image" if count == 1 else f"image {index + 1}"
 
 
-def locate(frame: Frame, where: str) -> tuple[str, str]:
+def locate(frame: Frame, where: str) -> Turn:
     """The question for all boxes of a frame, and its answer."""
-    return LOCATE[0].format(where=where), boxes_as_json(in_reading_order(frame.placed))
+    return Turn(LOCATE[0].format(where=where), boxes_as_json(in_reading_order(frame.placed)))
 
 
-def _turn(frame: Frame, where: str, luck: random.Random) -> tuple[str, str]:
+def _turn(frame: Frame, where: str, luck: random.Random) -> Turn:
     kind = luck.choices(("locate", "find", "describe"), (5, 3, 2))[0]
     if kind == "locate":
-        return luck.choice(LOCATE).format(where=where), boxes_as_json(in_reading_order(frame.placed))
+        return Turn(luck.choice(LOCATE).format(where=where), boxes_as_json(in_reading_order(frame.placed)))
     if kind == "find":
         placed = luck.choice(frame.placed)
         alike = [one for one in in_reading_order(frame.placed) if str(one.entity) == str(placed.entity)]
-        return luck.choice(FIND).format(what=placed.entity, where=where), boxes_as_json(alike)
-    return luck.choice(DESCRIBE).format(where=where), caption(frame, luck)
+        return Turn(luck.choice(FIND).format(what=placed.entity, where=where), boxes_as_json(alike))
+    return Turn(luck.choice(DESCRIBE).format(where=where), caption(frame, luck))
 
 
 def boxes_as_json(placed: list[PlacedEntity]) -> str:

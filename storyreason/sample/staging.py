@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, PlacedEntity
@@ -76,6 +77,17 @@ def stage(
 def _smallest(entity: Entity) -> tuple[int, int]:
     name = entity.shape if isinstance(entity, Thing) else entity.building if isinstance(entity, Landmark) else ""
     return _SIZES[name][0]
+
+
+def resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    """The same frame at another size in pixels, with its boxes."""
+    across, down = size[0] / frame.size[0], size[1] / frame.size[1]
+
+    def scaled(box: Box) -> Box:
+        return Box(round(box.x1 * across), round(box.y1 * down), round(box.x2 * across), round(box.y2 * down))
+
+    placed = tuple(replace(one, box=scaled(one.box)) for one in frame.placed)
+    return replace(frame, size=size, horizon=round(frame.horizon * down), placed=placed)
 
 
 def in_reading_order(placed: Sequence[PlacedEntity]) -> list[PlacedEntity]:

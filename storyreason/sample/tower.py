@@ -111,7 +111,8 @@ def teach(
     tower: Any = model.model.visual
     width: int = tower.config.out_hidden_size
     torch.manual_seed(0)
-    reader = torch.nn.Linear(width, sum(QUESTIONS.values()))
+    device = model.device
+    reader = torch.nn.Linear(width, sum(QUESTIONS.values())).to(device)
     parameters = [*tower.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     right: list[float] = []
@@ -120,9 +121,9 @@ def teach(
             group["lr"] = rate * min(1.0, step / 50) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
         luck = lucks(step)
         seen = [a_frame("train", luck) for _ in range(frames)]
-        pictures = processor.image_processor(images=[draw(frame) for frame in seen], return_tensors="pt")
-        truth = torch.tensor([spot for frame in seen for spot in answers(frame)])
-        with torch.autocast("cpu", torch.bfloat16):
+        pictures = processor.image_processor(images=[draw(frame) for frame in seen], return_tensors="pt").to(device)
+        truth = torch.tensor([spot for frame in seen for spot in answers(frame)], device=device)
+        with torch.autocast(device.type, torch.bfloat16):
             tokens = tower(pictures["pixel_values"], grid_thw=pictures["image_grid_thw"]).pooler_output
             told = reader(tokens).float().split(list(QUESTIONS.values()), dim=1)
         losses = []

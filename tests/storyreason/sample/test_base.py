@@ -1,9 +1,14 @@
 """The tiny base model: what it learns from, and its tokenizer."""
 
 import random
+import re
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +16,19 @@ from storyreason import chat, sample
 from storyreason.format import answer
 from storyreason.format.boxes import Box
 from storyreason.sample import tower
-from storyreason.sample.base import asked_about, batch_of, vocabulary_texts
+from storyreason.sample.base import BACK, about, batch_of, copy_accuracy, vocabulary_texts
 from storyreason.sample.drawing import Frame, PlacedEntity
-from storyreason.sample.lessons import a_lesson, boxes_as_json, locate, read_boxes
+from storyreason.sample.lessons import (
+    Lesson,
+    Turn,
+    a_lesson,
+    a_long_lesson,
+    a_round,
+    boxes_as_json,
+    locate,
+    read_boxes,
+)
+from storyreason.sample.recall import a_text
 from storyreason.sample.tokenizer import make_processor
 from storyreason.sample.world import COLOURS, Look, Region, Thing, backgrounds, looks
 
@@ -30,14 +45,15 @@ def test_lessons_show_only_people_and_backgrounds_of_the_train_split() -> None:
 
 def test_lessons_hold_no_table_no_id_no_tag() -> None:
     luck = random.Random(2)
-    texts = [text for _ in range(300) for turn in a_lesson(3, luck).turns for text in turn]
+    drawn = [lesson for _ in range(150) for lesson in (a_lesson(3, luck), a_long_lesson(3, luck), a_text(200, luck))]
+    texts = [text for lesson in drawn for turn in lesson.turns for text in turn]
     for foreign in ("|", "<", "##", "char1", "obj1", "lm1", "bg1", "think", "Introduction", "Protagonist"):
         assert not any(foreign in text for text in texts), foreign
 
 
 def test_boxes_in_json_read_back() -> None:
     frame = LESSONS[2].frames[0]
-    _, told = locate(frame, "image 1")
+    told = locate(frame, "image 1").answer
     assert sorted(read_boxes(told)) == sorted((one.box, str(one.entity)) for one in frame.placed)
     assert read_boxes(boxes_as_json([])) == []
     assert read_boxes("A woman waved.") == []
@@ -49,7 +65,7 @@ def test_labels_are_the_answers_only() -> None:
     batch = batch_of([lesson], PROCESSOR)
 
     learnt = batch["labels"][batch["labels"] != -100]
-    assert PROCESSOR.tokenizer.decode(learnt) == "".join(f"{told}<|im_end|>" for _, told in lesson.turns)
+    assert PROCESSOR.tokenizer.decode(learnt) == "".join(f"{turn.answer}<|im_end|>" for turn in lesson.turns)
 
 
 def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
@@ -60,11 +76,70 @@ def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
     of_images = pictures[ids == PROCESSOR.image_token_id]
     assert of_images.tolist() == [0] * 28 + [1] * 28 + [2] * 28
     # The positions that predict an answer's tokens belong to the picture that the question names.
-    about = pictures[:-1][batch["labels"][0][1:] != -100]
-    asked = [asked_about(question) for question, _ in lesson.turns]
+    said = pictures[:-1][batch["labels"][0][1:] != -100]
+    asked = [about(turn, [0])[0] for turn in lesson.turns]
     assert sorted(asked) == [0, 1, 2]
-    assert [number for number, _ in groupby(about.tolist())] == asked
-    assert asked_about("Describe the image.") == 0
+    assert [number for number, _ in groupby(said.tolist())] == asked
+    assert about(Turn("Describe the image.", "Nobody was there."), [0, 6]) == [0, 0]
+
+
+def test_an_answer_about_each_picture_in_turn_is_about_each_picture_in_turn() -> None:
+    turns = a_round(a_lesson(3, random.Random(5)).frames, random.Random(5))
+    for turn in turns:
+        begins = [line.start() for line in re.finditer("^Picture", turn.answer, re.MULTILINE)]
+        assert about(turn, [*begins, begins[1] - 1]) == [0, 1, 2, 0]
+    boxes, names = ([line.partition(": ")[2] for line in turn.answer.splitlines()] for turn in turns)
+    assert [", ".join(label for _, label in read_boxes(line)) + "." for line in boxes] == names
+
+
+def test_what_is_given_of_an_answer_is_read_and_not_learnt() -> None:
+    lesson = Lesson((), (Turn("Fill it.", "", "Shelf 1: K7"), Turn("What is there?", "red ball", "Shelf 1: ")))
+
+    batch = batch_of([lesson], PROCESSOR)
+
+    decode = PROCESSOR.tokenizer.decode
+    assert "Shelf 1: K7" in decode(batch["input_ids"][0])
+    assert decode(batch["labels"][batch["labels"] != -100]).strip() == "red ball<|im_end|>"
+    assert (batch["pictures"] == -100).all()
+
+
+def test_frames_of_other_sizes_keep_their_size_and_hold_their_boxes() -> None:
+    luck = random.Random(6)
+    sizes = set()
+    for _ in range(60):
+        lesson = a_long_lesson(1, luck)
+        (frame,) = lesson.frames
+        width, height = frame.size
+        sizes.add(frame.size)
+        assert all(0 <= box.x1 < box.x2 <= width and 0 <= box.y1 < box.y2 <= height for box in boxes_of(frame))
+        told = [box for turn in lesson.turns for box, _ in read_boxes(turn.answer.removeprefix("Picture 1: "))]
+        assert set(told) <= set(boxes_of(frame))
+        grid = batch_of([lesson], PROCESSOR)["image_grid_thw"].tolist()
+        assert grid == [[1, height // 14, width // 14]]
+    assert (196, 112) in sizes
+    assert len(sizes) > 3
+    assert {size for size in sizes if not 0.7 <= size[0] / 196 <= 1.6} == set()
+
+
+def boxes_of(frame: Frame) -> list[Box]:
+    return [one.box for one in frame.placed]
+
+
+@pytest.mark.parametrize("back", BACK)
+def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int) -> None:
+    """Of a model that knows the text, and of one that is a token late."""
+
+    def knowing(late: int) -> Any:
+        def model(input_ids: Any, **_: Any) -> SimpleNamespace:
+            ahead = torch.roll(input_ids, late - 1, dims=1)
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(ahead, len(PROCESSOR.tokenizer)))
+
+        model.eval = lambda: None  # type: ignore[attr-defined]
+        model.device = torch.device("cpu")  # type: ignore[attr-defined]
+        return model
+
+    assert copy_accuracy(knowing(0), PROCESSOR, back, texts=8) == 1.0
+    assert copy_accuracy(knowing(1), PROCESSOR, back, texts=8) < 0.2
 
 
 def test_the_tower_is_asked_what_is_in_each_cell() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from storyreason.format.boxes import Box
 from storyreason.sample.drawing import Frame, PlacedEntity, draw, encode
-from storyreason.sample.staging import stage
+from storyreason.sample.staging import resized, stage
 from storyreason.sample.world import (
     HATS,
     HEIGHT,
@@ -51,6 +51,16 @@ def test_a_figure_touches_all_four_sides_of_its_box(entity: Entity, pose: Pose) 
         changed = _changed(EMPTY, replace(EMPTY, placed=(PlacedEntity(entity, drawn.box, pose),)))
 
         assert changed == drawn.box
+
+
+@pytest.mark.parametrize("size", [(140, 84), (252, 140), (308, 168)])
+def test_a_resized_figure_touches_all_four_sides_of_its_box(size: tuple[int, int]) -> None:
+    empty = resized(EMPTY, size)
+    for seed, (entity, pose) in enumerate(FIGURES):
+        placed = stage([entity], PLACES[3], LIGHTS[1], 56, random.Random(seed), with_region=False).placed[0]
+        frame = resized(replace(EMPTY, placed=(replace(placed, pose=pose),)), size)
+        assert draw(frame).size == size
+        assert _changed(empty, frame) == frame.placed[0].box
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place.region], ids=lambda place: place.region)

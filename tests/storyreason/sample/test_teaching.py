@@ -1,5 +1,6 @@
 """One short training of the tiny base model."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,23 @@ from storyreason.sample.teaching import BaseProgress, train
 def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    training = train(tmp_path / "base", steps=4, processes=2, report_every=2, tower_steps=3, evaluated=16)
+    out = tmp_path / "base"
+    training = train(out, 4, 256, processes=2, report_every=2, tower_steps=3, evaluated=16, reading_steps=2)
     told: list[BaseProgress] = list(training)
 
-    assert [progress.step for progress in told] == [0, 2, 4]
+    assert [progress.step for progress in told] == [0, 2, 4, 6]
     assert told[0].tower is not None
-    assert told[2].loss < told[1].loss
+    assert math.isnan(told[1].loss)  # texts alone
+    assert told[3].loss < told[2].loss
+    assert told[3].text_loss < told[1].text_loss
     assert told[-1].f1 is not None
+    assert "from 800 tokens back" in str(told[-1])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
     assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
     assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
-    assert "steps of 16 frames: 4" in (tmp_path / "base" / "README.md").read_text()
+    card = (tmp_path / "base" / "README.md").read_text()
+    assert "- steps of 16 frames: 4" in card
+    assert "- 256 tokens of random notes" in card
+    assert "copy accuracy at 200 tokens back" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
