@@ -202,8 +202,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
-    for name in _flatten({key: value}):
-        if name.startswith(ONLY_IN_FILES):
+    for name, given in _flatten({key: value}).items():
+        if given and name.startswith(ONLY_IN_FILES):
             raise ConfigError(
                 f"{name} can run any program, so only a preset's file may set it: copy the preset (`storyreason preset show`), "
                 "set it there, and name the file instead of the preset."

@@ -99,7 +99,13 @@ def chat_template(base: str) -> str | None:
     Raises ModelError when there is no such base.
     """
     file = Path(base) / "config.json"
-    kind = json.loads(file.read_text()).get("model_type") if file.is_file() else _config(base, None).model_type
+    if not file.is_file():
+        kind = _config(base, None).model_type
+    else:
+        try:
+            kind = str(json.loads(file.read_text())["model_type"])
+        except (ValueError, KeyError, TypeError):  # the engine says what is wrong with it
+            return None
     return known.template if (known := architecture.FAMILIES.get(kind)) else None
 
 

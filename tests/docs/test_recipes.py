@@ -53,7 +53,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.mark.server
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_touches_few_files(recipe: Path) -> None:
     changed = [name for name in files(recipe) if not name.startswith(("tests/", "docs/"))]
@@ -64,6 +63,7 @@ def test_a_recipe_touches_few_files(recipe: Path) -> None:
     assert [name for name in changed if name not in text and (REPOSITORY / name).exists()] == []
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_works(recipe: Path, outcomes: dict[str, str]) -> None:
     assert outcomes[recipe.stem] == ""

@@ -13,6 +13,8 @@ import pytest
 
 from storyreason import guard
 
+pytestmark = pytest.mark.server
+
 # A command that starts two more in its group, one of which ignores SIGTERM, and writes their numbers when they stand.
 COMMAND = """
 trap '' TERM
@@ -24,8 +26,6 @@ wait
 """
 OWNER = """
 import subprocess, sys, time
-
-pytestmark = pytest.mark.server
 guarded = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.PIPE)
 time.sleep(600)
 """

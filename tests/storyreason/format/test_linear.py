@@ -56,7 +56,8 @@ def test_a_hostile_text_is_read_in_linear_time(piece: str) -> None:
 
 MODULES = (
     "format.analysis", "format.answer", "format.boxes", "format.naming", "format.rules", "format.story", "format.tables",
-    "format.words", "page.entities", "page.gallery", "page.view", "generation.grounded", "scoring.length", "serving.limits",
+    "format.words", "page.entities", "page.gallery", "page.view", "generation.grounded", "scoring.catalogue",
+    "scoring.length", "serving.limits", "serving.passthrough",
 )  # fmt: skip
 """Every module whose patterns meet what a model or a client wrote."""
 FOR_SHORT_TEXTS = {
