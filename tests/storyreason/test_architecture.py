@@ -111,6 +111,7 @@ def test_the_grid_of_resized_pictures_is_the_processors_own(base: str) -> None:
                 assert grids.grid(convention, (width, height)) == (wide, high)
 
 
+@pytest.mark.server
 def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_run(
     base: str, tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
     assert float((gradient(net, [batch]) - wanted).norm() / wanted.norm()) < 1e-5
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_row_of_several_stories_has_the_gradient_of_single_ones(
     base: str, mode: Mode, tiny_examples: list[dataset.Example]
@@ -145,6 +147,7 @@ def test_a_row_of_several_stories_has_the_gradient_of_single_ones(
     assert float((found - wanted).norm() / wanted.norm()) < exact
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("recompute", ["selective", "all"])
 def test_activations_that_are_computed_again_give_the_same_gradient(
     base: str, recompute: Recompute, tiny_examples: list[dataset.Example]
@@ -203,6 +206,7 @@ def tell(net: Any, processor: Any, example: dataset.Example) -> str:
     return str(processor.decode(written[0, inputs["input_ids"].shape[1] :]))
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
     base: str, mode: Mode, tiny_examples: list[dataset.Example], tmp_path: Path

@@ -18,6 +18,8 @@ from storyreason.serving import state
 from tasks import backup, registry, tracking, versioning
 from tests.tasks.cloned import clone, dvc, origin  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:

@@ -15,6 +15,8 @@ from tests.tasks.cloned import clone, origin, pull  # noqa: F401 (fixtures)
 from tests.tasks.test_faults import Failed
 from tests.test_borders import ODD, Answer, odd  # noqa: F401 (fixture)
 
+pytestmark = pytest.mark.server
+
 # ruff: noqa: F811 (the same as arguments)
 
 

@@ -15,6 +15,8 @@ from tasks import moving, registry, tracking
 from tests.tasks.cloned import clone, origin  # noqa: F401 (fixtures)
 from tests.tasks.test_backup import place, used  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def enter(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:

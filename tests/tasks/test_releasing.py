@@ -52,6 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("when", KILLS)
 def test_a_killed_change_is_undone_or_complete(when: str, clone: Path, stories: Path) -> None:
     where, state = KILLS[when]
