@@ -42,8 +42,11 @@ def iou(a: Box, b: Box) -> float:
     return overlap / union if overlap else 0.0
 
 
-def iou_matrix(a: Sequence[Box], b: Sequence[Box]) -> "np.ndarray":
-    """IoU of every box of `a` (rows) with every box of `b` (columns): float64 of shape [len(a), len(b)]."""
+def iou_matrix(a: "Sequence[Box] | np.ndarray", b: "Sequence[Box] | np.ndarray") -> "np.ndarray":
+    """IoU of every box of `a` (rows) with every box of `b` (columns): float64 of shape [len(a), len(b)].
+
+    An array of boxes has shape [boxes, 4].
+    """
     import numpy as np
 
     rows = np.asarray(a, dtype=np.float64).reshape(-1, 1, 4)

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storyreason.errors import DataError
+from storyreason.format.boxes import iou_matrix
 from storyreason.perception.film import Film, Name, kinds
 
 OVERLAP = 0.5
@@ -136,12 +137,9 @@ def _find(film: Film, place: Place) -> int | None:
         raise DataError(f"A correction names {place}, which is in more than one scene: add its `scene`.")
     if not rows:
         return None
-    box, boxes = np.array(place.box), film.boxes[rows]
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    overlap = sides.clip(0).prod(axis=1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).clip(0).prod() - overlap
-    best = int(np.argmax(overlap / union))
-    return rows[best] if overlap[best] >= OVERLAP * union[best] else None
+    (overlaps,) = iou_matrix(np.array([place.box]), film.boxes[rows])
+    best = int(np.argmax(overlaps))
+    return rows[best] if overlaps[best] >= OVERLAP else None
 
 
 def _refuse_contradictions(film: Film, together: list[tuple[int, int]], apart: list[tuple[int, int]]) -> None:

@@ -21,7 +21,7 @@ _NAMES = tuple(name for names in NAMES.values() for name in names)
 _PLACES = ("Shelf", "Room", "Day", "Page", "Box", "Street", "Row", "Station")
 _COLUMNS = ("ref", "name", "colour", "place", "what", "who", "count", "mark")
 CHARACTERS_PER_TOKEN = 2.0
-"""Of these lessons, at least."""
+"""A lower bound for the texts of these lessons."""
 
 
 def a_text(tokens: int, luck: random.Random, easy: bool = False) -> Lesson:

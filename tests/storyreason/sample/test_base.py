@@ -127,7 +127,7 @@ def boxes_of(frame: Frame) -> list[Box]:
 
 @pytest.mark.parametrize("back", BACK)
 def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int) -> None:
-    """Of a model that knows the text, and of one that is a token late."""
+    """For a model that knows the text, and for one that is a token late."""
 
     def knowing(late: int) -> Any:
         def model(input_ids: Any, **_: Any) -> SimpleNamespace:
