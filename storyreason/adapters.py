@@ -49,7 +49,9 @@ def merge(base: Any, adapter: Path, name: str) -> tuple[Any, str]:
     except Exception as error:  # peft, safetensors and torch each raise their own
         reason = " ".join(str(error).split())[:400]
         raise ModelError(f"The adapter {adapter} does not fit the base model {name}: {reason}") from error
-    changed = sum(bool(tensor.any()) for key, tensor in weights.items() if ".lora_A." not in key)
+    # DoRA's magnitudes are those of the base at first; only an adapter that was not trained has nothing else.
+    begun = (".lora_A.", ".lora_magnitude_vector")
+    changed = sum(bool(tensor.any()) for key, tensor in weights.items() if not any(one in key for one in begun))
     if not changed:
         raise ModelError(
             f"The adapter {adapter} changes no weight of {name}: its training has not begun, or was lost. Train it again."

@@ -10,8 +10,9 @@ numbers tokens by M-RoPE, and transformers' interface of Qwen2.5-VL. To add a fa
 """
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from storyreason.errors import ModelError
@@ -19,8 +20,17 @@ from storyreason.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
+Target = Literal["attention", "mlp", "merger", "tower"]
+"""The parts of a model that adapters can be put on, and that can have a learning rate of their own."""
 ATTENTION = r".*language_model.*\.self_attn\.[qkvo]_proj"
-"""The projections of attention in the language model, as a regular expression of their names."""
+ADAPTED: Mapping[Target, str] = {
+    "attention": ATTENTION,
+    "mlp": r".*language_model.*\.mlp\.(gate|up|down)_proj",
+    "merger": r".*visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.[02]|linear_fc\d)",
+    "tower": r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.((gate|up|down)_proj|linear_fc\d))",
+}
+"""The linear layers of each target, as a regular expression of their whole names. Not the embedding of patches: vLLM gives
+other tokens with adapters on it."""
 TOWER = "visual."
 """In the names of all weights of a tower, and of no other."""
 
@@ -45,8 +55,8 @@ class Family:
     """As its makers write it."""
     boxes: str
     """What the boxes count that its published weights write: the first word of a convention (`format.grids`)."""
-    adapted: str = ATTENTION
-    """The layers that LoRA adapts, as a regular expression of their whole names."""
+    adapted: Mapping[Target, str] = field(default_factory=lambda: ADAPTED)
+    """The layers that LoRA adapts for each target, as a regular expression of their whole names."""
     recurrent: str | None = None
     """The attribute of a decoder layer that carries a state from token to token, whatever the positions say. A story in
     a packed row would see those before it, so each passes through such a layer by itself."""
@@ -61,7 +71,10 @@ FAMILIES = {
     "qwen3_5": Family(
         "Qwen3.5",
         boxes="thousandths",
-        adapted=rf"{ATTENTION}|.*language_model.*\.linear_attn\.(in_proj_(qkv|z|a|b)|out_proj)",
+        adapted={
+            **ADAPTED,
+            "attention": rf"{ATTENTION}|.*language_model.*\.linear_attn\.(in_proj_(qkv|z|a|b)|out_proj)",
+        },
         recurrent="linear_attn",
         template=PLAIN,
     ),
@@ -137,10 +150,32 @@ def part(name: str) -> Part:
     >>> part("model.visual.deepstack_merger_list.0.linear_fc1.weight")
     'merger'
     """
+    if "lora_" in name:
+        return "adapters"
     if TOWER not in name:
-        return "adapters" if "lora_" in name else "layers" if ".layers." in name else "lookups"
+        return "layers" if ".layers." in name else "lookups"
     kinds: tuple[tuple[str, Part], ...] = (("merger", "merger"), ("patch_embed", "patches"), ("pos_embed", "lookups"))
     return next((kind for word, kind in kinds if word in name), "tower")
+
+
+def target(name: str) -> Target | None:
+    """What a weight or its adapter belongs to, by its name; None: to none of them, such as embeddings.
+
+    >>> target("base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default.weight")
+    'mlp'
+    """
+    if TOWER in name:
+        return "merger" if "merger" in name else "tower"
+    return "mlp" if ".mlp." in name else "attention" if "attn." in name else None
+
+
+def layers(base: Any, wanted: Collection[Target]) -> dict[Target, list[str]]:
+    """The names of the linear layers of a base that adapters on these targets would reach."""
+    from torch.nn import Linear
+
+    linear = [name for name, module in base.named_modules() if isinstance(module, Linear)]
+    adapted = of(base.config).adapted
+    return {one: [name for name in linear if re.fullmatch(adapted[one], name)] for one in wanted}
 
 
 def attending(config: Any) -> int:

@@ -167,7 +167,10 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors()) + f" (in {file.name})") from None
+        faults, places = error.errors(), [fault["loc"] for fault in error.errors()]
+        # A list without its wrong values may be too short, which is no second fault.
+        said = [_sentence(one) for one in faults if not any(one["loc"] == at[: len(one["loc"])] != at for at in places)]
+        raise ConfigError("; ".join(said) + f" (in {file.name})") from None
 
 
 def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
@@ -219,9 +222,12 @@ def _sentence(fault: Any) -> str:
         wrong_group = isinstance(fault["input"], dict) and "." not in key
         near = _nearest(key, groups if wrong_group else flat)
         return f"Unknown {'group of parameters' if wrong_group else 'parameter'} {key!r}" + (f":{near}" if near else "")
-    said = fault["msg"].removeprefix("Value error, ")
-    # A fault between two parts has no key, and its input would be the whole configuration.
-    return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}" if key else said
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return said  # a fault between several parameters names them; its input would be all of them
+    if fault["type"] == "tuple_type":
+        said = f"a list is expected, such as [{fault['input']}]"
+    return f"{key} = {fault['input']!r}: {said[0].lower()}{said[1:]}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,11 @@
 """How a model is trained. The defaults are the paper's LoRA recipe (arXiv 2505.10292), except for `images_first`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storyreason import forms
+from storyreason.architecture import Target
 from storyreason.format import grids
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -18,11 +19,37 @@ class TrainingConfig(BaseModel):
 
     mode: Literal["lora", "full", "language"] = Field(
         "lora",
-        description="What is trained. lora: adapters on the language model's q, k, v and o projections; full: all weights; "
-        "language: all but the vision tower.",
+        description="What is trained. lora: adapters on the layers that `targets` names; full: all weights; language: all but "
+        "the vision tower.",
     )
     rank: int = Field(16, ge=1, le=4096, description="Rank of the adapters; alpha is twice the rank. LoRA only.")
+    targets: tuple[Target, ...] = Field(
+        ("attention",),
+        min_length=1,
+        description="What has adapters. attention: the language model's q, k, v and o projections; mlp: its MLPs; merger: what "
+        "turns patches into tokens; tower: the vision tower's blocks. With the last two, no vision features are cached. "
+        "LoRA only.",
+    )
+    use_rslora: bool = Field(
+        False, description="Scale adapters by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732). LoRA only."
+    )
+    use_dora: bool = Field(
+        False,
+        description="Train each adapted weight's magnitude apart from its direction (DoRA, arXiv 2402.09353): slower. LoRA only.",
+    )
     learning_rate: float = Field(2e-4, gt=0, le=1, description="The peak learning rate. Paper: LoRA 2e-4, else 2e-5.")
+    attention_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="That of the language model's attention; empty: `learning_rate`."
+    )
+    mlp_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="That of the language model's MLPs; empty: `learning_rate`."
+    )
+    merger_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="That of what turns patches into tokens; empty: `learning_rate`."
+    )
+    tower_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="That of the vision tower without its merger; empty: `learning_rate`."
+    )
     epochs: float = Field(3.0, gt=0, le=1000, description="How many times each story is seen. Paper: LoRA 3, else 4.")
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps; empty: after `epochs`."
@@ -59,8 +86,8 @@ class TrainingConfig(BaseModel):
     feature_cache_gb: float = Field(
         50.0,
         ge=0,
-        description="Modes lora and language: the features of the frozen vision tower are computed once and cached on disk, "
-        "up to this many GB (about 1.2 MB for a 575x240 frame at 7B); the rest is computed in every step. 0: off.",
+        description="While the vision tower is frozen (modes lora and language), its features are computed once and cached on "
+        "disk, up to this many GB (about 1.2 MB for a 575x240 frame at 7B); the rest is computed in every step. 0: off.",
     )
     loss: Literal["answer", "all"] = Field(
         "answer",
@@ -121,3 +148,33 @@ class TrainingConfig(BaseModel):
         description="Keep the checkpoints of a complete training. Otherwise they are removed once its result is registered.",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the order of stories, the requests and the adapters.")
+
+    @model_validator(mode="after")
+    def _rates_are_of_what_is_trained(self) -> Self:
+        for one in self.rates().keys() - self.trained():
+            instead = f"add {one} to training.targets" if self.mode == "lora" else "set training.mode=full"
+            raise ValueError(
+                f"training.{one}_learning_rate is set, and training.mode={self.mode} does not train the {one}: {instead}, or "
+                "leave the rate empty"
+            )
+        return self
+
+    def trained(self) -> frozenset[Target]:
+        """The parts of the model of which this trains weights or adapters."""
+        if self.mode == "lora":
+            return frozenset(self.targets)
+        return frozenset(("attention", "mlp", "merger", "tower") if self.mode == "full" else ("attention", "mlp"))
+
+    def freezes_tower(self) -> bool:
+        """Whether the features of pictures stay as they are, so that they can be cached."""
+        return not self.trained() & {"merger", "tower"}
+
+    def rates(self) -> dict[Target, float]:
+        """The learning rates that differ from `learning_rate`, by what they are for."""
+        found: dict[Target, float | None] = {
+            "attention": self.attention_learning_rate,
+            "mlp": self.mlp_learning_rate,
+            "merger": self.merger_learning_rate,
+            "tower": self.tower_learning_rate,
+        }
+        return {one: rate for one, rate in found.items() if rate is not None}

@@ -27,14 +27,22 @@ class Cost:
     def __init__(self, base: Any, mode: Literal["lora", "full", "language"]) -> None:
         text = base.config.get_text_config()
         counts: Counter[architecture.Part] = Counter()
+        adapters: Counter[architecture.Target | None] = Counter()
         for name, parameter in base.named_parameters():
-            counts[architecture.part(name)] += parameter.numel()
+            counts[kind := architecture.part(name)] += parameter.numel()
+            if kind == "adapters":
+                adapters[architecture.target(name)] += parameter.numel()
+        of_tower, of_merger = adapters["tower"], adapters["merger"]
         trained = 4 if mode == "lora" else 6
-        self.per_token: int = trained * counts["layers"] + 6 * counts["adapters"]
+        self.per_token: int = trained * counts["layers"] + 6 * (counts["adapters"] - of_tower - of_merger)
         self.per_label = trained * text.vocab_size * text.hidden_size
-        # A frozen tower runs forward only; pixels need no gradient. The merger turns four patches into one token.
-        each, first = (6, 4) if mode == "full" else (2, 2)
-        self.per_image_token = each * (4 * counts["tower"] + counts["merger"]) + first * 4 * counts["patches"]
+        # A frozen tower runs forward only, up to its first adapters; pixels need no gradient. The merger turns four patches
+        # into one token.
+        tower, merger, first = (
+            (6, 6, 4) if mode == "full" else (4 if of_tower else 2, 4 if of_tower or of_merger else 2, 2)
+        )
+        self.per_image_token = 4 * (tower * counts["tower"] + 6 * of_tower + first * counts["patches"])
+        self.per_image_token += merger * counts["merger"] + 6 * of_merger
         # Two products of [tokens, tokens], half of them masked, once forward and twice backward, in all heads and in all
         # layers that attend.
         heads = text.num_attention_heads * (

@@ -48,7 +48,7 @@ def _train(job: Job, watch: Watch) -> None:
     settings.max_steps = schedule.steps
     trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
-    if config.mode != "full" and config.feature_cache_gb:
+    if config.freezes_tower() and config.feature_cache_gb:
         _keep_features(job, trainer, encoder, resumed or 0)
     if trainer.is_fsdp_enabled:
         sharding.by_layer(trainer.accelerator.state.fsdp_plugin, trainer.model)

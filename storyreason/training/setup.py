@@ -46,14 +46,23 @@ def load_model(job: Job, cuda: bool) -> Any:
 def _adapted(base: Any, config: TrainingConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    targets = architecture.of(base.config).adapted
+    reached = architecture.layers(base, config.targets)
+    if empty := [one for one, names in reached.items() if not names]:
+        raise ModelError(
+            f"training.targets={','.join(empty)} matches no layer of {type(base).__name__}: name others of "
+            f"{', '.join(architecture.ADAPTED)}."
+        )
+    adapted_by_family = architecture.of(base.config).adapted
     lora = LoraConfig(
-        r=config.rank, lora_alpha=2 * config.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
+        r=config.rank,
+        lora_alpha=2 * config.rank,
+        lora_dropout=0.1,
+        target_modules="|".join(adapted_by_family[one] for one in sorted(set(config.targets))),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        task_type="CAUSAL_LM",
     )
-    try:
-        adapted = get_peft_model(base, lora)
-    except ValueError as error:
-        raise ModelError(f"No adapter can be put on {type(base).__name__}: {error}") from error
+    adapted = get_peft_model(base, lora)
     if config.recompute != "none":
         adapted.enable_input_require_grads()  # without it, checkpointed layers of frozen weights get no gradient
     return adapted

@@ -108,6 +108,20 @@ class StoryTrainer(OpenTrainer):
         """Calls the callbacks only: `log_history`, and with it a checkpoint, holds nothing but validations."""
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As the Trainer's, with a group for each learning rate that differs. The first group has `learning_rate`."""
+        made = super().create_optimizer(model)
+        if rates := self.config.rates():
+            net: Any = self.model if model is None else model
+            targets = {p: architecture.target(name) for name, p in net.named_parameters()}
+            rate_of = {p: None if one is None else rates.get(one) for p, one in targets.items()}
+            made.param_groups = [
+                {**group, "params": [p for p in group["params"] if rate_of[p] == rate], "lr": rate or group["lr"]}
+                for rate in (None, *dict.fromkeys(rates.values()))
+                for group in made.param_groups
+            ]
+        return made
+
     # Data
 
     def get_train_dataloader(self) -> DataLoader[Any]:

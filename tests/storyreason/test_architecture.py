@@ -26,6 +26,13 @@ from tests.tiny import Bases
 
 FAMILIES = tuple(architecture.FAMILIES)
 Mode = Literal["lora", "full", "language"]
+REACHING: dict[str, Any] = {
+    "mode": "lora",
+    "targets": tuple(architecture.ADAPTED),
+    "use_dora": True,
+    "use_rslora": True,
+}
+"""Adapters wherever they can be."""
 
 
 @pytest.fixture(params=FAMILIES)
@@ -133,13 +140,13 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("config", [{"mode": "lora"}, {"mode": "full"}, REACHING])
 def test_a_row_of_several_stories_has_the_gradient_of_single_ones(
-    base: str, mode: Mode, tiny_examples: list[dataset.Example]
+    base: str, config: dict[str, Any], tiny_examples: list[dataset.Example]
 ) -> None:
     made = stories(base, tiny_examples)
     inputs = [made[0, index] for index in range(3)]
-    alone, packed = (loaded(base, mode, pack_tokens=tokens).double() for tokens in (None, 8192))
+    alone, packed = (loaded(base, **config, pack_tokens=tokens).double() for tokens in (None, 8192))
     wanted = gradient(alone, [collate([one], pad=0) for one in inputs])
     found = gradient(packed, [packing.join(inputs, packing.positions_of(packed))])
     assert float(wanted.norm()) > 1
@@ -207,14 +214,15 @@ def tell(net: Any, processor: Any, example: dataset.Example) -> str:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("config", [{"mode": "lora"}, {"mode": "full"}, REACHING])
 def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
-    base: str, mode: Mode, tiny_examples: list[dataset.Example], tmp_path: Path
+    base: str, config: dict[str, Any], tiny_examples: list[dataset.Example], tmp_path: Path
 ) -> None:
+    from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    net, processor = loaded(base, mode), model.load_processor(base)
-    if mode == "full":
+    net, processor = loaded(base, **config), model.load_processor(base)
+    if config["mode"] == "full":
         luck = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, parameter in net.named_parameters():
@@ -224,8 +232,24 @@ def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
     out = model.write_folder(base, tmp_path / "result", tmp_path / "model", "", dtype="float32")
     written, published = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert published.chat_template == processor.chat_template
-    told = tell(written.eval(), published, tiny_examples[0])
-    assert told == tell(net, processor, tiny_examples[0]) != tell(model.load(base).eval(), processor, tiny_examples[0])
+    told, batch = tell(net, processor, tiny_examples[0]), collate([stories(base, tiny_examples)[0, 0]], pad=0)
+    found = [written.eval()]
+    if config["mode"] == "lora":
+        found.append(PeftModel.from_pretrained(model.load(base), str(tmp_path / "result")).eval())
+    with torch.no_grad():
+        wanted = float(loss(net, batch))
+        assert abs(float(loss(model.load(base).eval(), batch)) / wanted - 1) > 3e-4
+        for one in found:
+            assert tell(one, published, tiny_examples[0]) == told
+            assert float(loss(one, batch)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_adapter_that_was_not_trained_is_refused(base: str, tmp_path: Path) -> None:
+    config = TrainingConfig(**{**REACHING, "rank": 4, "dtype": "float32"})
+    net = setup.load_model(Job(base=base, data=tmp_path, work=tmp_path, training=config), cuda=False)
+    net.save_pretrained(str(tmp_path / "result"))
+    with pytest.raises(ModelError, match="changes no weight"):
+        model.write_folder(base, tmp_path / "result", tmp_path / "model", "")
 
 
 def test_a_template_that_thinks_by_itself_is_replaced(
@@ -254,11 +278,14 @@ def test_a_template_that_thinks_by_itself_is_replaced(
     assert model.chat_template(str(tiny_bases("qwen3_vl"))) is None
 
 
+@pytest.mark.parametrize("targets", [("attention",), ("attention", "merger"), tuple(architecture.ADAPTED)])
 @pytest.mark.parametrize("mode", ["full", "language", "lora"])
 def test_the_operations_of_a_story_agree_with_torchs_count(
-    base: str, mode: Mode, tiny_examples: list[dataset.Example]
+    base: str, mode: Mode, targets: tuple[architecture.Target, ...], tiny_examples: list[dataset.Example]
 ) -> None:
-    made, net = stories(base, tiny_examples), loaded(base, mode)
+    if mode != "lora" and len(targets) > 1:
+        pytest.skip("no adapters")
+    made, net = stories(base, tiny_examples), loaded(base, mode, targets=targets)
     batch = collate([made[0, 0]], pad=0)
     with FlopCounterMode(display=False) as counter:
         loss(net, batch).backward()

@@ -73,6 +73,32 @@ def test_a_wrong_parameter_is_one_sentence(override: str, sentence: str) -> None
     assert "\n" not in str(error.value) and len(str(error.value)) < 220
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["training.mode=lora", "training.tower_learning_rate=1e-5"],
+            "training.tower_learning_rate is set, and training.mode=lora does not train the tower: add tower to "
+            "training.targets, or leave the rate empty (in sample.yaml)",
+        ),
+        (
+            ["training.merger_learning_rate=1e-5"],
+            "training.merger_learning_rate is set, and training.mode=language does not train the merger: set "
+            "training.mode=full, or leave the rate empty (in sample.yaml)",
+        ),
+        (["training.targets=mlp"], "training.targets = 'mlp': a list is expected, such as [mlp] (in sample.yaml)"),
+        (
+            ["training.targets=[nose]"],
+            "training.targets.0 = 'nose': input should be 'attention', 'mlp', 'merger' or 'tower' (in sample.yaml)",
+        ),
+    ],
+)
+def test_what_adapters_cannot_reach_is_one_sentence(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.load("sample", overrides)
+    assert str(raised.value) == sentence
+
+
 def test_a_missing_preset_names_the_ones_there_are() -> None:
     with pytest.raises(ConfigError, match="did you mean 'sample'"):
         config.load("sampel")
