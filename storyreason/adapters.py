@@ -1,8 +1,11 @@
-"""LoRA adapters: merged into their base, with a count of what they change; whole weights compared with their base."""
+"""LoRA adapters: merged into their base, with a count of what they change, or in a folder that names their base; whole weights
+compared with their base."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,62 @@ RENAMED = (
 )
 NAMED = 3
 """How many weights a message names."""
+FILE = "adapter_config.json"
+"""A training result with this file is an adapter, otherwise whole weights."""
+WEIGHTS = "adapter_model.safetensors"
+BASE = "base.json"
+"""In the model folder of an adapter: `{"name": "tiny-base", "revision": null, "identity": "0123456789abcdef"}`, its base. The
+base's files are in `base/` beside it, a link, unless the name is one on the Hub."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A model folder with an adapter instead of weights, and the base that it goes over."""
+
+    folder: Path
+    base: str
+    """The base's folder, or its name on the Hub."""
+    revision: str | None
+    identity: str
+    """Names the content of the base (`model.load_identity`)."""
+    rank: int
+    """The largest of its layers'."""
+
+
+def of(folder: Path | str) -> Adapter | None:
+    """The adapter in a model folder; None for a folder with weights, and for a name on the Hub.
+
+    Raises ModelError when its base is gone, or when its files cannot be read.
+    """
+    place = Path(folder)
+    if not (place / BASE).is_file():
+        return None
+    try:
+        base, config = json.loads((place / BASE).read_text()), json.loads((place / FILE).read_text())
+        rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+        name, revision, identity = str(base["name"]), base["revision"], str(base["identity"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"The adapter {place} cannot be read ({error!r}): make or fetch it again.") from None
+    link = place / "base"
+    if (link / "config.json").is_file():
+        return Adapter(place, str(link.resolve()), None, identity, rank)
+    if link.is_symlink() or link.exists():
+        raise ModelError(
+            f"The base of the adapter {place}, {name}, is gone from {link.resolve()}: fetch it, or train again."
+        )
+    return Adapter(place, name, revision, identity, rank)
+
+
+def check(folder: Path) -> int:
+    """How many weights of its base an adapter changes. Raises ModelError if there is none, or it cannot be read."""
+    changed = sum(
+        ".lora_A." not in key and bool(_read(file, key).any()) for key, (file, _) in _tensors([folder / WEIGHTS])
+    )
+    if not changed:
+        raise ModelError(
+            f"The adapter {folder} changes no weight of its base: its training has not begun, or was lost. Train it again."
+        )
+    return changed
 
 
 def merge(base: Any, adapter: Path, name: str) -> tuple[Any, str]:
@@ -33,6 +92,9 @@ def merge(base: Any, adapter: Path, name: str) -> tuple[Any, str]:
 
     try:
         config = PeftConfig.from_pretrained(str(adapter))
+        config.base_model_name_or_path = (
+            None  # where the base was when it was trained; PEFT warns about every other place
+        )
         total = sum(1 for _ in base.parameters())
         wrapped = get_peft_model(base, config)
         wanted = get_peft_model_state_dict(wrapped).keys()

@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storyreason import forms, resources
 from storyreason.errors import ConfigError
+from storyreason.generation import lora
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.scoring.config import Asked, GateConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
@@ -48,6 +49,18 @@ class BaseModelConfig(BaseModel):
     revision: str | None = Field(None, description="The Hub revision; empty: the newest, or a local folder.")
 
 
+class RegistryConfig(BaseModel):
+    """What a registered version is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
+
+    form: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="merged: whole weights, the adapter merged into its base. adapter: the adapter alone (training.mode=lora, "
+        "rank 512 at most): versions of one base share it, and one replaces another in the running engine.",
+    )
+
+
 class EvaluationConfig(BaseModel):
     """How a model answers the test split before it is scored."""
 
@@ -78,6 +91,7 @@ class RunConfig(BaseModel):
     data: DataConfig = Field(default_factory=DataConfig)
     base: BaseModelConfig = Field(default_factory=BaseModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    registry: RegistryConfig = Field(default_factory=RegistryConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
@@ -106,6 +120,18 @@ class RunConfig(BaseModel):
         for name in ("images_first", "boxes"):
             if getattr(self.training, name) != getattr(self.generation, name):
                 raise ValueError(f"training.{name} and generation.{name} differ: set both to the same value")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_is_served_as_it_is(self) -> "RunConfig":
+        """Reject here what would otherwise fail after the training."""
+        if self.registry.form == "adapter":
+            if self.training.mode != "lora":
+                raise ValueError(f"registry.form=adapter needs training.mode=lora, and it is {self.training.mode}")
+            if self.training.rank > lora.RANKS[-1]:
+                raise ValueError(
+                    f"registry.form=adapter: vLLM takes rank {lora.RANKS[-1]} at most, and training.rank is {self.training.rank}"
+                )
         return self
 
     def flat(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ADAPTER = "adapter_config.json"
-"""A training result with this file is an adapter, otherwise whole weights."""
 CONTENT = (".json", ".jinja", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that define a model, unlike a README or `.gitattributes`."""
 
@@ -148,7 +147,7 @@ def write_folder(
     of_base = _config(base, revision).dtype or torch.float32
     stored = of_base if dtype == "auto" else getattr(torch, dtype)
     processor = load_processor(base, revision)
-    if (result / ADAPTER).is_file():
+    if (result / adapters.FILE).is_file():
         model: Any = merged(base, revision, result, say)
     else:
         adapters.refuse_unchanged(base, revision, result)
@@ -161,6 +160,47 @@ def write_folder(
     runs.write_text(temporary / "README.md", card)
     if (result / PROMPT).is_file():
         shutil.copy(result / PROMPT, temporary)
+    runs.replace(out, temporary)
+    return out
+
+
+def write_adapter(
+    base: str,
+    identity: str,
+    result: Path,
+    out: Path,
+    card: str,
+    name: str,
+    revision: str | None = None,
+    say: Callable[[str], None] = log.info,
+) -> Path:
+    """Write the model folder `out` of an adapter that is not merged: it, processor, configurations, `card`, and its base's name.
+
+    `base` is the base's folder, to which `out` gets a link, or its name on the Hub; `name` is what it is called, `identity`
+    names its content. The folder appears complete, by rename. Raises ModelError when `result` is no adapter, or changes
+    nothing.
+    """
+    if not (result / adapters.FILE).is_file():
+        raise ModelError(
+            f"{result} has whole weights, not an adapter: train with training.mode=lora, or set registry.form=merged."
+        )
+    say(f"the adapter changes {adapters.check(result)} weights of {name}")
+    temporary = out.parent / f".{out.name}.writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    load_processor(base, revision).save_pretrained(temporary)
+    _config(base, revision).save_pretrained(temporary)
+    _generation_config(base, revision).save_pretrained(temporary)
+    shutil.copy(result / adapters.WEIGHTS, temporary)
+    here = Path(base).is_dir()
+    config = json.loads((result / adapters.FILE).read_text()) | {"base_model_name_or_path": "base" if here else name}
+    runs.write_text(temporary / adapters.FILE, json.dumps(config, indent=2) + "\n")
+    origin = {"name": name, "revision": revision, "identity": identity}
+    runs.write_text(temporary / adapters.BASE, json.dumps(origin) + "\n")
+    runs.write_text(temporary / "README.md", card)
+    if (result / PROMPT).is_file():
+        shutil.copy(result / PROMPT, temporary)
+    if here:
+        (temporary / "base").symlink_to(os.path.relpath(Path(base).resolve(), temporary.resolve()))
     runs.replace(out, temporary)
     return out
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from storyreason import adapters
 from storyreason.errors import ModelError, ScoringError
 from storyreason.model import CONTENT
 from storyreason.scoring import Scorecard
@@ -54,6 +55,11 @@ def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publicat
         raise ModelError(
             f"{folder} is not a model folder (config.json and *.safetensors): give the folder of a registered version, or "
             "create one from an adapter with `storyreason merge`."
+        )
+    if (adapter := adapters.of(folder)) is not None:
+        raise ModelError(
+            f"{folder} is an adapter over {adapter.base}: make a model of both with `storyreason merge {folder} --base "
+            f"{adapter.base} --out FOLDER`, and publish that."
         )
     if name.count("/") != 1 or not all(name.split("/")):
         raise ModelError(f"--to {name!r} is not a repository of the Hub: expected user/model.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger
 
 from storyreason import model, runs
-from storyreason.config import RunConfig
+from storyreason.config import RegistryConfig, RunConfig
 from storyreason.errors import RegistryError
+from tasks import bases
 from tasks.data import Base
 from tasks.results import Registered, Trained
 from tasks.steps import Work, step
@@ -28,10 +29,16 @@ and IDs that stay with an entity), and tells a story in which every mention is t
 |---|---|
 {rows}
 
-Loads as it is: `AutoModelForImageTextToText.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, or \
-`vllm serve folder`. Its scores are in the MLflow run.
+{loads} Its scores are in the MLflow run.
 """
 """MLflow's pages keep line breaks, so each paragraph is one line."""
+LOADS = {
+    "merged": "Loads as it is: `AutoModelForImageTextToText.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, "
+    "or `vllm serve folder`.",
+    "adapter": 'An adapter: `model = AutoModelForImageTextToText.from_pretrained(folder + "/base")`, '
+    "`PeftModel.from_pretrained(model, folder)`, `AutoProcessor.from_pretrained(folder)`.",
+}
+"""How a notebook loads a version of each form. The base of an adapter is in its folder, or on the Hub by the name above."""
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
 
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
@@ -56,22 +63,29 @@ class Version:
     data_md5: str
 
 
-def fingerprint(train: str, model: str) -> str:
-    """What determines a version: its training, and the registered model that it belongs to."""
-    return runs.fingerprint(step="register", version=VERSION, train=train, model=model)
+def fingerprint(train: str, model: str, settings: RegistryConfig) -> str:
+    """What determines a version: its training, the registered model that it belongs to, and its form."""
+    given = runs.deciding(settings, always=())
+    return runs.fingerprint(step="register", version=VERSION, train=train, model=model, **given)
 
 
 def _named_by(config: RunConfig, base: Base, trained: Trained) -> str:
-    return fingerprint(trained.fingerprint, config.model)
+    return fingerprint(trained.fingerprint, config.model, config.registry)
 
 
 @step(_named_by, retries=2)
 def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Registered:
-    """Merge once into the model folder that is evaluated and served, and register it as a version in MLflow."""
+    """Write once the model folder that is evaluated and served, and register it as a version in MLflow."""
     target = work.folder / "model"
     if not target.exists():
-        said = get_run_logger().info
-        model.write_folder(base.folder, trained.result, target, _card(config, trained), config.base.revision, say=said)
+        card, said = _card(config, trained), get_run_logger().info
+        if config.registry.form == "merged":
+            model.write_folder(base.folder, trained.result, target, card, config.base.revision, say=said)
+        else:
+            of = config.base
+            model.write_adapter(
+                bases.keep(base), base.identity, trained.result, target, card, of.name, of.revision, say=said
+            )
         shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
     number = _register(config, work.fingerprint, target, trained)
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)
@@ -132,7 +146,7 @@ def _card(config: RunConfig, trained: Trained) -> str:
         "MLflow run": trained.run_id,
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return CARD.format(name=config.model, rows=rows)
+    return CARD.format(name=config.model, rows=rows, loads=LOADS[config.registry.form])
 
 
 def version(name: str, which: str) -> Version:
@@ -153,6 +167,7 @@ def with_weights(name: str, which: str) -> Version:
             f"The weights of {name} version {found.number} are gone from {found.folder}: name another version, or run "
             "`storyreason retrain` with the settings of its MLflow run to make them again."
         )
+    bases.check(found.folder)
     return found
 
 

@@ -39,7 +39,7 @@ def fingerprints(run: "RunConfig") -> dict[str, str]:
     version = versioning.DataVersion(run.data.target, run.data.rev, DATA_MD5, f"{ROOT}/runs/data/{DATA_MD5}", "")
     pulled = Pulled(("data",), md5=DATA_MD5, rev=None, card="", faulty_test_stories={})
     train = training.fingerprint(run, DATA_MD5, BASE)
-    register = registry.fingerprint(train, run.model)
+    register = registry.fingerprint(train, run.model, run.registry)
     return {
         "pull": data.fingerprint(version),
         "train": train,

@@ -123,7 +123,7 @@ def test_every_recorded_step_is_complete_under_its_current_fingerprint(before: B
         version = versioning.DataVersion(f"{FOLDERS[name]}.dvc", None, md5, str(before.root / FOLDERS[name]), "")
         assert runs.read_manifest(runs.work_folder("pull", data.fingerprint(version)))
     assert training.fingerprint(SMOKE, DATA, BASE_IDENTITY) == TRAIN
-    assert registry.fingerprint(TRAIN, SMOKE.model) == REGISTER
+    assert registry.fingerprint(TRAIN, SMOKE.model, SMOKE.registry) == REGISTER
     for role, identity in (("base", BASE_IDENTITY), ("challenger", REGISTER)):
         subject = evaluation.Subject(role, f"{before.root}/nowhere", identity)
         pulled = Pulled(("data",), md5=DATA, rev=None, card="", faulty_test_stories={})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storyreason import chat
+from storyreason import adapters, chat
 from storyreason import model as models
 from storyreason.errors import EngineAwayError
 from storyreason.generation.config import GenerationConfig
@@ -33,13 +33,15 @@ class InProcess:
         longest: int = 4096,
         say: Callable[[str], None] = models.log.info,
     ) -> None:
-        """`adapter` is merged into the model in memory; `say` gets a sentence on what it changed. `longest`: most tokens of
-        prompt and answer.
+        """`adapter`, or that of the folder, is merged into the model in memory; `say` gets a sentence on what it changed.
+        `longest`: most tokens of prompt and answer.
 
         Raises ModelError.
         """
         import torch
 
+        if adapter is None and (found := adapters.of(folder)):
+            folder, adapter = found.base, found.folder
         self.processor = models.load_processor(str(folder))
         on_gpu = torch.cuda.is_available()
         if adapter is not None:

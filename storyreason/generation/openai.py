@@ -298,19 +298,22 @@ def models(base_url: str, api_key: str | None = None) -> list[str]:
 
 def max_model_len(base_url: str, model: str, api_key: str | None = None) -> int | None:
     """Longest context in tokens, prompt and answer; None if the endpoint does not say (vLLM does)."""
-    lengths = [one.get("max_model_len") for one in _listed(base_url, api_key) if one.get("id") == model]
-    return lengths[0] if lengths and isinstance(lengths[0], int) else None
+    listed = {one.get("id"): one for one in _listed(base_url, api_key)}
+    named = listed.get(model, {})
+    of_base = listed.get(named.get("parent"), {})  # vLLM gives the length of an adapter's base only
+    length = named.get("max_model_len") or of_base.get("max_model_len")
+    return length if isinstance(length, int) else None
 
 
 def _listed(base_url: str, api_key: str | None) -> list[dict[str, Any]]:
-    listed = _call("GET", base_url, "/v1/models", api_key).get("data")
+    listed = call("GET", base_url, "/v1/models", api_key).get("data")
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
     """The prompt settings of the served model if the endpoint is a storyreason gateway; empty for others."""
     with contextlib.suppress(EngineError):
-        found = _call("GET", base_url, "/healthz", api_key).get("prompt")
+        found = call("GET", base_url, "/healthz", api_key).get("prompt")
         return dict(found) if isinstance(found, dict) else {}
     return {}
 
@@ -318,12 +321,12 @@ def prompt(base_url: str, api_key: str | None = None) -> dict[str, Any]:
 @functools.lru_cache(maxsize=256)
 def count_tokens(base_url: str, model: str, text: str, api_key: str | None = None) -> int:
     """Tokens of a text; its length in bytes, an upper bound, if the endpoint cannot count."""
-    counted = _call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
+    counted = call("POST", base_url, "/tokenize", api_key, {"model": model, "prompt": text})
     count = counted.get("count")
     return count if isinstance(count, int) else len(text.encode())
 
 
-def _call(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
+def call(method: str, base_url: str, path: str, api_key: str | None, body: Any = None) -> dict[str, Any]:
     """JSON of a route beyond completions; empty if the endpoint does not have it."""
     import httpx
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from storyreason import guard, pictures
+from storyreason import adapters, guard, pictures
 from storyreason.errors import EngineError
 from storyreason.format import answer, rules
-from storyreason.generation import answering, command
+from storyreason.generation import answering, command, lora
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
 from storyreason.model import chat_template
@@ -40,12 +40,13 @@ class VllmServer:
         tell(server.url, server.name, images, GenerationConfig())
     """
 
-    def __init__(self, model: Path | str, config: EngineConfig, log: Path) -> None:
-        """`model` is a model folder or a model's name on the Hub. vLLM's output is appended to `log`."""
+    def __init__(self, model: Path | str, config: EngineConfig, log: Path, name: str = NAME) -> None:
+        """`model` is a model folder or a model's name on the Hub, and `name` what requests call it. vLLM's output is appended
+        to `log`."""
         self.model = model
         self.config = config
         self.log = log
-        self.name = NAME
+        self.name = name
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -118,16 +119,22 @@ class VllmServer:
             )
         _check_model(self.model)
         command.check(self.config, gpus, self.model)
+        adapter = adapters.of(self.model)
+        served = (adapter.base, lora.BASE) if adapter else (str(self.model), self.name)
         self.port = _free_port()
-        begin = [str(vllm), "serve", str(self.model), "--served-model-name", self.name]
+        begin = [str(vllm), "serve", served[0], "--served-model-name", served[1]]
         begin += ["--host", "127.0.0.1", "--port", str(self.port)]
+        begin += lora.arguments(adapter, self.name) if adapter else []
         if template := chat_template(str(self.model)):
             begin += ["--chat-template", template]
         return [*begin, *command.arguments(self.config, on_cpu())]
 
     def _environment(self) -> dict[str, str]:
         environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "true"}
-        if Path(self.model).is_dir():
+        adapter = adapters.of(self.model)
+        if adapter:
+            environment |= lora.ALLOWED
+        if Path(adapter.base if adapter else self.model).is_dir():
             environment["HF_HUB_OFFLINE"] = "1"
         if self.config.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
@@ -212,7 +219,8 @@ def memory_needed(model: Path | str, config: EngineConfig) -> int:
     """Bytes of main memory that an engine will use: a rough upper estimate, without a GPU's memory."""
     if not on_cpu():
         return int(2 * PROCESSES_GIB * GIB)
-    folder = Path(model)
+    adapter = adapters.of(model)
+    folder = Path(adapter.base if adapter else model)
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
     stored = _stored_dtype(folder)
     computed = "float32" if config.dtype == "auto" else config.dtype

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storyreason import runs
+from storyreason import adapters, runs
 from storyreason.errors import GatewayError, StoryReasonError
+from storyreason.generation import lora
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.vllm import VllmServer, check_memory, tell_and_check
-from storyreason.serving import state
+from storyreason.serving import adapted, state
+from storyreason.serving.adapted import AdapterServer, Process
 from storyreason.serving.config import ServingConfig
 from storyreason.serving.external import ExternalEngine
 from storyreason.serving.state import Leases, Served
@@ -25,7 +27,7 @@ MAX_PAUSE = 60.0
 """Longest pause in seconds between restarts. An engine that lived longer than this resets the pauses."""
 
 
-Server = VllmServer | ExternalEngine
+Server = VllmServer | AdapterServer | ExternalEngine
 
 
 class BusyError(GatewayError):
@@ -223,9 +225,10 @@ class EnginePool:
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._servers))
 
     async def _exchange(self, served: Served, images: Sequence[bytes], generation: GenerationConfig) -> Deployed:
-        if self._engine is not None and not self._settings_of(served).external:
+        beside = adapted.beside(self._engine.server if self._engine else None, self.served, served)
+        if self._engine is not None and not self._settings_of(served).external and beside is None:
             check_memory(served.folder, self._settings_of(served))
-        new = await self._start(served)
+        new = await self._start(served, beside)
         try:
             story = None
             if images:
@@ -266,14 +269,19 @@ class EnginePool:
         self._up.set()
         log.info("version %s serves", served.version)
 
-    async def _start(self, served: Served) -> RunningEngine:
-        name = re.sub(r"[^\w.-]", "_", served.version)
+    def _server(self, served: Served) -> Server:
         settings = self._settings_of(served)
-        server: Server
         if settings.external:
-            server = ExternalEngine(settings, served.name)
-        else:
-            server = VllmServer(served.folder, settings, log=state.folder(self.config.gateway) / f"vllm-{name}.log")
+            return ExternalEngine(settings, served.name)
+        log = state.folder(self.config.gateway) / f"vllm-{adapted.safe(served.version)}.log"
+        adapter = adapters.of(served.folder)
+        if adapter is None:
+            return VllmServer(served.folder, settings, log)
+        name = adapted.named(served.version)
+        return AdapterServer(Process(VllmServer(served.folder, settings, log, name), lora.room(adapter)), adapter, name)
+
+    async def _start(self, served: Served, beside: AdapterServer | None = None) -> RunningEngine:
+        server = beside or self._server(served)
         self._servers.add(server)
         try:
             await asyncio.to_thread(server.start)

@@ -149,6 +149,17 @@ def check(body: bytes, config: ServingConfig) -> bytes:
     return json.dumps(asked).encode() if changed else body
 
 
+def renamed(body: bytes, ours: str, theirs: str) -> bytes:
+    """The body for an engine that calls the model `theirs`: that in place of our name for it, or of none.
+
+    Raises RefusedError for any other name: an engine may hold models that are not served.
+    """
+    asked = json_object(body)
+    if (model := asked.get("model")) not in (None, ours, theirs):
+        raise RefusedError(404, f"There is no model {str(model)[:80]!r}: use {ours!r}.")
+    return json.dumps(asked | {"model": theirs}).encode()
+
+
 def _tokens(prompt: list[Any]) -> bool:
     return all(isinstance(one, int) for one in prompt)
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from storyreason.errors import GatewayError
+from storyreason.generation.vllm import NAME
 from storyreason.serving import limits
 from storyreason.serving.budget import SLICE
 from storyreason.serving.engines import EnginePool, RunningEngine
@@ -75,6 +77,8 @@ class PassThrough:
     @route("POST", "/v1/messages", Access.KEY, "Messages (Anthropic's interface).")
     @route("*", "/v1/{path:path}", Access.KEY, "Anything else that the engine serves.")
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if "lora_adapter" in scope["path"]:  # who may ask for stories may not change what tells them
+            raise RefusedError(404, "The gateway does not pass this on: deploy with `storyreason deploy`.")
         body: bytes = (await receive())["body"]  # the middleware has all of it
         await unless_gone(self._checked(scope, body, send), receive)
 
@@ -96,6 +100,8 @@ class PassThrough:
                         return
                     lives = engine.server.alive()
                     failures, ended = failures + lives, ended + (not lives)
+            except RefusedError:
+                raise
             except GatewayError as error:
                 raise RefusedError(503, str(error)) from None
             if failures == MAX_ATTEMPTS:
@@ -109,6 +115,8 @@ class PassThrough:
         import aiohttp
         from yarl import URL
 
+        if body and engine.server.name != NAME:
+            body = await _renamed(body, engine.server.name)
         query = scope["query_string"].decode("latin-1")
         path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         headers = [
@@ -125,6 +133,8 @@ class PassThrough:
             )
         except (aiohttp.ClientError, OSError):
             return False
+        if engine.server.name != NAME and scope["path"] == "/v1/models" and response.status == 200:
+            return await _send_models(response, send)
         # Leaving the block closes an unfinished connection, which makes the engine abort the request.
         with contextlib.closing(response):
             try:
@@ -155,6 +165,30 @@ class PassThrough:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise GatewayError(sentence) from error
         await send({"type": "http.response.body", "body": openai_event(503, sentence)})
+
+
+async def _renamed(body: bytes, name: str) -> bytes:
+    """The body for an engine that calls the served model `name`: an adapter, by the name of its version."""
+    if len(body) < INLINE_BYTES:
+        return limits.renamed(body, NAME, name)
+    _, (renamed,) = await workers.do("rename", {"ours": NAME, "theirs": name}, body)
+    return renamed
+
+
+async def _send_models(response: "aiohttp.ClientResponse", send: Send) -> bool:
+    """Answer with the served model alone, by its usual name, where the engine lists a base and its adapters."""
+    import aiohttp
+
+    try:
+        listed = json.loads(await response.read())
+    except (aiohttp.ClientError, OSError, ValueError):
+        return False
+    bases = [one | {"id": NAME} for one in listed["data"] if one.get("parent") is None]
+    body = json.dumps(listed | {"data": bases}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+    return True
 
 
 def may_have_pictures(body: bytes) -> bool:

@@ -59,6 +59,11 @@ def check(given: Json, parts: Parts) -> tuple[Json, Parts]:
     return {}, () if forwarded is body else (forwarded,)
 
 
+def rename(given: Json, parts: Parts) -> tuple[Json, Parts]:
+    """A body (the only part) for an engine that calls the model otherwise."""
+    return {}, [limits.renamed(parts[0], given["ours"], given["theirs"])]
+
+
 def story(given: Json, parts: Parts) -> tuple[Json, Parts]:
     """The fields of a request for a story without its images, the images' sizes in pixels, and the images, encoded."""
     asked = parsed(StoryRequest, parts[0])
@@ -89,6 +94,7 @@ def _reading(answer: str, images: Parts, more: Json) -> bytes:
 
 JOBS: dict[str, Callable[[Json, Parts], tuple[Json, Parts]]] = {
     "check": check,
+    "rename": rename,
     "story": story,
     "read": read_request,
     "reading": reading,

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from storyreason import dataset, scoring
+from storyreason import dataset, publishing, scoring
 from storyreason.cli import app
 from storyreason.errors import ModelError
+from tests.adapting import write_folder
 
 RUNNER = CliRunner()
 
@@ -55,3 +56,11 @@ def test_invalid_models_repositories_and_scorecards_are_rejected(tiny_base: Path
     (tmp_path / "free-scorecard.json").write_text("[]")
     with pytest.raises(ModelError, match=r"free-scorecard.json: The text cannot be read"):
         publish(str(tiny_base), "--to", "someone/teller", "--scores", str(tmp_path / "free-scorecard.json"))
+
+
+def test_an_adapter_without_its_base_is_not_published(tiny_base: Path, tmp_path: Path) -> None:
+    folder = write_folder(tiny_base, tmp_path / "model")
+    with pytest.raises(
+        ModelError, match=rf"is an adapter over {tiny_base}: make a model of both with `storyreason merge"
+    ):
+        publishing.prepare(folder, "someone/teller", {})
