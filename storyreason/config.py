@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storyreason import forms, resources
+from storyreason.authoring.config import AuthoringConfig
 from storyreason.errors import ConfigError
 from storyreason.generation import lora
 from storyreason.generation.config import Decoding, GenerationConfig
@@ -97,6 +98,7 @@ class RunConfig(BaseModel):
     gate: GateConfig = Field(default_factory=GateConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+    authoring: AuthoringConfig = Field(default_factory=AuthoringConfig)
 
     @model_validator(mode="after")
     def _primary_is_evaluated(self) -> "RunConfig":
@@ -211,8 +213,12 @@ def load_here(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     return load(preset, [f"serving.port={port}", *overrides])
 
 
-ONLY_IN_FILES = ("serving.roll", "serving.extra_args")
-"""Settings that can run any program. Whoever may start a flow may give overrides, but cannot write files here."""
+ONLY_IN_FILES = {
+    "serving.roll": "can run any program",
+    "serving.extra_args": "can run any program",
+    "authoring.endpoint": "gets your API key",
+}
+"""Settings that whoever may start a flow must not give by an override, and why: they cannot write files here."""
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -232,9 +238,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     for name, given in _flatten({key: value}).items():
-        if given and name.startswith(ONLY_IN_FILES):
+        if why := next((why for one, why in ONLY_IN_FILES.items() if given and name.startswith(one)), None):
             raise ConfigError(
-                f"{name} can run any program, so only a preset's file may set it: copy the preset (`storyreason preset show`), "
+                f"{name} {why}, so only a preset's file may set it: copy the preset (`storyreason preset show`), "
                 "set it there, and name the file instead of the preset."
             )
     raw[leaf] = value

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storyreason.authoring import Shot, Sighting, recognized, windows
+from storyreason.authoring.windows import Shot, Sighting, recognized, windows
 from storyreason.errors import DataError
 from storyreason.format.boxes import Box
 from storyreason.perception import frames
