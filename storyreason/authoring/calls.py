@@ -192,8 +192,9 @@ def estimate(messages: Sequence[Message]) -> int:
     """About how many tokens messages have."""
     tokens = 0.0
     for message in messages:
-        parts = message["content"]
-        for part in [{"type": "text", "text": parts}] if isinstance(parts, str) else parts:
+        said = message["content"]
+        parts: list[Message] = [{"type": "text", "text": said}] if isinstance(said, str) else said
+        for part in parts:
             if part["type"] == "text":
                 tokens += len(part["text"]) / LETTERS
             else:
@@ -227,8 +228,8 @@ def _read(response: "httpx.Response") -> Reply | None:
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         text, reason = choice["message"].get("content") or "", choice.get("finish_reason")
         refused = choice["message"].get("refusal") or ("content filter" if reason == "content_filter" else "")
-        counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        return Reply("" + text, reason == "length", "" + refused, *counts)
+        asked, told = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        return Reply("" + text, reason == "length", "" + refused, asked, told)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -42,7 +42,10 @@ def test_overrides_are_laid_over_the_preset() -> None:
         ("training.learning_rate=fast", "training.learning_rate = 'fast'"),
         ("serving.roll=rm -r /", "serving.roll can run any program, so only a preset's file may set it"),
         ("serving={extra_args: [--middleware=mine]}", "serving.extra_args can run any program"),
-        ("authoring.endpoint=http://evil.example", "authoring.endpoint gets your API key, so only a preset's file may set it"),
+        (
+            "authoring.endpoint=http://evil.example",
+            "authoring.endpoint gets your API key, so only a preset's file may set it",
+        ),
         ("training.learning_rate=-1", "greater than 0"),
         ("training.mode=half", "training.mode = 'half'"),
         ("training.learning_rate", "takes key=value"),
