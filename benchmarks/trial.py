@@ -20,7 +20,7 @@ from transformers.utils import is_flash_attn_2_available, is_liger_kernel_availa
 from worlds import Seven, Tiny, World
 
 from storyreason import architecture
-from storyreason.training import machine, packing, plan
+from storyreason.training import TrainingConfig, machine, packing, plan, setup, windows
 from storyreason.training.measure import Cost, peak_memory, peak_operations
 from storyreason.training.trainer import token_losses
 
@@ -35,6 +35,7 @@ class Feed:
         self.recipe = recipe
         self.world = world
         self.pack = pack
+        self.training = TrainingConfig(recompute=recipe.recompute, pack_tokens=pack)
         self.per_step = per_step
         self.rank, self.processes = (
             int(os.environ.get(key, ours)) for key, ours in (("RANK", "0"), ("WORLD_SIZE", "1"))
@@ -89,7 +90,9 @@ class Bench(Trainer):
         total, mine = torch.zeros((), device=self.args.device), inputs[0][feed.rank :: feed.processes]
         for number, row in enumerate(mine, 1):  # gradients are exchanged between processes in the last one
             with nullcontext() if number == len(mine) else self.accelerator.no_sync(model):
-                total += super().training_step(model, feed.batch(row), num_items_in_batch)
+                batch = feed.batch(row)
+                setup.recompute_if_long(model, feed.training, batch["input_ids"].shape[1])
+                total += super().training_step(model, batch, num_items_in_batch)
         return total
 
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
@@ -132,7 +135,7 @@ def run(size: Size, mode: Mode, name: str, steps: int, longest: int | None) -> d
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=1, learning_rate=1e-4, bf16=bf16,
-            gradient_checkpointing=recipe.recompute, gradient_checkpointing_kwargs={"use_reentrant": False},
+            gradient_checkpointing=recipe.recompute != "none", gradient_checkpointing_kwargs={"use_reentrant": False},
             use_liger_kernel=recipe.kernels and cuda and is_liger_kernel_available(), use_cpu=not cuda,
             save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
             logging_strategy="no", max_grad_norm=1.0, ddp_find_unused_parameters=False,
@@ -180,6 +183,8 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
     base.set_attn_implementation("flash_attention_2" if flash and recipe.kernels else "sdpa")
     if recipe.pack:
         packing.isolate(base)
+        if recipe.kernels and torch.cuda.is_available() and not flash:
+            windows.join(base)
     if mode == "language":
         base.model.visual.requires_grad_(False)
     if mode == "lora":
@@ -187,7 +192,9 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
         lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM")
         # FSDP shards weights of a single dtype; without offload peft keeps adapters in float32.
         base = get_peft_model(base, lora, autocast_adapter_dtype=not recipe.offload)
-        if recipe.recompute:
+        if recipe.pack:
+            setup.without_copies(base)
+        if recipe.recompute != "none":
             base.enable_input_require_grads()
     return base
 

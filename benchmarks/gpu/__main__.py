@@ -31,6 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from storyreason.training.launch import KERNELS
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 TESTED = ("packing", "features", "measure", "setup", "machine", "plan", "examples", "checkpoints")
@@ -53,12 +55,13 @@ PARTS = (
     Part("parity", 60, "parity:measure"),
     Part("pipeline", 90, "pipeline:one_gpu"),
     Part("attention", 50, "attention:measure"),
-    Part("attention-cudnn", 30, "attention:cudnn", (("TORCH_CUDNN_SDPA_AVOID_RECOMPILE", "1"),)),
-    Part("recipe b", 110, "b"),
-    Part("variants", 150, "variants:measure"),
+    Part("attention, cudnn not rebuilt", 30, "attention:cudnn", tuple(KERNELS.items())),
+    Part("recipe b", 110, "b", tuple(KERNELS.items())),
+    Part("variants", 150, "variants:measure", tuple(KERNELS.items())),
+    Part("variants, cudnn rebuilt", 60, "variants:rebuilt"),
     Part("recipe a'", 80, "a'"),
     Part("fsdp", 100, "pipeline:fsdp"),
-    Part("modes", 80, "modes:measure"),
+    Part("modes", 80, "modes:measure", tuple(KERNELS.items())),
     Part("recipe a", 100, "a"),
     Part("teaching", 60, "teaching:measure"),
 )
@@ -76,13 +79,14 @@ class Run:
         self.work = work
         self.log = log
         self.lines: list[dict[str, Any]] = []
+        there = filter(None, [os.environ.get("PYTHONPATH")])
         self.env = {
             **os.environ,
             "GPU_BENCHMARK_DEADLINE": str(self.deadline),
             "GPU_BENCHMARK_DRY": "1" if chosen.dry else "",
             "GPU_BENCHMARK_WORK": str(work),
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join([*self._wheels(chosen.wheels), str(ROOT), str(ROOT / "benchmarks")]),
+            "PYTHONPATH": os.pathsep.join([*self._wheels(chosen.wheels), str(ROOT), str(ROOT / "benchmarks"), *there]),
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",

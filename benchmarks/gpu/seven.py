@@ -26,14 +26,16 @@ FUSED = not DRY
 class Subject:
     """The model with its optimizer; features of pictures are computed once and kept, except in mode `full`."""
 
-    def __init__(self, mode: Mode, layers: int, stories: int) -> None:
+    def __init__(self, mode: Mode, layers: int, stories: int, windows: bool = True) -> None:
         self.mode = mode
         self.kept = mode != "full"
         self.world = Seven(stories, layers=layers, small=DRY)
         base = self.world.model().to(torch.bfloat16 if mode == "lora" else torch.float32)
         base.config.text_config.use_cache = False
-        recipe = Recipe("b", pack=True, features=self.kept, answer_loss=True, prepared=True, recompute=True)
+        recipe = Recipe("b", pack=True, features=self.kept, answer_loss=True, prepared=True, recompute="all")
         self.base = prepared_model(base, mode, recipe, False).to(DEVICE)
+        if not windows:
+            self.core.set_attn_implementation({"vision_config": "sdpa"})
         self.cost = Cost(self.base, mode)
         self.peak = peak_operations(torch.device(DEVICE), True)
         self.positions = packing.positions_of(self.base)
@@ -110,20 +112,3 @@ def trainer_loss(model: Any, inputs: Inputs, labels: torch.Tensor) -> Any:
     if not FUSED:
         return token_losses(model, inputs, labels)
     return model(**inputs, labels=labels, skip_logits=True, num_items_in_batch=1, use_cache=False).loss
-
-
-def answer_loss(model: Any, inputs: Inputs, labels: torch.Tensor) -> Any:
-    """The head on the answer's tokens alone, in chunks: what Liger's forward does for all tokens."""
-    if not FUSED:
-        return token_losses(model, inputs, labels)
-    from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
-
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    targets = labels[:, 1:]
-    columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
-    hidden = core.model(**inputs, use_cache=False)[0][:, columns]
-    loss = LigerFusedLinearCrossEntropyFunction.apply(
-        hidden.flatten(0, 1), core.lm_head.weight, targets[:, columns].flatten(), None, None, chat.IGNORED, 0.0, 0.0,
-        "sum",
-    )  # fmt: skip
-    return loss[0] if isinstance(loss, tuple) else loss

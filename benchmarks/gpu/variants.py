@@ -2,20 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from recipes import PACK
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import AttentionInterface
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 
 from benchmarks.gpu.attention import in_one_call
 from benchmarks.gpu.common import DRY, failure_reported, free_memory, peak_gb, report, seconds, seconds_left
-from benchmarks.gpu.seven import FUSED, Loss, Subject, answer_loss, trainer_loss
+from benchmarks.gpu.seven import FUSED, Subject, trainer_loss
 from storyreason.training import packing, setup
-from storyreason.training.trainer import token_losses
 
 VARLEN = "benchmark_varlen"
 """The name under which transformers knows `varlen_attend`."""
@@ -29,38 +29,34 @@ class Variant:
     """One way to train; the default is how a training does it today."""
 
     name: str
-    pack: int = LONG
-    recompute: Literal["none", "selective", "products", "all"] = "all"
+    pack: int = PACK["7b"]
+    recompute: Literal["none", "selective", "products", "all"] = "none"
     """`products` keeps every product of matrices but those of rank 16."""
     varlen: bool = False
     """One call of attention for all stories of a row."""
-    flash: bool = False
-    """FlashAttention in place of cuDNN's, story by story."""
-    float32_copies: bool = True
+    float32_copies: bool = False
     """Whether LoRA copies its inputs to float32."""
     liger_rope: bool = False
-    loss: Loss = trainer_loss
+    """It changes its input in place: not with a product kept that it changes."""
 
 
-ALL = Variant("", varlen=True, float32_copies=False, liger_rope=True, loss=answer_loss)
-TRIED = (
-    Variant("as it is: 32k rows, recompute all"),
+REBUILT = (
+    Variant("as it is, but cudnn builds for new lengths"),
     Variant("the same lengths again"),
-    Variant("+ flash in place of cudnn", flash=True),
-    Variant("+ varlen attention", varlen=True),
-    Variant("+ no float32 copies in LoRA", varlen=True, float32_copies=False),
-    Variant("+ Liger's rope", varlen=True, float32_copies=False, liger_rope=True),
-    replace(ALL, name="+ head on the answer alone"),
-    replace(ALL, name="all, 16k rows, selective", pack=16_384, recompute="selective"),
-    replace(ALL, name="all, 16k rows, products kept", pack=16_384, recompute="products"),
-    replace(ALL, name="all, 10k rows, none", pack=10_240, recompute="none"),
-    Variant("as it is, 10k rows, none", pack=10_240, recompute="none"),
+)
+TRIED = (
+    Variant("as it is: 10k rows, nothing recomputed, cudnn builds once"),
+    Variant("+ varlen attention in place of cudnn", varlen=True),
+    Variant("+ Liger's rope", liger_rope=True),
+    Variant("+ 12k rows", pack=12_288),
+    Variant("16k rows, products kept", pack=16_384, recompute="products"),
+    Variant("16k rows, selective", pack=16_384, recompute="selective"),
+    Variant("32k rows, recompute all", pack=LONG, recompute="all"),
+    Variant("the same, and float32 copies in LoRA", pack=LONG, recompute="all", float32_copies=True),
 )
 ON_ONE_LONG = (
-    Variant("32k story, as it is"),
-    replace(ALL, name="32k story, all changes, recompute all"),
-    replace(ALL, name="32k story, selective", recompute="selective"),
-    Variant("32k story, logits without Liger", loss=token_losses),
+    Variant("32k story, recompute all", pack=LONG, recompute="all"),
+    Variant("32k story, selective", pack=LONG, recompute="selective"),
 )
 
 
@@ -100,12 +96,10 @@ def set_up(subject: Subject, variant: Variant) -> None:
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = variant.float32_copies
     modeling.apply_rotary_pos_emb = rotate
-    if FUSED:
-        torch.backends.cuda.enable_cudnn_sdp(not variant.flash)
-        if variant.liger_rope:
-            from liger_kernel.transformers.rope import liger_rotary_pos_emb
+    if FUSED and variant.liger_rope:
+        from liger_kernel.transformers.rope import liger_rotary_pos_emb
 
-            modeling.apply_rotary_pos_emb = lambda q, k, cos, sin, unsqueeze_dim=1: liger_rotary_pos_emb(q, k, cos, sin)
+        modeling.apply_rotary_pos_emb = lambda q, k, cos, sin, unsqueeze_dim=1: liger_rotary_pos_emb(q, k, cos, sin)
     subject.base.gradient_checkpointing_disable()
     if variant.recompute == "none":
         return
@@ -115,23 +109,35 @@ def set_up(subject: Subject, variant: Variant) -> None:
     subject.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
+def rebuilt() -> None:
+    """As it was: cuDNN builds kernels for each new length."""
+    subject = _subject(windows=False)
+    for number, variant in enumerate(REBUILT):
+        try_one(subject, variant, number)
+
+
 def measure() -> None:
     """Each variant on a step of 8 stories of lengths that it has not seen, then on one story of 32,768 tokens."""
     AttentionInterface.register(VARLEN, varlen_attend)
-    subject = Subject("lora", 2 if DRY else 28, stories=24)
-    operations = subject.cost.per_image_token * subject.world.images[0]
-    tower = [round(one, 3) for one in subject.tower_seconds]
-    report(weights_gb=peak_gb(), tower_s_a_story=tower, tower_operations_tf=operations / 1e12)
+    subject = _subject(windows=True)
     for number, variant in enumerate(TRIED):
         if seconds_left() < 15:
             report(variant=variant.name, failed="no time left")
             continue
-        try_one(subject, variant, number)
+        try_one(subject, variant, number + len(REBUILT))
     add_long_story(subject)
     for variant in ON_ONE_LONG:
         if seconds_left() < 12:
             break
         try_long(subject, variant)
+
+
+def _subject(windows: bool) -> Subject:
+    subject = Subject("lora", 2 if DRY else 28, stories=24, windows=windows)
+    operations = subject.cost.per_image_token * subject.world.images[0]
+    tower = [round(one, 3) for one in subject.tower_seconds]
+    report(weights_gb=peak_gb(), tower_s_a_story=tower, tower_operations_tf=operations / 1e12, windows=windows)
+    return subject
 
 
 def try_one(subject: Subject, variant: Variant, number: int) -> None:
@@ -145,12 +151,12 @@ def try_one(subject: Subject, variant: Variant, number: int) -> None:
         set_up(subject, variant)
         free_memory()
         if number != 1:
-            subject.passes(warm, pack, variant.loss)
+            subject.passes(warm, pack, trainer_loss)
             subject.update()
         rows: list[int] = []
 
         def step() -> None:
-            rows.append(subject.passes(timed, pack, variant.loss)[0])
+            rows.append(subject.passes(timed, pack, trainer_loss)[0])
             subject.update()
 
         spent = seconds(step)
@@ -181,7 +187,7 @@ def try_long(subject: Subject, variant: Variant) -> None:
         free_memory()
 
         def step() -> None:
-            subject.passes(last, variant.pack, variant.loss)
+            subject.passes(last, variant.pack, trainer_loss)
             subject.update()
 
         step()

@@ -5,7 +5,6 @@ It learns to read first. Given to a model that could see, 120 steps of texts alo
 """
 
 import math
-import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -17,17 +16,14 @@ from typing import Any
 from storyreason.sample import tower
 from storyreason.sample.base import (
     BACK,
-    FRAMES_PER_STEP,
-    batch_of,
     box_f1,
     copy_accuracy,
     new_model,
     save,
     vocabulary_texts,
 )
-from storyreason.sample.lessons import Lesson, a_lesson, a_long_lesson
+from storyreason.sample.curriculum import Batch, Batches, Course, Views, drawn
 from storyreason.sample.looking import looking_loss, pointing_loss
-from storyreason.sample.recall import a_text
 from storyreason.sample.tokenizer import make_processor
 
 LEARNING_RATE = 1e-3
@@ -37,15 +33,11 @@ POINTING = 0.5
 """Weight of an auxiliary loss: a linear probe, discarded after training, must read from this layer which picture each token
 belongs to or is about. With the loss of the answers alone, "image 3" still meant any picture after 1,750 steps."""
 MOST_PICTURES = 8
-LONG = 0.3
-"""The fraction of the training after which lessons take looking back to answers of before, and frames have other sizes."""
 READING_STEPS = 150
 """Steps of short texts alone, before the first frame."""
 LOOKING = 1.5
 """Weight of the auxiliary loss of texts (`looking.py`). After 150 steps without it, 13 % of nonsense words' tokens were
 repeated right from 50 tokens back; with it, 40 %, but the first 120 of these steps held short texts alone."""
-TEXT_SIZES = (128, 128, 256, 256, 512, 512, 1024)
-"""Tokens of a text lesson; those of a step have one size. Attention takes half of the time at 1,024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +65,6 @@ class BaseProgress:
         losses = {"loss": self.loss, "loss of texts": self.text_loss}
         known = "".join(f"  {name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss))
         return f"step {self.step}/{self.steps}{known}  {self.seconds:.0f} s{told}"
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """The settings of one training of a base; the same in every process."""
-
-    steps: int
-    text_tokens: int
-    reading_steps: int
-    seed: int
-    processes: int
-    report_every: int
-    tower_steps: int
-    evaluated: int
-    device: str
 
 
 def train(
@@ -146,6 +123,7 @@ def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterato
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a kernel, 190 ms, for each new length, and texts have many
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=course.processes, timeout=timedelta(minutes=10)
     )
@@ -153,19 +131,16 @@ def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterato
     model: Any = new_model(processor, course.seed)
     model.to(course.device)
     began, total = time.monotonic(), course.reading_steps + course.steps
+    views = drawn(Views(processor, course, rank), course.tower_steps, course.device)
     right = tower.teach(
-        model,
-        processor,
-        course.tower_steps,
-        lambda step: random.Random(f"tower/{course.seed}/{step}/{rank}"),
-        lambda parameters: _average_gradients(parameters, course.processes),
+        model, views, course.tower_steps, lambda parameters: _average_gradients(parameters, course.processes)
     )
     if out is not None:
         yield BaseProgress(0, total, 0.0, time.monotonic() - began, tower=right)
-    learner = _Learner(model, processor, course)
+    learner = _Learner(model, course)
     losses: list[tuple[float, float]] = []
-    for step in range(1, total + 1):
-        losses.append(learner.step(step, rank))
+    for step, batches in enumerate(drawn(Batches(processor, course, rank), total, course.device), 1):
+        losses.append(learner.step(batches))
         if out is not None and (step % course.report_every == 0 or step == total):
             loss, text_loss = (_mean(column) for column in zip(*losses, strict=True))
             progress = BaseProgress(step, total, loss, time.monotonic() - began, text_loss=text_loss)
@@ -183,10 +158,10 @@ def _mean(losses: Iterable[float]) -> float:
 class _Learner:
     """The model with its optimizer, and the linear probe of an auxiliary loss."""
 
-    def __init__(self, model: Any, processor: Any, course: Course) -> None:
+    def __init__(self, model: Any, course: Course) -> None:
         import torch
 
-        self.model, self.processor, self.course = model, processor, course
+        self.model, self.course = model, course
         width = model.lm_head.in_features
         self.pointer = torch.nn.Linear(width, MOST_PICTURES, device=model.device)
         seeing = list(model.model.visual.parameters())
@@ -194,17 +169,18 @@ class _Learner:
         self.parameters = [*model.parameters(), *self.pointer.parameters()]
         rest += self.pointer.parameters()
         groups: list[dict[str, Any]] = [{"params": seeing, "lr": 0.3 * LEARNING_RATE}, {"params": rest}]
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        fused = course.device != "cpu"
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
         total = course.reading_steps + course.steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, total))
 
-    def step(self, number: int, rank: int) -> tuple[float, float]:
-        """Optimizer step `number`, from 1, on this process' share of the lessons. Returns the losses of the answers: about
-        frames, about texts, NaN where there are none."""
+    def step(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """One optimizer step on this process' batches. Returns the losses of the answers: about frames, about texts, NaN
+        where there are none."""
         import torch
 
         self.model.train()
-        losses = {bool(lot[0].frames): self._learn(lot) for lot in self._lots(number, rank)}
+        losses = {"pixel_values" in batch: self._learn(batch) for batch in batches}
         _average_gradients(self.parameters, self.course.processes)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -212,27 +188,12 @@ class _Learner:
         self.optimizer.zero_grad()
         return losses.get(True, math.nan), losses.get(False, math.nan)
 
-    def _lots(self, number: int, rank: int) -> list[list[Lesson]]:
-        """The lessons of a step for this process: those without frames, those with frames."""
-        course = self.course
-        luck = random.Random(f"base/{course.seed}/{number}/{rank}")
-        frames, tokens = FRAMES_PER_STEP // course.processes, course.text_tokens // course.processes
-        done = (number - course.reading_steps) / course.steps
-        if not tokens:
-            return [lessons(luck, done, frames)]
-        # The same sizes in every process, so that none waits for another.
-        shared = random.Random(f"sizes/{course.seed}/{number}")
-        read = texts(luck, shared, tokens, easy=done <= 0)
-        if done <= 0:
-            return [read]
-        return [read, lessons(luck, done, frames) if done < LONG else long_lessons(luck, shared, frames)]
-
-    def _learn(self, lot: list[Lesson]) -> float:
-        """Add the gradients of lessons; returns the loss of their answers."""
+    def _learn(self, batch: Batch) -> float:
+        """Add the gradients of a batch; returns the loss of its answers."""
         import torch
 
         model = self.model
-        batch = {name: tensor.to(model.device) for name, tensor in batch_of(lot, self.processor).items()}
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         pictures, labels = batch.pop("pictures"), batch.pop("labels")[:, 1:]
         learnt = labels != -100
         with torch.autocast(model.device.type, torch.bfloat16):
@@ -240,7 +201,7 @@ class _Learner:
             # Logits where something is learnt, about a third of all places.
             logits = model.lm_head(output.last_hidden_state[:, :-1][learnt])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels[learnt])
-        if lot[0].frames:
+        if "pixel_values" in batch:
             other = POINTING * pointing_loss(self.pointer, output.hidden_states[POINTING_LAYER], pictures)
         else:
             other = LOOKING * looking_loss(model, output.hidden_states, batch["input_ids"], batch["attention_mask"])
@@ -274,30 +235,6 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
     }
     save(model, processor, out, facts)
     return replace(progress, f1=f1)
-
-
-def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
-    """Lessons with about `frames` frames. `done` is the fraction of the training that is over.
-
-    They go from easy to hard, without which the model learns nothing: one figure per frame, then two, then up to four; one
-    frame per lesson, then up to seven.
-    """
-    figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
-    count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
-    return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
-
-
-def long_lessons(luck: random.Random, shared: random.Random, frames: int) -> list[Lesson]:
-    """Lessons that take looking back, with about `frames` frames; `shared` chooses how many are in each."""
-    count = shared.choice((1, 1, 2, 4, 5, 7))
-    short = count == 1 and shared.random() < 0.5
-    return [(a_lesson if short else a_long_lesson)(count, luck) for _ in range(max(1, round(frames / count)))]
-
-
-def texts(luck: random.Random, shared: random.Random, tokens: int, easy: bool = False) -> list[Lesson]:
-    """Lessons without frames of about `tokens` tokens; `shared` chooses how long each is. Easy ones are short."""
-    size = shared.choice((64, 128, 256) if easy else TEXT_SIZES)
-    return [a_text(size, luck, easy) for _ in range(max(1, tokens // size))]
 
 
 def _average_gradients(parameters: Iterable[Any], processes: int) -> None:

@@ -6,7 +6,7 @@ still gave the same boxes for every frame after a thousand steps.
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, get_args
 
 from storyreason.sample.drawing import Frame, PlacedEntity, draw
@@ -92,19 +92,26 @@ def _foremost(frame: Frame, row: int, column: int) -> PlacedEntity | None:
     return min(there, key=lambda placed: (depth[type(placed.entity)], -covered(placed)), default=None)
 
 
+def batch_of(luck: random.Random, processor: "Qwen2_5_VLProcessor", frames: int = 16) -> "dict[str, torch.Tensor]":
+    """The pictures of `frames` frames as the processor makes them, and `truth` [cells, questions]."""
+    import torch
+
+    seen = [a_frame("train", luck) for _ in range(frames)]
+    pictures = processor.image_processor(images=[draw(frame) for frame in seen], return_tensors="pt")
+    return {**pictures, "truth": torch.tensor([spot for frame in seen for spot in answers(frame)])}
+
+
 def teach(
     model: "Qwen2_5_VLForConditionalGeneration",
-    processor: "Qwen2_5_VLProcessor",
+    batches: "Iterable[dict[str, torch.Tensor]]",
     steps: int,
-    lucks: Callable[[int], random.Random],
     average: Callable[["list[torch.nn.Parameter]"], None],
-    frames: int = 16,
     rate: float = 1e-3,
 ) -> float:
     """Train the tower of `model` in place with a linear layer on its tokens that is discarded afterwards.
 
-    `lucks` gives a step's random numbers; `average` averages gradients over processes. Returns the accuracy in the last
-    steps, as the mean over the questions.
+    `batches` are those of `batch_of`, one for each of the `steps`; `average` averages gradients over processes. Returns
+    the accuracy in the last steps, as the mean over the questions.
     """
     import torch
 
@@ -116,15 +123,13 @@ def teach(
     parameters = [*tower.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     right: list[float] = []
-    for step in range(1, steps + 1):
+    for step, batch in enumerate(batches, 1):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, step / 50) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
-        luck = lucks(step)
-        seen = [a_frame("train", luck) for _ in range(frames)]
-        pictures = processor.image_processor(images=[draw(frame) for frame in seen], return_tensors="pt").to(device)
-        truth = torch.tensor([spot for frame in seen for spot in answers(frame)], device=device)
+        given = {name: tensor.to(device) for name, tensor in batch.items()}
+        truth = given["truth"]
         with torch.autocast(device.type, torch.bfloat16):
-            tokens = tower(pictures["pixel_values"], grid_thw=pictures["image_grid_thw"]).pooler_output
+            tokens = tower(given["pixel_values"], grid_thw=given["image_grid_thw"]).pooler_output
             told = reader(tokens).float().split(list(QUESTIONS.values()), dim=1)
         losses = []
         for number, logits in enumerate(told):

@@ -9,7 +9,7 @@ from storyreason.architecture import Target
 from storyreason.format import grids
 
 Precision = Literal["auto", "bfloat16", "float32"]
-Recompute = Literal["none", "selective", "all"]
+Recompute = Literal["none", "long", "selective", "all"]
 
 
 class TrainingConfig(BaseModel):
@@ -80,7 +80,7 @@ class TrainingConfig(BaseModel):
         "all",
         description="Activation checkpointing, which saves memory. all: every layer is recomputed in the backward pass; "
         "selective: all but the results that are expensive for their size (attention, and products that do not widen); "
-        "none: off.",
+        "long: only rows longer than `pack_tokens`, which hold one long story; none: off.",
     )
     liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
     feature_cache_gb: float = Field(

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from storyreason import architecture, chat
 from storyreason.compat.trainer import OpenTrainer
-from storyreason.training import checkpoints, features, packing, plan
+from storyreason.training import checkpoints, features, packing, plan, setup
 from storyreason.training.checkpoints import CheckpointKeeper
 from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.job import Job
@@ -149,6 +149,7 @@ class StoryTrainer(OpenTrainer):
         total, last = torch.zeros((), device=self.args.device), len(inputs) - 1
         for number, one in enumerate(inputs):
             self.reduce_gradients(number == last)
+            setup.recompute_if_long(self.model, self.config, one["input_ids"].shape[1])
             with self.accelerator.no_sync(model) if number < last else nullcontext():
                 total += super().training_step(model, one, num_items_in_batch)
             if number < last and self.stop_wanted():

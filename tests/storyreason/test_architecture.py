@@ -16,7 +16,7 @@ from storyreason import architecture, chat, dataset, model
 from storyreason.errors import ModelError
 from storyreason.format import grids
 from storyreason.pictures import open_frames
-from storyreason.training import Job, TrainingConfig, features, packing, setup
+from storyreason.training import Job, TrainingConfig, features, packing, setup, windows
 from storyreason.training.config import Recompute
 from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.measure import Cost
@@ -68,6 +68,23 @@ def gradient(net: Any, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
     for row in rows:
         loss(net, row).backward()
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad and p.grad is not None])
+
+
+def test_attention_in_all_windows_at_once_gives_the_same_features(
+    base: str, tiny_examples: list[dataset.Example]
+) -> None:
+    net, one = loaded(base), stories(base, tiny_examples)[0, 0]
+    holder = architecture.inside(net)
+
+    def seen() -> torch.Tensor:
+        with torch.no_grad():
+            found = holder.get_image_features(one.pixel_values, one.image_grid_thw, return_dict=True)
+        return torch.cat(list(architecture.features(found)))
+
+    wanted = seen()
+    windows.join(net)
+    assert {layer.attn.config._attn_implementation for layer in holder.visual.blocks} == {windows.ATTENTION}
+    assert torch.equal(seen(), wanted)
 
 
 def test_another_family_is_refused_with_the_list(tiny_base: Path, tmp_path: Path) -> None:

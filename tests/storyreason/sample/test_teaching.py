@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from storyreason.sample.base import box_f1
+from storyreason.sample.base import box_f1, vocabulary_texts
+from storyreason.sample.curriculum import Batches, Course, drawn
 from storyreason.sample.teaching import BaseProgress, train
+from storyreason.sample.tokenizer import make_processor
 
 
 @pytest.mark.server
@@ -33,3 +35,20 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     assert "- 256 tokens of random notes" in card
     assert "copy accuracy at 200 tokens back" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.server
+def test_other_processes_draw_the_same_batches() -> None:
+    import torch
+
+    course = Course(
+        steps=2, text_tokens=256, reading_steps=1, seed=0, processes=1, report_every=1, tower_steps=1, evaluated=16,
+        device="cuda",
+    )  # fmt: skip
+    batches = Batches(make_processor(vocabulary_texts()), course, rank=0)
+    alone, ahead = ([batch for step in drawn(batches, 3, device) for batch in step] for device in ("cpu", "cuda"))
+
+    assert ["pixel_values" in batch for batch in alone] == [False, False, True, False, True]
+    for one, other in zip(alone, ahead, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)

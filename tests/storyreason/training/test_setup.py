@@ -43,9 +43,11 @@ def inputs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> list[chat.I
     return [stories[0, index] for index in range(2)]
 
 
-def trained(base: Path, mode: Any, kind: Recompute, inputs: list[chat.Inputs]) -> tuple[torch.Tensor, int]:
+def trained(
+    base: Path, mode: Any, kind: Recompute, inputs: list[chat.Inputs], pack_tokens: int = 8192
+) -> tuple[torch.Tensor, int]:
     """The gradient of a packed row as one vector, dropout on, and the operations of its two passes."""
-    config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute=kind, pack_tokens=8192, liger=False)
+    config = TrainingConfig(mode=mode, rank=4, dtype="float32", recompute=kind, pack_tokens=pack_tokens, liger=False)
     job = Job(base=str(base), data=base, work=base, training=config)
     net, arguments = setup.load_model(job, cuda=False).train(), setup.arguments(job, cuda=False)
     if arguments.gradient_checkpointing:  # as the Trainer does it
@@ -54,11 +56,19 @@ def trained(base: Path, mode: Any, kind: Recompute, inputs: list[chat.Inputs]) -
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     row = packing.join(inputs, packing.positions_of(net))
+    setup.recompute_if_long(net, config, row["input_ids"].shape[1])
     torch.manual_seed(7)
     with FlopCounterMode(display=False) as counted:
         token_losses(net, {name: value for name, value in row.items() if name != "labels"}, row["labels"]).backward()
     found = [p.grad.flatten() for p in net.parameters() if p.requires_grad and p.grad is not None]
     return torch.cat(found), counted.get_total_flops()
+
+
+def test_only_rows_longer_than_the_budget_are_recomputed(tiny_base: Path, inputs: list[chat.Inputs]) -> None:
+    tokens = sum(len(one.input_ids) for one in inputs)
+    _, every = trained(tiny_base, "lora", "all", inputs)
+    assert trained(tiny_base, "lora", "long", inputs, pack_tokens=tokens)[1] < every
+    assert trained(tiny_base, "lora", "long", inputs, pack_tokens=tokens - 1)[1] == every
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "language"])

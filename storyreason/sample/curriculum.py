@@ -1,0 +1,111 @@
+"""What the tiny base model is taught, step by step: lessons from easy to hard, in batches that other processes may draw."""
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from storyreason.sample import tower
+from storyreason.sample.base import FRAMES_PER_STEP, batch_of
+from storyreason.sample.lessons import Lesson, a_lesson, a_long_lesson
+from storyreason.sample.recall import a_text
+
+Batch = dict[str, Any]
+"""What `batch_of` makes."""
+LONG = 0.3
+"""The fraction of the training after which lessons take looking back to answers of before, and frames have other sizes."""
+TEXT_SIZES = (128, 128, 256, 256, 512, 512, 1024)
+"""Tokens of a text lesson; those of a step have one size. Attention takes half of the time at 1,024."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The settings of one training of a base; the same in every process."""
+
+    steps: int
+    text_tokens: int
+    reading_steps: int
+    seed: int
+    processes: int
+    report_every: int
+    tower_steps: int
+    evaluated: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The batches of each step, by number from 1, for one process: those without frames, those with frames."""
+
+    processor: Any
+    course: Course
+    rank: int
+
+    def __getitem__(self, number: int) -> list[Batch]:
+        return [batch_of(lot, self.processor) for lot in self._lots(number)]
+
+    def _lots(self, number: int) -> list[list[Lesson]]:
+        course = self.course
+        luck = random.Random(f"base/{course.seed}/{number}/{self.rank}")
+        frames, tokens = FRAMES_PER_STEP // course.processes, course.text_tokens // course.processes
+        done = (number - course.reading_steps) / course.steps
+        if not tokens:
+            return [lessons(luck, done, frames)]
+        # The same sizes in every process, so that none waits for another.
+        shared = random.Random(f"sizes/{course.seed}/{number}")
+        read = texts(luck, shared, tokens, easy=done <= 0)
+        if done <= 0:
+            return [read]
+        return [read, lessons(luck, done, frames) if done < LONG else long_lessons(luck, shared, frames)]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The batches of the vision tower's own steps."""
+
+    processor: Any
+    course: Course
+    rank: int
+
+    def __getitem__(self, number: int) -> Batch:
+        return tower.batch_of(random.Random(f"tower/{self.course.seed}/{number}/{self.rank}"), self.processor)
+
+
+def drawn(batches: Any, steps: int, device: str) -> Any:
+    """The batches of all steps in turn. Where a GPU trains, the other cores draw them ahead."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    workers = 0 if device == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(1, steps + 1),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        generator=torch.Generator(),  # a loader takes its seed from torch's own otherwise
+    )
+
+
+def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
+    """Lessons with about `frames` frames. `done` is the fraction of the training that is over.
+
+    They go from easy to hard, without which the model learns nothing: one figure per frame, then two, then up to four; one
+    frame per lesson, then up to seven.
+    """
+    figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
+    count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
+    return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
+
+
+def long_lessons(luck: random.Random, shared: random.Random, frames: int) -> list[Lesson]:
+    """Lessons that take looking back, with about `frames` frames; `shared` chooses how many are in each."""
+    count = shared.choice((1, 1, 2, 4, 5, 7))
+    short = count == 1 and shared.random() < 0.5
+    return [(a_lesson if short else a_long_lesson)(count, luck) for _ in range(max(1, round(frames / count)))]
+
+
+def texts(luck: random.Random, shared: random.Random, tokens: int, easy: bool = False) -> list[Lesson]:
+    """Lessons without frames of about `tokens` tokens; `shared` chooses how long each is. Easy ones are short."""
+    size = shared.choice((64, 128, 256) if easy else TEXT_SIZES)
+    return [a_text(size, luck, easy) for _ in range(max(1, tokens // size))]
