@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from storyreason import home, runs
-from storyreason.cli import check, identify, models, page, presets, sample, score, serve, tell
+from storyreason.cli import check, frames, identify, models, page, presets, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
@@ -32,6 +32,7 @@ for verb in (
     models.publish,
     check.check,
     check.read,
+    frames.frames,
     identify.identify,
 ):
     app.command()(verb)

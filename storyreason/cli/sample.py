@@ -43,3 +43,16 @@ def base(
 
     for progress in train(out, steps, text_tokens, seed, processes, device=device):
         typer.echo(str(progress))
+
+
+@app.command()
+def film(
+    out: Annotated[Path, typer.Option(help="Folder for the video and its truth, a JSON file.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same film.")] = 7,
+    shots: Annotated[int, typer.Option(min=1, help="Shots, of one to two seconds each.")] = 12,
+) -> None:
+    """Film the sample world: a video whose cuts, and what each frame shows, are known."""
+    from storyreason.sample import movie
+
+    video, truth = movie.write(out, seed, shots)
+    typer.echo(f"{video}: {shots} shots; their truth is in {truth}")

@@ -13,7 +13,7 @@ A folder with `frames.parquet`, one row for each frame, sorted by film, scene an
 | `image` | binary | a JPEG that every decoder reads alike (`storyreason.pictures.canonical`) |
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +24,9 @@ from storyreason.perception.film import sort_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
+Metadata = Callable[[], Mapping[str, str]]
 FILE = "frames.parquet"
 BATCH = 32
 """Frames that are read at a time, and rows of a row group."""
@@ -58,31 +60,23 @@ def schema() -> "pa.Schema":
     return pa.schema([pa.field(name, kind, nullable=name == "seconds") for name, kind in types.items()])
 
 
-def write(path: Path, frames: Iterable[Frame]) -> int:
+def write(path: Path, frames: Iterable[Frame], metadata: Metadata = dict) -> int:
     """Write frames, in the order they come in, completely or not at all. Returns how many there are.
 
-    Raises DataError if the file cannot be written.
+    `metadata` is called after the last frame. Raises DataError if the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    count, waiting, unfinished = 0, list[Frame](), path.with_name(f".{path.name}.unfinished")
+    count, unfinished = 0, path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Encoded pictures do not get smaller by compression.
         with pq.ParquetWriter(unfinished, schema(), compression="none") as writer:
-
-            def flush() -> None:
-                if waiting:
-                    writer.write_table(pa.Table.from_pylist([asdict(one) for one in waiting], schema()))
-                    waiting.clear()
-
-            for frame in frames:
-                waiting.append(frame)
-                count += 1
-                if len(waiting) == BATCH:
-                    flush()
-            flush()
+            for rows in _groups(frames):
+                writer.write_table(pa.Table.from_pylist([asdict(one) for one in rows], schema()))
+                count += len(rows)
+            writer.add_key_value_metadata(metadata())
         unfinished.rename(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -91,16 +85,39 @@ def write(path: Path, frames: Iterable[Frame]) -> int:
     return count
 
 
+def metadata(folder: Path) -> dict[str, str]:
+    """What `write` was given. Raises DataError."""
+    import pyarrow.parquet as pq
+
+    path = _file(folder)
+    with _readable(path):
+        found = pq.read_metadata(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in found.items()}
+
+
+def _groups(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Rows to write at once: of one film, so that a film is read without the others."""
+    waiting: list[Frame] = []
+    for frame in frames:
+        if waiting and (len(waiting) == BATCH or frame.film != waiting[0].film):
+            yield waiting
+            waiting = []
+        waiting.append(frame)
+    if waiting:
+        yield waiting
+
+
 def read(folder: Path, film: str | None = None) -> Iterator[Frame]:
     """The frames of a folder, of one film or of all, in order; few are in memory at a time. Raises DataError."""
     import pyarrow.parquet as pq
 
     path = _file(folder)
     with _readable(path), pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=_columns(path)):
-            if film is None or film in batch.column("film").to_pylist():
-                rows = (Frame(**row) for row in batch.to_pylist())
-                yield from (frame for frame in rows if film in (None, frame.film))
+        columns = _columns(path)
+        groups = [at for at in range(file.num_row_groups) if film is None or _has(file, at, film)]
+        for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns):
+            rows = (Frame(**row) for row in batch.to_pylist())
+            yield from (frame for frame in rows if film in (None, frame.film))
 
 
 def films(folder: Path) -> dict[str, int]:
@@ -112,6 +129,12 @@ def films(folder: Path) -> dict[str, int]:
         _columns(path)
         counted = pq.read_table(path, columns=["film"]).column("film").value_counts().to_pylist()
     return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: sort_key(row["values"]))}
+
+
+def _has(file: "pq.ParquetFile", group: int, film: str) -> bool:
+    """Whether a row group may have frames of a film; where nothing is known, it may."""
+    known = file.metadata.row_group(group).column(0).statistics
+    return known is None or not known.has_min_max or known.min <= film <= known.max
 
 
 def _file(folder: Path) -> Path:

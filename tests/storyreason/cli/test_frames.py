@@ -1,0 +1,21 @@
+"""`storyreason frames` and `storyreason sample film`."""
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from storyreason.cli import app
+from storyreason.perception import frames
+
+
+def test_a_made_film_becomes_frames(tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["sample", "film", "--out", str(tmp_path / "films"), "--shots", "3"])
+    assert made.exit_code == 0, made.output
+    assert f"{tmp_path / 'films' / 'film-7.mp4'}: 3 shots" in made.output
+    (tmp_path / "films" / "bad.mp4").write_text("none")
+    told = CliRunner().invoke(app, ["frames", str(tmp_path / "films"), "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith("1 films, 3 scenes: ")
+    assert "bad.mp4 cannot be read as a video" in told.stderr
+    assert "left out: " in told.stderr and "near-duplicates" in told.stderr
+    assert list(frames.films(tmp_path / "out")) == ["film-7"]

@@ -1,0 +1,65 @@
+"""Small videos and pictures that tests make."""
+
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+SIZE = (160, 96)
+"""Pixels."""
+
+
+def scene(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A picture like no other: blocks of random colours, RGB of shape [height, width, 3]."""
+    blocks = np.random.default_rng(seed).integers(40, 220, (6, 10, 3), np.uint8)
+    return np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST))
+
+
+def shots(*lengths: int) -> list[np.ndarray]:
+    """Pictures of scenes of these lengths; in each a white square moves over a third of the picture."""
+    found = []
+    for seed, length in enumerate(lengths):
+        for at in range(length):
+            picture = scene(seed).copy()
+            left = round(at / length * SIZE[0] / 3)
+            picture[30:60, left : left + 30] = 255
+            found.append(picture)
+    return found
+
+
+def write(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    codec: str = "libx264",
+    seconds: Sequence[float] | None = None,
+    pixel_format: str = "yuv420p",
+    **colours: int,
+) -> Path:
+    """A video of 24 frames a second, or with these time stamps. `colours` are those of the codec's context."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=24, options={"threads": "1", "x265-params": "log-level=error"})
+        stream.pix_fmt = pixel_format
+        base = Fraction(1, 1200)
+        stream.codec_context.time_base = base
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        for at, pixels in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb48le" if pixels.dtype == np.uint16 else "rgb24")
+            if not at:
+                stream.width, stream.height = frame.width, frame.height
+            frame.time_base = base
+            frame.pts = round((at / 24 if seconds is None else seconds[at]) / base)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
