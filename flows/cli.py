@@ -1,5 +1,6 @@
 """The verbs that start flows or change the platform. They join the library's command line as an entry point."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -281,13 +282,13 @@ def _load(preset: str, overrides: list[str] | None) -> "tuple[str, RunConfig]":
 
 
 def registered(name: str) -> str:
-    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`. Raises RegistryError."""
+    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`, fetched if need be. Raises RegistryError."""
     from flows import local
     from tasks import registry
 
     local.prepare()
     model, _, which = name.removeprefix("models:/").replace("@", "/").partition("/")
-    return registry.version(model, which).folder
+    return registry.fetched(registry.version(model, which), partial(typer.echo, err=True)).folder
 
 
 def _enter() -> None:

@@ -110,7 +110,7 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
     version = outcome.version = registry.version(registered.name, registered.number)
     yield "register"
 
-    champion = registry.alias(config.model, "champion")
+    champion = registry.champion(config.model)
     subjects = evaluation.subjects(base, version, champion, pulled)
     for subject in subjects:
         with clock.step(f"evaluate {subject.role}"):

@@ -45,6 +45,14 @@ class Adapter:
     """The largest of its layers'."""
 
 
+def identity(folder: Path) -> str:
+    """Names the content of the base that a model folder's adapter goes over; the base need not be there. Raises ModelError."""
+    try:
+        return str(json.loads((folder / BASE).read_text())["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The adapter {folder} cannot be read ({error!r}): make or fetch it again.") from None
+
+
 def of(folder: Path | str) -> Adapter | None:
     """The adapter in a model folder; None for a folder with weights, and for a name on the Hub.
 

@@ -5,7 +5,6 @@ Everything removed can be made again; runs, scores and reports stay in MLflow.
 
 import json
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,14 @@ from typing import Any
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state as gateway
-from tasks import registry
+from tasks import artifacts, bases, cache, registry
 from tasks.faults import plainly
 from tasks.results import RESULTS
 
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
+
+UNREGISTERED = 86400.0
+"""Seconds that bytes may be in the store of versions before a version has them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Item:
     path: Path
     what: str
     bytes: int
+    stored: str = ""
+    """Its path in the store of versions, if it is a file there."""
 
 
 @plainly()
@@ -64,22 +68,38 @@ def plan(keep: int, look: bool = False) -> list[Item]:
         for folder in _folders(root / step):
             if (run_id := _run_of(folder)) in of_old:
                 items.append(_item(folder, f"{step} of run {run_id}"))
-    for cache, what in CACHES.items():
-        made = sorted(_folders(root / cache), key=lambda folder: folder.stat().st_mtime)
+    for kind, what in CACHES.items():
+        made = sorted(_folders(root / kind), key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
+    items += [_item(folder, "a base that no version goes over") for folder in bases.unreferenced()]
     in_use = {Path(version.folder) for version in kept} | {Path(folder) for folder in _served()}
-    return [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
+    items = [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
+    return [*items, *_stored()]
+
+
+def _stored() -> list[Item]:
+    """What the store of versions holds beside the versions in MLflow, which all stay; nothing if MLflow knows none of them.
+
+    Another machine stores the bytes of a version before it registers it: they are left for a day.
+    """
+    if not artifacts.address():
+        return []
+    named = {one.name for version in _all() for one in (version.stored, version.base) if one}
+    found = artifacts.unreferenced(named, older=UNREGISTERED) if named else {}
+    return [Item(Path(path), "bytes in the store that no version has", size, path) for path, size in found.items()]
 
 
 def remove(items: list[Item]) -> None:
     """Remove them, renaming each first, so that a folder is either whole or gone."""
+    removed = {item.path for item in items if not item.stored}
+    gone = [version for version in _all() if any(_holds(path, Path(version.folder)) for path in removed)]
     for item in items:
-        gone = item.path.with_name(f".gone-{item.path.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        item.path.rename(gone)
-        shutil.rmtree(gone)
-    for version in _all():
-        if not Path(version.folder).is_dir() and "cleaned" not in registry.tags_of(version):
+        if item.stored:
+            artifacts.remove(item.stored)
+        else:
+            cache.remove(item.path)
+    for version in gone:
+        if version.stored is None and "cleaned" not in registry.tags_of(version):
             registry.tag_version(version, cleaned=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 
@@ -177,4 +197,4 @@ def report(items: list[Item], removed: bool) -> str:
     lines = [f"{item.bytes / 1e6:10,.1f} MB  {item.what}: {item.path}" for item in items]
     total = sum(item.bytes for item in items) / 1e6
     verb = "removed" if removed else "would be removed"
-    return "\n".join([*lines, f"{len(items)} folders, {total:,.1f} MB, {verb}"])
+    return "\n".join([*lines, f"{len(items)} items, {total:,.1f} MB, {verb}"])

@@ -4,7 +4,8 @@
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from storyreason.compat import Borrowed
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 PREFECT = "Read how a runner looks for cancelled runs and ends on SIGTERM, then run tests/flows/test_deployments.py."
 DVC = "Read how its cache lists the files of a folder, then run tests/tasks/test_versioning.py."
 DVC_ADD = "Read how DVC's `Output.add` makes a version of a folder, then run tests/tasks/test_releasing.py."
+DVC_STORE = "Read how DVC names, adds and fetches objects, then run tests/tasks/test_artifacts.py."
 
 BORROWED = (
     Borrowed("prefect", "3.7.7", "prefect._internal.observers", "critical_service_loop",
@@ -31,6 +33,12 @@ BORROWED = (
              "odb path fs name upload dry_run ignore callback checksum_jobs kwargs", DVC_ADD),
     Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.transfer", "transfer",
              "src dest obj_ids jobs verify hardlink validate_status src_index dest_index cache_odb shallow callback", DVC_ADD),
+    Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.tree:Tree", "digest", "self with_meta name", DVC_STORE),
+    Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.db", "get_odb", "fs path config", DVC_STORE),
+    Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.hash", "hash_file", "path fs name state callback info", DVC_STORE),
+    Borrowed("dvc-objects", "5.2.0", "dvc_objects.fs.generic", "transfer",
+             "from_fs from_path to_fs to_path hardlink links callback batch_size on_error", DVC_STORE),
+    Borrowed("dvc", "3.67.1", "dvc.fs", "get_cloud_fs", "repo_config kwargs", DVC_STORE),
     Borrowed("dvc", "3.67.1", "dvc.stage.serialize", "to_single_stage_file", "stage kwargs", DVC_ADD),
 )  # fmt: skip
 
@@ -174,3 +182,112 @@ def dvc_file(stage: Any) -> str:
     from dvc.utils.serialize import dumps_yaml
 
     return str(dumps_yaml(to_single_stage_file(stage)))
+
+
+def store(url: str) -> Any:
+    """DVC's object store at an address. Raises what DVC raises for one that it cannot use."""
+    from dvc.fs import get_cloud_fs
+    from dvc_data.hashfile import db
+
+    get_odb: Any = db.get_odb
+    kind, options, path = get_cloud_fs({}, url=url)
+    files = kind(**options)
+    return get_odb(files, files.join(path, "files", "md5"), hash_name="md5")
+
+
+def listing(files: dict[str, str]) -> tuple[Any, dict[str, str]]:
+    """DVC's tree of files (local paths) by their names, and the MD5 of each by its name."""
+    from dvc_data.hashfile.hash import hash_file
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.fs.local import localfs
+
+    make: Any = Tree
+    found, hashes = make(), {}
+    for name in sorted(files):
+        meta, content = hash_file(files[name], localfs, "md5")
+        found.add(tuple(name.split("/")), meta, content)
+        hashes[name] = str(content.value)
+    found.digest()
+    return found, hashes
+
+
+def listed(odb: Any, name: str) -> dict[str, str] | None:
+    """The files of a tree in a store, with the MD5 of each; None if it is not there, or is not what its name says."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    try:
+        found = Tree.load(odb, HashInfo("md5", name))
+    except (ObjectFormatError, FileNotFoundError):
+        return None
+    found.digest()
+    return dict(entries(found)) if found.oid == name else None
+
+
+def md5(path: str) -> str:
+    """The MD5 of a local file."""
+    from dvc_data.hashfile.hash import hash_file
+    from dvc_objects.fs.local import localfs
+
+    return str(hash_file(path, localfs, "md5")[1].value)
+
+
+def add(odb: Any, paths: list[str], names: list[str], callback: Any) -> None:
+    """Add local files to a store under their MD5, by links where it is on their file system."""
+    from dvc_objects.fs.local import localfs
+
+    if paths:
+        odb.add(paths, localfs, names, hardlink=True, callback=callback, check_exists=False)
+
+
+def add_list(odb: Any, listed: Any) -> None:
+    """Add a tree to a store, without what it names."""
+    odb.add(listed.path, listed.fs, listed.oid)
+
+
+def fetch(odb: Any, names: list[str], paths: list[str], callback: Any) -> None:
+    """Fetch objects of a store to local paths, by links where it is on their file system."""
+    from dvc_objects.fs.generic import transfer
+    from dvc_objects.fs.local import localfs
+
+    for path in paths:
+        localfs.makedirs(localfs.parent(path), exist_ok=True)
+    if paths:
+        transfer(odb.fs, [odb.oid_to_path(one) for one in names], localfs, paths, hardlink=True, callback=callback)
+
+
+def objects_in(odb: Any) -> dict[str, tuple[str, int, float]]:
+    """All files in a store by their paths: the MD5 that the path stands for, bytes, and when it came there (seconds)."""
+    from dvc_objects.fs.local import LocalFileSystem
+
+    def name(path: str) -> str:
+        return "".join(path.rsplit("/", 2)[-2:])
+
+    if not odb.fs.exists(odb.path):
+        return {}
+    if isinstance(odb.fs, LocalFileSystem):
+        found = {path: Path(path).stat() for path in odb.fs.find(odb.path)}
+        # A link has the time of the file that it was made from; that it was made changes its ctime.
+        return {path: (name(path), about.st_size, about.st_ctime) for path, about in found.items()}
+    listed = odb.fs.fs.find(odb.path, detail=True)  # of the file system under DVC's, with sizes and times
+    return {
+        path: (name(path), int(about["size"]), about["LastModified"].timestamp())
+        for path, about in listed.items()
+        if "LastModified" in about  # of S3; elsewhere nothing is known to be old
+    }
+
+
+def counting(more: Callable[[int], None]) -> Any:
+    """fsspec's callback of a transfer that passes on how many bytes more have arrived, of all files together."""
+    from fsspec.callbacks import Callback
+
+    class OfAFile(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            more(inc)
+
+    class OfAll(Callback):  # type: ignore[misc]
+        def branched(self, path_1: Any, path_2: Any, **_: Any) -> Callback:
+            return OfAFile()
+
+    return OfAll()

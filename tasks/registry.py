@@ -1,16 +1,18 @@
 """Model versions in MLflow with their lineage, and the aliases that say which of them is served. Registration as a step."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
 
 from storyreason import model, runs
 from storyreason.config import RegistryConfig, RunConfig
 from storyreason.errors import RegistryError
-from tasks import bases
+from tasks import artifacts, bases, cache
+from tasks.artifacts import Stored
 from tasks.data import Base
 from tasks.results import Registered, Trained
 from tasks.steps import Work, step
@@ -61,6 +63,10 @@ class Version:
     """Names the content of the folder: the fingerprint of the register step."""
     run_id: str
     data_md5: str
+    stored: Stored | None = None
+    """Its bytes in the store for other machines."""
+    base: Stored | None = None
+    """Those of the base that its adapter goes over."""
 
 
 def fingerprint(train: str, model: str, settings: RegistryConfig) -> str:
@@ -87,7 +93,7 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
                 bases.keep(base), base.identity, trained.result, target, card, of.name, of.revision, say=said
             )
         shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
-    number = _register(config, work.fingerprint, target, trained)
+    number = _register(config, work.fingerprint, target, trained, _store(target) if artifacts.address() else {})
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)
     if not config.training.keep_checkpoints:
         drop_checkpoints(trained)
@@ -109,7 +115,7 @@ def drop_checkpoints(trained: Trained) -> None:
     checkpoints.clear(trained.result.parent, whole=True)
 
 
-def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Trained) -> str:
+def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Trained, stored: dict[str, str]) -> str:
     """The number of a new version, or of the one that a killed run has already registered."""
     import mlflow
 
@@ -118,11 +124,12 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
             return str(found.version)
     tags = lineage(
         register=fingerprint,
-        folder=str(folder),
+        folder=str(folder.relative_to(runs.root())),
         train=trained.fingerprint,
         data_md5=trained.data_md5,
         base=config.base.name,
         preset=config.name,
+        **stored,
     )
     logged = mlflow.create_external_model(
         config.model, source_run_id=trained.run_id, experiment_id=experiment(), tags=tags
@@ -133,6 +140,24 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
     store.update_model_version(config.model, version.version, f"{UNSCORED}\n\n{_card(config, trained)}")
     store.set_registered_model_alias(config.model, "challenger", version.version)
     return str(version.version)
+
+
+def _store(folder: Path) -> dict[str, str]:
+    """Store the bytes of a version for other machines; the tags that name them. Raises RegistryError."""
+    beside = folder.with_name("training_stories.json")
+    files = {f"{folder.name}/{path.name}": path for path in folder.iterdir() if path.is_file()}
+    stored = {"artifact": artifacts.put({**files, beside.name: beside}, _say())}
+    if (base := folder / "base").is_dir():
+        stored["base_artifact"] = artifacts.put({path.name: path for path in base.iterdir()}, _say())
+    return {tag: f"{one.name} {one.bytes}" for tag, one in stored.items()}
+
+
+def _say() -> artifacts.Say:
+    """Where a transfer says how far it is: the run's log, in a run."""
+    try:
+        return get_run_logger().info
+    except MissingContextError:
+        return artifacts.log.info
 
 
 def _card(config: RunConfig, trained: Trained) -> str:
@@ -160,8 +185,8 @@ def version(name: str, which: str) -> Version:
 
 
 def with_weights(name: str, which: str) -> Version:
-    """The same, for a use of its weights. Raises RegistryError also when they are gone."""
-    found = version(name, which)
+    """The same, for a use of its weights, which are fetched if they are not here. Raises RegistryError when they are gone."""
+    found = fetched(version(name, which))
     if not (Path(found.folder) / "config.json").is_file():
         raise RegistryError(
             f"The weights of {name} version {found.number} are gone from {found.folder}: name another version, or run "
@@ -169,6 +194,32 @@ def with_weights(name: str, which: str) -> Version:
         )
     bases.check(found.folder)
     return found
+
+
+def fetched(found: Version, say: artifacts.Say | None = None) -> Version:
+    """The version with its folder on this machine: fetched from the store if it is not here, stored there if it was not.
+
+    Unchanged if it is neither here nor there. Raises RegistryError when it cannot be fetched.
+    """
+    say = say or _say()
+    if not (Path(found.folder) / "config.json").is_file():
+        if found.stored is None:
+            return found
+        say(f"fetching {found.name} version {found.number} from {artifacts.address()}")
+        return replace(found, folder=str(cache.fetch(found.identity, found.stored, found.base, say)))
+    if not cache.touch(found.folder) and artifacts.address():
+        try:
+            if found.stored is None or not all(artifacts.is_whole(one) for one in (found.stored, found.base) if one):
+                tag_version(found, **_store(Path(found.folder)))
+        except RegistryError as error:  # it can be used here all the same
+            say(f"{found.name} version {found.number} is not stored for other machines: {error}")
+    return found
+
+
+def champion(name: str) -> Version | None:
+    """The champion with its weights on this machine, or None."""
+    found = alias(name, "champion")
+    return None if found is None else fetched(found)
 
 
 def alias(name: str, which: str) -> Version | None:
@@ -248,8 +299,15 @@ def _from_mlflow(found: "ModelVersion") -> Version:
     return Version(
         name=found.name,
         number=str(found.version),
-        folder=tags[f"{TAG}folder"],
+        folder=str(cache.place(tags[f"{TAG}folder"], tags[f"{TAG}register"])),
         identity=tags[f"{TAG}register"],
         run_id=str(found.run_id),
         data_md5=tags.get(f"{TAG}data_md5", ""),
+        stored=_stored(tags, "artifact"),
+        base=_stored(tags, "base_artifact"),
     )
+
+
+def _stored(tags: dict[str, str], tag: str) -> Stored | None:
+    name, _, size = tags.get(TAG + tag, "").partition(" ")
+    return Stored(name, int(size)) if name and size.isdigit() else None

@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     mlflow_store: str = Field("", repr=False, description="MLflow's database; empty: SQLite under `runs/`.")
     mlflow_artifacts: str = Field("", description="Where MLflow's server puts artifacts; empty: under `runs/`.")
 
+    artifacts: str = Field(
+        "",
+        repr=False,
+        description="Where versions' bytes are kept for other machines, such as s3://bucket/models; empty: here only.",
+    )
+    cache_gb: float = Field(100.0, gt=0, description="Most GB of versions from other machines that are kept here.")
+
     @field_validator("timezone")
     @classmethod
     def _is_a_timezone(cls, value: str) -> str:

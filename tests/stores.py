@@ -122,6 +122,9 @@ class S3:
     def put(self, name: str, content: bytes) -> None:
         self._client().put_object(Bucket="storyreason", Key=name, Body=content)
 
+    def remove(self, name: str) -> None:
+        self._client().delete_object(Bucket="storyreason", Key=name)
+
     def _client(self) -> Any:
         import boto3
 
