@@ -323,6 +323,16 @@ def compares_boxes(name: str) -> bool:
     return any(_COMPARED.fullmatch(column) for column in SCORES[name].formula.columns)
 
 
+def titled(name: str) -> str:
+    """The name of a score with its decoding in words, which also break into lines.
+
+    >>> titled("free/strict/validity/valid")
+    'valid answers, free'
+    """
+    decoding, _, score = name.partition("/")
+    return f"{SCORES[score].title}, {decoding}" if score in SCORES else name
+
+
 def nearest(name: str) -> str | None:
     """The name of the score most similar to `name`, or None."""
     ends = [one for one in SCORES if one.endswith(f"/{name}")]

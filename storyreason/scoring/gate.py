@@ -7,7 +7,7 @@ from typing import Literal
 
 from storyreason.errors import ScoringError
 from storyreason.scoring import control
-from storyreason.scoring.catalogue import GUARDED, MAIN, SCORES, VALID
+from storyreason.scoring.catalogue import GUARDED, MAIN, SCORES, VALID, titled
 from storyreason.scoring.config import GateConfig
 from storyreason.scoring.metrics import Score
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
@@ -101,10 +101,13 @@ def decide(
     )
     failed = [check for check in checks if not check.passed]
     if failed:
-        reason = " ".join(f"{check.name}: {check.found}, required: {check.required}." for check in failed)
+        reason = " ".join(f"{titled(check.name)}: {check.found}, required: {check.required}." for check in failed)
         return conclude("keep", reason, " ".join(dict.fromkeys(check.advice for check in failed)), checks=checks)
     first = checks[0]
-    reason = f"{first.name}: {first.found}, required: {first.required}; no guarded score got worse by more than its tolerance."
+    reason = (
+        f"{titled(first.name)}: {first.found}, required: {first.required}; no guarded score got worse by more than its "
+        "tolerance."
+    )
     advice = "Nothing: the challenger is deployed next. `storyreason deploy previous` rolls back."
     return conclude("promote", reason, advice, checks=checks)
 
@@ -167,18 +170,20 @@ def _controls(card: Scorecard, primary: str, config: GateConfig) -> Iterable[Che
             continue
         if one is None or one.stories < config.min_stories:
             found, required = f"not known: {one.stories if one else 0} stories have it", f"{config.min_stories} stories"
-            yield Check(f"control of {config.primary}, {name}", True, found, f"{required} to tell", "")
+            yield Check(f"control of {titled(config.primary)}, {name}", True, found, f"{required} to tell", "")
             continue
         found = (
             f"{text(one.controlled)} ({config.confidence:.0%} interval {text(one.low)} to {text(one.high)}) of "
             f"{text(one.value)} remain {wrong}"
         )
         advice = (
-            f"{config.primary} is text-only for this model, which gets much of it without the right pictures: look at its "
-            "story pages for what it always says."
+            f"{titled(config.primary)} is text-only for this model, which gets much of it without the right pictures: look at "
+            "its story pages for what it always says."
         )
         required = f"an upper bound under a third, {text(one.value * control.SHARE)}"
-        yield Check(f"control of {config.primary}, {name}", one.depends or one.value == 0, found, required, advice)
+        yield Check(
+            f"control of {titled(config.primary)}, {name}", one.depends or one.value == 0, found, required, advice
+        )
 
 
 def _floor(decoding: str, change: Difference, config: GateConfig) -> Iterable[Check]:
@@ -201,7 +206,7 @@ def _guards(
     for score in GUARDED:
         most = getattr(config, str(score.guard))
         advice = (
-            f"Find the stories where {score.name} got worse in the per-story table; "
+            f"Find the stories where {score.title} got worse in the per-story table; "
             f"`gate.{score.guard}` sets how much is accepted."
         )
         if score.name in changes:

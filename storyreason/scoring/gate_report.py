@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from storyreason.scoring.catalogue import SCORES
+from storyreason.scoring.catalogue import SCORES, titled
 from storyreason.scoring.gate import Check, Decision
 
 
@@ -30,7 +30,7 @@ def report(decision: Decision) -> str:
 def _checked(checks: Iterable[Check]) -> list[str]:
     """The checks as a list, empty if there were none. Prefect cuts off wide tables, whose cells it does not wrap."""
     rows = [
-        f"- {'passed' if c.passed else '**failed**'}: {_title(c.name)}: {c.found}; required: {c.required}"
+        f"- {'passed' if c.passed else '**failed**'}: {titled(c.name)}: {c.found}; required: {c.required}"
         for c in checks
     ]
     return ["## What was checked", "\n".join(rows)] if rows else []
@@ -45,15 +45,9 @@ def _scores(decision: Decision, decoding: str) -> Iterable[str]:
         gain, low, high = (score.text(one, signed=True) for one in (change.gain, change.low, change.high))
         mark = "**" if change.real else ""
         cells = [
-            _title(f"{decoding}/{change.name}"),
+            titled(f"{decoding}/{change.name}"),
             f"{mark}{gain} [{low}, {high}]{mark}",
             score.text(change.a),
             score.text(change.b),
         ]
         yield f"| {' | '.join(cells)} |"
-
-
-def _title(name: str) -> str:
-    """`free/strict/validity/valid` as words, which break into lines where a name would widen the table: `valid answers, free`."""
-    decoding, _, score = name.partition("/")
-    return f"{SCORES[score].title}, {decoding}" if score in SCORES else name

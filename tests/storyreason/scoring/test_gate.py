@@ -35,7 +35,7 @@ def test_a_significantly_better_challenger_is_promoted() -> None:
 
     assert decision.promote
     assert decision.verdict == "promote"
-    assert "grounded/strict/grounding/f1: +0.225 (0.500 to 0.725;" in decision.reason
+    assert "box F1, grounded: +0.225 (0.500 to 0.725;" in decision.reason
     assert report(decision).startswith("# Promote version 2\n")
     assert "| box F1, grounded | **+0.225 [" in report(decision)
     assert report(decision).endswith("`scores.json` of its run.\n")
@@ -65,7 +65,7 @@ def test_validity_may_fall_by_a_hundredth_and_not_by_more(invalid: int, promoted
 
     assert decision.promote is promoted
     if not promoted:
-        assert "grounded/strict/validity/valid: -0.020" in decision.reason
+        assert "valid answers, grounded: -0.020" in decision.reason
         assert "`gate.validity_tolerance`" in report(decision)
 
 
@@ -86,7 +86,7 @@ def test_validity_is_guarded_in_free_decoding_if_known() -> None:
     decision = decide(card(STRONG), card(WEAK), GateConfig(), free=free)
 
     assert not decision.promote
-    assert "free/strict/validity/valid: -0.100 (1.000 to 0.900" in decision.reason
+    assert "valid answers, free: -0.100 (1.000 to 0.900" in decision.reason
     # then: the row of what was checked and the row of the scores say which decoding they are of
     rows = [line for line in report(decision).splitlines() if "valid answers, " in line and line[0] in "-|"]
     assert rows[0].startswith("- **failed**: valid answers, free: -0.100")
@@ -107,8 +107,8 @@ def test_identity_and_hallucinations_stay_within_tolerance() -> None:
     champion = with_guards(5, idtp=40, hallucinations=4)
 
     assert decide(with_guards(8, idtp=39, hallucinations=5), champion, GateConfig()).promote
-    assert "identity/idf1: -0.040" in decide(with_guards(8, 38, 4), champion, GateConfig()).reason
-    assert "mentions: +1.00 (2.00 to 3.00" in decide(with_guards(8, 40, 6), champion, GateConfig()).reason
+    assert "identity IDF1, grounded: -0.040" in decide(with_guards(8, 38, 4), champion, GateConfig()).reason
+    assert "mentions, grounded: +1.00 (2.00 to 3.00" in decide(with_guards(8, 40, 6), champion, GateConfig()).reason
 
 
 def test_a_challenger_that_mentions_nothing_is_not_promoted() -> None:
@@ -118,7 +118,8 @@ def test_a_challenger_that_mentions_nothing_is_not_promoted() -> None:
 
     assert not decision.promote
     assert (
-        "mentions: undefined, because its stories have no mentions, required: stories with mentions" in decision.reason
+        "mentions, grounded: undefined, because its stories have no mentions, required: stories with mentions"
+        in decision.reason
     )
     assert decide(champion, silent, GateConfig(min_gain=-1, validity_tolerance=1)).promote
 
@@ -181,7 +182,7 @@ def test_a_challenger_that_needs_the_pictures_is_promoted_and_the_report_says_wh
 
     assert decision.promote
     assert (
-        "- passed: control of grounded/strict/grounding/f1, other-reference: 0.150 (95% interval 0.135 to 0.165) of 0.725 "
+        "- passed: control of box F1, grounded, other-reference: 0.150 (95% interval 0.135 to 0.165) of 0.725 "
         "remain against the references of other films' stories; required: an upper bound under a third, 0.242"
     ) in report(decision)
 
@@ -191,7 +192,7 @@ def test_a_challenger_that_gets_a_third_of_its_score_from_other_pictures_is_held
 
     assert decision.verdict == "keep"
     assert "text-only for this model" in decision.advice
-    assert "control of grounded/strict/grounding/f1, other-reference: 0.250" in decision.reason
+    assert "control of box F1, grounded, other-reference: 0.250" in decision.reason
 
 
 def test_the_bound_of_the_control_decides_and_not_its_value() -> None:
@@ -205,5 +206,5 @@ def test_the_bound_of_the_control_decides_and_not_its_value() -> None:
 def test_a_control_of_few_stories_and_a_score_of_nothing_decide_nothing() -> None:
     few = controlled([8] * 40, [8] * 20)
     assert few.promote
-    assert "control of grounded/strict/grounding/f1, other-reference: not known: 20 stories have it" in report(few)
+    assert "control of box F1, grounded, other-reference: not known: 20 stories have it" in report(few)
     assert controlled([0] * 40, [0] * 40, min_gain=-1).promote
