@@ -9,7 +9,7 @@ import typer
 from storyreason import cli, home, resources, runs
 from storyreason.cli.tell import RESOLVERS
 from storyreason.errors import RunError
-from tasks.results import Until
+from tasks.results import Stage, Until
 
 if TYPE_CHECKING:
     from storyreason.config import RunConfig
@@ -92,6 +92,47 @@ def deploy(
         report.quiet_failures()
         served = flow(version, preset, overrides=override)
     report.say(f"version {served.version} is served at {served.url}")
+
+
+@app.command(rich_help_panel="Flows")
+def build(
+    frames: Annotated[
+        Path,
+        typer.Argument(help="A folder with frames.parquet and detections.parquet.", exists=True, resolve_path=True),
+    ],
+    preset: Annotated[str, typer.Option(help="The preset whose `authoring` is used.")] = "sample",
+    detections: Annotated[
+        Path | None, typer.Option(help="The table of detections, if it is elsewhere.", exists=True, resolve_path=True)
+    ] = None,
+    corrections: Annotated[
+        Path | None, typer.Option(help="Corrections, as contact sheets save them.", exists=True, resolve_path=True)
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="The model that writes, by its name at the endpoint.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="What the data set may cost in all.")] = None,
+    licence: Annotated[str | None, typer.Option(help="The licence of the data set, such as cc-by-4.0.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The DVC file whose data it replaces, as a new version. Default: none.")
+    ] = None,
+    until: Annotated[
+        Stage, typer.Option(help="sheets: only contact sheets and the cost; stories: all of it.")
+    ] = "stories",
+    override: Overrides = None,
+) -> None:
+    """Make a data set of films: recognize who is who, have a model write grounded stories, check them, and write shards."""
+    preset, _ = _load(preset, override)
+    from flows import local, report
+
+    with local.platform():
+        from flows.build import build as flow
+
+        report.quiet_failures()
+        given = {
+            name: str(path) if path else None
+            for name, path in (("detections", detections), ("corrections", corrections))
+        }
+        built = flow(str(frames), preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
+                     until=until, overrides=override)  # fmt: skip
+    report.show_built(built)
 
 
 Target = Annotated[str, typer.Option(help="The DVC file of the data.")]

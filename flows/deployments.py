@@ -1,4 +1,4 @@
-"""The Prefect deployments: retrain with each preset (with one of them weekly, and when the data changes), evaluate, deploy.
+"""The Prefect deployments: retrain with each preset (with one of them weekly, and when the data changes), and the other flows.
 
 `python -m flows.deployments` serves them on this machine; `python -m flows.deployments --pool NAME` registers the same set
 with a work pool, for workers on other machines, and ends.
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
-FLOWS = ("retrain", "evaluate", "deploy", "clean")
-EVALUATE, DEPLOY, CLEANING = "evaluate-version", "deploy-version", "clean-disk"
-"""The names of these three Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
+FLOWS = ("retrain", "evaluate", "deploy", "build", "clean")
+EVALUATE, DEPLOY, BUILD, CLEANING = "evaluate-version", "deploy-version", "build-data", "clean-disk"
+"""The names of these four Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
 ONE_RETRAINING, ONE_DEPLOYMENT = "one retraining at a time", "one deployment at a time"
 """The names of the limits that let one run wait for another."""
 CLEAN = "0 6 * * 0"
@@ -48,6 +48,7 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
     from prefect.flows import EntrypointType
     from prefect.schedules import Cron
 
+    from flows.build import build
     from flows.clean import clean
     from flows.deploy import deploy
     from flows.evaluate import evaluate
@@ -74,6 +75,11 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
             deploy,
             DEPLOY,
             "Serves a registered version behind the gateway, and makes it the champion; `previous` rolls back.",
+        ),
+        (
+            build,
+            BUILD,
+            "Makes a data set of films: recognizes who is who, has a model write grounded stories, checks them, writes shards.",
         ),
     ):
         alone = 1 if name == DEPLOY else None
@@ -147,7 +153,7 @@ def _register(made: "list[RunnerDeployment]", add: "Callable[[RunnerDeployment],
     known = {add(one): one.name for one in made}
     with get_client(sync_client=True) as client:
         for identity, name in known.items():
-            if name not in (EVALUATE, CLEANING):
+            if name not in (EVALUATE, BUILD, CLEANING):
                 limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
         for found in _ours(client, pool):
             if found.id not in known:

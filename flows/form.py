@@ -29,6 +29,8 @@ FIELDS = {
     "accelerate": "training.accelerate",
     "min_gain": "gate.min_gain",
     "approval": "gate.approval",
+    "author": "authoring.model",
+    "max_cost": "authoring.max_cost",
 }
 """The fields of forms that stand for one key of the configuration."""
 
@@ -37,6 +39,7 @@ Mode = Literal["lora", "full", "language"] | None
 Rate = Annotated[float, Field(gt=0, le=1)] | None
 Epochs = Annotated[float, Field(gt=0, le=1000)] | None
 Gain = Annotated[float, Field(ge=-1, le=1)] | None
+Cost = Annotated[float, Field(gt=0)] | None
 Approval = Literal["none", "ask"] | None
 
 

@@ -12,6 +12,7 @@ from storyreason.generation.config import Decoding
 from tasks.settings import PlainFailures
 
 if TYPE_CHECKING:
+    from flows.build import Built
     from flows.retrain import Outcome
 
 console = Console(soft_wrap=True, highlight=False)
@@ -59,6 +60,18 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
             f"serving at {outcome.url} (the web page) and {outcome.url}/v1 (OpenAI's API, model storyteller); stop it with: "
             "make down"
         )
+
+
+def show_built(built: "Built") -> None:
+    """Print where a build's contact sheets and data are, and what was left out."""
+    for film, page in built.sheets.items():
+        say(f"contact sheet of {film}: {page}")
+    say(f"expected: {built.expected}")
+    if built.folder:
+        say(
+            f"{built.stories} stories, {built.left_out} windows left out, in {built.folder}; its card is README.md there"
+        )
+        say(built.version or f"to train on it: storyreason data import {built.folder}")
 
 
 def show_pages(run_ids: dict[str, str]) -> None:

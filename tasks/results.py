@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Until = Literal["pull", "train", "register", "evaluate", "gate", "deploy"]
 """The steps after which a retraining can stop, in order."""
+Stage = Literal["sheets", "stories"]
+"""The steps after which a build can stop, in order."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,44 @@ class Compared:
     compared_with: list[str]
 
 
+@dataclass(frozen=True)
+class Recognized:
+    """Which detections show the same person or thing."""
+
+    files: tuple[str, ...]
+    ids: Path
+    left_out: list[str]
+    """What of the corrections is left out, one sentence for each."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The contact sheet of a film."""
+
+    files: tuple[str, ...]
+    page: Path
+
+
+@dataclass(frozen=True)
+class Authored:
+    """What was written for a film."""
+
+    files: tuple[str, ...]
+    fingerprint: str
+    stories: Path
+    told: int
+    left_out: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A data set of films."""
+
+    files: tuple[str, ...]
+    folder: Path
+
+
 RESULTS = {
     "pull": Pulled,
     "fit": Fitted,
@@ -109,6 +149,10 @@ RESULTS = {
     "register": Registered,
     "evaluate": Evaluated,
     "compare": Compared,
+    "recognize": Recognized,
+    "sheet": Sheet,
+    "author": Authored,
+    "assemble": Assembled,
 }
 """The result type of each step. A step's name is also that of its folder in `runs/`."""
 Result = TypeVar("Result", bound="DataclassInstance")

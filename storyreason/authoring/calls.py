@@ -59,9 +59,10 @@ class Spent:
 
 @dataclass
 class Budget:
-    """Counts calls, of all films of a data set, and ends them before they cost more than they may."""
+    """Counts the calls of a film, and ends them before its data set costs more than it may. `before`: what others cost."""
 
     config: AuthoringConfig
+    before: float = 0.0
     spent: Spent = field(default_factory=Spent)
     _reserved: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -74,9 +75,10 @@ class Budget:
         """Set aside what a call may cost. Raises ConfigError when that would be too much."""
         most = self.config.max_cost
         with self._lock:
-            if most is not None and self.spent.cost + self._reserved + cost > most:
+            spent = self.before + self.spent.cost
+            if most is not None and spent + self._reserved + cost > most:
                 raise ConfigError(
-                    f"authoring.max_cost = {most:g} is not enough: {self.spent.cost:.4f} is spent, and the next call may cost "
+                    f"authoring.max_cost = {most:g} is not enough: {spent:.4f} is spent, and the next call may cost "
                     f"{cost:.4f}. Raise it and start again: what is paid for is kept."
                 )
             self._reserved += cost
@@ -93,11 +95,10 @@ class Budget:
                 self.spent.tokens += reply.tokens
                 self.spent.cost += self.price(reply.prompt_tokens, reply.tokens)
 
-    def add(self, spent: Spent) -> None:
-        """Count what another part of the data set cost."""
-        with self._lock:
-            for name, value in asdict(spent).items():
-                setattr(self.spent, name, getattr(self.spent, name) + value)
+    def total(self) -> Spent:
+        """What was spent, whether it was paid now or earlier; its cost does not depend on the order of the calls."""
+        cost = self.price(self.spent.prompt_tokens, self.spent.tokens)
+        return replace(self.spent, kept=0, cost=cost)
 
 
 class Author:

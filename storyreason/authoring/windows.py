@@ -1,9 +1,11 @@
 """Stories as windows: consecutive whole scenes of one film, with what is seen in each of their frames."""
 
+import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ FEWEST, MOST = 5, 22
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An entity in a frame: its ID in the film, what the detector calls it, and its box in pixels."""
+    """An entity in a frame: its ID in the film, what the detector calls it, its box in pixels, and how sure the ID is."""
 
     entity: str
     label: str
     box: Box
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,41 +136,42 @@ def _within(seen: Iterable[Sighting], frame: Frame) -> Iterator[Sighting]:
         x1, y1, x2, y2 = one.box
         box = Box(max(x1, 0), max(y1, 0), min(x2, frame.width), min(y2, frame.height))
         if box.x1 < box.x2 and box.y1 < box.y2:
-            yield Sighting(one.entity, one.label, box)
+            yield replace(one, box=box)
 
 
-def recognized(detections: Path, ids: Path) -> Seen:
+def recognized(detections: Path, ids: Path, film: str | None = None) -> Seen:
     """The detections in one parquet file with the entities in another, as `storyreason identify` takes and writes them.
 
-    Raises DataError unless the second is of the first.
+    Those of all films, or of one. Raises DataError unless the second is of the first.
     """
-    placed = _rows(detections, ("film", "scene", "frame", "detection", "label", "x1", "y1", "x2", "y2"))
-    entity = {
-        (str(row["film"]), str(row["detection"])): row["entity"] for row in _rows(ids, ("film", "detection", "entity"))
+    placed = _rows(detections, ("film", "scene", "frame", "detection", "label", "x1", "y1", "x2", "y2"), film)
+    named = {
+        (str(row["film"]), str(row["detection"])): (row["entity"], row["probability"])
+        for row in _rows(ids, ("film", "detection", "entity", "probability"), film)
     }
     found: dict[str, dict[tuple[str, str], list[Sighting]]] = {}
     twice = Counter[tuple[str, tuple[str, str], str]]()
     for row in placed:
-        film, detection = str(row["film"]), str(row["detection"])
-        if (film, detection) not in entity:
+        of, detection = str(row["film"]), str(row["detection"])
+        if (of, detection) not in named:
             raise DataError(
-                f"{ids} has no entity for detection {detection} of film {film!r} in {detections}: run `storyreason identify` "
+                f"{ids} has no entity for detection {detection} of film {of!r} in {detections}: run `storyreason identify` "
                 "again."
             )
-        place, name = _place(row["scene"], row["frame"]), entity[film, detection]
-        twice[film, place, name] += 1
-        if twice[film, place, name] > 1:
+        place, (name, probability) = _place(row["scene"], row["frame"]), named[of, detection]
+        twice[of, place, name] += 1
+        if twice[of, place, name] > 1:
             raise DataError(
-                f"{ids} has {name} twice in scene {place[0]}, frame {place[1]} of film {film!r}: an entity is in a frame once."
+                f"{ids} has {name} twice in scene {place[0]}, frame {place[1]} of film {of!r}: an entity is in a frame once."
             )
         box = Box(*(round(row[corner]) for corner in ("x1", "y1", "x2", "y2")))
-        found.setdefault(film, {}).setdefault(place, []).append(Sighting(name, str(row["label"]), box))
+        found.setdefault(of, {}).setdefault(place, []).append(Sighting(name, str(row["label"]), box, probability))
     return Seen(
         {
-            film: {
+            of: {
                 place: tuple(sorted(seen, key=lambda one: kinds.sort_key(one.entity))) for place, seen in places.items()
             }
-            for film, places in found.items()
+            for of, places in found.items()
         }
     )
 
@@ -176,15 +180,31 @@ def _place(scene: Any, frame: Any) -> tuple[str, str]:
     return str(scene), str(frame)
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+def identity(shots: Sequence[Shot]) -> str:
+    """What identifies a film, its pictures and what is seen in them."""
+    digest = hashlib.sha256()
+    for shot in shots:
+        kept = {name: getattr(shot.frame, name) for name in ("film", "scene", "frame", "seconds", "source")}
+        parts = (json.dumps(kept).encode(), json.dumps([astuple(one) for one in shot.seen]).encode(), shot.frame.image)
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _rows(path: Path, columns: Sequence[str], film: str | None) -> list[dict[str, Any]]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(path)
         if missing := [name for name in columns if name not in schema.names]:
             raise DataError(f"{path} has no column {', '.join(missing)} (it has {', '.join(schema.names)}).")
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
+        table = pq.read_table(path, columns=list(columns))
+        if film is not None:
+            table = table.filter(pc.equal(table.column("film").cast(pa.string()), film))
+        rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error}).") from error
     return rows

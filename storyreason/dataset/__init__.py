@@ -10,10 +10,11 @@ from storyreason.dataset.changing import Change, adopt, append, compare
 from storyreason.dataset.checking import MAX_BAD, Bad, Inspected, Report, check, inspect, refuse_many
 from storyreason.dataset.films import film_mapping, films, validation_ids
 from storyreason.dataset.fitting import Fit, fit
+from storyreason.dataset.origin import Origin
 from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, shards, sizes, write
 
 __all__ = [
-    "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Report", "Split", "adopt", "append",
-    "check", "compare", "film_mapping", "films", "fit", "inspect", "load", "refuse_many", "shards", "sizes", "validation_ids",
-    "write",
+    "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Origin", "Report", "Split", "adopt",
+    "append", "check", "compare", "film_mapping", "films", "fit", "inspect", "load", "refuse_many", "shards", "sizes",
+    "validation_ids", "write",
 ]  # fmt: skip

@@ -12,10 +12,12 @@ from pathlib import Path
 from storyreason import runs
 from storyreason.dataset.checking import Bad, check, inspect, refuse_many
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import SPLITS, Example, copy, load, shards, write
+from storyreason.dataset.shards import SPLITS, Example, copy, has_origin, load, shards, write
 from storyreason.errors import DataError
 from storyreason.format.plain import plain
 
+CARD = "README.md"
+"""The data card in a folder of shards."""
 NAMED = 5
 """How many stories of each kind of change a report names; the others are counted."""
 
@@ -100,7 +102,9 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
             added = (
                 (one for one in load(source, split, raw=True) if one.story_id not in left_out) if joining[split] else ()
             )
-            fresh = write(added, new, split) if set(joining[split]) - left_out else []
+            # All shards of a split have the same columns, or the Hub's loader would refuse them.
+            like = has_origin(files)
+            fresh = write(added, new, split, with_origin=like) if set(joining[split]) - left_out else []
             total = len(files) + len(fresh)
             for number, file in reversed(list(enumerate([*files, *fresh]))):
                 name = new / f"{split}-{number:05d}-of-{total:05d}.parquet"
@@ -131,6 +135,8 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                     copy(file, new / file.name)
             else:
                 write(load(source, split, raw=True), new, split)
+        if (card := source / CARD).is_file():
+            shutil.copyfile(card, new / CARD)
         bad = check(new, name=source).bad
         before = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
         change = replace(compare(before, new), unusable=tuple(map(str, bad)))

@@ -4,7 +4,8 @@
     data/train-00001-of-00002.parquet
     data/test-00000-of-00001.parquet
 
-Columns: `story_id`, `images` (structs of `bytes` and `path`), `frame_count`, `chain_of_thought`, `story`.
+Columns: `story_id`, `images` (structs of `bytes` and `path`), `frame_count`, `chain_of_thought`, `story`; those of `origin`
+where the films are known.
 """
 
 import bisect
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyreason import pictures
+from storyreason.dataset import origin
+from storyreason.dataset.origin import Origin
 from storyreason.errors import DataError
 from storyreason.format.plain import plain
 
@@ -36,6 +39,8 @@ class Example:
     story: str
     frame_count: int | None = None
     """The value of the column; None for an example that was not read from a file."""
+    origin: Origin | None = None
+    """Where the images come from, if the data set says so."""
 
 
 class Split(Sequence[Example]):
@@ -47,6 +52,7 @@ class Split(Sequence[Example]):
         self._raw = raw
 
         self._files = [pq.ParquetFile(path, memory_map=True) for path in files]
+        self._columns = [[*COLUMNS, *(origin.COLUMNS if origin.has(file.schema_arrow) else ())] for file in self._files]
         # The first row of each row group: [(0, file 0, group 0), (100, file 0, group 1), ...]
         self._groups: list[tuple[int, int, int]] = []
         self._length = 0
@@ -69,7 +75,7 @@ class Split(Sequence[Example]):
         group = bisect.bisect_right(self._starts, index) - 1
         if self._cached[0] != group:
             _, file, number = self._groups[group]
-            self._cached = (group, self._files[file].read_row_group(number, columns=list(COLUMNS)))
+            self._cached = (group, self._files[file].read_row_group(number, columns=self._columns[file]))
         return _example(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0], self._raw)
 
     def __iter__(self) -> Iterator[Example]:
@@ -86,7 +92,7 @@ def _example(row: Mapping[str, Any], raw: bool) -> Example:
     """A row as an example: an empty cell becomes empty bytes or an empty text, which `check` then names."""
     images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
     texts = (plain(row["chain_of_thought"] or ""), plain(row["story"] or ""))
-    example = Example(row["story_id"] or "", images, *texts, row["frame_count"])
+    example = Example(row["story_id"] or "", images, *texts, row["frame_count"], origin.read(row))
     return example if raw else as_stored(example)
 
 
@@ -159,7 +165,7 @@ def _check_types(file: Path, schema: "pa.Schema") -> None:
             raise DataError(f"{file} has `{column}` of type {kind}; {wanted} is required: cast the column.")
 
 
-def _schema() -> "pa.Schema":
+def _schema(with_origin: bool) -> "pa.Schema":
     """The schema of the published data set, with the metadata that tells `datasets` that `images` are pictures."""
     import pyarrow as pa
 
@@ -170,6 +176,7 @@ def _schema() -> "pa.Schema":
         "frame_count": {"dtype": "int32", "_type": "Value"},
         "chain_of_thought": text,
         "story": text,
+        **(origin.features() if with_origin else {}),
     }
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.schema(
@@ -179,16 +186,24 @@ def _schema() -> "pa.Schema":
             ("frame_count", pa.int32()),
             ("chain_of_thought", pa.string()),
             ("story", pa.string()),
+            *(origin.fields() if with_origin else ()),
         ],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
 
 
-def write(examples: Iterable[Example], folder: Path | str, split: str, shard_rows: int = 500) -> list[Path]:
+def write(
+    examples: Iterable[Example],
+    folder: Path | str,
+    split: str,
+    shard_rows: int = 500,
+    with_origin: bool | None = None,
+) -> list[Path]:
     """Writes a split as shards of `shard_rows` examples and replaces its old shards.
 
-    The same examples give the same bytes. Pictures become canonical (`pictures.canonical`); one that does not decode is
-    written as it is, for `check` to name. Files are written under temporary names and renamed once all are complete.
+    `with_origin`: whether the shards have the columns of `origin`; by default if the first example has one. The same examples
+    give the same bytes. Pictures become canonical (`pictures.canonical`); one that does not decode is written as it is, for
+    `check` to name. Files are written under temporary names and renamed once all are complete.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -202,12 +217,14 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
         path = folder / f".{split}-{len(temporary):05d}.parquet.part"
         temporary.append(path)
         # Pictures are already compressed; small row groups keep random access cheap.
-        table = pa.Table.from_pylist(rows, schema=_schema())
+        table = pa.Table.from_pylist(rows, schema=_schema(bool(with_origin)))
         pq.write_table(table, path, compression="zstd", row_group_size=50, use_dictionary=False)
         rows.clear()
 
     try:
         for example in examples:
+            if with_origin is None:
+                with_origin = example.origin is not None
             images = [
                 {"bytes": image, "path": f"{example.story_id}-{number:02d}.{_extension(image)}"}
                 for number, image in enumerate(map(_canonical, example.images), 1)
@@ -219,6 +236,7 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
                     "frame_count": len(images) if example.frame_count is None else example.frame_count,
                     "chain_of_thought": example.chain_of_thought,
                     "story": example.story,
+                    **(origin.cells(example.origin) if with_origin else {}),
                 }
             )
             if len(rows) == shard_rows:
@@ -234,6 +252,13 @@ def write(examples: Iterable[Example], folder: Path | str, split: str, shard_row
         for path in temporary:
             path.unlink(missing_ok=True)
     return names
+
+
+def has_origin(files: Sequence[Path]) -> bool:
+    """Whether shards have the columns of `origin`."""
+    import pyarrow.parquet as pq
+
+    return all(origin.has(pq.read_schema(file)) for file in files)
 
 
 def copy(file: Path, to: Path) -> int:

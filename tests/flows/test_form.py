@@ -8,6 +8,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows import form
+from flows.build import build
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.retrain import retrain
@@ -15,7 +16,7 @@ from storyreason.config import RunConfig, load
 from storyreason.errors import ConfigError
 from tasks import compat
 
-FLOWS = {"retrain": retrain, "evaluate": evaluate, "deploy": deploy}
+FLOWS = {"retrain": retrain, "evaluate": evaluate, "deploy": deploy, "build": build}
 
 
 @pytest.mark.parametrize("flow", FLOWS.values(), ids=list(FLOWS))
@@ -40,10 +41,10 @@ def test_every_field_of_a_key_reaches_the_configuration() -> None:
         "test_stories": 4,
         "data_rev": "v1",
     }
-    others = {"accelerate": "cpu", "min_gain": -0.5, "approval": "ask"}
+    others = {"accelerate": "cpu", "min_gain": -0.5, "approval": "ask", "author": "gpt", "max_cost": 5.0}
     assert {*given, *others} == form.FIELDS.keys()
 
-    flat = form.chosen("smoke", ["training.rank=8"], **given, **others).flat()
+    flat = form.chosen("smoke", ["training.rank=8", "authoring.price_out=1"], **given, **others).flat()
 
     assert {name: flat[key] for name, key in form.FIELDS.items()} == given | others
     assert flat["training.rank"] == 8

@@ -186,11 +186,12 @@ def test_deployments_are_named_for_strangers_and_retrainings_share_one_limit(ser
         *map(deployments.retraining, config.presets()),
         "evaluate-version",
         "deploy-version",
+        "build-data",
         "clean-disk",
     }
     assert "whole pipeline on a laptop" in ours["retrain-sample"]["description"]
     limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in ours.items()}
-    assert limits.pop("evaluate-version") is limits.pop("clean-disk") is None
+    assert limits.pop("evaluate-version") is limits.pop("build-data") is limits.pop("clean-disk") is None
     assert limits.pop("deploy-version") == "one deployment at a time"
     assert set(limits.values()) == {"one retraining at a time"}
     names = {one["name"] for one in server.post("/v2/concurrency_limits/filter", json={}).json()}

@@ -78,6 +78,7 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
             *map(deployments.retraining, config.presets()),
             deployments.EVALUATE,
             deployments.DEPLOY,
+            deployments.BUILD,
             deployments.CLEANING,
         }
         limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in known.items()}

@@ -79,7 +79,10 @@ def test_boxes_end_at_the_edge_and_those_beyond_it_are_left_out(tmp_path: Path) 
         for number, (x1, y1, x2, y2) in enumerate(corners)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "detections.parquet")
-    ids = [{"film": "clara", "detection": number, "entity": f"char{number + 1}"} for number in (0, 1)]
+    ids = [
+        {"film": "clara", "detection": number, "entity": f"char{number + 1}", "probability": None} for number in (0, 1)
+    ]
+    ids[1]["probability"] = 0.75
     pq.write_table(pa.Table.from_pylist(ids), tmp_path / "ids.parquet")
 
     seen = recognized(tmp_path / "detections.parquet", tmp_path / "ids.parquet")

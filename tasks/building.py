@@ -1,0 +1,181 @@
+"""A data set of films: who is who in their frames, contact sheets, stories by a model, and the shards."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from storyreason import perception, runs
+from storyreason.authoring import assembling, estimating, prompting
+from storyreason.authoring.assembling import FilmStories
+from storyreason.authoring.calls import Author, Budget, Spent
+from storyreason.authoring.config import HOW, AuthoringConfig
+from storyreason.authoring.windows import Shot, identity, recognized, windows
+from storyreason.authoring.writing import write
+from storyreason.config import RunConfig
+from storyreason.errors import DataError
+from storyreason.perception import frames
+from storyreason.serving import client as gateway
+from tasks.results import Assembled, Authored, Recognized, Sheet
+from tasks.steps import Work, step
+
+RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1
+KEY = "STORYREASON_API_KEY"
+CALLS = "calls"
+"""The folder in `runs/` with the replies that were paid for, a folder for each film."""
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A film: the table of frames that it is in, the detections and their entities, and what identifies all of it."""
+
+    film: str
+    kept: Path
+    detections: Path
+    ids: Path
+    identity: str
+
+    def shots(self) -> list[Shot]:
+        """Its frames with what is seen in them."""
+        seen = recognized(self.detections, self.ids, self.film)
+        return seen.shots(list(frames.read(self.kept, self.film)))
+
+
+def _digest(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def _recognize_named_by(detections: Path, corrections: Path | None) -> str:
+    return runs.fingerprint(
+        step="recognize",
+        version=RECOGNIZE_VERSION,
+        detections=_digest(detections),
+        corrections=_digest(corrections),
+    )
+
+
+@step(_recognize_named_by)
+def recognize(work: Work, detections: Path, corrections: Path | None) -> Recognized:
+    """Find out which detections show the same person or thing, film by film."""
+    given = perception.load_corrections(corrections) if corrections else []
+    table, found, left_out = perception.Detections(detections), {}, list[str]()
+    for film in table:
+        linked = perception.linked(film, given)
+        told = perception.identify(film, linked)
+        found[film.name] = (film.ids, told.names, told.probabilities)
+        left_out += linked.left_out
+    perception.write(work.folder / "ids.parquet", table, found)
+    return Recognized(("ids.parquet",), work.folder / "ids.parquet", left_out)
+
+
+def footage(kept: Path, detections: Path, ids: Path) -> list[Footage]:
+    """The films of a table of frames, and of nothing else the detections. Raises DataError for one that cannot be used."""
+    found = []
+    for film in frames.films(kept):
+        one = Footage(film, kept, detections, ids, "")
+        found.append(Footage(film, kept, detections, ids, identity(one.shots())))
+    return found
+
+
+def _sheet_named_by(film: Footage) -> str:
+    return runs.fingerprint(step="sheet", version=SHEET_VERSION, film=film.identity)
+
+
+@step(_sheet_named_by, run_name="sheet-{film.film}")
+def sheet(work: Work, film: Footage) -> Sheet:
+    """Make the page on which a person sees whether a film's entities are right."""
+    page = assembling.contact_sheet(film.kept, film.film, recognized(film.detections, film.ids, film.film))
+    runs.write_text(work.folder / "sheet.html", page)
+    return Sheet(("sheet.html",), work.folder / "sheet.html")
+
+
+def expected(config: AuthoringConfig, films: Sequence[Footage]) -> Spent:
+    """What authoring these films will cost, about."""
+    made = (window for film in films for window in windows(film.shots()).windows)
+    return estimating.expected(config, made)
+
+
+def _author_named_by(config: RunConfig, film: Footage, before: float) -> str:
+    chosen = runs.deciding(config.authoring, always=("model",), never=HOW)
+    prompts = prompting.identity(config.authoring.asking)
+    return runs.fingerprint(
+        step="author", version=AUTHOR_VERSION, film=film.identity, prompts=prompts, authoring=chosen
+    )
+
+
+@step(_author_named_by, retries=2, delay=10, run_name="author-{film.film}")
+def author(work: Work, config: RunConfig, film: Footage, before: float) -> Authored:
+    """Have a model write the stories of a film. `before` is what the other films of the data set cost."""
+    logger, chosen = get_run_logger(), config.authoring
+    endpoint, key = chosen.endpoint, os.environ.get(KEY)
+    if not endpoint:
+        endpoint, key = gateway.url(config.serving), gateway.token(config.serving)
+    chosen = chosen.model_copy(update={"endpoint": endpoint})
+    shots, budget = film.shots(), Budget(chosen, before)
+    made = windows(shots)
+    calls = runs.root() / CALLS / runs.fingerprint(film=film.film)
+    written = write(Author(chosen, calls, budget, key), chosen, made.windows, lambda said: logger.info("%s", said))
+    for one in written.left_out:
+        logger.warning("%s is left out: its %s breaks %s: %s", one.story_id, one.part, one.rule, one.message)
+    told = FilmStories.of(shots, made, written, budget.total())
+    runs.write_text(work.folder / "stories.json", told.to_json())
+    logger.info("%s: %d stories of %d windows, %s", film.film, len(told.stories), len(made.windows),
+                estimating.sentence(budget.spent))  # fmt: skip
+    return Authored(
+        ("stories.json",),
+        work.fingerprint,
+        work.folder / "stories.json",
+        len(told.stories),
+        len(told.left_out),
+        told.spent.cost,
+    )
+
+
+def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str) -> str:
+    parts = sorted(one.fingerprint for one in authored)
+    return runs.fingerprint(
+        step="assemble",
+        version=ASSEMBLE_VERSION,
+        films=parts,
+        share=config.authoring.test_share,
+        prices=[config.authoring.price_in, config.authoring.price_out],
+        licence=licence,
+    )
+
+
+@step(_assemble_named_by)
+def assemble(
+    work: Work, config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str
+) -> Assembled:
+    """Write the shards and the card of the data set."""
+    told = [FilmStories.from_json(one.stories.read_text()) for one in authored]
+    chosen, total = config.authoring, Spent()
+    for one in told:
+        total.calls += one.spent.calls
+        total.refused += one.spent.refused
+        total.prompt_tokens += one.spent.prompt_tokens
+        total.tokens += one.spent.tokens
+    total.cost = Budget(chosen).price(total.prompt_tokens, total.tokens)
+    card = {
+        "licence": licence,
+        "Detections": f"SHA-256 {_digest(films[0].detections)}",
+        "Entities": "by `storyreason identify`, over whole films",
+        "Author": f"{chosen.model}, asked as {chosen.asking}{' under grammars' * chosen.grammars}, temperature "
+        f"{chosen.temperature:g}, prompts {prompting.identity(chosen.asking)}",
+        "Authoring": f"{estimating.sentence(total)}; {total.refused} refusals",
+    }
+    new = work.folder / "data.unfinished"
+    shutil.rmtree(new, ignore_errors=True)
+    assembling.assemble(films[0].kept, told, new, chosen.test_share, card)
+    runs.replace(work.folder / "data", new)
+    return Assembled(("data",), work.folder / "data")

@@ -1,0 +1,94 @@
+"""A data set of films is built in steps: each computed once, killed and resumed without paying or writing anything twice."""
+
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storyreason import dataset
+from storyreason.errors import ConfigError
+from tests.storyreason.authoring import films, scripted
+from tests.tasks.building import contents, whole
+
+KILLS = 3
+SEED = 18
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three films of the sample world."""
+    return films.write(tmp_path_factory.mktemp("films"), films=3)
+
+
+@pytest.fixture(autouse=True)
+def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))  # put back afterwards
+
+
+def test_a_build_is_a_data_set_and_is_not_paid_twice(kept: Path, tmp_path: Path) -> None:
+    with scripted.endpoint() as endpoint:
+        folder = whole(kept, tmp_path / "runs", endpoint.url)
+        asked = len(endpoint.bodies)
+        assert asked == 2 * sum(len(dataset.load(folder, split)) for split in dataset.SPLITS) == 12
+        assert not dataset.check(folder).bad
+
+        assert whole(kept, tmp_path / "runs", endpoint.url) == folder  # all of it is there
+        again = whole(kept, tmp_path / "runs", endpoint.url, licence="cc0-1.0")  # only the card is new
+        assert again != folder and len(endpoint.bodies) == asked
+        assert "license: cc0-1.0" in (again / "README.md").read_text()
+
+        whole(kept, tmp_path / "runs", endpoint.url, attempts=4)  # other stories may come of it, from the same replies
+        assert len(endpoint.bodies) == asked
+        whole(kept, tmp_path / "runs", endpoint.url, seed=7)
+        assert len(endpoint.bodies) == 2 * asked
+
+
+def test_what_films_cost_is_added_up(kept: Path, tmp_path: Path) -> None:
+    prices: dict[str, Any] = {"price_in": 1000.0, "price_out": 0.001, "concurrency": 1}  # a call costs 1.00
+    with scripted.endpoint() as endpoint:
+        with pytest.raises(ConfigError, match="max_cost = 7 is not enough"):
+            whole(kept, tmp_path / "runs", endpoint.url, max_cost=7.0, **prices)
+        paid = len(endpoint.bodies)
+        assert 4 <= paid <= 7
+        folder = whole(kept, tmp_path / "runs", endpoint.url, max_cost=70.0, **prices)
+        assert len(endpoint.bodies) == 12
+    assert "12 requests, 12,000 tokens in and 1,200 out, 12.00; 0 refusals" in (folder / "README.md").read_text()
+
+
+@pytest.mark.server
+def test_a_build_that_was_killed_at_random_has_the_bytes_of_an_unbroken_one(kept: Path, tmp_path: Path) -> None:
+    storm(kept, tmp_path, KILLS)
+
+
+def storm(kept: Path, folder: Path, kills: int, seed: int = SEED) -> tuple[int, int]:
+    """Kill builds `kills` times at random, after some requests or some time, and compare each that completes.
+
+    Gives how many builds completed, and how many requests were paid for twice, because a kill lost the reply.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.tasks.building", "tasks.building", "pyarrow.parquet", "pyarrow.compute"])
+    luck, done, left = random.Random(seed), 0, kills
+    with scripted.endpoint() as endpoint:
+        unbroken = contents(whole(kept, folder / "unbroken", endpoint.url))
+        once = len(endpoint.bodies)
+        while left:
+            runs_ = folder / f"stormed-{done}"
+            while left:
+                running = processes.Process(target=whole, args=(kept, runs_, endpoint.url))
+                begun, most, wait = len(endpoint.bodies), luck.randint(0, once), luck.uniform(0, 1)
+                running.start()
+                while running.is_alive() and len(endpoint.bodies) < begun + most:
+                    running.join(0.001)
+                running.join(wait if most == 0 else wait / 20)
+                if not running.is_alive():
+                    assert running.exitcode == 0
+                    break
+                running.kill()
+                running.join()
+                left -= 1
+            assert contents(whole(kept, runs_, endpoint.url)) == unbroken
+            assert not list(runs_.rglob("*.unfinished"))
+            done += 1
+        return done, len(endpoint.bodies) - (done + 1) * once
