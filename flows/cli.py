@@ -2,10 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import changing
 from storyreason import cli, home, resources, runs
 from storyreason.cli.tell import RESOLVERS
 from storyreason.errors import RunError
@@ -15,10 +16,7 @@ if TYPE_CHECKING:
     from storyreason.config import RunConfig
 
 app = typer.Typer()
-data = typer.Typer(
-    help="Change the data: every change is checked, reported and a new DVC version.", no_args_is_help=True
-)
-app.add_typer(data, name="data", rich_help_panel="Platform")
+app.add_typer(changing.data, name="data", rich_help_panel="Platform")
 
 PRESETS = (
     f"A preset ({', '.join(resources.presets())}) or a YAML file; `storyreason preset show sample` shows parameters."
@@ -133,57 +131,6 @@ def build(
         built = flow(str(frames), preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
                      until=until, overrides=override)  # fmt: skip
     report.show_built(built)
-
-
-Target = Annotated[str, typer.Option(help="The DVC file of the data.")]
-
-
-@data.command("import")
-def import_(
-    source: Annotated[str, typer.Argument(help="A folder of parquet shards, or a data set's name on the Hub.")],
-    target: Target = "data.dvc",
-    revision: Annotated[str | None, typer.Option(help="The Hub's revision.", show_default=False)] = None,
-) -> None:
-    """Replace the data by SOURCE: check it, report on it, and make it a new DVC version."""
-    from storyreason import dataset
-
-    local = Path(source).expanduser()
-    _change(target, str(local.absolute()) if local.exists() else source, dataset.adopt, revision)
-
-
-@data.command()
-def add(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True, resolve_path=True)
-    ],
-    target: Target = "data.dvc",
-) -> None:
-    """Add the stories of FOLDER as new shards. Existing stories stay in their splits; duplicates are refused."""
-    from storyreason import dataset
-
-    _change(target, str(folder), dataset.append)
-
-
-@data.command()
-def announce(target: Target = "data.dvc") -> None:
-    """Announce the current data version to Prefect, as `add` does: for one that came with a Git pull or whose event was lost."""
-    from flows import local, report
-
-    home.enter()
-    local.prepare()
-    from tasks import data
-
-    report.say(data.announce(target))
-
-
-def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
-    from flows import local, report
-
-    home.enter()
-    local.prepare()  # before Prefect is imported and reads its settings
-    from tasks import data
-
-    report.say(data.change(target, source, how, revision))
 
 
 @app.command(rich_help_panel="Platform")

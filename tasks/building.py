@@ -96,13 +96,18 @@ def sheet(work: Work, film: Footage) -> Sheet:
     """Make the page on which a person sees whether a film's entities are right."""
     page = assembling.contact_sheet(film.kept, film.film, recognized(film.detections, film.ids, film.film))
     runs.write_text(work.folder / "sheet.html", page)
-    return Sheet(("sheet.html",), work.folder / "sheet.html")
+    return Sheet(("sheet.html",), film.film, work.folder / "sheet.html")
 
 
 def expected(config: AuthoringConfig, films: Sequence[Footage]) -> Spent:
     """What authoring these films will cost, about."""
     made = (window for film in films for window in windows(film.shots()).windows)
     return estimating.expected(config, made)
+
+
+def calls(film: str) -> Path:
+    """The folder with the replies about a film that were paid for."""
+    return runs.root() / CALLS / runs.fingerprint(film=film)
 
 
 def _author_named_by(config: RunConfig, film: Footage, before: float) -> str:
@@ -123,8 +128,9 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
     chosen = chosen.model_copy(update={"endpoint": endpoint})
     shots, budget = film.shots(), Budget(chosen, before)
     made = windows(shots)
-    calls = runs.root() / CALLS / runs.fingerprint(film=film.film)
-    written = write(Author(chosen, calls, budget, key), chosen, made.windows, lambda said: logger.info("%s", said))
+    written = write(
+        Author(chosen, calls(film.film), budget, key), chosen, made.windows, lambda said: logger.info("%s", said)
+    )
     for one in written.left_out:
         logger.warning("%s is left out: its %s breaks %s: %s", one.story_id, one.part, one.rule, one.message)
     told = FilmStories.of(shots, made, written, budget.total())
@@ -134,6 +140,7 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
     return Authored(
         ("stories.json",),
         work.fingerprint,
+        film.film,
         work.folder / "stories.json",
         len(told.stories),
         len(told.left_out),

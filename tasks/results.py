@@ -119,6 +119,7 @@ class Sheet:
     """The contact sheet of a film."""
 
     files: tuple[str, ...]
+    film: str
     page: Path
 
 
@@ -128,6 +129,7 @@ class Authored:
 
     files: tuple[str, ...]
     fingerprint: str
+    film: str
     stories: Path
     told: int
     left_out: int

@@ -12,9 +12,10 @@ from storyreason.dataset.films import film_mapping, films, validation_ids
 from storyreason.dataset.fitting import Fit, fit
 from storyreason.dataset.origin import Origin
 from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, shards, sizes, write
+from storyreason.dataset.withdrawing import withdraw
 
 __all__ = [
     "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Origin", "Report", "Split", "adopt",
     "append", "check", "compare", "film_mapping", "films", "fit", "inspect", "load", "refuse_many", "shards", "sizes",
-    "validation_ids", "write",
+    "validation_ids", "withdraw", "write",
 ]  # fmt: skip

@@ -96,7 +96,7 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     _refuse_doubles(folder, source, joining)
     bad = _judged(source, joining)
     left_out = {one.story_id for one in bad}
-    with _beside(folder) as new:
+    with new_folder(folder) as new:
         for split in SPLITS:
             files = shards(folder, split)
             added = (
@@ -112,7 +112,7 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                     file.rename(name)
                 else:
                     _link(file, name)
-        _keep_the_rest(folder, new)
+        keep_the_rest(folder, new)
         check(new, name=folder)
         change = replace(compare(folder, new), left_out=tuple(map(str, bad)))
         put(folder, new)
@@ -127,7 +127,7 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     """
     for split in SPLITS:
         load(source, split)  # its shards and their columns
-    with _beside(folder) as new:
+    with new_folder(folder) as new:
         for split in SPLITS:
             files = shards(source, split)
             if all(map(_is_normal, files)):
@@ -175,7 +175,7 @@ def beside(folder: Path) -> str:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A new folder next to `folder`, removed afterwards unless it was renamed."""
     path = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=beside(folder)))
     path.chmod(0o755)
@@ -237,7 +237,7 @@ def _link(file: Path, name: Path) -> None:
         shutil.copy(file, name)
 
 
-def _keep_the_rest(folder: Path, new: Path) -> None:
+def keep_the_rest(folder: Path, new: Path) -> None:
     """Links the other files of the folder, such as a card or a film mapping, into the new one."""
     for path in folder.iterdir():
         if path.is_file() and path.suffix != ".parquet":

@@ -22,7 +22,9 @@ def test_frames_become_a_data_version_that_a_retraining_takes(project: Project, 
     (kept / "corrections.jsonl").write_text(json.dumps({"merge": [wrong, wrong]}) + "\n")
     with scripted.endpoint() as endpoint:
         preset = tmp_path / "mine.yaml"
-        preset.write_text(f"authoring: {{endpoint: '{endpoint.url}', grammars: false, test_share: 0.3, price_out: 10}}\n")
+        preset.write_text(
+            f"authoring: {{endpoint: '{endpoint.url}', grammars: false, test_share: 0.3, price_out: 10}}\n"
+        )
         build = ["build", str(kept), "--preset", str(preset), "--corrections", str(kept / "corrections.jsonl")]
 
         said = project.run(*build, "--until", "sheets")

@@ -76,10 +76,7 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
         ]
         assert known.keys() == {
             *map(deployments.retraining, config.presets()),
-            deployments.EVALUATE,
-            deployments.DEPLOY,
-            deployments.BUILD,
-            deployments.CLEANING,
+            *(deployments.EVALUATE, deployments.DEPLOY, deployments.BUILD, deployments.CLEANING),
         }
         limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in known.items()}
         assert limits["retrain-smoke"] == limits["retrain-sample"] == deployments.ONE_RETRAINING

@@ -1,6 +1,7 @@
 """Stories are windows of whole scenes of one film."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,7 +80,7 @@ def test_boxes_end_at_the_edge_and_those_beyond_it_are_left_out(tmp_path: Path) 
         for number, (x1, y1, x2, y2) in enumerate(corners)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "detections.parquet")
-    ids = [
+    ids: list[dict[str, Any]] = [
         {"film": "clara", "detection": number, "entity": f"char{number + 1}", "probability": None} for number in (0, 1)
     ]
     ids[1]["probability"] = 0.75

@@ -1,0 +1,81 @@
+"""A film, or one of its people, is withdrawn from the data, its tables, and everything that was made of it."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from storyreason import dataset, runs
+from storyreason.authoring.windows import recognized
+from storyreason.config import DataConfig
+from storyreason.errors import DataError
+from storyreason.perception import frames
+from tasks import building, data, withdrawing
+from tests.storyreason.authoring import films, scripted
+from tests.tasks.building import whole
+from tests.tasks.cloned import clone, origin  # noqa: F401 (fixtures)
+
+# ruff: noqa: F811 (the same as arguments)
+
+FILM, PERSON = "red-lantern-482", "char2"
+
+
+@pytest.fixture
+def kept(clone: Path, tmp_path: Path) -> Path:
+    """The frames of four films, of which a data version was built."""
+    kept = films.write(tmp_path / "frames", films=4)
+    with scripted.endpoint() as endpoint:
+        folder = whole(kept, tmp_path / "runs", endpoint.url)
+    data.change("films.dvc", str(folder), dataset.adopt)
+    return kept
+
+
+def told(film: str = FILM) -> dict[str, dataset.Example]:
+    """The stories of a film in the data."""
+    found = [one for split in dataset.SPLITS for one in dataset.load("films", split)]
+    return {one.story_id: one for one in found if one.origin is not None and one.origin.film == film}
+
+
+def files_with(text: str) -> list[Path]:
+    """The files in the runs that have a text."""
+    return [path for path in runs.root().rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> None:
+    before = len(told()), data.identify(DataConfig(target="films.dvc")).md5
+    assert before[0] == 2 and files_with(FILM) and building.calls(FILM).is_dir()
+    assert FILM in Path("films/README.md").read_text()
+
+    said = withdrawing.withdraw("films.dvc", FILM, None, kept, None)
+
+    assert told() == {} and FILM not in Path("films/README.md").read_text()
+    assert "Stories withdrawn after it was made: 2." in Path("films/README.md").read_text()
+    assert data.identify(DataConfig(target="films.dvc")).md5 != before[1]
+    assert FILM not in frames.films(kept) and len(frames.films(kept)) == 3
+    assert FILM not in pq.read_table(kept / "detections.parquet").column("film").to_pylist()
+    assert files_with(FILM) == [] and not building.calls(FILM).exists() and building.calls("black-bicycle-481").exists()
+    assert "12 frames of red-lantern-482 and what was detected in them are removed" in said
+    assert f"2 removed ({FILM}-1, {FILM}-2)" in said and "`dvc gc" in said
+    dataset.check(Path("films"))
+
+    with pytest.raises(
+        DataError, match=f"Neither films.dvc nor the runs of this checkout have anything of film '{FILM}'"
+    ):
+        withdrawing.withdraw("films.dvc", FILM, None, kept, None)
+
+
+def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path) -> None:
+    ids = next((runs.root() / "recognize").glob("*/ids.parquet"))
+    seen = recognized(kept / "detections.parquet", ids, FILM).by_film[FILM]
+    shown = {place for place, found in seen.items() if PERSON in {one.entity for one in found}}
+    assert 0 < len(shown) < 12
+    with_them = {name for name, one in told().items() if f"| {PERSON} |" in one.chain_of_thought}
+    others = told("black-bicycle-481")
+
+    withdrawing.withdraw("films.dvc", FILM, PERSON, kept, None)
+
+    assert with_them and not with_them & told().keys() and told("black-bicycle-481") == others
+    left = {(str(one.scene), str(one.frame)) for one in frames.read(kept, FILM)}
+    assert not left & shown and len(left) == 12 - len(shown)
+    table = pq.read_table(kept / "detections.parquet").to_pylist()
+    assert not {(str(row["scene"]), str(row["frame"])) for row in table if row["film"] == FILM} & shown
