@@ -31,7 +31,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from storyreason.training.launch import KERNELS
+from storyreason.training.launch import ON_GPUS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
@@ -55,13 +55,13 @@ PARTS = (
     Part("parity", 60, "parity:measure"),
     Part("pipeline", 90, "pipeline:one_gpu"),
     Part("attention", 50, "attention:measure"),
-    Part("attention, cudnn not rebuilt", 30, "attention:cudnn", tuple(KERNELS.items())),
-    Part("recipe b", 110, "b", tuple(KERNELS.items())),
-    Part("variants", 150, "variants:measure", tuple(KERNELS.items())),
+    Part("attention, cudnn not rebuilt", 30, "attention:cudnn", tuple(ON_GPUS.items())),
+    Part("recipe b", 110, "b", tuple(ON_GPUS.items())),
+    Part("variants", 150, "variants:measure", tuple(ON_GPUS.items())),
     Part("variants, cudnn rebuilt", 60, "variants:rebuilt"),
     Part("recipe a'", 80, "a'"),
     Part("fsdp", 100, "pipeline:fsdp"),
-    Part("modes", 80, "modes:measure", tuple(KERNELS.items())),
+    Part("modes", 80, "modes:measure", tuple(ON_GPUS.items())),
     Part("recipe a", 100, "a"),
     Part("teaching", 60, "teaching:measure"),
 )
@@ -92,7 +92,7 @@ class Run:
             "TRANSFORMERS_VERBOSITY": "error",
         }
         if not chosen.dry:
-            self.env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+            self.env.setdefault("PYTORCH_ALLOC_CONF", ON_GPUS["PYTORCH_ALLOC_CONF"])
 
     def _wheels(self, folder: Path | None) -> list[str]:
         """Install the wheels of a folder for this run; gives where they are."""
