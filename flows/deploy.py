@@ -27,10 +27,10 @@ def deploy(which: str = "champion", preset: str = "sample", overrides: form.Over
     version = registry.with_weights(config.model, which)
     command.check(config.serving, vllm.gpus, version.folder)
     gateway.check(config.serving)
-    return deployment.deploy(config, version, _probe(config), by_hand=True)
+    return deployment.deploy(config, version, probe(config), by_hand=True)
 
 
-def _probe(config: RunConfig) -> dataset.Example:
+def probe(config: RunConfig) -> dataset.Example:
     """A test story that the version tells first; one without pictures if there is none, so that a rollback needs no data."""
     try:
         return next(data.stories_to_tell(config.data, data.pull(data.identify(config.data))))

@@ -8,9 +8,11 @@ import argparse
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -27,9 +29,15 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
+<<<<<<< HEAD
 FLOWS = ("retrain", "evaluate", "deploy", "build", "clean")
 EVALUATE, DEPLOY, BUILD, CLEANING = "evaluate-version", "deploy-version", "build-data", "clean-disk"
 """The names of these four Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
+=======
+FLOWS = ("retrain", "evaluate", "deploy", "clean", "follow")
+EVALUATE, DEPLOY, CLEANING, FOLLOW = "evaluate-version", "deploy-version", "clean-disk", "follow-champion"
+"""The names of these Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
+>>>>>>> 4db225c (Moving the champion in MLflow deploys that version, if that is set)
 ONE_RETRAINING, ONE_DEPLOYMENT = "one retraining at a time", "one deployment at a time"
 """The names of the limits that let one run wait for another."""
 CLEAN = "0 6 * * 0"
@@ -95,6 +103,17 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
             entrypoint_type=module,
         )
     )
+    if chosen.follow:
+        from flows.follow import follow
+
+        made.append(
+            follow.to_deployment(
+                FOLLOW,
+                description="Serves the version that somebody made the champion in MLflow. Started by that; not for people.",
+                entrypoint_type=module,
+                concurrency_limit=1,
+            )
+        )
     return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
 
 
@@ -153,8 +172,13 @@ def _register(made: "list[RunnerDeployment]", add: "Callable[[RunnerDeployment],
     known = {add(one): one.name for one in made}
     with get_client(sync_client=True) as client:
         for identity, name in known.items():
+<<<<<<< HEAD
             if name not in (EVALUATE, BUILD, CLEANING):
                 limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
+=======
+            if name not in (EVALUATE, CLEANING):
+                limit(client, identity, ONE_DEPLOYMENT if name in (DEPLOY, FOLLOW) else ONE_RETRAINING)
+>>>>>>> 4db225c (Moving the champion in MLflow deploys that version, if that is set)
         for found in _ours(client, pool):
             if found.id not in known:
                 _patch(client, found.id, global_concurrency_limit_id=None)  # it would be deleted too
@@ -272,6 +296,11 @@ def main() -> None:
     cards.relink()
     for name in resume_interrupted():
         print(f"{name} resumes", flush=True)  # noqa: T201 - the log of this process
+    if chosen.follow:
+        from flows import follow
+
+        begin = partial(follow.start, preset=chosen.preset)
+        threading.Thread(target=follow.watch, args=(chosen, begin, threading.Event()), daemon=True).start()
     runs.write_text(up.ready_file(), "")
     asyncio.run(runner.start())
 

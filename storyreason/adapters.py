@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storyreason import architecture
 from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Adapter:
     """Names the content of the base (`model.load_identity`)."""
     rank: int
     """The largest of its layers'."""
+    dora: bool = False
 
 
 def identity(folder: Path) -> str:
@@ -64,17 +66,23 @@ def of(folder: Path | str) -> Adapter | None:
     try:
         base, config = json.loads((place / BASE).read_text()), json.loads((place / FILE).read_text())
         rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+        dora = bool(config.get("use_dora"))
         name, revision, identity = str(base["name"]), base["revision"], str(base["identity"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"The adapter {place} cannot be read ({error!r}): make or fetch it again.") from None
     link = place / "base"
     if (link / "config.json").is_file():
-        return Adapter(place, str(link.resolve()), None, identity, rank)
+        return Adapter(place, str(link.resolve()), None, identity, rank, dora)
     if link.is_symlink() or link.exists():
         raise ModelError(
             f"The base of the adapter {place}, {name}, is gone from {link.resolve()}: fetch it, or train again."
         )
-    return Adapter(place, name, revision, identity, rank)
+    return Adapter(place, name, revision, identity, rank, dora)
+
+
+def in_tower(adapter: Adapter) -> bool:
+    """Whether an adapter has weights of the vision tower or its merger. Raises ModelError for a damaged file."""
+    return any(architecture.TOWER in key for key, _ in _tensors([adapter.folder / WEIGHTS]))
 
 
 def check(folder: Path) -> int:

@@ -128,11 +128,18 @@ class RunConfig(BaseModel):
     def _adapter_is_served_as_it_is(self) -> "RunConfig":
         """Reject here what would otherwise fail after the training."""
         if self.registry.form == "adapter":
-            if self.training.mode != "lora":
-                raise ValueError(f"registry.form=adapter needs training.mode=lora, and it is {self.training.mode}")
-            if self.training.rank > lora.RANKS[-1]:
+            training = self.training
+            if training.mode != "lora":
+                raise ValueError(f"registry.form=adapter needs training.mode=lora, and it is {training.mode}")
+            if training.rank > lora.RANKS[-1]:
                 raise ValueError(
-                    f"registry.form=adapter: vLLM takes rank {lora.RANKS[-1]} at most, and training.rank is {self.training.rank}"
+                    f"registry.form=adapter: vLLM takes rank {lora.RANKS[-1]} at most, and training.rank is {training.rank}"
+                )
+            if training.use_dora:
+                raise ValueError("registry.form=adapter: vLLM does not take DoRA (training.use_dora)")
+            if other := [one for one in training.targets if one in ("merger", "tower")]:
+                raise ValueError(
+                    f"registry.form=adapter: vLLM takes adapters of the language model alone, and training.targets has {other[0]}"
                 )
         return self
 

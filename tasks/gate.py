@@ -109,7 +109,7 @@ def decide(
         get_run_logger().info("%s", said)
     describe(challenger, scored, "promoted" if promotion.granted else "held")
     if not promotion.granted:
-        announce_held(challenger, promotion.reason)
+        announce_held(challenger.name, challenger.number, promotion.reason)
     return promotion
 
 
@@ -157,11 +157,11 @@ def to_serve(
     The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion.
     """
     now = registry.alias(config.model, "champion")
-    if promotion.granted and now != champion:
+    if promotion.granted and (now and now.number) != (champion and champion.number):
         reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
         registry.describe(challenger, f"Held: {reason}")
         promotion = Promotion(False, reason)
-        announce_held(challenger, reason)
+        announce_held(challenger.name, challenger.number, reason)
     return promotion, challenger if promotion.granted else now
 
 
@@ -169,10 +169,10 @@ def _name(champion: Version | None) -> str:
     return f"version {champion.number}" if champion else "none"
 
 
-def announce_held(version: Version, reason: str) -> None:
+def announce_held(model: str, number: str, reason: str) -> None:
     """Send the event for a version that is not promoted: an automation may notify somebody."""
-    resource = {"prefect.resource.id": f"storyreason.model.{version.name}", "prefect.resource.name": version.name}
-    emit_event(HELD, resource, payload={"version": f"{version.name} version {version.number}", "reason": reason})
+    resource = {"prefect.resource.id": f"storyreason.model.{model}", "prefect.resource.name": model}
+    emit_event(HELD, resource, payload={"version": f"{model} version {number}", "reason": reason})
 
 
 def training_stories(folder: str) -> frozenset[str]:

@@ -229,6 +229,12 @@ def alias(name: str, which: str) -> Version | None:
     return None if found is None else _from_mlflow(found)
 
 
+def number_of(name: str, alias: str) -> str | None:
+    """The number of the version that an alias names, whoever registered it; None if there is none. Raises RegistryError."""
+    found = if_there(lambda: client().get_model_version_by_alias(name, alias))
+    return None if found is None else str(found.version)
+
+
 def models() -> list[str]:
     """The names of all registered models."""
     return [str(found.name) for found in client().search_registered_models()]
@@ -256,17 +262,24 @@ def move_champion(new: Version, by_hand: bool = False) -> None:
 
     When somebody did this by hand, a tag on the old champion keeps a retraining from promoting it again by itself.
     """
-    mlflow = client()
     old = alias(new.name, "champion")
-    if by_hand and TAKEN_DOWN in tags_of(new):
-        mlflow.delete_model_version_tag(new.name, new.number, TAG + TAKEN_DOWN)
-    if old is not None and old.number == new.number:
+    number = None if old is None else old.number
+    replaced(new.name, new.number, number, by_hand)
+    if number != new.number:
+        client().set_registered_model_alias(new.name, "champion", new.number)
+
+
+def replaced(name: str, new: str, old: str | None, by_hand: bool) -> None:
+    """Note with the versions that one took the place of another as the champion: `previous`, and who is not to come back."""
+    mlflow = client()
+    taken_down = TAG + TAKEN_DOWN
+    if by_hand and taken_down in mlflow.get_model_version(name, new).tags:
+        mlflow.delete_model_version_tag(name, new, taken_down)
+    if old is None or old == new:
         return
-    if old is not None:
-        if by_hand:
-            tag_version(old, **{TAKEN_DOWN: f"for version {new.number}"})
-        mlflow.set_registered_model_alias(new.name, "previous", old.number)
-    mlflow.set_registered_model_alias(new.name, "champion", new.number)
+    if by_hand:
+        mlflow.set_model_version_tag(name, old, taken_down, f"for version {new}")
+    mlflow.set_registered_model_alias(name, "previous", old)
 
 
 def describe(which: Version, sentence: str) -> None:

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     )
     cache_gb: float = Field(100.0, gt=0, description="Most GB of versions from other machines that are kept here.")
 
+    follow: bool = Field(
+        False, description="Deploy the version that somebody makes the champion in MLflow, on its page or by its API."
+    )
+
     @field_validator("timezone")
     @classmethod
     def _is_a_timezone(cls, value: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+from storyreason import adapters
 from storyreason.adapters import Adapter
 from storyreason.errors import EngineError
 from storyreason.generation.openai import call
@@ -18,13 +19,19 @@ request on."""
 
 
 def room(adapter: Adapter) -> int:
-    """The largest rank in an engine that starts with this adapter. Raises EngineError if vLLM takes none so large."""
+    """The largest rank in an engine that starts with this adapter. Raises EngineError for one that vLLM does not take."""
     fitting = [rank for rank in RANKS if rank >= adapter.rank]
-    if not fitting:
-        raise EngineError(
-            f"The adapter {adapter.folder} has rank {adapter.rank}, and vLLM takes {RANKS[-1]} at most: merge it "
-            "(registry.form=merged)."
-        )
+    wrong = (
+        f"has rank {adapter.rank}, and vLLM takes {RANKS[-1]} at most"
+        if not fitting
+        else "was trained with DoRA, which vLLM does not take"
+        if adapter.dora
+        else "changes the vision tower, and vLLM gives other answers then"
+        if adapters.in_tower(adapter)
+        else None
+    )
+    if wrong:
+        raise EngineError(f"The adapter {adapter.folder} {wrong}: merge it (registry.form=merged).")
     return fitting[0]
 
 

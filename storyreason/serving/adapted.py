@@ -46,9 +46,10 @@ class AdapterServer:
         """Another adapter in the same process; None if it must have a process of its own.
 
         That is one over another base, with a larger rank than there is room for, or from a folder that has changed since the
-        process read it: vLLM's cache would mix what the folder held then and now.
+        process read it: vLLM's cache would mix what the folder held then and now. Raises EngineError for an adapter that vLLM
+        does not take.
         """
-        fits = adapter.identity == self.adapter.identity and adapter.rank <= self.process.rank and self.alive()
+        fits = adapter.identity == self.adapter.identity and lora.room(adapter) <= self.process.rank and self.alive()
         content = _content(adapter)
         if not fits or any(known[0] == content[0] and known != content for known in self.process.loaded.values()):
             return None

@@ -64,13 +64,23 @@ def test_whole_weights_and_an_adapter_without_effect_are_refused(tiny_base: Path
     assert not (tmp_path / "model").exists()
 
 
-def test_a_rank_that_vllm_does_not_take_is_refused_before_an_engine_starts(tmp_path: Path) -> None:
-    def of_rank(rank: int) -> adapters.Adapter:
-        return adapters.Adapter(tmp_path, "base", None, "0", rank)
+def test_what_vllm_does_not_take_is_refused_before_an_engine_starts(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"language_model.lora_A.weight": torch.ones(1)}, tmp_path / adapters.WEIGHTS)
+
+    def of_rank(rank: int, dora: bool = False) -> adapters.Adapter:
+        return adapters.Adapter(tmp_path, "base", None, "0", rank, dora)
 
     assert [lora.room(of_rank(rank)) for rank in (1, 4, 16, 24, 500, 512)] == [1, 8, 16, 32, 512, 512]
     with pytest.raises(EngineError, match=r"has rank 513, and vLLM takes 512 at most: merge it"):
         lora.room(of_rank(513))
+    with pytest.raises(EngineError, match="was trained with DoRA, which vLLM does not take: merge it"):
+        lora.room(of_rank(8, dora=True))
+    save_file({"model.visual.blocks.0.lora_A.weight": torch.ones(1)}, tmp_path / adapters.WEIGHTS)
+    with pytest.raises(EngineError, match="changes the vision tower, and vLLM gives other answers then: merge it"):
+        lora.room(of_rank(8))
 
 
 def test_vllm_has_these_ranks() -> None:
@@ -85,6 +95,8 @@ def test_vllm_has_these_ranks() -> None:
     ("overrides", "sentence"),
     [
         ("training.mode=full", r"registry\.form=adapter needs training\.mode=lora, and it is full"),
+        ("training.use_dora=true", r"vLLM does not take DoRA \(training\.use_dora\)"),
+        ("training.targets=[attention,tower]", r"of the language model alone, and training\.targets has tower"),
         ("training.rank=2048", r"vLLM takes rank 512 at most, and training\.rank is 2048"),
     ],
 )

@@ -331,7 +331,7 @@ def test_notifications_of_a_failed_run_a_waiting_one_and_a_version_that_is_not_p
     server.post("/flow_runs/", json=asking).raise_for_status()
     version = registry.Version("storyteller", "7", "folder", "0" * 16, "run", "md5")
 
-    gate.announce_held(version, "box F1 fell by 0.1")
+    gate.announce_held(version.name, version.number, "box F1 fell by 0.1")
     EventsWorker.instance().wait_until_empty()
 
     wait_for(lambda: len(sent) >= 3, f"three messages, got {sent}", 300)

@@ -35,7 +35,7 @@ def versions(tmp_path: Path, mlflow_store: None) -> dict[str, registry.Version]:
 def test_a_champion_that_changed_during_the_run_stays(
     versions: dict[str, registry.Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[registry.Version, str]] = []
+    told: list[tuple[str, str, str]] = []
     monkeypatch.setattr(gate, "announce_held", lambda *what: told.append(what))
     registry.move_champion(versions["2"])  # by a person, or by another run
 
@@ -47,8 +47,16 @@ def test_a_champion_that_changed_during_the_run_stays(
     assert served == versions["2"]
     assert promotion.granted is False
     assert "the champion changed during this run, from version 1 to version 2: run it again" in promotion.reason
-    assert told == [(versions["3"], promotion.reason)]
+    assert told == [("storyteller", "3", promotion.reason)]
     assert mlflow.MlflowClient().get_model_version("storyteller", "3").description == f"Held: {promotion.reason}"
+
+
+def test_a_champion_that_was_stored_for_other_machines_during_the_run_has_not_changed(
+    versions: dict[str, registry.Version],
+) -> None:
+    registry.tag_version(versions["1"], artifact="0123.dir 7")
+    _, served = gate.to_serve(CONFIG, Promotion(True, "rose"), versions["3"], champion=versions["1"])
+    assert served == versions["3"]
 
 
 def test_version_and_run_say_scores_and_decision(versions: dict[str, registry.Version]) -> None:

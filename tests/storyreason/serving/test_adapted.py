@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from storyreason import dataset
 from storyreason.errors import GatewayError
@@ -69,6 +71,10 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset
         yield engine
 
 
+def write_weights(folder: Path, value: float) -> None:
+    save_file({"language_model.lora_A.weight": torch.full((1,), value)}, folder / "adapter_model.safetensors")
+
+
 def adapter(tmp_path: Path, version: str, base: str = "b1", rank: int = 8) -> str:
     """The folder of an adapter, as far as the gateway reads it."""
     folder, under = tmp_path / version, tmp_path / base
@@ -77,7 +83,7 @@ def adapter(tmp_path: Path, version: str, base: str = "b1", rank: int = 8) -> st
         (one / "config.json").write_text("{}")
     (folder / "base.json").write_text(json.dumps({"name": base, "revision": None, "identity": base}))
     (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    (folder / "adapter_model.safetensors").write_text(version)
+    write_weights(folder, 1.0)
     (folder / "base").symlink_to(under)
     return str(folder)
 
@@ -160,7 +166,7 @@ def test_a_process_of_its_own_for_what_the_running_one_cannot_take(vllm: Vllm, t
         await deploy(one)
         if why == "changed":
             await deploy(two)
-            (Path(one) / "adapter_model.safetensors").write_text("trained again")
+            write_weights(Path(one), 2.0)
         if why == "died":
             vllm.starts[0].runs = False
         await deploy(one if why == "changed" else two, max_model_len=2048 if why == "settings" else 4096)
