@@ -29,15 +29,11 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
-<<<<<<< HEAD
-FLOWS = ("retrain", "evaluate", "deploy", "build", "clean")
+FLOWS = ("retrain", "evaluate", "deploy", "build", "clean", "follow")
 EVALUATE, DEPLOY, BUILD, CLEANING = "evaluate-version", "deploy-version", "build-data", "clean-disk"
 """The names of these four Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
-=======
-FLOWS = ("retrain", "evaluate", "deploy", "clean", "follow")
-EVALUATE, DEPLOY, CLEANING, FOLLOW = "evaluate-version", "deploy-version", "clean-disk", "follow-champion"
-"""The names of these Prefect deployments; those of retrainings name their preset: `retrain-sample`."""
->>>>>>> 4db225c (Moving the champion in MLflow deploys that version, if that is set)
+FOLLOW = "follow-champion"
+"""The name of the one that exists with STORYREASON_FOLLOW."""
 ONE_RETRAINING, ONE_DEPLOYMENT = "one retraining at a time", "one deployment at a time"
 """The names of the limits that let one run wait for another."""
 CLEAN = "0 6 * * 0"
@@ -104,17 +100,20 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
         )
     )
     if chosen.follow:
-        from flows.follow import follow
-
-        made.append(
-            follow.to_deployment(
-                FOLLOW,
-                description="Serves the version that somebody made the champion in MLflow. Started by that; not for people.",
-                entrypoint_type=module,
-                concurrency_limit=1,
-            )
-        )
+        made.append(_following(module))
     return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
+
+
+def _following(module: Any) -> Any:
+    """The one that a move of the champion in MLflow starts."""
+    from flows.follow import follow
+
+    return follow.to_deployment(
+        FOLLOW,
+        description="Serves the version that somebody made the champion in MLflow. Started by that; not for people.",
+        entrypoint_type=module,
+        concurrency_limit=1,
+    )
 
 
 def _automatic(chosen: Settings, pool: str | None) -> dict[str, Any]:
@@ -172,13 +171,8 @@ def _register(made: "list[RunnerDeployment]", add: "Callable[[RunnerDeployment],
     known = {add(one): one.name for one in made}
     with get_client(sync_client=True) as client:
         for identity, name in known.items():
-<<<<<<< HEAD
             if name not in (EVALUATE, BUILD, CLEANING):
-                limit(client, identity, ONE_DEPLOYMENT if name == DEPLOY else ONE_RETRAINING)
-=======
-            if name not in (EVALUATE, CLEANING):
                 limit(client, identity, ONE_DEPLOYMENT if name in (DEPLOY, FOLLOW) else ONE_RETRAINING)
->>>>>>> 4db225c (Moving the champion in MLflow deploys that version, if that is set)
         for found in _ours(client, pool):
             if found.id not in known:
                 _patch(client, found.id, global_concurrency_limit_id=None)  # it would be deleted too

@@ -33,7 +33,7 @@ def evaluate(
     """
     config = form.chosen(preset, overrides, data_rev=data_rev, test_stories=test_stories)
     config, which = named(config, which)
-    command.check(config.serving, vllm.gpus)
+    command.check(config.serving, vllm.gpus, evaluates=True)
     version = None if which == "base" else registry.with_weights(config.model, which)
     pulled, base = data.pull_all(config)
     subject = Subject("base", base.folder, base.identity) if version is None else Subject.of(which, version, pulled)

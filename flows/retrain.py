@@ -82,7 +82,7 @@ def retrain(
     )
     launch.check_machine(config.training)
     if until in ("evaluate", "deploy"):
-        command.check(config.serving, vllm.gpus)
+        command.check(config.serving, vllm.gpus, evaluates=until == "evaluate")
     if until == "deploy":
         gateway.check(config.serving)
     outcome = Outcome()

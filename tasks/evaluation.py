@@ -10,10 +10,9 @@ from prefect import get_run_logger
 from storyreason import generation, page, runs, scoring
 from storyreason.config import RunConfig
 from storyreason.format import answer
-from storyreason.generation import Prediction
+from storyreason.generation import Prediction, several
 from storyreason.generation.answering import Illustrated
 from storyreason.generation.config import Decoding
-from storyreason.generation.vllm import VllmServer
 from storyreason.scoring import control
 from storyreason.scoring.catalogue import BOX_F1, HEADLINES, VALID
 from storyreason.scoring.charts import charts
@@ -210,7 +209,7 @@ def _tell(
 ) -> dict[tuple[Decoding, Asked | None], list[Prediction]]:
     """The answers of each decoding, to the examples themselves (None) and as each control shows them.
 
-    One engine tells them all; it starts only when some are missing.
+    The same engines tell them all (`serving.data_parallel`); they start only when some are missing.
     """
     files = {
         (decoding, kind): folder / _file(decoding, kind) for kind in asked for decoding in config.evaluation.decodings
@@ -220,7 +219,11 @@ def _tell(
         progress = Progress(f"evaluate-{subject.role}", f"telling the test split ({subject.role})")
         of, before = sum(len(asked[kind]) for _, kind in missing), 0
         log = folder / "vllm.log"
-        with accelerator.taken(config.serving.devices), VllmServer(subject.folder, config.serving, log) as engine:
+        with (
+            accelerator.taken(config.serving.devices),
+            several.engines(subject.folder, config.serving, log) as engines,
+        ):
+            urls, name = [engine.url for engine in engines], engines[0].name
             for (decoding, kind), file in missing.items():
 
                 def report(
@@ -230,7 +233,7 @@ def _tell(
                     progress.report(before + done, of, f"{subject.role}, {what}: {done}/{total} stories told")
 
                 request = config.generation.as_trained(subject.folder).model_copy(update={"decoding": decoding})
-                generation.predict(engine.url, engine.name, asked[kind], request, file, on_progress=report)
+                generation.predict(urls, name, asked[kind], request, file, on_progress=report)
                 before += len(asked[kind])
     return {place: generation.answering.read(file) for place, file in files.items()}
 

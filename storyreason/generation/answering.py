@@ -45,14 +45,16 @@ class Prediction:
 
 
 def predict(
-    base_url: str,
+    base_url: str | Sequence[str],
     model: str,
     examples: Sequence[Illustrated],
     config: GenerationConfig,
     out: Path,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Answer every example, `config.concurrency` at a time, and write `out` (JSON lines, in the order of `examples`).
+    """Answer every example, and write `out` (JSON lines, in the order of `examples`).
+
+    Several addresses share the examples, each of them `config.concurrency` at a time.
 
     Each finished answer is appended to `<out>.partial` immediately; answers found there are not generated again. `out`
     appears by rename once it is complete. `on_progress(done, total)` is called in this thread, also at the start. Raises
@@ -72,7 +74,8 @@ def predict(
         out.parent.mkdir(parents=True, exist_ok=True)
         _drop_partial_line(partial)
         with partial.open("a", encoding="utf-8") as file:
-            for prediction in _answers(base_url, model, missing, config):
+            urls = [base_url] if isinstance(base_url, str) else base_url
+            for prediction in _answers(urls, model, missing, config):
                 file.write(_line(prediction))
                 file.flush()
                 done[prediction.story_id] = prediction
@@ -99,25 +102,29 @@ def read(path: Path) -> list[Prediction]:
 
 
 def _answers(
-    base_url: str, model: str, examples: Iterator[Illustrated], config: GenerationConfig
+    urls: Sequence[str], model: str, examples: Iterator[Illustrated], config: GenerationConfig
 ) -> Iterator[Prediction]:
-    """Predictions in the order in which they finish. Holds only the examples whose answers are being generated."""
+    """Predictions in the order in which they finish. Holds only the examples whose answers are being generated.
+
+    Whichever address has finished an answer gets the next example, so that long stories leave none of them idle.
+    """
     import httpx  # noqa: F401  # here, before several threads import it at once
 
     abandoned = threading.Event()
-    pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="predict")
-    pending: set[Future[Prediction]] = set()
+    free = [url for _ in range(config.concurrency) for url in reversed(urls)]
+    pool = ThreadPoolExecutor(len(free), thread_name_prefix="predict")
+    asked: dict[Future[Prediction], str] = {}
     try:
         while True:
-            for example in examples:
-                pending.add(pool.submit(_answer, base_url, model, example, config, abandoned))
-                if len(pending) == config.concurrency:
-                    break
-            if not pending:
+            while free and (example := next(examples, None)) is not None:
+                url = free.pop()
+                asked[pool.submit(_answer, url, model, example, config, abandoned)] = url
+            if not asked:
                 return
             # The timeout lets a cancellation, which is raised in this thread from outside, come through.
-            finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+            finished, _ = wait(asked, timeout=1, return_when=FIRST_COMPLETED)
             for future in finished:
+                free.append(asked.pop(future))
                 yield future.result()
     finally:
         abandoned.set()

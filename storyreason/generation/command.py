@@ -31,16 +31,20 @@ def _unless(default: Any, **settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != default}
 
 
-def check(config: EngineConfig, gpus: Callable[[], int], model: Path | str | None = None) -> None:
+def check(
+    config: EngineConfig, gpus: Callable[[], int], model: Path | str | None = None, evaluates: bool = False
+) -> None:
     """Raise EngineError if an engine with these settings cannot start on a machine with this many GPUs.
 
-    `gpus` is asked only where the settings want several. `model` is a model folder, if it is known by now; a Hub name is
-    left to vLLM.
+    Without GPUs, an evaluation (`evaluates`) can have several engines, and the gateway one. `gpus` is asked only where the
+    settings want several. `model` is a model folder, if it is known by now; a Hub name is left to vLLM.
     """
     copies, parts = config.data_parallel, config.tensor_parallel
     if (wanted := copies * parts) == 1:
         return
     here = gpus()
+    if evaluates and here == 0 and parts == 1:
+        return
     named = config.devices.split(",") if config.devices and here else None
     if wanted > (len(named) if named else here):
         shown = f"serving.devices names {config.devices}" if named else f"this machine has {here or 'none'}"

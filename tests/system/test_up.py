@@ -22,6 +22,7 @@ pytestmark = pytest.mark.server
 
 
 def test_up_starts_everything_and_says_where(platform: Platform) -> None:
+    (platform.project.folder / ".env").write_text("STORYREASON_FOLLOW=true\n")
     printed = platform.project.run("up")
 
     for part in ("PREFECT", "MLFLOW", "GATEWAY"):
@@ -124,6 +125,39 @@ def test_a_cron_starts_a_run_each_minute_in_its_time_zone(platform: Platform) ->
     wait_for(done, "a run that the cron started", 900)
     client = platform.client
     assert client.delete(f"/deployments/{deployment['id']}/schedules/{made['id']}").status_code == 204
+
+
+def test_moving_the_champion_in_mlflow_deploys_it_and_a_broken_version_is_moved_back(platform: Platform) -> None:
+    def mlflow(method: str, path: str, **body: str) -> Any:
+        """As MLflow's page asks its server."""
+        asked = {"params": body} if method == "GET" else {"json": body}
+        url = f"{platform.url('MLFLOW')}/api/2.0/mlflow/{path}"
+        answer = httpx.request(method, url, timeout=300, trust_env=False, **asked)  # type: ignore[arg-type]
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    model = {"name": "storyteller-smoke"}
+
+    def version(alias: str) -> Any:
+        return mlflow("GET", "registered-models/alias", **model, alias=alias)["model_version"]
+
+    before = str(platform.served()["version"])
+    other = "1" if before != "1" else "2"
+    mlflow("POST", "registered-models/alias", **model, alias="champion", version=other)
+    wait_for(lambda: platform.served()["version"] == other, f"version {other} to be served", 600)
+    wait_for(lambda: version("previous")["version"] == before, "the old champion to be previous", 60)
+
+    broken = mlflow("POST", "model-versions/create", **model, source=str(platform.project.runs))["model_version"][
+        "version"
+    ]
+    mlflow("POST", "registered-models/alias", **model, alias="champion", version=broken)
+    wait_for(lambda: version("champion")["version"] == other, "the alias to be moved back", 300)
+    told = mlflow("GET", "model-versions/get", **model, version=broken)["model_version"]["tags"]
+    assert (
+        "was not registered by a retraining"
+        in {tag["key"]: tag["value"] for tag in told}["storyreason.champion_refused"]
+    )
+    assert platform.served()["version"] == other
 
 
 def test_after_a_kill_the_platform_resumes_its_runs_and_down_leaves_no_process(platform: Platform) -> None:

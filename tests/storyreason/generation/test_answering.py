@@ -133,3 +133,25 @@ def test_vllm_gives_the_same_answers_to_a_split_twice(
     assert [prediction.story_id for prediction in first] == [example.story_id for example in examples]
     assert all(prediction.tokens == 24 and prediction.cut for prediction in first)
     assert again == first[:2]
+
+
+def test_two_endpoints_share_the_stories_and_a_slow_one_gets_fewer(tmp_path: Path) -> None:
+    asked: dict[str, int] = {"quick": 0, "slow": 0}
+    waiting = threading.Event()
+
+    def quick(_: dict[str, Any]) -> Reply:
+        asked["quick"] += 1
+        if asked["quick"] == len(STORIES) - 1:
+            waiting.set()  # all others are told
+        return answer("a story")
+
+    def slow(_: dict[str, Any]) -> Reply:
+        asked["slow"] += 1
+        assert waiting.wait(60)
+        return answer("a story")
+
+    config = CONFIG.model_copy(update={"concurrency": 1})
+    with endpoint(slow) as one, endpoint(quick) as other:
+        told = predict([one, other], "teller", STORIES, config, tmp_path / "predictions.jsonl")
+    assert asked == {"quick": len(STORIES) - 1, "slow": 1}
+    assert [prediction.story_id for prediction in told] == [story.story_id for story in STORIES]

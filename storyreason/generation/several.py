@@ -1,0 +1,45 @@
+"""An evaluation's engines: one, or as many as `serving.data_parallel` says, each a process on devices of its own."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from storyreason.generation import vllm
+from storyreason.generation.config import EngineConfig
+from storyreason.generation.vllm import VllmServer
+
+
+@contextmanager
+def engines(model: Path | str, config: EngineConfig, log: Path) -> Iterator[list[VllmServer]]:
+    """The engines, started at the same time. Their output is in `log`, that of the second in `vllm-2.log` beside it.
+
+    Processes rather than vLLM's own data parallelism: its engines decide by their load which one answers, and stop together
+    when one of them dies. Raises EngineError.
+    """
+    made = [
+        VllmServer(model, one, log if number == 1 else log.with_stem(f"{log.stem}-{number}"))
+        for number, one in enumerate(shares(config, vllm.gpus() if config.data_parallel > 1 else 0), 1)
+    ]
+    try:
+        with ThreadPoolExecutor(len(made)) as pool:
+            for starting in [pool.submit(one.start) for one in made]:
+                starting.result()
+        yield made
+    finally:
+        for one in made:
+            one.stop()
+
+
+def shares(config: EngineConfig, gpus: int) -> list[EngineConfig]:
+    """The settings of each engine: `tensor_parallel` of the devices each, in order; of all, if `devices` names none.
+
+    >>> [one.devices for one in shares(EngineConfig(data_parallel=2, tensor_parallel=2), gpus=4)]
+    ['0,1', '2,3']
+    """
+    if config.data_parallel == 1:
+        return [config]
+    named = config.devices.split(",") if config.devices else [str(number) for number in range(gpus)]
+    width = config.tensor_parallel
+    parts = [",".join(named[start * width : (start + 1) * width]) or None for start in range(config.data_parallel)]
+    return [config.model_copy(update={"data_parallel": 1, "devices": part}) for part in parts]
