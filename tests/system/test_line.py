@@ -161,7 +161,7 @@ def test_without_changes_nothing_is_repeated(project: Project, mlflow: MlflowCli
 
 
 def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlflow: MlflowClient) -> None:
-    folder = mlflow.get_model_version(MODEL, "1").tags["storyreason.folder"]
+    folder = str(project.runs / mlflow.get_model_version(MODEL, "1").tags["storyreason.folder"])
     done = subprocess.run([sys.executable, "-c", EXAMPLE, folder], capture_output=True, text=True)
     assert "told:" in done.stdout, done.stderr
 
@@ -277,7 +277,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     # Given the model folder that is served, and what training left of it: an adapter of the base
-    folder = mlflow.get_model_version_by_alias(MODEL, "champion").tags["storyreason.folder"]
+    folder = str(project.runs / mlflow.get_model_version_by_alias(MODEL, "champion").tags["storyreason.folder"])
     (adapter,) = (path.parent for path in project.runs.glob("train/*/result/adapter_config.json"))
     processor, config = AutoProcessor.from_pretrained(folder), GenerationConfig(max_tokens=96)
     stories = [example.images[:5] for example in dataset.load(project.folder / "data", "test")[:4]]
