@@ -46,6 +46,10 @@ class ExternalEngine:
         """Whether it served this version when it was asked last."""
         return self._missed < MISSED
 
+    def away(self) -> None:
+        """Note that it did not take a request. It counts as down until it answers a real one again."""
+        self._missed = MISSED
+
     def stop(self) -> None:
         """Ask it no more."""
         self._ending.set()
@@ -53,8 +57,10 @@ class ExternalEngine:
 
     def _watch(self) -> None:
         while not self._ending.wait(ASK_EVERY):
+            if self._missed == MISSED:  # a new one of this class waits for it now
+                return
             missed = self._missed + 1 if self._wrong() else 0
-            if not self._ending.is_set():
+            if not self._ending.is_set() and self._missed != MISSED:
                 self._missed = missed
 
     def _wrong(self) -> str | None:

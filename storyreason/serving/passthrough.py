@@ -14,6 +14,7 @@ from storyreason.serving import limits
 from storyreason.serving.budget import SLICE
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, openai_event
+from storyreason.serving.external import ExternalEngine
 from storyreason.serving.routing import Access, Message, Receive, Send, route, unless_gone
 from storyreason.serving.workers import settings_of, workers
 
@@ -37,6 +38,9 @@ MAX_ATTEMPTS = 3
 """How often a request is sent to engines that are running but do not answer."""
 MAX_ENGINES_LOST = 2
 """How many engines may die during one request. It is not sent to another: it may be the cause."""
+MAX_TIMES_AWAY = 4
+"""How often one request may find an engine away that somebody else runs: while it is rolled, its old process refuses first,
+and then nothing listens."""
 
 
 class PassThrough:
@@ -98,6 +102,7 @@ class PassThrough:
                 async with self.engines.engine() as engine:
                     if await self._answer(engine, scope, body, send):
                         return
+                    most = may_be_lost(engine)
                     lives = engine.server.alive()
                     failures, ended = failures + lives, ended + (not lives)
             except RefusedError:
@@ -106,7 +111,7 @@ class PassThrough:
                 raise RefusedError(503, str(error)) from None
             if failures == MAX_ATTEMPTS:
                 raise RefusedError(502, "The engine is running but does not answer: try again later.")
-            if ended == MAX_ENGINES_LOST:
+            if ended == most:
                 raise engines_lost()
             await asyncio.sleep(0.2)
 
@@ -142,6 +147,8 @@ class PassThrough:
                 first = await response.content.readany()
             except (aiohttp.ClientError, OSError):
                 return False
+            if response.status == 503 and isinstance(engine.server, ExternalEngine):
+                return False  # it is ending, as when it is rolled
             if response.status >= 500 and not await still_running(engine):
                 return False
             raw = [(name, value) for name, value in response.raw_headers if name.lower() not in NOT_RETURNED]
@@ -204,6 +211,14 @@ def _in_slices(body: bytes) -> bytes | AsyncIterator[bytes] | None:
             yield body[start : start + SLICE]
 
     return slices() if len(body) > SLICE else body or None
+
+
+def may_be_lost(engine: RunningEngine) -> int:
+    """How many engines a request may lose, after it has lost this one; one that somebody else runs counts as down from now on."""
+    if not isinstance(engine.server, ExternalEngine):
+        return MAX_ENGINES_LOST
+    engine.server.away()
+    return MAX_TIMES_AWAY
 
 
 def engines_lost() -> RefusedError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storyreason import runs
-from storyreason.errors import EngineError, StoryReasonError
+from storyreason.errors import EngineAwayError, EngineError, StoryReasonError
 from storyreason.generation import answering
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.openai import Chunk, OnChunk, Stop
@@ -23,7 +23,7 @@ from storyreason.serving.config import ServingConfig
 from storyreason.serving.engines import EnginePool, RunningEngine
 from storyreason.serving.errors import RefusedError, body_of, response, response_of
 from storyreason.serving.live import EventStream, Json, Outbox, StoryEvents
-from storyreason.serving.passthrough import MAX_ENGINES_LOST, engines_lost, still_running
+from storyreason.serving.passthrough import MAX_ENGINES_LOST, engines_lost, may_be_lost, still_running
 from storyreason.serving.requests import ReadRequest, StoryRequest
 from storyreason.serving.routing import Access, in_thread, route, unless_gone
 from storyreason.serving.workers import settings_of, workers
@@ -142,10 +142,11 @@ class StoryRoutes:
                     told = await self._request(engine, asked.images, config, on_chunk)
                     break
                 except EngineError as error:
+                    most = may_be_lost(engine) if isinstance(error, EngineAwayError) else MAX_ENGINES_LOST
                     if emitted or await still_running(engine):
                         raise
                     ended += 1
-                    if ended == MAX_ENGINES_LOST:
+                    if ended == most:
                         raise engines_lost() from error
                     log.warning("%s Retrying with its successor.", error)
         given = {"version": version, "cut": told.cut, "mended": told.mended}

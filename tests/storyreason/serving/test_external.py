@@ -5,18 +5,22 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from storyreason import dataset
 from storyreason.errors import EngineError, GatewayError
 from storyreason.format.answer import join
 from storyreason.generation.config import EngineConfig, GenerationConfig
+from storyreason.pictures import data_url
 from storyreason.serving import external, state
 from storyreason.serving.config import ServingConfig
-from storyreason.serving.engines import Deployed, EnginePool
+from storyreason.serving.engines import Deployed, EnginePool, RunningEngine
 from storyreason.serving.external import ExternalEngine
-from tests.storyreason.generation.endpoint import answer, endpoint
+from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal
+from tests.storyreason.serving.scripted import gateway
 
 
 @dataclass
@@ -118,3 +122,32 @@ def test_a_model_that_is_not_registered_needs_only_the_common_name(elsewhere: El
     assert engine.alive()
     engine.stop()
     assert not engine.alive()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/stories"])
+def test_requests_that_meet_one_that_ends_wait_until_it_takes_requests_again(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
+) -> None:
+    """As it is rolled: a process that ends still lists its models, and refuses what it is asked."""
+    monkeypatch.setattr(external, "ASK_EVERY", 60.0)  # the watch does not see it in time
+    told, refusals = join(examples[0].chain_of_thought, examples[0].story), [refusal(503, "It ends.")] * 3
+
+    def reply(_: dict[str, Any]) -> Reply:
+        return refusals.pop() if refusals else answer(told)
+
+    body = {
+        "/v1/chat/completions": {"model": "storyteller", "messages": [{"role": "user", "content": "Once?"}]},
+        "/v1/stories": {"images": [data_url(examples[0].images[0])], "decoding": "free"},
+    }[path]
+    with (
+        endpoint(reply, lambda: ["storyteller", "storyteller-7"]) as url,
+        gateway(url, tmp_path, restart_pause=0.1, wait_timeout=60) as (address, pool),
+    ):
+        settings_of = {**ServingConfig().engine(), **settings(url).engine()}
+        pool.served = state.Served("model", "7", None, "", settings_of, registered="models:/storyteller/7")
+        serving = ExternalEngine(settings(url), "storyteller-7")
+        serving._missed = 0  # it answered until now
+        pool._engine = RunningEngine(serving)
+        answered = httpx.post(f"{address}{path}", json=body, timeout=60, trust_env=False)
+    assert answered.status_code == 200, answered.text
+    assert not refusals and not serving.alive()
