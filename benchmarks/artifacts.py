@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,11 +51,9 @@ def main() -> None:
                 _run("sha256sum", *(back / one.name for one in files))
 
             _time(seconds, "cp and sha256sum, there", copy)
-            stored = _time(seconds, "stored", lambda files=files: artifacts.put({one.name: one for one in files}))
+            stored = _time(seconds, "stored", partial(artifacts.put, {one.name: one for one in files}))
             _time(seconds, "cp and sha256sum, back", fetch)
-            _time(
-                seconds, "fetched", lambda stored=stored, number=number: artifacts.get(stored, place / f"got-{number}")
-            )
+            _time(seconds, "fetched", partial(artifacts.get, stored, place / f"got-{number}"))
             shutil.rmtree(there)
     for ours, theirs in (("stored", "cp and sha256sum, there"), ("fetched", "cp and sha256sum, back")):
         one, other = (statistics.median(seconds[name]) for name in (ours, theirs))
