@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from storyreason import home, runs
-from storyreason.cli import check, frames, identify, models, page, presets, sample, score, serve, tell
+from storyreason.cli import check, detect, frames, identify, models, page, presets, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
@@ -33,6 +33,7 @@ for verb in (
     check.check,
     check.read,
     frames.frames,
+    detect.detect,
     identify.identify,
 ):
     app.command()(verb)

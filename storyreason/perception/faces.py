@@ -1,0 +1,66 @@
+"""Faces by dlib, whose models come in packages: a detector (HOG) in dlib itself, landmarks and embedder in
+`face-recognition-models`.
+
+All of them are free for any use (Boost, CC0). The fifth file of that package, with 68 landmarks, is not, and is not read.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storyreason.errors import ModelError
+from storyreason.perception.detecting import Face
+
+MODELS = "face-recognition-models"
+LARGER = 1
+"""How often a picture is doubled before faces are looked for: the detector sees none below 80 pixels."""
+CHIP = 150
+"""Pixels of a side of the picture that is embedded."""
+
+
+class Dlib:
+    """Finds faces and embeds them in 128 numbers. Raises ModelError if a package is missing."""
+
+    def __init__(self) -> None:
+        import dlib
+
+        folder = _folder()
+        self._dlib = dlib
+        self._detector = dlib.get_frontal_face_detector()
+        self._landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+        self._embedder = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
+        self.identity = f"dlib {dlib.__version__} {MODELS} {metadata.version(MODELS)}"
+
+    def boxes(self, image: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
+        """Box and score (0 to 1) of each face in an RGB picture, uint8 of shape [height, width, 3]."""
+        return [(_box(one), score) for one, score in self._found(image)]
+
+    def faces(self, image: np.ndarray) -> list[Face]:
+        """As `FaceFinder`."""
+        image, found = np.ascontiguousarray(image), []
+        for one, score in self._found(image):
+            chip = self._dlib.get_face_chip(image, self._landmarks(image, one), size=CHIP)
+            embedding = np.array(self._embedder.compute_face_descriptor(chip), np.float32)
+            found.append(Face(_box(one), score, embedding))
+        return found
+
+    def _found(self, image: np.ndarray) -> list[tuple[Any, float]]:
+        rectangles, scores, _ = self._detector.run(np.ascontiguousarray(image), LARGER, 0.0)
+        # A score is a distance from the detector's plane, about 0 to 3.
+        return [(one, float(1 / (1 + np.exp(-score)))) for one, score in zip(rectangles, scores, strict=True)]
+
+
+def _box(one: Any) -> tuple[float, float, float, float]:
+    return float(one.left()), float(one.top()), float(one.right()), float(one.bottom())
+
+
+def _folder() -> Path:
+    """Where the package has its files. It is not imported: that needs a `pkg_resources` that new setuptools do not have."""
+    try:
+        return Path(str(metadata.distribution(MODELS).locate_file("face_recognition_models/models")))
+    except metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"Faces need the package {MODELS}: pip install 'storyreason[build]', or --faces none."
+        ) from error

@@ -1,0 +1,142 @@
+"""From frames to the table of detections."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyreason import pictures
+from storyreason.errors import DataError
+from storyreason.perception import Detections, detecting, detectors, filming, frames, looks
+from storyreason.perception.detecting import Face, Found, assigned, chosen
+from storyreason.sample import movie
+
+
+def person(*box: float, score: float = 0.9, mask: np.ndarray | None = None) -> Found:
+    return Found("person", box, score, mask)  # type: ignore[arg-type]
+
+
+def face(*box: float) -> Face:
+    return Face(box, 0.9, np.ones(128, np.float32))  # type: ignore[arg-type]
+
+
+def test_doubles_what_is_too_small_and_the_least_telling_are_left_out() -> None:
+    left_out = Counter[str]()
+    small = [Found("cup", (x, 0, x + 5, 5), 0.9) for x in range(0, 300, 6)]
+    large = Found("car", (0, 50, 200, 150), 0.5)
+    given = [*small, large, Found("car", (2, 50, 200, 150), 0.4), Found("bus", (0, 51, 200, 150), 0.3),
+             Found("cup", (-9, 0, 3, 9), 0.9)]  # fmt: skip
+    found = chosen(given, 320, 200, left_out)
+    assert len(found) == detecting.MOST and large in found and found == sorted(found, key=lambda one: one.box)
+    assert left_out == {"too small": 1, "doubles": 2, "beyond the 40 most telling of a frame": 11}
+    assert chosen(list(reversed(given)), 320, 200, Counter()) == found
+
+
+def test_boxes_end_with_the_picture() -> None:
+    (one,) = chosen([person(-10, -20, 500, 90)], 320, 200, Counter())
+    assert one.box == (0, 0, 320, 90)
+
+
+def test_each_face_is_one_persons() -> None:
+    """Two people side by side, one before the other: the nearer head wins, and nobody has two faces."""
+    left, right = person(0, 0, 60, 200), person(40, 10, 120, 200)
+    found = assigned([face(65, 20, 95, 50), face(15, 10, 45, 40)], [left, right])
+    assert {at: one.box[0] for at, one in found.items()} == {0: 15, 1: 65}
+    assert assigned([face(15, 10, 45, 40), face(15, 60, 45, 90)], [left]).keys() == {0}
+    assert assigned([face(10, 120, 50, 160)], [left]) == {}  # a face at the knees is somebody else's
+    assert assigned([face(15, 10, 45, 40)], [Found("dog", (0, 0, 60, 200), 0.9)]) == {}
+
+
+def test_a_mask_says_more_than_a_box() -> None:
+    mask = np.zeros((200, 200), bool)
+    mask[:, 100:] = True
+    behind, before = person(0, 0, 200, 200, mask=mask), person(0, 0, 190, 200, mask=~mask)
+    assert {at: one.box[0] for at, one in assigned([face(120, 10, 150, 40)], [behind, before]).items()} == {0: 120}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two made films, and their frames in `frames/`."""
+    folder = tmp_path_factory.mktemp("made")
+    for seed in (7, 8):
+        movie.write(folder, seed, shots=4)
+    filming.extract([folder], folder / "frames")
+    return folder
+
+
+class Counting:
+    """Counts what a detector and a looker are given."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.detected, self.embedded, self.decoded = Counter[str](), Counter[str](), Counter[bytes]()
+        self._truth, self._colours = detectors.named(f"truth:{folder}"), looks.named("histogram")
+        self.identity = self._truth.identity
+        rgb = pictures.rgb
+
+        def decoded(encoded: bytes) -> object:
+            self.decoded[encoded] += 1
+            return rgb(encoded)
+
+        monkeypatch.setattr(pictures, "rgb", decoded)
+
+    def detect(self, frames: Sequence[frames.Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
+        self.detected.update(frame.place for frame in frames)
+        return self._truth.detect(frames, images)
+
+    def looks(self, image: np.ndarray, found: Sequence[Found]) -> np.ndarray:
+        self.embedded.update(str(one) for one in found)
+        return self._colours.looks(image, found)
+
+
+def test_the_table_is_what_identify_reads(films: Path, tmp_path: Path) -> None:
+    truth, colours = detectors.named(f"truth:{films}"), looks.named("histogram")
+    report = detecting.detect(films / "frames", tmp_path / "detections.parquet", truth, colours)
+    table = Detections(tmp_path / "detections.parquet")
+    assert table.films == ["film-7", "film-8"] and len(table) == report.detections
+    (film, _) = table
+    assert set(film.labels) >= {"person"} and film.looks.any(axis=1).all()
+    kept = {(one.scene, one.frame) for one in frames.read(films / "frames", "film-7")}
+    assert set(zip(film.scene_names, film.frame_names, strict=True)) <= kept
+    assert len(set(film.ids)) == len(film) and film.ids[0] == f"{film.frame_names[0]}-0"
+    assert [path.name for path in tmp_path.iterdir()] == ["detections.parquet"]
+
+
+def test_a_run_that_was_killed_goes_on_and_computes_nothing_twice(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, out = Counting(films, monkeypatch), tmp_path / "detections.parquet"
+
+    def killed(film: str, done: int, all: int) -> None:
+        if film == "film-8":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detecting.detect(films / "frames", out, counting, counting, tell=killed)
+    assert not out.exists()
+    first = {place for place in counting.detected if "film-7" in place}
+    counting.decoded.clear()
+    report = detecting.detect(films / "frames", out, counting, counting)
+    assert report.known == 1 and {counting.detected[place] for place in first} == {1}
+    assert max(counting.decoded.values()) == 1
+    whole = tmp_path / "whole.parquet"
+    for counter in (counting.detected, counting.embedded):
+        counter.clear()
+    counting.decoded.clear()
+    report = detecting.detect(films / "frames", whole, counting, counting)
+    assert out.read_bytes() == whole.read_bytes()
+    assert {*counting.detected.values(), *counting.embedded.values(), *counting.decoded.values()} == {1}
+    assert counting.embedded.total() == report.detections
+
+
+def test_where_nothing_is_found(films: Path, tmp_path: Path) -> None:
+    class Blind:
+        identity = "blind"
+
+        def detect(self, frames: Sequence[frames.Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
+            return [[] for _ in images]
+
+    with pytest.raises(DataError, match=r"Nothing was found in the .* frames .*: try another detector or threshold"):
+        detecting.detect(films / "frames", tmp_path / "out.parquet", Blind(), looks.named("histogram"))
+    assert not (tmp_path / "out.parquet").exists()
