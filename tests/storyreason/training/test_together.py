@@ -123,9 +123,10 @@ def test_two_fsdp2_processes_train_what_one_trains_and_resume_where_they_were_ki
     make_job: MakeJob, mode: dict[str, Any]
 ) -> None:
     # Given one process and, on the same stories in every step, two with FSDP2
-    packed = {} if mode else PACKED  # and packed, which changes nothing
-    alone, shared = make_job("alone", **mode), make_job("shared", **mode, **FSDP, **packed)
-    apart = make_job("apart", **mode, **FSDP, **packed)
+    # and packed, which changes nothing, or with one process recomputing a long story while the other keeps a short one's
+    packed = {"pack_tokens": 1850, "recompute": "long"} if mode else PACKED
+    settings = {**mode, **FSDP, **packed}
+    alone, shared, apart = make_job("alone", **mode), make_job("shared", **settings), make_job("apart", **settings)
     told = Lines()
     result = training.run(shared, told, env=PATCH)
     assert told.of("start")[0]["distributed_type"] == "FSDP"
