@@ -63,12 +63,12 @@ def test_without_a_limit_all_that_differ_are_kept() -> None:
     assert len(kept(Chooser(None), of(*pictures, pictures[-1]))) == 50
 
 
-def test_memory_does_not_grow_with_a_scene() -> None:
-    chooser, most = Chooser(2), 0
-    pictures = [videos.scene(seed, (16, 10)) for seed in range(500)]
-    found, _ = chooser._candidates(one for _, one in of(*pictures))
-    most = len(found)
-    assert most <= 8 and chooser.left_out["surplus"] == 500 - most
+def test_a_long_scene_has_few_candidates_from_all_of_it() -> None:
+    chooser = Chooser(2)
+    found, _ = chooser._candidates(one for _, one in of(*(videos.scene(seed, (16, 10)) for seed in range(500))))
+    places = [0, *(one.seen.number for one in found), 500]
+    assert len(found) <= 8 and chooser.left_out["surplus"] == 500 - len(found)
+    assert max(np.diff(places)) < 200
 
 
 def test_bars_are_dark_in_the_whole_scene_and_on_both_sides() -> None:
