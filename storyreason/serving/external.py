@@ -46,6 +46,11 @@ class ExternalEngine:
         """Whether it served this version when it was asked last."""
         return self._missed < MISSED
 
+    def look(self) -> None:
+        """Ask now whether it serves this version. It counts as down at once if not."""
+        if self._wrong():
+            self.away()
+
     def away(self) -> None:
         """Note that it did not take a request. It counts as down until it answers a real one again."""
         self._missed = MISSED

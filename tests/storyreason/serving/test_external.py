@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,34 @@ def test_a_model_that_is_not_registered_needs_only_the_common_name(elsewhere: El
     assert engine.alive()
     engine.stop()
     assert not engine.alive()
+
+
+def test_a_request_that_fails_in_one_that_ends_waits_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
+) -> None:
+    monkeypatch.setattr(external, "ASK_EVERY", 60.0)
+    names, failed = ["storyteller", "storyteller-7"], threading.Event()
+
+    def reply(_: dict[str, Any]) -> Reply:
+        if failed.is_set():
+            return answer("Once")
+        failed.set()
+        names.clear()  # soon nothing listens there
+        threading.Timer(1, names.extend, [["storyteller", "storyteller-7"]]).start()
+        return refusal(500, "The engine is dead.")
+
+    with (
+        endpoint(reply, lambda: names) as url,
+        gateway(url, tmp_path, restart_pause=0.1, wait_timeout=60) as (address, pool),
+    ):
+        settings_of = {**ServingConfig().engine(), **settings(url).engine(), "startup_timeout": 60}
+        pool.served = state.Served("model", "7", None, "", settings_of, registered="models:/storyteller/7")
+        serving = ExternalEngine(settings(url), "storyteller-7")
+        serving._missed = 0
+        pool._engine = RunningEngine(serving)
+        body = {"model": "storyteller", "messages": [{"role": "user", "content": "Once?"}]}
+        answered = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    assert answered.status_code == 200, answered.text
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/stories"])
