@@ -71,8 +71,8 @@ class Views:
         return tower.batch_of(random.Random(f"tower/{self.course.seed}/{number}/{self.rank}"), self.processor)
 
 
-def drawn(batches: Any, steps: int, device: str) -> Any:
-    """The batches of all steps in turn. Where a GPU trains, the other cores draw them ahead."""
+def drawn(batches: Any, done: int, steps: int, device: str) -> Any:
+    """The batches of the steps after `done` in turn. Where a GPU trains, the other cores draw them ahead."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -80,7 +80,7 @@ def drawn(batches: Any, steps: int, device: str) -> Any:
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=range(1, steps + 1),
+        sampler=range(done + 1, steps + 1),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator(),  # a loader takes its seed from torch's own otherwise

@@ -7,8 +7,8 @@ It learns to read first. Given to a model that could see, 120 steps of texts alo
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ class BaseProgress:
     copied: tuple[float, ...] = ()
     """Copy accuracy at each distance of `BACK`."""
     tower: float | None = None
-    """The vision tower's accuracy, once, before the first step."""
+    """The vision tower's accuracy, once, before the first step of this process."""
 
     def __str__(self) -> str:
         if self.tower is not None:
-            return f"vision tower: {self.tower:.1%} of the answers about grid cells correct  {self.seconds:.0f} s"
+            again = f"goes on after step {self.step}/{self.steps}  " if self.step else ""
+            return (
+                f"{again}vision tower: {self.tower:.1%} of the answers about grid cells correct  {self.seconds:.0f} s"
+            )
         f1 = "" if self.f1 is None else f"  box F1 on unseen frames {self.f1:.3f}"
         pairs = zip(BACK, self.copied, strict=True) if self.copied else ()
         copied = ", ".join(f"{accuracy:.0%} from {back} tokens back" for back, accuracy in pairs)
@@ -78,9 +81,12 @@ def train(
     evaluated: int = 256,
     reading_steps: int = READING_STEPS,
     device: str = "cpu",
-) -> Iterator[BaseProgress]:
+) -> Generator[BaseProgress, None, None]:
     """Train a new base for `steps` steps of frames and `text_tokens` tokens of texts, and save it to `out`, also after
     every 250 steps.
+
+    A training that was killed goes on after its last report when it is started again with the same settings. It keeps its
+    state beside `out`, in a hidden file.
 
     The final figures are measured on `evaluated` frames, the earlier ones on an eighth of them.
 
@@ -100,25 +106,27 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         others = [
-            context.Process(target=_follow, args=(course, meeting, rank), daemon=True) for rank in range(1, processes)
+            context.Process(target=_follow, args=(course, meeting, rank, out), daemon=True)
+            for rank in range(1, processes)
         ]
         for other in others:
             other.start()
         try:
             yield from _train(course, meeting, 0, out)
-        finally:
             for other in others:
                 other.join(timeout=10)
+        finally:
+            for other in others:
                 other.kill()
 
 
-def _follow(course: Course, meeting: str, rank: int) -> None:
-    for _ in _train(course, meeting, rank, out=None):
+def _follow(course: Course, meeting: str, rank: int, out: Path) -> None:
+    for _ in _train(course, meeting, rank, out):
         pass
 
 
-def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterator[BaseProgress]:
-    """The work of each process. The first one, which has `out`, evaluates, saves and reports."""
+def _train(course: Course, meeting: str, rank: int, out: Path) -> Iterator[BaseProgress]:
+    """The work of each process. The first one evaluates, saves and reports."""
     import torch
     import torch.distributed as dist
 
@@ -127,26 +135,67 @@ def _train(course: Course, meeting: str, rank: int, out: Path | None) -> Iterato
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=course.processes, timeout=timedelta(minutes=10)
     )
+    try:
+        yield from _steps(course, rank, out)
+    finally:
+        dist.destroy_process_group()
+
+
+def _steps(course: Course, rank: int, out: Path) -> Iterator[BaseProgress]:
+    """Teach, in a process group, from the first step or from where a training was killed."""
     processor = make_processor(vocabulary_texts(course.seed))
     model: Any = new_model(processor, course.seed)
     model.to(course.device)
     began, total = time.monotonic(), course.reading_steps + course.steps
-    views = drawn(Views(processor, course, rank), course.tower_steps, course.device)
-    right = tower.teach(
-        model, views, course.tower_steps, lambda parameters: _average_gradients(parameters, course.processes)
-    )
-    if out is not None:
-        yield BaseProgress(0, total, 0.0, time.monotonic() - began, tower=right)
-    learner = _Learner(model, course)
+    if (state := _unfinished(out, course)) is None:
+        views = drawn(Views(processor, course, rank), 0, course.tower_steps, course.device)
+        right = tower.teach(
+            model, views, course.tower_steps, lambda parameters: _average_gradients(parameters, course.processes)
+        )
+        learner, done = _Learner(model, course), 0
+    else:
+        learner, done, right = _Learner(model, course), state["step"], state["tower"]
+        learner.load(state["learner"])
+        began -= state["seconds"]
+    if rank == 0:
+        yield BaseProgress(done, total, 0.0, time.monotonic() - began, tower=right)
     losses: list[tuple[float, float]] = []
-    for step, batches in enumerate(drawn(Batches(processor, course, rank), total, course.device), 1):
+    for step, batches in enumerate(drawn(Batches(processor, course, rank), done, total, course.device), done + 1):
         losses.append(learner.step(batches))
-        if out is not None and (step % course.report_every == 0 or step == total):
+        if rank == 0 and (step % course.report_every == 0 or step == total):
             loss, text_loss = (_mean(column) for column in zip(*losses, strict=True))
             progress = BaseProgress(step, total, loss, time.monotonic() - began, text_loss=text_loss)
-            yield _measured(model, processor, out, course, progress)
+            told = _measured(model, processor, out, course, progress)
+            _keep(out, course, step=step, tower=right, seconds=time.monotonic() - began, learner=learner.state())
+            yield told
+        if step % course.report_every == 0:
             losses = []
-    dist.destroy_process_group()
+    if rank == 0:
+        _state_file(out).unlink()
+
+
+def _state_file(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished.pt")
+
+
+def _keep(out: Path, course: Course, **state: Any) -> None:
+    """Write what a training goes on from."""
+    import torch
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = _state_file(out).with_suffix(".new")
+    torch.save({"course": asdict(course), **state}, beside)
+    beside.rename(_state_file(out))
+
+
+def _unfinished(out: Path, course: Course) -> dict[str, Any] | None:
+    """What a training with the same settings was killed at, if one was."""
+    import torch
+
+    if not _state_file(out).is_file():
+        return None
+    state: dict[str, Any] = torch.load(_state_file(out), map_location=course.device, weights_only=True)
+    return state if state["course"] == asdict(course) else None
 
 
 def _mean(losses: Iterable[float]) -> float:
@@ -173,6 +222,19 @@ class _Learner:
         self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
         total = course.reading_steps + course.steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, total))
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps to come depend on."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model, "pointer": self.pointer, "optimizer": self.optimizer, "schedule": self.schedule,
+        }  # fmt: skip
 
     def step(self, batches: Iterable[Batch]) -> tuple[float, float]:
         """One optimizer step on this process' batches. Returns the losses of the answers: about frames, about texts, NaN

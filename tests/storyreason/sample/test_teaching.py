@@ -1,6 +1,7 @@
 """One short training of the tiny base model."""
 
 import math
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,25 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
 
 
 @pytest.mark.server
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    def started(name: str) -> Generator[BaseProgress, None, None]:
+        return train(tmp_path / name, 2, 256, processes=1, report_every=2, tower_steps=2, evaluated=16, reading_steps=2)
+
+    whole = list(started("whole"))
+    killed = started("killed")
+    assert [next(killed).step, next(killed).step] == [0, 2]
+    killed.close()
+    again = list(started("killed"))
+
+    assert [line.step for line in again] == [2, 4]
+    assert str(again[0]).startswith("goes on after step 2/4  vision tower")
+    assert (again[-1].loss, again[-1].f1) == (whole[-1].loss, whole[-1].f1)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert files[0] == files[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+@pytest.mark.server
 def test_other_processes_draw_the_same_batches() -> None:
     import torch
 
@@ -46,7 +66,7 @@ def test_other_processes_draw_the_same_batches() -> None:
         device="cuda",
     )  # fmt: skip
     batches = Batches(make_processor(vocabulary_texts()), course, rank=0)
-    alone, ahead = ([batch for step in drawn(batches, 3, device) for batch in step] for device in ("cpu", "cuda"))
+    alone, ahead = ([batch for step in drawn(batches, 0, 3, device) for batch in step] for device in ("cpu", "cuda"))
 
     assert ["pixel_values" in batch for batch in alone] == [False, False, True, False, True]
     for one, other in zip(alone, ahead, strict=True):
