@@ -14,8 +14,9 @@ Batch = dict[str, Any]
 """What `batch_of` makes."""
 LONG = 0.3
 """The fraction of the training after which lessons take looking back to answers of before, and frames have other sizes."""
-TEXT_SIZES = (128, 128, 256, 256, 512, 512, 1024)
-"""Tokens of a text lesson; those of a step have one size. Attention takes half of the time at 1,024."""
+TEXT_SIZES = (128, 256, 512, 512, 1024, 1024, 1536)
+"""Tokens of a text lesson; those of a step have one size. A story looks back as far as 800 tokens: with 1,024 at most, and
+mostly less, 20 % of nonsense words' tokens were repeated right from there after 330 steps of both; with these, 34 % after 400."""
 
 
 @dataclass(frozen=True, slots=True)
