@@ -305,11 +305,6 @@ GUARDED = tuple(score for score in SCORES.values() if score.guard)
 """The scores that must not get worse by more than the gate's tolerance."""
 
 
-def known(name: str) -> bool:
-    """Whether a score has this name (`strict/grounding/f1`, without the decoding)."""
-    return name in SCORES
-
-
 _COMPARED = re.compile(
     r"grounding/(\w+/)?(matched|matched_50_95|iou)|identity/(idtp|bcubed_\w+|links/right|switches)|"
     r"references/(phantom|hallucinations)|paper/(Char\. |Obj\. )?(Precision|Recall|F1)|paper/mAP"

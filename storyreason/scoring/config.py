@@ -64,10 +64,10 @@ class GateConfig(BaseModel):
 
         decoding, _, name = primary.partition("/")
         if decoding not in ("free", "grounded"):
-            near = catalogue.nearest(primary if catalogue.known(primary) else name or decoding)
+            near = catalogue.nearest(primary if primary in catalogue.SCORES else name or decoding)
             example = f"grounded/{near or catalogue.BOX_F1}"
             raise ValueError(f"expected a score with its decoding, free or grounded: did you mean {example!r}?")
-        if not catalogue.known(name):
+        if name not in catalogue.SCORES:
             near = catalogue.nearest(name)
             raise ValueError(f"there is no score {name!r}" + (f": did you mean '{decoding}/{near}'?" if near else ""))
         if catalogue.SCORES[name].better != "higher":
