@@ -38,7 +38,7 @@ class ExternalEngine:
         while (wrong := self._wrong()) is not None:
             if time.monotonic() > deadline or self._ending.wait(0.5):
                 raise EngineError(wrong)
-        openai.tell(self.url, self.name, [grey_picture()], GenerationConfig(max_tokens=1, timeout=60))
+        self._ask()
         self._missed = 0
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -47,9 +47,14 @@ class ExternalEngine:
         return self._missed < MISSED
 
     def look(self) -> None:
-        """Ask now whether it serves this version. It counts as down at once if not."""
-        if self._wrong():
-            self.away()
+        """Have it answer a real request now: one that ends may still list its models. It counts as down at once if it cannot."""
+        try:
+            if self._wrong() is None:
+                self._ask()
+                return
+        except EngineError:
+            pass
+        self.away()
 
     def away(self) -> None:
         """Note that it did not take a request. It counts as down until it answers a real one again."""
@@ -59,6 +64,9 @@ class ExternalEngine:
         """Ask it no more."""
         self._ending.set()
         self._missed = MISSED
+
+    def _ask(self) -> None:
+        openai.tell(self.url, self.name, [grey_picture()], GenerationConfig(max_tokens=1, timeout=60))
 
     def _watch(self) -> None:
         while not self._ending.wait(ASK_EVERY):

@@ -234,9 +234,10 @@ async def still_running(engine: RunningEngine) -> bool:
 
     One whose core has died answers so, then exits.
     """
+    if isinstance(engine.server, ExternalEngine):
+        await asyncio.to_thread(engine.server.look)
+        return engine.server.alive()
     for _ in range(20):
-        if isinstance(engine.server, ExternalEngine):
-            await asyncio.to_thread(engine.server.look)
         if not engine.server.alive():
             return False
         await asyncio.sleep(0.1)

@@ -153,13 +153,14 @@ def test_a_request_that_fails_in_one_that_ends_waits_for_the_next(
     assert answered.status_code == 200, answered.text
 
 
+@pytest.mark.parametrize("status", [503, 500])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/stories"])
 def test_requests_that_meet_one_that_ends_wait_until_it_takes_requests_again(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
+    path: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: list[dataset.Example]
 ) -> None:
     """As it is rolled: a process that ends still lists its models, and refuses what it is asked."""
     monkeypatch.setattr(external, "ASK_EVERY", 60.0)  # the watch does not see it in time
-    told, refusals = join(examples[0].chain_of_thought, examples[0].story), [refusal(503, "It ends.")] * 3
+    told, refusals = join(examples[0].chain_of_thought, examples[0].story), [refusal(status, "It ends.")] * 3
 
     def reply(_: dict[str, Any]) -> Reply:
         return refusals.pop() if refusals else answer(told)
