@@ -60,6 +60,9 @@ def build(
     logger, outcome = get_run_logger(), Built()
     kept = Path(frames)
     found = Path(detections) if detections else kept / "detections.parquet"
+    named = building.landmarks(config, kept, found) if config.authoring.landmarks else None
+    if named is not None:
+        found = named.detections
     recognized = building.recognize(found, Path(corrections) if corrections else None)
     for sentence in recognized.left_out:
         logger.warning("%s", sentence)
@@ -73,7 +76,8 @@ def build(
 
     authored: list[Authored] = []
     for film in films:
-        authored.append(building.author(config, film, sum(one.cost for one in authored)))
+        spent = sum(one.cost for one in authored) + (named.cost if named else 0)
+        authored.append(building.author(config, film, spent))
     outcome.stories, outcome.left_out = sum(one.told for one in authored), sum(one.left_out for one in authored)
     folder = building.assemble(config, films, authored, licence or "").folder
     outcome.folder = str(folder)

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 
 from storyreason import perception, runs
 from storyreason.authoring import assembling, estimating, prompting
+from storyreason.authoring import landmarks as naming
 from storyreason.authoring.assembling import FilmStories
 from storyreason.authoring.calls import Author, Budget, Spent
 from storyreason.authoring.config import HOW, AuthoringConfig
@@ -20,10 +21,10 @@ from storyreason.config import RunConfig
 from storyreason.errors import DataError
 from storyreason.perception import frames
 from storyreason.serving import client as gateway
-from tasks.results import Assembled, Authored, Recognized, Sheet
+from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1, 1
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
@@ -53,6 +54,42 @@ def _digest(file: Path | None) -> str | None:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def _landmarks_named_by(config: RunConfig, kept: Path, detections: Path) -> str:
+    chosen = config.authoring
+    return runs.fingerprint(
+        step="landmarks",
+        version=LANDMARKS_VERSION,
+        frames=_digest(kept / frames.FILE),
+        detections=_digest(detections),
+        labels=sorted(chosen.landmarks),
+        prompts=prompting.identity("instructed"),
+        authoring=[chosen.model, chosen.temperature, chosen.seed, chosen.attempts, chosen.max_tokens],
+    )
+
+
+@step(_landmarks_named_by, retries=2, delay=10)
+def landmarks(work: Work, config: RunConfig, kept: Path, detections: Path) -> Named:
+    """Have a model name the landmarks among the detections."""
+    logger, (chosen, key) = get_run_logger(), _endpoint(config)
+    names, cost = dict[int, str](), 0.0
+    for film in frames.films(kept):
+        found = naming.candidates(detections, film, chosen.landmarks)
+        budget = Budget(chosen, cost)
+        author = Author(chosen, calls(film), budget, key)
+        names |= naming.name(author, chosen, frames.read(kept, film), found, lambda said: logger.warning("%s", said))
+        cost += budget.total().cost
+    naming.write(detections, names, work.folder / "detections.parquet")
+    return Named(("detections.parquet",), work.folder / "detections.parquet", len(names), cost)
+
+
+def _endpoint(config: RunConfig) -> tuple[AuthoringConfig, str | None]:
+    """The settings with the address that is asked, and the key for it: the gateway's own, or the one of the environment."""
+    chosen = config.authoring
+    if chosen.endpoint:
+        return chosen, os.environ.get(KEY)
+    return chosen.model_copy(update={"endpoint": gateway.url(config.serving)}), gateway.token(config.serving)
 
 
 def _recognize_named_by(detections: Path, corrections: Path | None) -> str:
@@ -121,11 +158,7 @@ def _author_named_by(config: RunConfig, film: Footage, before: float) -> str:
 @step(_author_named_by, retries=2, delay=10, run_name="author-{film.film}")
 def author(work: Work, config: RunConfig, film: Footage, before: float) -> Authored:
     """Have a model write the stories of a film. `before` is what the other films of the data set cost."""
-    logger, chosen = get_run_logger(), config.authoring
-    endpoint, key = chosen.endpoint, os.environ.get(KEY)
-    if not endpoint:
-        endpoint, key = gateway.url(config.serving), gateway.token(config.serving)
-    chosen = chosen.model_copy(update={"endpoint": endpoint})
+    logger, (chosen, key) = get_run_logger(), _endpoint(config)
     shots, budget = film.shots(), Budget(chosen, before)
     made = windows(shots)
     written = write(

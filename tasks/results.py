@@ -115,6 +115,16 @@ class Recognized:
 
 
 @dataclass(frozen=True)
+class Named:
+    """Detections whose landmarks have names."""
+
+    files: tuple[str, ...]
+    detections: Path
+    named: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class Sheet:
     """The contact sheet of a film."""
 
@@ -151,6 +161,7 @@ RESULTS = {
     "register": Registered,
     "evaluate": Evaluated,
     "compare": Compared,
+    "landmarks": Named,
     "recognize": Recognized,
     "sheet": Sheet,
     "author": Authored,

@@ -55,10 +55,9 @@ def _made_of(film: str) -> Iterator[Path]:
         for folder in sorted((root / step).glob("*")):
             if (runs.read_manifest(folder) or {}).get("film") == film:
                 yield folder
-    for folder in sorted((root / "recognize").glob("*")):
-        table = folder / "ids.parquet"
-        if table.is_file() and film in map(str, pq.read_table(table, columns=["film"]).column("film").to_pylist()):
-            yield folder
+    for table in sorted([*root.glob("recognize/*/ids.parquet"), *root.glob("landmarks/*/detections.parquet")]):
+        if film in map(str, pq.read_table(table, columns=["film"]).column("film").to_pylist()):
+            yield table.parent
     for folder in sorted((root / "assemble").glob("*")):
         if _has(folder / "data", film):
             yield folder

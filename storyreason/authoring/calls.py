@@ -108,13 +108,17 @@ class Author:
         self._config, self._folder, self._budget, self._key = config, folder, budget, api_key
         self._lock, self._next = threading.Lock(), 0.0
 
-    def ask(self, messages: Sequence[Message], grammar: str | None, attempt: int) -> Reply:
-        """The reply to some messages, kept or new. `attempt` counts from 0: each has a seed of its own.
+    def ask(self, messages: Sequence[Message], grammar: str | None, attempt: int, schema: Any = None) -> Reply:
+        """The reply to some messages, kept or new, under a grammar (GBNF) or a JSON schema if there is one.
 
-        A rejected request is a refusal. Raises ConfigError when too much would be spent, EngineAwayError when the endpoint is
-        unreachable, and EngineError when it rejects every request, or is none.
+        `attempt` counts from 0: each has a seed of its own. A rejected request is a refusal. Raises ConfigError when too much
+        would be spent, EngineAwayError when the endpoint is unreachable, and EngineError when it rejects every request, or is
+        none.
         """
         body = self._body(messages, grammar, attempt)
+        if schema is not None:
+            form = {"name": "reply", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         path = self._folder / f"{name_of(body)}.json"
         if (reply := _kept(path)) is not None:
             self._budget.settle(0.0, reply, kept=True)

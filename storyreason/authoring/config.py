@@ -30,6 +30,11 @@ class AuthoringConfig(BaseModel):
         True,
         description="Whether the endpoint takes grammars, as vLLM and the gateway do. Otherwise what is wrong is sent back.",
     )
+    landmarks: tuple[str, ...] = Field(
+        (),
+        description="Labels of detections that may be landmarks, such as building: the model names those that are, before "
+        "entities are recognized again. Empty: none.",
+    )
     attempts: int = Field(
         3, ge=1, le=10, description="How often an analysis, or a story, is asked for before it is left out."
     )
@@ -67,5 +72,5 @@ class AuthoringConfig(BaseModel):
 
 
 HOW = ("endpoint", "concurrency", "requests_per_minute", "timeout", "retries", "pause", "price_in", "price_out", "max_cost",
-       "test_share")  # fmt: skip
+       "test_share", "landmarks")  # fmt: skip
 """Settings that do not change what is written for a film."""

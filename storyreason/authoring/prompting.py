@@ -14,7 +14,7 @@ from storyreason.format.problems import Problem
 from storyreason.format.tables import SETTING_ELEMENTS
 from storyreason.pictures import data_url
 
-NAMES = ("system", "analysis", "story", "fault")
+NAMES = ("system", "analysis", "story", "fault", "landmarks")
 MOST_FAULTS = 12
 """How many faults are sent back at a time."""
 Message = dict[str, Any]
@@ -53,6 +53,15 @@ def for_story(
     )
     text = _prompt("story").format(count=len(images), present=present)
     return [*asked, {"role": "assistant", "content": thought}, {"role": "user", "content": text}]
+
+
+def for_landmarks(
+    image: bytes, boxes: Sequence[tuple[str, tuple[int, int, int, int]]], names: Sequence[str]
+) -> list[Message]:
+    """The messages that ask which boxes of a frame show a landmark; `boxes` have labels and corners in pixels."""
+    listed = [f"{number}. {label}: {','.join(map(str, box))}" for number, (label, box) in enumerate(boxes, 1)]
+    text = _prompt("landmarks").format(boxes="\n".join(listed), names=", ".join(names) or "none")
+    return [{"role": "user", "content": [_picture(image), _text(text)]}]
 
 
 def again(asked: Sequence[Message], reply: str, faults: Iterable[Problem]) -> list[Message]:

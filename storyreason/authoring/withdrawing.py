@@ -21,7 +21,10 @@ def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | N
         return str(of) != film or (shown is not None and (str(scene), str(frame)) not in shown)
 
     before = frames.films(kept).get(film, 0)
-    frames.write(kept / frames.FILE, (one for one in frames.read(kept) if stays(one.film, one.scene, one.frame)))
+    # The reports of films stay: `storyreason frames` with the same films would cut this one again.
+    said = {key: value for key, value in frames.metadata(kept).items() if key.startswith("storyreason.")}
+    staying = (one for one in frames.read(kept) if stays(one.film, one.scene, one.frame))
+    frames.write(kept / frames.FILE, staying, lambda: said)
     _filter(detections, stays)
     return before - frames.films(kept).get(film, 0)
 

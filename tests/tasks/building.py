@@ -22,8 +22,11 @@ def whole(kept: Path, runs: Path, url: str, licence: str = "cc-by-4.0", **settin
 
     chosen, authored = config(url, **settings), list[Any]()
     with disable_run_logger():
-        recognized = building.recognize.compute(kept / "detections.parquet", None)
-        films = building.footage(kept, kept / "detections.parquet", recognized.ids)
+        detections = kept / "detections.parquet"
+        if chosen.authoring.landmarks:
+            detections = building.landmarks.compute(chosen, kept, detections).detections
+        recognized = building.recognize.compute(detections, None)
+        films = building.footage(kept, detections, recognized.ids)
         for film in films:
             building.sheet.compute(film)
         for film in films:

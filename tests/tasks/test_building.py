@@ -1,5 +1,6 @@
 """A data set of films is built in steps: each computed once, killed and resumed without paying or writing anything twice."""
 
+import json
 import multiprocessing
 import random
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_what_films_cost_is_added_up(kept: Path, tmp_path: Path) -> None:
         folder = whole(kept, tmp_path / "runs", endpoint.url, max_cost=70.0, **prices)
         assert len(endpoint.bodies) == 12
     assert "12 requests, 12,000 tokens in and 1,200 out, 12.00; 0 refusals" in (folder / "README.md").read_text()
+
+
+def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path: Path) -> None:
+    def script(body: dict[str, Any], _: int) -> str:
+        if "response_format" in body:
+            return json.dumps({"landmarks": [{"box": 1, "name": "the red gate"}]})
+        return scripted.right(body)
+
+    with scripted.endpoint(script) as endpoint:
+        folder = whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"])
+        asked = len(endpoint.bodies)
+        whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"], attempts=3)
+        assert len(endpoint.bodies) == asked > 12
+    told = [one for split in dataset.SPLITS for one in dataset.load(folder, split)]
+    assert any("| lm1 | The red gate, " in one.chain_of_thought for one in told)
 
 
 @pytest.mark.server

@@ -24,6 +24,8 @@ FILM, PERSON = "red-lantern-482", "char2"
 def kept(clone: Path, tmp_path: Path) -> Path:
     """The frames of four films, of which a data version was built."""
     kept = films.write(tmp_path / "frames", films=4)
+    said = list(frames.read(kept))
+    frames.write(kept / frames.FILE, said, lambda: {"storyreason.films": "[]"})
     with scripted.endpoint() as endpoint:
         folder = whole(kept, tmp_path / "runs", endpoint.url)
     data.change("films.dvc", str(folder), dataset.adopt)
@@ -51,6 +53,7 @@ def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> No
     assert told() == {} and FILM not in Path("films/README.md").read_text()
     assert "Stories withdrawn after it was made: 2." in Path("films/README.md").read_text()
     assert data.identify(DataConfig(target="films.dvc")).md5 != before[1]
+    assert frames.metadata(kept)["storyreason.films"] == "[]"
     assert FILM not in frames.films(kept) and len(frames.films(kept)) == 3
     assert FILM not in pq.read_table(kept / "detections.parquet").column("film").to_pylist()
     assert files_with(FILM) == [] and not building.calls(FILM).exists() and building.calls("black-bicycle-481").exists()
