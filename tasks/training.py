@@ -32,9 +32,9 @@ DESCRIBED = {
 CURVES = {
     "step": {
         "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "mfu", "peak_memory",
-        "data_wait",
+        "data_wait", "margin", "accuracy",
     },
-    "validation": {"loss"},
+    "validation": {"loss", "margin", "accuracy"},
 }  # fmt: skip
 """The values of each event that become curves of the run: `train/loss`, `validation/loss`, …"""
 PREFIX = {"step": "train", "validation": "validation"}
@@ -178,11 +178,16 @@ def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
 
 def _sentence(line: dict[str, Any]) -> str:
     return (
-        f"step {line['step']}/{line['steps']}  loss {line['loss']:.3f}  lr {line['learning_rate']:.2g}  "
+        f"step {line['step']}/{line['steps']}  loss {line['loss']:.3f}  {_preferred(line)}lr {line['learning_rate']:.2g}  "
         f"{line['tokens_per_s']:,.0f} tokens/s ({line['answer_tokens_per_s']:,.0f} of answers)  MFU {line['mfu']:.1%}  "
         f"peak {line['peak_memory'] / 1e9:.1f} GB  data wait {line['data_wait']:.0%}  "
         f"{line['seconds_left'] / 60:.1f} min left"
     )
+
+
+def _preferred(line: dict[str, Any]) -> str:
+    """Of a training on preferences, how far the right answers are ahead."""
+    return f"margin {line['margin']:.2f}, right {line['accuracy']:.0%}  " if "margin" in line else ""
 
 
 def _features_sentence(line: dict[str, Any]) -> str:

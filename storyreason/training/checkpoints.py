@@ -70,7 +70,6 @@ def identity(job: Job, stories: StoryDataset, base: Any, per_step: int, sharded:
 
     The number of processes may change at a resume; whether checkpoints are `sharded` (FSDP) may not.
     """
-    seen = hashlib.sha256(stories.prepared.digests[stories.rows].tobytes())  # IDs, pictures, frames' tokens, answers
     weights = hashlib.sha256()
     for name, parameter in base.named_parameters():
         # The first few of each suffice: any training changes them. In bfloat16, whatever dtype they were loaded in.
@@ -80,7 +79,7 @@ def identity(job: Job, stories: StoryDataset, base: Any, per_step: int, sharded:
         **job.identity(),
         "stories_per_step": per_step,
         "sharded": sharded,
-        "stories_hash": seen.hexdigest()[:16],
+        "stories_hash": stories.digest(),
         "weights_hash": weights.hexdigest()[:16],
     }
 

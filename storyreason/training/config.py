@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storyreason import forms
 from storyreason.architecture import Target
 from storyreason.format import grids
+from storyreason.training.negatives import KINDS, Kind
 
 Precision = Literal["auto", "bfloat16", "float32"]
 Recompute = Literal["none", "long", "selective", "all"]
@@ -49,6 +50,26 @@ class TrainingConfig(BaseModel):
     )
     tower_learning_rate: float | None = Field(
         None, gt=0, le=1, description="That of the vision tower without its merger; empty: `learning_rate`."
+    )
+    method: Literal["sft", "dpo"] = Field(
+        "sft",
+        description="What the model learns. sft: to write the data's answers; dpo: to prefer them to wrong ones (`negatives`), "
+        "starting from a model that writes answers already (arXiv 2305.18290).",
+    )
+    negatives: tuple[Kind, ...] = Field(
+        KINDS,
+        min_length=1,
+        description="The wrong answers that are made from the data: each story has a pair with each kind that it can have. A "
+        "pair counts as a story in `epochs` and `batch_size`, and its two answers are in one row. dpo only.",
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=10,
+        description="How strongly the model is held to the one it starts from; more is closer. dpo only.",
+    )
+    sft_weight: float = Field(
+        0.0, ge=0, le=100, description="The weight of the right answers' loss beside that of the preferences. dpo only."
     )
     epochs: float = Field(3.0, gt=0, le=1000, description="How many times each story is seen. Paper: LoRA 3, else 4.")
     max_steps: int | None = Field(

@@ -1,5 +1,6 @@
 """The stories of a training run: prepared once, decoded when needed, joined into batches."""
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class StoryDataset:
         self.seen: dict[int, Callable[[], Decoded]] = {}
         """How to load the features of a story's pictures, for the stories whose features are cached."""
         self._pictures: dict[int, Decoded] = {}
+        """By row."""
         self._room = CACHE_BYTES
         read = np.asarray(rows, np.int64)
         longest = max(chat.REQUESTS, key=lambda request: encoder.prompt_length((1,), request))
@@ -91,6 +93,14 @@ class StoryDataset:
             return self.answer_tokens(item[1])
         return self.tokens(item) - self.image_tokens(item[1]) - 1  # the first token is never predicted
 
+    def passes(self, item: Item) -> "list[tuple[int, int]]":
+        """Tokens, and tokens that the loss covers, of each document of an item."""
+        return [(self.tokens(item), self.loss_tokens(item))]
+
+    def digest(self) -> str:
+        """Identifies the stories: IDs, pictures, frames' tokens, answers."""
+        return hashlib.sha256(self.prepared.digests[self.rows].tobytes()).hexdigest()[:16]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -101,18 +111,27 @@ class StoryDataset:
         """Like `stories[item]`, with the features of its pictures instead of their patches."""
         return self._joined(item, self.seen[item[1]]())
 
+    def documents(self, item: Item, seen: bool) -> list[chat.Inputs]:
+        """All that passes through the model for an item; `seen`: with the features of its pictures."""
+        return [self.with_features(item) if seen else self[item]]
+
+    def beside(self, items: Sequence[Item]) -> "dict[str, torch.Tensor]":
+        """What a batch of these items has besides the model's inputs."""
+        return {}
+
     def _joined(self, item: Item, pictures: "Decoded") -> chat.Inputs:
         return self.encoder.join(pictures, self.request(*item), self.story(item[1]).answer.tolist(), self.config.loss)
 
     def decoded(self, index: int) -> "Decoded":
         """Patches and grids of a story's pictures, kept for the next epoch while there is room."""
-        found = self._pictures.get(index)
+        row = int(self.rows[index])
+        found = self._pictures.get(row)
         if found is None:
             found = self.decode(index)
             size = found[0].nbytes
             if size <= self._room:
                 self._room -= size
-                self._pictures[index] = found
+                self._pictures[row] = found
         return found
 
     def decode(self, index: int) -> "Decoded":
@@ -149,11 +168,11 @@ class Batches:
         All, because the parts of a sharded tower are gathered from all processes, or from none.
         """
         items = one_pass[self.rank]
-        if not all(index in self.stories.seen for mine in one_pass for _, index in mine):
-            return self.join([self.stories[item] for item in items])
-        batch = self.join([self.stories.with_features(item) for item in items])
-        batch["features"] = batch.pop("pixel_values")
-        return batch
+        seen = all(index in self.stories.seen for mine in one_pass for _, index in mine)
+        batch = self.join([one for item in items for one in self.stories.documents(item, seen)])
+        if seen:
+            batch["features"] = batch.pop("pixel_values")
+        return {**batch, **self.stories.beside(items)}
 
 
 def collate(inputs: Sequence[chat.Inputs], pad: int) -> dict[str, Any]:

@@ -113,14 +113,17 @@ class FeatureCache:
         wanted = used = pictures = 0
         chosen: list[list[int]] = [[], []]
         for part, of in ((chosen[1], validation), (chosen[0], stories)):
+            counted: set[int] = set()  # a story may be in several pairs
             for index in range(len(of)):
                 story = of.story(index)
-                size = sum(map(self.bytes_of, story.image_tokens))
+                again = story.place in counted
+                counted.add(story.place)
+                size = 0 if again else sum(map(self.bytes_of, story.image_tokens))
                 wanted += size
                 if wanted <= room:
                     part.append(index)
                     used += size
-                    pictures += len(story.image_tokens)
+                    pictures += 0 if again else len(story.image_tokens)
         return Share(frozenset(chosen[0]), frozenset(chosen[1]), pictures, used, wanted)
 
     def room(self, cap: float) -> int:

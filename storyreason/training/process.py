@@ -11,10 +11,11 @@ import torch.distributed as dist
 
 from storyreason import architecture, chat, dataset, model, pictures, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, features, plan, prepared, setup, sharding
+from storyreason.training import checkpoints, features, pairs, plan, prepared, setup, sharding
 from storyreason.training.examples import StoryDataset, refuse_long
 from storyreason.training.job import Job
 from storyreason.training.pace import EnoughError, HalfStepError
+from storyreason.training.preferring import PreferenceTrainer
 from storyreason.training.trainer import StoryTrainer
 from storyreason.training.watch import Watch
 
@@ -46,7 +47,8 @@ def _train(job: Job, watch: Watch) -> None:
     first = examples[stories.story(0).place]
     encoder.check(pictures.open_frames(first.images, first.story_id), "<think>\n</think>\n")
     settings.max_steps = schedule.steps
-    trainer = StoryTrainer(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
+    kind = StoryTrainer if config.method == "sft" else PreferenceTrainer
+    trainer = kind(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
     if config.freezes_tower() and config.feature_cache_gb:
         _keep_features(job, trainer, encoder, resumed or 0)
@@ -149,4 +151,4 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
         raise TrainingError(f"{job.data} has no stories to train on.")
-    return stories, validation
+    return pairs.made(job, stories, validation) if job.training.method == "dpo" else (stories, validation)

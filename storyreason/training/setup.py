@@ -59,7 +59,7 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=2 * config.rank,
-        lora_dropout=0.1,
+        lora_dropout=0.1 if config.method == "sft" else 0.0,  # the model that preferences start from has none
         target_modules="|".join(adapted_by_family[one] for one in sorted(set(config.targets))),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -121,6 +121,8 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         gradient_checkpointing=config.recompute != "none",
         gradient_checkpointing_kwargs=checkpointing(config.recompute),
         use_liger_kernel=config.liger and cuda,
+        # Its fused loss is one sum over all answers, and preferences need each answer's.
+        liger_kernel_config=None if config.method == "sft" else {"fused_linear_cross_entropy": False},
         use_cpu=not cuda,
         seed=config.seed,
         logging_steps=1,

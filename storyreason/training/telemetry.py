@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
@@ -46,8 +47,8 @@ class Telemetry(TrainerCallback):
             os.environ.get(ATTEMPT, ""),
             step=resumed or 0,
             steps=self.plan.steps,
-            stories=len(self.stories),
-            validation_stories=len(self.validation),
+            stories=len(np.unique(self.stories.rows)),
+            validation_stories=len(np.unique(self.validation.rows)),
             dropped=len(self.stories.dropped) + len(self.validation.dropped),
             bad=len(self.stories.prepared.bad),
             tokens=sum(self.stories.lengths),
@@ -110,6 +111,7 @@ class Telemetry(TrainerCallback):
             steps=self.plan.steps,
             epoch=round(self.plan.epochs_after(step), 4),
             loss=logs["loss"],
+            **_preferred(logs),
             learning_rate=logs["learning_rate"],
             grad_norm=norm,
             seconds=seconds,
@@ -130,7 +132,7 @@ class Telemetry(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         assert metrics is not None
-        self.writer.write("validation", step=state.global_step, loss=metrics["eval_loss"])
+        self.writer.write("validation", step=state.global_step, loss=metrics["eval_loss"], **_preferred(metrics))
 
     def _refuse_infinite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -151,11 +153,12 @@ class Telemetry(TrainerCallback):
             items = [item for mine in one_pass for item in mine]
             seen = all(index in self.stories.seen for _, index in items)
             total += sum(
-                self._cost.of(
-                    self.stories.tokens(item),
-                    self.stories.loss_tokens(item),
-                    0 if seen else self.stories.image_tokens(item[1]),
-                )
+                self._cost.of(tokens, labels, 0 if seen else self.stories.image_tokens(item[1]))
                 for item in items
+                for tokens, labels in self.stories.passes(item)
             )
         return total
+
+
+def _preferred(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: values[name] for name in ("margin", "accuracy") if name in values}

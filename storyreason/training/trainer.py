@@ -1,7 +1,7 @@
 """transformers' Trainer with planned batches and an exact loss: the mean over all answer tokens of a step."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,8 @@ class StoryTrainer(OpenTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Calls the callbacks only: `log_history`, and with it a checkpoint, holds nothing but validations."""
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        more = self.measured() if "loss" in logs else {}
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, {**logs, **more})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the Trainer's, with a group for each learning rate that differs. The first group has `learning_rate`."""
@@ -137,9 +138,7 @@ class StoryTrainer(OpenTrainer):
     ) -> tuple[list[Any], Any]:
         with self.telemetry.waiting():
             steps, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # Over all processes, as planned: each token of a step has the same weight, whatever micro-batch it is in.
-        items = self.plan.step(self.state.global_step)
-        return steps, torch.tensor(sum(map(self.stories.loss_tokens, items)), device=device)
+        return steps, self.divisor(self.plan.step(self.state.global_step)).to(device)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """All micro-batches of a step, forward and backward; gradients are exchanged between processes in the last one.
@@ -164,16 +163,43 @@ class StoryTrainer(OpenTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The sum over this micro-batch's tokens, divided by the step's tokens (gradients are averaged over processes)."""
-        loss = self._loss_sum(model, inputs, inputs.pop("labels"))
-        return loss / num_items_in_batch * self.args.world_size
+        """This micro-batch's part of the step's loss (gradients are averaged over processes)."""
+        return self.part_of_loss(model, inputs, num_items_in_batch) * self.args.world_size
+
+    def divisor(self, items: Sequence[plan.Item]) -> torch.Tensor:
+        """What the sums of a step are divided by: the answer tokens of all processes, as planned. So each token of a step has
+        the same weight, whatever micro-batch it is in."""
+        return torch.tensor(sum(map(self.stories.loss_tokens, items)))
+
+    def part_of_loss(self, model: Any, inputs: dict[str, Any], divisor: torch.Tensor) -> torch.Tensor:
+        """The sum over a micro-batch's tokens, divided by the step's tokens."""
+        return self._loss_sum(model, inputs, inputs.pop("labels")) / divisor
+
+    def totals(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """The sums of a validation batch from which `validated` computes the loss."""
+        labels = inputs.pop("labels")
+        loss = self._loss_sum(self.model_wrapped, inputs, labels)
+        return torch.tensor([float(loss), int((labels[:, 1:] != chat.IGNORED).sum())], dtype=torch.float64)
+
+    def validated(self, totals: torch.Tensor) -> dict[str, float]:
+        """The loss, and what else is reported of a validation, from the totals over all processes."""
+        return {"eval_loss": float(totals[0] / totals[1])}
+
+    def measured(self) -> dict[str, float]:
+        """What else is reported of the step that just ended. All processes take part."""
+        return {}
+
+    def with_seen(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The model's inputs, with cached features as it takes them."""
+        if "features" in inputs:
+            bare: Any = self.model  # what is called may be wrapped
+            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), bare.config)
+        return inputs
 
     def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """The sum of the cross-entropies of all label tokens. Logits are computed only where there is a label, or (Liger)
         not at all."""
-        if "features" in inputs:
-            bare: Any = self.model  # `model` may be wrapped
-            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), bare.config)
+        inputs = self.with_seen(inputs)
         if self.args.use_liger_kernel:
             total: torch.Tensor = model(
                 **inputs, labels=labels, skip_logits=True, num_items_in_batch=1, use_cache=False
@@ -188,38 +214,56 @@ class StoryTrainer(OpenTrainer):
         """
         if self.control.should_save:  # first, so that stopping or killing the validation loses no step
             self.write_checkpoint()
-        model: Any = self.model
-        model.eval()
-        world, rank, batches = self.args.world_size, self.args.process_index, self._validation_batches()
-        passes = Batches(self.validation, self.join, rank)
-        total = torch.zeros(2, dtype=torch.float64)
-        for start in range(0, len(batches), world):
-            if self.stop_wanted():
+        total: Any = 0
+        for indices, found in self.over(self.validation, self.batches(self.validation), self.totals):
+            if found is None:
                 self.control.should_training_stop = True
                 return {}
-            shared = batches[start : start + world]
-            indices = shared[rank] if rank < len(shared) else None
-            shared += shared[:1] * (world - len(shared))  # every process must take part in every pass
-            inputs = self.to_device(passes[tuple(tuple((0, index) for index in one) for one in shared)])
-            labels = inputs.pop("labels")
-            with torch.no_grad(), self.compute_loss_context_manager():
-                loss = self._loss_sum(self.model_wrapped, inputs, labels)
-            if indices is not None:
-                total += torch.tensor([float(loss), int((labels[:, 1:] != chat.IGNORED).sum())])
-        if world > 1:
-            total = total.to(self.args.device)
-            dist.all_reduce(total)
-        value = float(total[0] / total[1])
+            total += found if indices else torch.zeros_like(found)
+        metrics = self.validated(self.over_processes(total))
+        value = metrics["eval_loss"]
         best = self.state.best_metric
         if math.isfinite(value) and (best is None or value < best):  # nothing is less than NaN
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
         self.state.log_history.append({"step": self.state.global_step, "eval_loss": value})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {"eval_loss": value})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.telemetry.restart_clock()
-        return {"eval_loss": value}
+        return metrics
 
-    def _validation_batches(self) -> list[list[int]]:
-        lengths, size = self.validation.lengths, self.config.batch_size
+    def over(
+        self, stories: StoryDataset, batches: Sequence[list[int]], compute: Callable[[dict[str, Any]], torch.Tensor]
+    ) -> Iterator[tuple[list[int], torch.Tensor | None]]:
+        """What `compute` gives for each batch of this process, without gradients or dropout, and the batch's stories.
+
+        Every process takes part in every pass; one that has no batch left computes another's, with no stories. When the run
+        is asked to stop, the result is None, and the last.
+        """
+        world, rank = self.args.world_size, self.args.process_index
+        passes = Batches(stories, self.join, rank)
+        model: Any = self.model
+        model.eval()
+        for start in range(0, len(batches), world):
+            if self.stop_wanted():
+                yield [], None
+                return
+            shared = list(batches[start : start + world])
+            mine = shared[rank] if rank < len(shared) else []
+            shared += shared[:1] * (world - len(shared))
+            inputs = self.to_device(passes[tuple(tuple((0, index) for index in one) for one in shared)])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                found = compute(inputs)
+            yield mine, found
+
+    def over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes."""
+        if self.args.world_size > 1:
+            values = values.to(self.args.device)
+            dist.all_reduce(values)
+        return values
+
+    def batches(self, stories: StoryDataset) -> list[list[int]]:
+        """All stories in batches as a step has them."""
+        lengths, size = stories.lengths, self.config.batch_size
         if self.config.pack_tokens:
             return plan.pack(lengths, self.config.pack_tokens)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
