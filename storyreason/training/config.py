@@ -105,7 +105,7 @@ class TrainingConfig(BaseModel):
     )
     liger: bool = Field(True, description="Liger's fused kernels where there is a GPU.")
     feature_cache_gb: float = Field(
-        100.0,
+        50.0,
         ge=0,
         description="While the vision tower is frozen (modes lora and language), its features are computed once and cached on "
         "disk, up to this many GB (about 1.2 MB for a 575x240 frame at 7B); the rest is computed in every step. 0: off.",
