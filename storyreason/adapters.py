@@ -32,6 +32,10 @@ BASE = "base.json"
 base's files are in `base/` beside it, a link, unless the name is one on the Hub."""
 
 
+GIVEN = (".lora_A.", ".lora_magnitude_vector")
+"""In the names of an adapter's weights that are not zero before it is trained: the base's own magnitudes, with DoRA."""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A model folder with an adapter instead of weights, and the base that it goes over."""
@@ -88,7 +92,8 @@ def in_tower(adapter: Adapter) -> bool:
 def check(folder: Path) -> int:
     """How many weights of its base an adapter changes. Raises ModelError if there is none, or it cannot be read."""
     changed = sum(
-        ".lora_A." not in key and bool(_read(file, key).any()) for key, (file, _) in _tensors([folder / WEIGHTS])
+        not any(one in key for one in GIVEN) and bool(_read(file, key).any())
+        for key, (file, _) in _tensors([folder / WEIGHTS])
     )
     if not changed:
         raise ModelError(
@@ -127,9 +132,7 @@ def merge(base: Any, adapter: Path, name: str) -> tuple[Any, str]:
     except Exception as error:  # peft, safetensors and torch each raise their own
         reason = " ".join(str(error).split())[:400]
         raise ModelError(f"The adapter {adapter} does not fit the base model {name}: {reason}") from error
-    # DoRA's magnitudes are those of the base at first; only an adapter that was not trained has nothing else.
-    begun = (".lora_A.", ".lora_magnitude_vector")
-    changed = sum(bool(tensor.any()) for key, tensor in weights.items() if not any(one in key for one in begun))
+    changed = sum(bool(tensor.any()) for key, tensor in weights.items() if not any(one in key for one in GIVEN))
     if not changed:
         raise ModelError(
             f"The adapter {adapter} changes no weight of {name}: its training has not begun, or was lost. Train it again."

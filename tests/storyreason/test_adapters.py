@@ -58,7 +58,11 @@ def test_whole_weights_and_an_adapter_without_effect_are_refused(tiny_base: Path
         written(tiny_base)
     result = write_result(tiny_base, tmp_path / "result")
     weights = load_file(result / adapters.WEIGHTS)
-    save_file({key: one * (".lora_A." in key) for key, one in weights.items()}, result / adapters.WEIGHTS)
+    begun = {key: one * (".lora_A." in key) for key, one in weights.items()}
+    begun |= {
+        key.replace("lora_A", "lora_magnitude_vector"): one[0].clone() for key, one in begun.items() if "lora_A" in key
+    }
+    save_file(begun, result / adapters.WEIGHTS)
     with pytest.raises(ModelError, match="changes no weight of its base"):
         written(result)
     assert not (tmp_path / "model").exists()
