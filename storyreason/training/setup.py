@@ -66,7 +66,8 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(base, lora)
-    without_copies(adapted)
+    if machine.Machine.of(config).fsdp is None:  # FSDP2 computes without autocast
+        without_copies(adapted)
     if config.recompute != "none":
         adapted.enable_input_require_grads()  # without it, checkpointed layers of frozen weights get no gradient
     return adapted

@@ -124,7 +124,7 @@ def test_two_fsdp2_processes_train_what_one_trains_and_resume_where_they_were_ki
 ) -> None:
     # Given one process and, on the same stories in every step, two with FSDP2
     # and packed, which changes nothing, or with one process recomputing a long story while the other keeps a short one's
-    packed = {"pack_tokens": 1850, "recompute": "long"} if mode else PACKED
+    packed = {"pack_tokens": 1850, "recompute": "long", "dtype": "auto"} if mode else PACKED
     settings = {**mode, **FSDP, **packed}
     alone, shared, apart = make_job("alone", **mode), make_job("shared", **settings), make_job("apart", **settings)
     told = Lines()
