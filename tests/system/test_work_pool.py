@@ -89,8 +89,8 @@ def test_a_work_pool_gets_the_same_deployments_and_a_worker_runs_them(
         refused = start("retrain-smoke", lerning_rate=0.1)
         assert refused.status_code == 409 and "lerning_rate" in refused.text
 
-        # Runs that earlier tests on this server killed still count as running: nothing would be removed.
-        killed = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+        # Runs that earlier tests on this server killed or left waiting still count as active: nothing would be removed.
+        killed = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "PAUSED", "CANCELLING"]}}}}
         for left in server.post("/flow_runs/filter", json=killed).raise_for_status().json():
             crashed = {"state": {"type": "CRASHED"}, "force": True}
             server.post(f"/flow_runs/{left['id']}/set_state", json=crashed).raise_for_status()

@@ -113,7 +113,7 @@ def test_one_engine_tells_the_stories_and_what_the_controls_show(
 ) -> None:
     progress = Mock()
     monkeypatch.setattr(evaluation, "Progress", Mock(return_value=progress))
-    monkeypatch.setattr(evaluation, "VllmServer", lambda *_: nullcontext(vllm_server))
+    monkeypatch.setattr(evaluation.several, "engines", lambda *_: nullcontext([vllm_server]))
     stories = list(sample.examples("test", films=1))
     assert dataset.sizes(stories[0]) == dataset.sizes(stories[1])
     config = FREE.model_copy(update={"generation": GenerationConfig(max_tokens=8)})
