@@ -12,6 +12,7 @@ from prefect.logging import disable_run_logger
 from storyreason import dataset, runs, sample
 from storyreason.config import EvaluationConfig, RunConfig
 from storyreason.format import answer
+from storyreason.generation import several
 from storyreason.generation.config import GenerationConfig
 from storyreason.generation.vllm import VllmServer
 from storyreason.scoring import control
@@ -113,7 +114,7 @@ def test_one_engine_tells_the_stories_and_what_the_controls_show(
 ) -> None:
     progress = Mock()
     monkeypatch.setattr(evaluation, "Progress", Mock(return_value=progress))
-    monkeypatch.setattr(evaluation.several, "engines", lambda *_: nullcontext([vllm_server]))
+    monkeypatch.setattr(several, "engines", lambda *_: nullcontext([vllm_server]))
     stories = list(sample.examples("test", films=1))
     assert dataset.sizes(stories[0]) == dataset.sizes(stories[1])
     config = FREE.model_copy(update={"generation": GenerationConfig(max_tokens=8)})
