@@ -39,7 +39,7 @@ def fetch(identity: str, stored: Stored, base: Stored | None, say: Say) -> Path:
     there is no room.
     """
     whole = _fetched() / identity
-    with runs.lock(_fetched(), wait=math.inf):  # a second one waits as long as the first takes
+    with runs.lock(_fetched(), wait=math.inf):  # fetched once: whoever comes second waits for the first
         if not whole.exists():
             part = _fetched() / f".{identity}.part"
             make_room(stored.bytes + (base.bytes if base else 0), part)

@@ -186,7 +186,7 @@ def _sentence(line: dict[str, Any]) -> str:
 
 
 def _preferred(line: dict[str, Any]) -> str:
-    """Of a training on preferences, how far the right answers are ahead."""
+    """How far the right answers are ahead, when a model is trained on preferences."""
     return f"margin {line['margin']:.2f}, right {line['accuracy']:.0%}  " if "margin" in line else ""
 
 

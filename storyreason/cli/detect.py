@@ -1,11 +1,11 @@
 """`storyreason detect`: people and things in the frames of films, with faces and looks."""
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from storyreason.cli import progress
 
 
 def detect(
@@ -36,28 +36,13 @@ def detect(
     device: Annotated[str, typer.Option(help="Where the models run: cpu, or cuda.")] = "cpu",
 ) -> None:
     """Find people and things in frames, their faces, and what they look like: a row for each."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
     from storyreason.perception import detecting, detectors
     from storyreason.perception import looks as lookers
     from storyreason.perception.faces import Dlib
 
-    console, told, tasks = Console(stderr=True, highlight=False), time.monotonic(), {}
     chosen = detectors.named(detector, _list(names), _list(stuff), threshold, device)
     finder, looker = Dlib() if faces == "dlib" else None, lookers.named(looks, device)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True,
-                  disable=not sys.stderr.isatty()) as progress:  # fmt: skip
-
-        def tell(film: str, done: int, all: int) -> None:
-            nonlocal told
-            if film not in tasks:
-                tasks[film] = progress.add_task(film, total=all)
-            progress.update(tasks[film], completed=done)
-            if progress.disable and time.monotonic() - told > 30:
-                told = time.monotonic()
-                console.print(f"{film}: {done} of {all} frames", markup=False)
-
+    with progress.told("frames") as tell:
         report = detecting.detect(frames, out, chosen, looker, finder, batch, tell)
     if why := "; ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()) if count):
         typer.echo(f"left out: {why}", err=True)

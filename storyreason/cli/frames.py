@@ -1,12 +1,12 @@
 """`storyreason frames`: the frames of films that a data set is made of."""
 
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from storyreason.cli import progress
 
 
 def frames(
@@ -19,26 +19,10 @@ def frames(
     longest_side: Annotated[int, typer.Option(min=64, help="Pixels: larger frames are made smaller.")] = 1280,
 ) -> None:
     """Cut films into scenes, and keep the sharp frames of each that differ."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
     from storyreason.perception import filming
     from storyreason.perception.choosing import LEFT_OUT
 
-    console, told = Console(stderr=True, highlight=False), time.monotonic()
-    tasks = {}
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True,
-                  disable=not sys.stderr.isatty()) as progress:  # fmt: skip
-
-        def tell(film: str, done: int, all: int) -> None:
-            nonlocal told
-            if film not in tasks:
-                tasks[film] = progress.add_task(film, total=all)
-            progress.update(tasks[film], completed=done)
-            if progress.disable and time.monotonic() - told > 30:
-                told = time.monotonic()
-                console.print(f"{film}: {done} of {all} frames", markup=False)
-
+    with progress.told("frames") as tell:
         settings = filming.Settings(per_scene, longest_side)
         reports, left_out = filming.extract(films, out, settings, tell)
     for sentence in (*left_out, *(report.problem for report in reports if report.problem)):

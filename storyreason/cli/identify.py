@@ -1,13 +1,12 @@
 """`storyreason identify`: which detections of films show the same person or thing."""
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from storyreason.cli import progress
 from storyreason.cli.options import Method
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ def identify(
     ] = None,
 ) -> None:
     """Recognize people and things again over the frames of films: an entity for each detection."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
     from storyreason import perception
     from storyreason.errors import ConfigError, DataError
 
@@ -43,18 +39,14 @@ def identify(
     given = perception.load_corrections(corrections) if corrections else []
     table = perception.Detections(detections)
     found, left_out = {}, list[str]()
-    console, told = Console(stderr=True, highlight=False), time.monotonic()
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True,
-                  disable=not sys.stderr.isatty()) as progress:  # fmt: skip
-        task = progress.add_task("identifying", total=len(table))
+    done = 0
+    with progress.told("detections") as tell:
         for film in table:
             result, missed = _identify(film, method, given)
             found[film.name] = (film.ids, result.names, result.probabilities)
             left_out += missed
-            progress.advance(task, len(film))
-            if progress.disable and time.monotonic() - told > 30:
-                told = time.monotonic()
-                console.print(f"{len(found)} of {len(table.films)} films")
+            done += len(film)
+            tell("identifying", done, len(table))
     perception.write(out, table, found)
     for sentence in left_out:
         typer.echo(sentence, err=True)

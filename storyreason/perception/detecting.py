@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
-"""Of what this module makes of a detector's boxes: increase it when that changes."""
+"""Raise it when this module turns the same boxes of a detector into other detections."""
 MOST = 40
 """Detections of a frame, at most."""
 DOUBLE, SAME_PLACE = 0.65, 0.9

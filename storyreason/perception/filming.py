@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
-"""Of what this module and those it uses keep of a film: increase it when they keep something else."""
+"""Raise it when other frames of the same film are kept."""
 QUALITY = 90
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a frame without bars."""

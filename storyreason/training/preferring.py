@@ -29,7 +29,7 @@ class PreferenceTrainer(StoryTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._margins = torch.zeros(3, device=self.args.device)
-        """Of the step so far: pairs, the sum of their margins, and how many are positive."""
+        """Totals of the current step: pairs, the sum of their margins, and how many margins are positive."""
 
     @property
     def parts(self) -> dict[str, PairDataset]:

@@ -67,6 +67,6 @@ def test_after_black_a_scene_begins() -> None:
 
 
 def test_pictures_that_are_seconds_apart_may_return(tmp_path: Path) -> None:
-    """Of a video, a change and back is a flash; of pictures, it is a view and its reverse."""
+    """A change and back is a flash in a video, and in pictures a view and its reverse."""
     one, other = videos.scene(1), videos.scene(2)
     assert begun(scenes(seen([one, other, one, one, other]), None)) == [1, 2, 4]
