@@ -20,7 +20,6 @@ from storyreason.training import packing, setup
 VARLEN = "benchmark_varlen"
 """The name under which transformers knows `varlen_attend`."""
 LONG = 32_768
-KEPT_ATTENTION = ("scaled_dot_product", "flash_attn", "_varlen_attn")
 rotate = modeling.apply_rotary_pos_emb
 
 
@@ -70,23 +69,16 @@ def varlen_attend(
     return in_one_call(packing.lengths_of(position_ids), query, key, value, scaling), None
 
 
-def keep_costly(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """The trainer's `selective`, which does not know the name of varlen attention."""
-    if "_varlen_attn" in str(operation):
-        return CheckpointPolicy.MUST_SAVE
-    return setup.keep_costly(context, operation, *args, **kwargs)
-
-
 def keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     if operation in setup.PRODUCTS:
         right = args[setup.PRODUCTS[operation] + 1]
         keep = right.shape[-1] <= 16 or right.shape[0] > 64  # not what comes out of rank 16
     else:
-        keep = any(name in str(operation) for name in KEPT_ATTENTION)
+        keep = any(name in str(operation) for name in setup.KERNELS)
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-POLICIES: dict[str, Callable[..., CheckpointPolicy]] = {"selective": keep_costly, "products": keep_products}
+POLICIES: dict[str, Callable[..., CheckpointPolicy]] = {"selective": setup.keep_costly, "products": keep_products}
 
 
 def set_up(subject: Subject, variant: Variant) -> None:

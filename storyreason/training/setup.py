@@ -24,6 +24,8 @@ PRODUCTS = {
     torch.ops.aten.baddbmm.default: 1,
 }
 """Matrix products, each with the position of its left operand among the arguments."""
+KERNELS = ("scaled_dot_product", "flash_attn", "varlen_attn")
+"""In the names of attention's operations: torch's own kernels, those of `windows`, and FlashAttention's."""
 
 
 def load_model(job: Job, cuda: bool) -> Any:
@@ -166,6 +168,6 @@ def keep_costly(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Chec
     if operation in PRODUCTS:
         left, right = args[PRODUCTS[operation] :][:2]
         keep = right.shape[-1] <= left.shape[-1]
-    else:  # torch's own kernels, those of `windows`, and FlashAttention's
-        keep = any(name in str(operation) for name in ("scaled_dot_product", "flash_attn", "varlen_attn"))
+    else:
+        keep = any(name in str(operation) for name in KERNELS)
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
