@@ -60,8 +60,6 @@ class Family:
     recurrent: str | None = None
     """The attribute of a decoder layer that carries a state from token to token, whatever the positions say. A story in
     a packed row would see those before it, so each passes through such a layer by itself."""
-    windows: bool = True
-    """Whether the tower attends to parts of its patches, and tells a FlashAttention where they end (`training.windows`)."""
     template: str | None = None
     """The chat template that replaces its own, for training and in model folders; None: its own. Replaced is one that opens
     or closes a thinking block itself, and takes such a block out of an answer: the analysis of a story is one."""

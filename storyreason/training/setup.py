@@ -38,7 +38,7 @@ def load_model(job: Job, cuda: bool) -> Any:
     base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
     if config.pack_tokens:
         packing.isolate(base)
-    if cuda and dtype == "bfloat16" and attention is None and architecture.of(base.config).windows:
+    if cuda and dtype == "bfloat16" and attention is None:
         windows.join(base)
     torch.manual_seed(config.seed)
     if config.mode == "lora":
