@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 LOCK := deploy/requirements-$(ACCELERATOR).txt
 STAMP := $(VENV)/installed-$(ACCELERATOR)
-# Two files of tests at a time: while one waits for a server to start, the other computes.
-TWO := -n 2 --dist loadfile
+# Two files of tests at a time: while one waits for a server to start, the other computes. They begin in the order that
+# tests/conftest.py gives them, the longest first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 TOOLS := .venv-tools
 # torch's own build for machines without a GPU, for Python 3.11: the same version, published apart, so its hash is given
 # here. It is the only one the CPU lock allows: pip prefers a file whose hash it knows beforehand to a newer one, and would

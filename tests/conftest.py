@@ -1,4 +1,4 @@
-"""Fixtures of the whole session: an untrained model of the real class, frames to tell, and one vLLM for all tests."""
+"""The order of the files, and fixtures of the whole session: an untrained model of the real class, frames, one vLLM."""
 
 import os
 import shutil
@@ -12,6 +12,12 @@ from storyreason.generation.vllm import VllmServer
 from storyreason.serving.config import ServingConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, and those without a server last: two files run at a time, and end together."""
+    slow = {item.path for item in items if item.get_closest_marker("server")}
+    items.sort(key=lambda item: (item.path not in slow, "system" not in item.path.parts))
 
 
 def write_untrained(folder: Path, seed: int = 0) -> Path:
