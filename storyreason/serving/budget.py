@@ -5,6 +5,7 @@ Settings of `ServingConfig` bound what depends on the machine (`max_requests`, `
 """
 
 import asyncio
+import resource
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from storyreason.serving.errors import RefusedError
 
 HEAD_TIMEOUT = 20.0
 """Seconds in which a request's head must arrive, from the start of the connection or the previous response."""
+MAX_DESCRIPTORS = 8192
+"""Most descriptors of the process. A client costs no more than its connection's until its request has its place."""
 MAX_HEAD = 2**16
 """Bytes of a request's target and headers."""
 UNREAD_TIMEOUT = 60.0
@@ -38,6 +41,17 @@ WORKERS = 2
 """Processes that parse bodies, decode pictures and check answers. Few, since they compete with the engine."""
 WORK_TIMEOUT = 120.0
 """Seconds after which a piece of this work is given up, whatever it waits for."""
+
+
+def max_connections() -> int:
+    """Most connections at a time: half of the descriptors that the process may open, of which the system's limit is raised.
+
+    Without a bound, clients that only connect take every descriptor, and the gateway reaches neither its engine nor a file.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MAX_DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most // 2
 
 
 def work_seconds(size: int) -> float:

@@ -1,4 +1,5 @@
-"""uvicorn with limits that it does not have itself (a request's head, clients that do not read), and an unhurried close."""
+"""uvicorn with limits that it does not have itself (connections, a head's time and size, clients that do not read), and an
+unhurried close."""
 
 import asyncio
 import functools
@@ -7,26 +8,38 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from storyreason.serving.budget import HEAD_TIMEOUT, LINGER, MAX_HEAD, UNREAD_TIMEOUT
+from storyreason.serving.budget import HEAD_TIMEOUT, LINGER, MAX_HEAD, UNREAD_TIMEOUT, max_connections
 
 
 def settings(
-    app: Any, head_timeout: float = HEAD_TIMEOUT, unread_timeout: float = UNREAD_TIMEOUT, **more: Any
+    app: Any,
+    head_timeout: float = HEAD_TIMEOUT,
+    unread_timeout: float = UNREAD_TIMEOUT,
+    most_connections: int | None = None,
+    **more: Any,
 ) -> uvicorn.Config:
     """uvicorn's configuration for a gateway's application.
 
     Not uvloop: it accepts one connection in each round of its loop, so that among 200 clients that send at full speed the
     next one waits for seconds.
     """
-    protocol: Any = functools.partial(Protocol, head_timeout=head_timeout, unread_timeout=unread_timeout)
+    protocol: Any = functools.partial(
+        Protocol,
+        head_timeout=head_timeout,
+        unread_timeout=unread_timeout,
+        most_connections=max_connections() if most_connections is None else most_connections,
+    )
     return uvicorn.Config(app, http=protocol, ws="none", loop="asyncio", log_config=None, lifespan="on", **more)
 
 
 class Protocol(HttpToolsProtocol):
     """One connection. The limits of bodies are in `middleware`."""
 
-    def __init__(self, *args: Any, head_timeout: float, unread_timeout: float, **named: Any) -> None:
+    def __init__(
+        self, *args: Any, head_timeout: float, unread_timeout: float, most_connections: int, **named: Any
+    ) -> None:
         super().__init__(*args, **named)
+        self._most_connections = most_connections
         self._head_timeout = head_timeout
         self._unread_timeout = unread_timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -38,7 +51,10 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         unhurried: Any = Unhurried(transport, self)
         super().connection_made(unhurried)
-        self._await_head()
+        if len(self.connections) > self._most_connections:
+            transport.abort()
+        else:
+            self._await_head()
 
     def closes_early(self) -> bool:
         """Whether the client may still be sending: a body that was not received whole, or a head that was refused."""

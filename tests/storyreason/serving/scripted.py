@@ -33,7 +33,12 @@ class Scripted:
 
 @contextmanager
 def gateway(
-    url: str, folder: Path, head_timeout: float = 20, unread_timeout: float = 60, **settings: Any
+    url: str,
+    folder: Path,
+    head_timeout: float = 20,
+    unread_timeout: float = 60,
+    most_connections: int | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[str, Any]]:
     """The address of a gateway in front of the engine at `url`, and its engine pool; it writes to `folder`."""
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +46,7 @@ def gateway(
         app, _ = application(ServingConfig(**{"wait_timeout": 5, **settings}))
     app.state.engines._engine = RunningEngine(Scripted(url))  # type: ignore[arg-type]
     port = free_port()
-    server = uvicorn.Server(protocol.settings(app, head_timeout, unread_timeout, port=port))
+    server = uvicorn.Server(protocol.settings(app, head_timeout, unread_timeout, most_connections, port=port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -127,6 +129,32 @@ def impatient(engine: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory)
         yield url
 
 
+def test_connections_beyond_the_limit_are_closed_and_the_others_answered(
+    engine: tuple[str, Any], tmp_path: Path
+) -> None:
+    with gateway(engine[0], tmp_path, most_connections=3) as (url, _), contextlib.ExitStack() as stack:
+        place = urlsplit(url)
+        address = (place.hostname, place.port or 80)
+        idle = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(3)]
+        assert is_refused(url)
+        for one in idle:
+            one.sendall(HEALTH)
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        idle[0].close()
+        wait_for(lambda: not is_refused(url), 20)
+
+
+def test_a_gateway_opens_as_many_descriptors_as_the_system_lets_it_and_keeps_half_of_them() -> None:
+    code = (
+        "import resource; from storyreason.serving import budget\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 500))\n"
+        "print(budget.max_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
+        "250", "500", "500"
+    ]  # fmt: skip
+
+
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
@@ -140,6 +168,13 @@ def until_closed(url: str, *parts: bytes) -> bytes:
         while came := connection.recv(65536):
             said += came
     return said
+
+
+def is_refused(url: str) -> bool:
+    """Whether a connection is closed without an answer."""
+    with contextlib.suppress(ConnectionError):  # a reset, or nothing at all: by what of the request had arrived
+        return until_closed(url, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) == b""
+    return True
 
 
 @pytest.mark.parametrize("parts", [[], [b"\r\n"], [b"GET /heal"], [HEALTH[:-2]], [HEALTH[:-2], b"X-A: b\r\n"]])
