@@ -47,10 +47,11 @@ def load_identity(base: str, revision: str | None = None) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
-    return runs.fingerprint(base=base, commit=models.commit_of(_config(base, revision)) or revision)
+    return runs.fingerprint(base=base, commit=models.commit_of(config(base, revision)) or revision)
 
 
-def _config(base: str, revision: str | None) -> Any:
+def config(base: str, revision: str | None = None) -> Any:
+    """transformers' configuration of a base. Raises ModelError when it cannot be loaded."""
     from transformers import AutoConfig
 
     try:
@@ -66,7 +67,7 @@ def _unloadable(base: str, error: Exception) -> ModelError:
 
 def family(base: str, revision: str | None = None) -> architecture.Family:
     """The family of a base. Raises ModelError when it cannot be loaded, and when it is of none."""
-    return architecture.of(_config(base, revision), base)
+    return architecture.of(config(base, revision), base)
 
 
 def load_processor(base: str, revision: str | None = None) -> Any:
@@ -99,7 +100,7 @@ def chat_template(base: str) -> str | None:
     """
     file = Path(base) / "config.json"
     if not file.is_file():
-        kind = _config(base, None).model_type
+        kind = config(base, None).model_type
     else:
         try:
             kind = str(json.loads(file.read_text())["model_type"])
@@ -144,7 +145,7 @@ def write_folder(
     """
     import torch
 
-    of_base = _config(base, revision).dtype or torch.float32
+    of_base = config(base, revision).dtype or torch.float32
     stored = of_base if dtype == "auto" else getattr(torch, dtype)
     processor = load_processor(base, revision)
     if (result / adapters.FILE).is_file():
@@ -188,12 +189,12 @@ def write_adapter(
     temporary = out.parent / f".{out.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     load_processor(base, revision).save_pretrained(temporary)
-    _config(base, revision).save_pretrained(temporary)
+    config(base, revision).save_pretrained(temporary)
     _generation_config(base, revision).save_pretrained(temporary)
     shutil.copy(result / adapters.WEIGHTS, temporary)
     here = Path(base).is_dir()
-    config = json.loads((result / adapters.FILE).read_text()) | {"base_model_name_or_path": "base" if here else name}
-    runs.write_text(temporary / adapters.FILE, json.dumps(config, indent=2) + "\n")
+    own = json.loads((result / adapters.FILE).read_text()) | {"base_model_name_or_path": "base" if here else name}
+    runs.write_text(temporary / adapters.FILE, json.dumps(own, indent=2) + "\n")
     origin = {"name": name, "revision": revision, "identity": identity}
     runs.write_text(temporary / adapters.BASE, json.dumps(origin) + "\n")
     runs.write_text(temporary / "README.md", card)
@@ -248,4 +249,4 @@ def _generation_config(base: str, revision: str | None) -> Any:
     try:
         return GenerationConfig.from_pretrained(base, revision=revision or "main")
     except OSError:  # a base without one: what its config says
-        return GenerationConfig.from_model_config(_config(base, revision))
+        return GenerationConfig.from_model_config(config(base, revision))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from storyreason import home, runs
-from storyreason.cli import check, detect, frames, identify, models, page, presets, sample, score, serve, tell
+from storyreason.cli import check, detect, frames, identify, models, page, plan, presets, sample, score, serve, tell
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
@@ -35,6 +35,7 @@ for verb in (
     frames.frames,
     detect.detect,
     identify.identify,
+    plan.plan,
 ):
     app.command()(verb)
 app.add_typer(sample.app, name="sample")

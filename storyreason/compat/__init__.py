@@ -5,6 +5,7 @@ test calls it for every entry, so that an update of a library fails there and no
 
     models     private attributes of models, configurations and processors
     trainer    transformers' Trainer with public names for its private methods
+    memory     torch's tensors without content, and a count of what is allocated
     sharding   replaced functions of FSDP2 in accelerate, torch and transformers
 """
 
@@ -68,6 +69,7 @@ def parameters(function: Any) -> str | None:
 
 RESUME = "Compare it with compat/trainer.py, then run tests/storyreason/training/test_run.py and test_together.py."
 SHARD = "Read how it shards and reduces (compat/sharding.py says why), then run tests/storyreason/training/test_sharding.py."
+COUNTED = "Run tests/storyreason/training/test_memory.py, which compares what it counts with a real pass."
 UVICORN = "Compare it with serving/protocol.py, which limits the head of a request, then run tests/storyreason/serving."
 TRAINER = "transformers.trainer:Trainer"
 HTTPTOOLS = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol"
@@ -98,6 +100,14 @@ BORROWED = (
     Borrowed("accelerate", "1.15.0", "accelerate.utils.fsdp_utils", "_find_final_norm", "model", SHARD),
     Borrowed("torch", "2.13.0", FSDP_PARAM, "to_accumulated_grad_if_needed", "self", SHARD),
     Borrowed("torch", "2.13.0", FSDP_PARAM, "_unsharded_param", None, SHARD),
+    Borrowed("torch", "2.13.0", "torch._subclasses.fake_tensor:FakeTensorMode", "__torch_dispatch__",
+             "self func types args kwargs", COUNTED),
+    Borrowed("torch", "2.13.0", "torch.utils._python_dispatch:TorchDispatchMode", "__torch_dispatch__",
+             "self func types args kwargs", COUNTED),
+    Borrowed("torch", "2.13.0", "torch:UntypedStorage", "_cdata", None, COUNTED),
+    Borrowed("torch", "2.13.0", "torch.nn:Module", "_parameters", None, COUNTED),
+    Borrowed("torch", "2.13.0", "torch.nn:Module", "_buffers", None, COUNTED),
+    Borrowed("transformers", "5.19.0", "transformers:PreTrainedModel", "_from_config", "config kwargs", COUNTED),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "data_received", "self data", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_header", "self name value", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_response_complete", "self", UVICORN),

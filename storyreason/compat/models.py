@@ -25,6 +25,13 @@ def layers_of(base: Any) -> Iterable[str]:
     return names
 
 
+def made(kind: Any, config: Any) -> Any:
+    """A part of a model by its class, with random weights in float32."""
+    import torch
+
+    return kind._from_config(config, dtype=torch.float32)
+
+
 def use_one_gpu(arguments: Any) -> None:
     """Keep a Trainer that sees several GPUs in one process from wrapping its model in DataParallel."""
     arguments._n_gpu = min(1, arguments.n_gpu)

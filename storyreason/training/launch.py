@@ -93,7 +93,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
             _end(process)
             shutil.rmtree(scratch, ignore_errors=True)
     if process.returncode != 0:
-        raise _explained(process.returncode, log_path, log_start)
+        raise _explained(process.returncode, log_path, log_start, job)
     return job.work / "result"
 
 
@@ -196,7 +196,7 @@ def _quietly(action: Callable[[], Any]) -> None:
         return
 
 
-def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError:
+def _explained(code: int, log_path: Path, start: int, job: Job) -> errors.StoryReasonError:
     """The error that a training process ended with: its own, a known cause, or the last lines of its log."""
     with log_path.open("rb") as file:
         file.seek(start)
@@ -212,14 +212,27 @@ def _explained(code: int, log_path: Path, start: int) -> errors.StoryReasonError
     if "No space left on device" in output:
         advice = "The disk is full: make room and run again. Training resumes from its newest checkpoint."
     elif "out of memory" in output.lower():
-        advice = f"The GPU ran out of memory: {LESS_MEMORY}, lower training.max_tokens, or use more GPUs."
+        advice = (
+            f"The GPU ran out of memory: {LESS_MEMORY}, lower training.max_tokens, or use more GPUs. {_planned(job)}"
+        )
     elif code in (-signal.SIGKILL, 137) or "SIGKILL" in output or "Signals.SIGKILL" in output:
         advice = (
             f"A training process was killed (kill -9), most likely because the machine ran out of memory: {LESS_MEMORY}, "
-            "or end other programs, and run again. Training resumes from its newest checkpoint."
+            f"or end other programs, and run again. Training resumes from its newest checkpoint. {_planned(job)}"
         )
     elif "SIGTERM" in output:
         advice = "It was asked to stop. Run again: training resumes from its newest checkpoint."
     else:
         advice = "Its last lines are below."
     return TrainingError(f"Training ended with code {code}. {advice} Log: {log_path}\n{tail}")
+
+
+def _planned(job: Job) -> str:
+    """What the training should take, and what would fit; nothing where that cannot be told."""
+    from storyreason.training import choosing
+
+    try:
+        return choosing.advice(job.base, job.revision, job.training)
+    except Exception as error:  # transformers and torch each raise their own; the training's own end matters more
+        log.info("No estimate of the memory: %s", error)
+        return ""

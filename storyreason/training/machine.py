@@ -222,17 +222,30 @@ def has_memory(devices: str | None, wanted_gb: float) -> bool:
 
 def free_memory(devices: str | None) -> dict[str, float]:
     """Free GiB by device: the named GPUs (None: all), or the machine's memory where there is no GPU."""
+    found = _of_gpus("memory.free", devices)
+    if found is None:
+        import psutil
+
+        return {"this machine": psutil.virtual_memory().available / GIB}
+    return {f"GPU {index}": mebibytes / 1024 for index, mebibytes in found.items()}
+
+
+def total_memory(devices: str | None) -> list[float]:
+    """The bytes of each of the named GPUs (None: all); empty where there is none."""
+    return [mebibytes * 2**20 for mebibytes in (_of_gpus("memory.total", devices) or {}).values()]
+
+
+def _of_gpus(what: str, devices: str | None) -> dict[str, float] | None:
+    """A number of each GPU, by its index; None where there is no GPU."""
     select = ["-i", devices] if devices else []
     try:
         said = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits", *select],
+            ["nvidia-smi", f"--query-gpu=index,{what}", "--format=csv,noheader,nounits", *select],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        import psutil
-
-        return {"this machine": psutil.virtual_memory().available / GIB}
+        return None
     rows = (line.split(",") for line in said.splitlines() if line.strip())
-    return {f"GPU {index.strip()}": float(mebibytes) / 1024 for index, mebibytes in rows}
+    return {index.strip(): float(number) for index, number in rows}

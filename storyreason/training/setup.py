@@ -40,6 +40,11 @@ def load_model(job: Job, cuda: bool) -> Any:
         packing.isolate(base)
     if cuda and dtype == "bfloat16" and attention is None:
         windows.join(base)
+    return marked(base, config)
+
+
+def marked(base: Any, config: TrainingConfig) -> Any:
+    """A base with its trained weights marked, or with adapters."""
     torch.manual_seed(config.seed)
     if config.mode == "lora":
         return _adapted(base, config)

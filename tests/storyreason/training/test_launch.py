@@ -11,6 +11,7 @@ import torch
 from storyreason.errors import ConfigError, TrainingError
 from storyreason.training import Job, TrainingConfig, job, launch, watch
 from storyreason.training.machine import Machine
+from tests.storyreason.training.whole import MakeJob
 
 CPU = {"dtype": "float32", "accelerate": "cpu"}
 
@@ -111,10 +112,10 @@ def test_a_job_is_read_back_from_its_file(tmp_path: Path) -> None:
         (1, "Traceback\nValueError: odd", "ValueError: odd"),
     ],
 )
-def test_the_end_of_a_training_is_explained(tmp_path: Path, code: int, log: str, said: str) -> None:
+def test_the_end_of_a_training_is_explained(make_job: MakeJob, tmp_path: Path, code: int, log: str, said: str) -> None:
     (tmp_path / "log.txt").write_text("an earlier attempt: No space left on device\n" + log)
     start = (tmp_path / "log.txt").read_bytes().index(b"\n") + 1
-    assert said in str(launch._explained(code, tmp_path / "log.txt", start))
+    assert said in str(launch._explained(code, tmp_path / "log.txt", start, make_job("explained")))
 
 
 def test_a_process_is_alive_until_it_ends_and_its_number_alone_does_not_identify_it() -> None:

@@ -1,0 +1,75 @@
+"""The verb `storyreason plan`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from storyreason.config import RunConfig
+    from storyreason.training.memory import Row
+
+
+def plan(
+    preset: Annotated[str, typer.Argument(help="A preset of deploy/presets, or a YAML file.")] = "sample",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of one machine to train on. Default: as the preset says.")
+    ] = None,
+    gb: Annotated[
+        float | None,
+        typer.Option(min=1, help="The memory of each GPU in GB. Default: this machine's, or 80 where it has no GPU."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A data set with stories to train on. Default: rows as long as the settings allow."),
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As `retrain` takes it.")
+    ] = None,
+) -> None:
+    """Estimate the memory that a training takes, and which settings would fit, from the base's configuration alone."""
+    from storyreason import config, model
+    from storyreason.errors import ModelError
+    from storyreason.training import choosing, memory
+    from storyreason.training.machine import Machine
+
+    chosen = config.load_here(preset, override or [])
+    training = choosing.on_gpus(chosen.training, gpus) if gpus else chosen.training
+    chosen = chosen.model_copy(update={"training": training})
+    if not Path(name := chosen.base.name).is_dir() and Path(f"{name}.dvc").is_file():
+        raise ModelError(f"The base model {name} has not been fetched yet: `dvc pull {name}.dvc`.")
+    base = model.config(chosen.base.name, chosen.base.revision)
+    row, place = _largest(chosen, data) if data else None, Machine.of(training)
+    room = gb or choosing.capacity(training) or 80.0
+    made = choosing.choices(base, training, row)
+    first = next(made)
+    tokens = (row or choosing.row_of(training)).tokens
+    where = f"{place.processes} {'process' if place.on_cpu else 'GPU'}{'es' if place.on_cpu else 's'}"
+    typer.echo(f"{chosen.base.name}, training.mode={training.mode}, rows of {tokens:,} tokens, {where}; GB of each:")
+    for name, size in vars(first.memory).items():
+        typer.echo(f"  {name:<12}{size / memory.GB:8.1f}")
+    typer.echo(f"  {'total':<12}{first.memory.total / memory.GB:8.1f} of {room:.0f}")
+    for one in (first, *made):
+        fits = "fits" if one.memory.total <= room * memory.GB else "too much"
+        typer.echo(f"{one.memory.total / memory.GB:8.1f} GB  {fits:<9} {one.words()}")
+
+
+def _largest(chosen: "RunConfig", data: Path) -> "Row":
+    """The largest row of the stories of a data set, as they would be trained on."""
+    from storyreason import chat, dataset, model, runs
+    from storyreason.training import Job, memory, process
+    from storyreason.training.machine import Machine
+
+    job = Job(
+        base=chosen.base.name,
+        revision=chosen.base.revision,
+        data=data,
+        stories=chosen.data.train_stories,
+        work=runs.root() / "plan",
+        prepared=runs.root() / "prepared",
+        training=chosen.training,
+    )
+    encoder = chat.Encoder(model.load_processor(job.base, job.revision), chosen.training.images_first)
+    examples = dataset.load(data, "train")
+    stories, _, schedule = process.scheduled(examples, job, encoder, Machine.of(chosen.training).processes)
+    return memory.largest(stories, schedule)

@@ -1,0 +1,112 @@
+"""Which settings of a training fit into a device's memory: `storyreason plan`, and the advice after a training ran out of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from storyreason.errors import ConfigError
+from storyreason.training import machine, memory
+from storyreason.training.config import TrainingConfig
+from storyreason.training.memory import Memory, Row
+
+ANSWERS, PICTURES = 0.75, 0.25
+"""Of a published story's tokens, those of its answer, and those of its pictures (4,994 and 1,400 of 6,642)."""
+LEAST = 4096
+"""Rows of fewer tokens are not proposed."""
+NAMED = 3
+"""How many settings a message names."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings, by their keys without `training.`, that differ from those of a run, and what a training with them takes."""
+
+    settings: dict[str, Any]
+    memory: Memory
+
+    def words(self) -> str:
+        return " ".join(f"training.{key}={value}" for key, value in self.settings.items()) or "as it is"
+
+
+def row_of(training: TrainingConfig) -> Row:
+    """The largest row that a configuration allows, of stories like the published ones."""
+    packed = training.pack_tokens and max(training.pack_tokens, training.max_tokens)
+    tokens = packed or training.batch_size * training.max_tokens
+    labels = tokens if training.loss == "all" else int(ANSWERS * tokens)
+    return Row(tokens, labels, int(4 * PICTURES * tokens))
+
+
+def choices(config: Any, training: TrainingConfig, row: Row | None = None) -> Iterator[Choice]:
+    """What a training of a base with this configuration takes as it is, and with other settings. Without `row`, the largest
+    that each allows."""
+    for settings in ({}, *_others(training)):
+        changed = training.model_copy(update=settings)
+        taken = row_of(changed) if row is None or "max_tokens" in settings else row
+        yield Choice(settings, memory.of(config, changed, taken))
+
+
+def _others(training: TrainingConfig) -> Iterator[dict[str, Any]]:
+    for recompute in ("none", "selective", "all"):
+        if recompute != training.recompute:
+            yield {"recompute": recompute}
+    again = {"recompute": "all"} if training.recompute != "all" else {}
+    tokens = row_of(training).tokens // 2
+    while tokens >= LEAST:
+        yield {**again, "pack_tokens": tokens, "max_tokens": tokens}
+        tokens //= 2
+    place = machine.Machine.of(training)
+    for name in () if place.on_cpu else sharded(place.processes):
+        if name != training.accelerate:
+            yield {**again, "accelerate": name}
+    if training.mode != "lora":
+        yield {**again, "mode": "lora"}
+
+
+def sharded(least: int) -> list[str]:
+    """The files for this many GPUs of one machine, and for more, fewest first."""
+    found = {path.stem: machine.settings(path) for path in machine.CONFIGS.glob("*.yaml")}
+    there = [name for name, said in found.items() if not said["use_cpu"] and said["num_machines"] == 1]
+    return sorted(
+        (name for name in there if found[name]["num_processes"] >= least), key=lambda name: (_gpus(name), name)
+    )
+
+
+def _gpus(name: str) -> int:
+    return int(machine.settings(machine.config_file(name))["num_processes"])
+
+
+def on_gpus(training: TrainingConfig, gpus: int) -> TrainingConfig:
+    """The same on this many GPUs of one machine. Raises ConfigError when no file of deploy/accelerate is for them."""
+    names = [name for name in sharded(1) if _gpus(name) == gpus]
+    if not names:
+        known = sorted({_gpus(name) for name in sharded(1)})
+        raise ConfigError(
+            f"No file of deploy/accelerate is for {gpus} GPUs of one machine: take {', '.join(map(str, known))}, or name a file "
+            "of yours with --set training.accelerate=FILE."
+        )
+    kept = training.accelerate if training.accelerate in names else names[0]
+    return training.model_copy(update={"accelerate": kept, "dtype": training.dtype})
+
+
+def capacity(training: TrainingConfig) -> float | None:
+    """The GB that each process may take here: those of the smallest GPU, or a part of this machine's; None: no such GPU."""
+    place = machine.Machine.of(training)
+    if place.on_cpu:
+        import psutil
+
+        return float(psutil.virtual_memory().total / memory.GB / place.local_processes)
+    totals = machine.total_memory(training.devices)
+    return min(totals) / memory.GB if totals else None
+
+
+def advice(base: str, revision: str | None, training: TrainingConfig) -> str:
+    """A sentence for a training that ran out of memory: what it should take, and settings that take less and fit."""
+    from storyreason import model
+
+    made = list(choices(model.config(base, revision), training))
+    now, gb = made[0].memory.total, capacity(training)
+    fitting = [one for one in made[1:] if one.memory.total < now and (gb is None or one.memory.total <= gb * memory.GB)]
+    said = [f"{one.words()} ({one.memory.total / memory.GB:.1f} GB)" for one in fitting[:NAMED]]
+    has = f" of {gb:.1f}" if gb else ""
+    instead = f"; {' or '.join(said)} would fit" if said else ""
+    return f"By `storyreason plan` it takes up to {now / memory.GB:.1f} GB{has}{instead}."

@@ -1,0 +1,231 @@
+"""How much memory a training will take, before it begins: from the base's configuration alone, without its weights.
+
+The base is made without memory, with fewer layers, and passes a row forward and backward while what it would allocate is
+counted, so that activations are those of its own class, its adapters and its activation checkpointing. Every layer adds the
+same, so that two such runs tell of any number.
+"""
+
+import copy
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from storyreason import architecture
+from storyreason.training import machine, setup
+from storyreason.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from storyreason.training.examples import StoryDataset
+    from storyreason.training.plan import Plan
+
+GB = 1e9
+CUDA = 1.0
+"""GB that a GPU holds beside tensors: its context, and the workspaces of its libraries."""
+HOLES = 0.3
+"""Of activations and logits, what a CPU's memory holds beside them: malloc cannot use all of what is freed between tensors."""
+FEW, MORE = 2, 3
+"""The numbers of layers that are counted, in the least unit that a model repeats."""
+PATCHES = 256
+"""The patches of the picture that a trained tower is measured with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What passes through the model at a time, at most."""
+
+    tokens: int
+    labels: int
+    patches: int = 0
+    """Of its pictures, where the tower runs."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process on its device."""
+
+    weights: int
+    """Of the model, and of its copies that it computes with."""
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
+    """The memory that a training of a base with this configuration (transformers') takes in each process."""
+    architecture.of(config)
+    place = machine.Machine.of(training)
+    cuda = not place.on_cpu
+    sharded = place.fsdp is not None
+    offloaded = bool(place.fsdp and place.fsdp.get("fsdp_offload_params"))
+    low = training.dtype != "float32" if cuda else machine.resolve_dtype(training.dtype) == "bfloat16"
+    frozen, trained, tower = _numbers(config, training)
+    if training.freezes_tower() and training.feature_cache_gb and (cuda or training.mode == "lora"):
+        frozen -= tower  # left out; without a GPU, `language` keeps it in the memory that it computes in
+    held = 0 if offloaded else 1
+    parts = place.processes if sharded else 1
+    each = 2 if training.mode == "lora" and low else 4
+    # Gathered in the dtype of the products, and kept until the step ends.
+    gathered = (2 if low else 4) * (frozen + trained) if sharded else 0
+    # A copy is exchanged between processes that do not shard.
+    copies = 2 if place.processes > 1 and not sharded else 1
+    activations, logits = _activations(config, training, row, low, fused=training.liger and cuda)
+    activations += _tower(config, training, row, low)
+    return Memory(
+        weights=(each * frozen + 4 * trained) * held // parts + gathered,
+        gradients=4 * trained * copies,
+        optimizer=8 * trained * held // parts,
+        activations=activations,
+        logits=logits,
+        other=int(CUDA * GB if cuda else HOLES * (activations + logits)),
+    )
+
+
+def _numbers(config: Any, training: TrainingConfig) -> tuple[int, int, int]:
+    """Frozen numbers, trained ones, and those of the tower."""
+    named = list(_made(config, training, "float32").named_parameters())
+    trained = sum(weight.numel() for _, weight in named if weight.requires_grad)
+    tower = sum(weight.numel() for name, weight in named if architecture.TOWER in name)
+    return sum(weight.numel() for _, weight in named) - trained, trained, tower
+
+
+def _made(config: Any, training: TrainingConfig, dtype: str) -> Any:
+    """A base as it is trained, without its weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+        base.tie_weights()
+        return setup.marked(base, training)
+
+
+def _unit(config: Any) -> list[str]:
+    """The kinds of the language model's layers that it repeats, such as three linear ones and one of full attention."""
+    text = config.get_text_config()
+    kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+    return next(kinds[:n] for n in range(1, len(kinds) + 1) if kinds == (kinds[:n] * len(kinds))[: len(kinds)])
+
+
+def _units(config: Any) -> float:
+    return float(config.get_text_config().num_hidden_layers / len(_unit(config)))
+
+
+def _with_layers(config: Any, units: int) -> Any:
+    """The configuration with this many units of layers, and one block in the tower."""
+    made = copy.deepcopy(config)
+    text = made.get_text_config()
+    text.num_hidden_layers = units * len(_unit(config))
+    if getattr(text, "layer_types", None):
+        text.layer_types = _unit(config) * units
+    made.vision_config.depth = 1
+    for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        if hasattr(made.vision_config, name):
+            setattr(made.vision_config, name, [0])
+    return made
+
+
+def _activations(config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool) -> tuple[int, int]:
+    """Peak bytes of one pass forward and backward without logits, and what these add."""
+    few, more = (_with_layers(config, units) for units in (FEW, MORE))
+    first, second = (_peak(one, training, row, low, labels=0) for one in (few, more))
+    inner = first + int((second - first) * (_units(config) - FEW))
+    if fused:
+        return inner, _fused_logits(config, row)
+    return inner, max(0, _peak(few, training, row, low, labels=row.labels) - first)
+
+
+def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, labels: int) -> int:
+    """Bytes that a pass of a row through the language model allocates at a time, where gradients are there already."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from storyreason.compat import memory
+
+    sharded = machine.Machine.of(training).fsdp is not None
+    net = _made(config, training, "bfloat16" if low and (training.mode == "lora" or sharded) else "float32").train()
+    if training.recompute != "none":
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
+    batch = 1 if training.pack_tokens else training.batch_size
+    tokens = row.tokens // batch
+    with memory.without_memory():
+        memory.renew(net)
+        for weight in net.parameters():
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+        inner = architecture.inside(net)
+        words = torch.zeros(batch, tokens, dtype=torch.long)
+        positions = torch.arange(tokens).expand(3, batch, tokens)
+        targets = torch.zeros(labels, dtype=torch.long)
+        gradients = (weight.grad for weight in net.parameters() if weight.grad is not None)
+        with memory.Allocated((*net.parameters(), *net.buffers(), *gradients)) as counted:
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                seen = inner.get_input_embeddings()(words)
+                seen = inner.language_model(inputs_embeds=seen, position_ids=positions, use_cache=False)[0]
+                if labels:
+                    seen = net.get_output_embeddings()(seen.flatten(0, 1)[targets])
+                    loss = cross_entropy(seen.float(), targets, reduction="sum")
+                else:
+                    loss = seen.float().sum()
+            loss.backward()
+        peak: int = counted.peak
+        return peak
+
+
+def _fused_logits(config: Any, row: Row) -> int:
+    """Liger computes logits, their softmax and gradient in chunks, of about as many numbers as the hidden states."""
+    text = config.get_text_config()
+    chunks = -(-text.vocab_size // text.hidden_size)
+    return int(-(-row.labels // chunks) * text.vocab_size * 6)
+
+
+def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
+    """Bytes that a trained tower keeps of a row's pictures: from a real pass of one picture through few of its blocks."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from storyreason.compat import memory, models
+
+    if training.freezes_tower() or not row.patches:
+        return 0
+    with torch.device("meta"):
+        kind: Any = type(architecture.inside(AutoModelForImageTextToText.from_config(config)).visual)
+    peaks = []
+    for depth in (FEW, MORE):
+        vision = copy.deepcopy(config.vision_config)
+        vision.depth = depth
+        for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+            if hasattr(vision, name):
+                setattr(vision, name, [])
+        net = models.made(kind, vision).train()
+        if training.recompute != "none":
+            net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
+        side = int(PATCHES**0.5)
+        colours = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        for weight in net.parameters():
+            weight.grad = torch.zeros_like(weight)
+        gradients = (weight.grad for weight in net.parameters() if weight.grad is not None)
+        with memory.Allocated((*net.parameters(), *net.buffers(), *gradients)) as counted:
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                seen = net(torch.zeros(PATCHES, colours), grid_thw=torch.tensor([[1, side, side]]))
+            kept = counted.now
+            del seen
+        peaks.append(kept)
+    whole = peaks[0] + (peaks[1] - peaks[0]) * (config.vision_config.depth - FEW)
+    return int(whole * row.patches // PATCHES)
+
+
+def largest(stories: "StoryDataset", schedule: "Plan") -> Row:
+    """The row of a plan with the most tokens."""
+    row = max(
+        (items for part in schedule.parts for one_pass in part for items in one_pass),
+        key=lambda items: sum(stories.lengths[index] for _, index in items),
+    )
+    return Row(
+        sum(stories.tokens(item) for item in row),
+        sum(stories.loss_tokens(item) for item in row),
+        sum(4 * stories.image_tokens(index) for _, index in row),
+    )

@@ -1,0 +1,119 @@
+"""What a training will take: counted without weights, and the same when it is counted with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from storyreason import architecture, chat, dataset, model
+from storyreason.cli import app
+from storyreason.compat.memory import Allocated
+from storyreason.errors import ConfigError
+from storyreason.training import Job, TrainingConfig, choosing, launch, memory, setup
+from storyreason.training.examples import StoryDataset, collate
+from storyreason.training.memory import Row
+from storyreason.training.trainer import token_losses
+from tests.tiny import Bases
+
+MODES: list[dict[str, Any]] = [
+    {"mode": "lora", "recompute": "none"},
+    {"mode": "language", "recompute": "selective"},
+    {"mode": "full", "recompute": "none"},
+    {"mode": "full", "recompute": "all"},
+]
+
+
+def counted(base: str, training: TrainingConfig, examples: Sequence[dataset.Example]) -> tuple[int, Row]:
+    """What a story allocates in a real pass, and its row."""
+    net = setup.load_model(Job(base=base, data=Path(base), work=Path(base), training=training), cuda=False).train()
+    if training.recompute != "none":
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
+    stories = StoryDataset(examples, range(1), chat.Encoder(model.load_processor(base)), training)
+    batch = collate([stories[0, 0]], pad=0)
+    labels = batch.pop("labels")
+    token_losses(net, batch, labels).backward()  # so that gradients are there
+    gradients = [weight.grad for weight in net.parameters() if weight.grad is not None]
+    with Allocated((*net.parameters(), *net.buffers(), *gradients)) as found:
+        token_losses(net, batch, labels).backward()
+    pixels = (
+        batch["pixel_values"].nbytes if training.mode == "full" else 0
+    )  # there for as long as its tower's activations
+    return found.peak + pixels, Row(stories.tokens((0, 0)), stories.loss_tokens((0, 0)), 4 * stories.image_tokens(0))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((family, settings) for family in ("qwen2_5_vl", "qwen3_vl") for settings in MODES),
+        ("qwen3_5", MODES[-2]),  # the recurrence of its layers takes seconds
+    ],
+)
+def test_activations_are_those_of_a_real_pass(
+    family: str, settings: dict[str, Any], tiny_bases: Bases, tiny_examples: list[dataset.Example]
+) -> None:
+    base = str(tiny_bases(family))
+    training = TrainingConfig(**{"dtype": "float32", "accelerate": "cpu", "rank": 4, "feature_cache_gb": 0, **settings})
+    real, row = counted(base, training, tiny_examples)
+    found = memory.of(model.config(base), training, row)
+    assert found.activations + found.logits == pytest.approx(real, rel=0.15)
+    weights = {name: p.numel() for name, p in model.load(base).named_parameters()}
+    if settings["mode"] != "lora":
+        trained = [size for name, size in weights.items() if settings["mode"] == "full" or "visual" not in name]
+        assert found.weights == 4 * sum(weights.values())
+        assert (found.gradients, found.optimizer) == (4 * sum(trained), 8 * sum(trained))
+
+
+def test_shards_are_parts_and_what_is_gathered_is_not(tiny_base: Path) -> None:
+    config, row = model.config(str(tiny_base)), Row(2048, 1536)
+    numbers = sum(p.numel() for p in model.load(str(tiny_base)).parameters())
+
+    def of(name: str, **settings: Any) -> memory.Memory:
+        return memory.of(config, TrainingConfig(**{"mode": "full", "accelerate": name, "rank": 4, **settings}), row)
+
+    one, eight, offloaded = of("1gpu"), of("fsdp2-8gpu"), of("fsdp2-2gpu-offload")
+    assert (one.weights, one.gradients, one.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
+    assert (eight.weights, eight.gradients, eight.optimizer) == (4 * numbers // 8 + 2 * numbers, 4 * numbers, numbers)
+    assert (offloaded.weights, offloaded.optimizer) == (2 * numbers, 0)
+    # Adapters on a frozen base in bfloat16, whose tower is left out, or needed
+    kept, dropped = of("1gpu", mode="lora", feature_cache_gb=0), of("1gpu", mode="lora")
+    tower = sum(p.numel() for name, p in model.load(str(tiny_base)).named_parameters() if architecture.TOWER in name)
+    assert kept.weights - dropped.weights == 2 * tower
+    assert kept.weights < one.weights < 3 * kept.weights
+    # Logits are the most of a long answer's memory, but in chunks they are not
+    assert of("1gpu", liger=False).logits > 10 * one.logits
+
+
+def test_a_plan_names_settings_that_fit(tiny_base: Path) -> None:
+    run = CliRunner().invoke(app, ["plan", "sample", "--set", f"base.name={tiny_base}", "--gpus", "2", "--gb", "80"])
+    assert run.exit_code == 0, run.output
+    assert "training.mode=language, rows of 2,048 tokens, 2 GPUs; GB of each:" in run.output
+    assert "of 80" in run.output
+    assert "fits      as it is" in run.output
+    assert "training.recompute=all training.accelerate=fsdp2-2gpu-offload" in run.output
+    with pytest.raises(ConfigError, match=r"is for 3 GPUs of one machine: take 1, 2, 8, or name"):
+        choosing.on_gpus(TrainingConfig(), 3)
+
+
+def test_with_data_the_rows_are_those_of_its_stories(
+    tiny_base: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    arguments = ["plan", "smoke", "--data", str(tiny_data), "--set", f"base.name={tiny_base}"]
+    run = CliRunner().invoke(app, [*arguments, "--set", "training.max_tokens=4096"])
+    assert run.exit_code == 0, run.output
+    tokens = int(run.output.partition("rows of ")[2].partition(" tokens")[0].replace(",", ""))
+    assert 500 < tokens < 4096
+
+
+def test_what_ran_out_of_memory_is_told_what_would_fit(tiny_base: Path, tmp_path: Path) -> None:
+    training = TrainingConfig(mode="full", accelerate="1gpu", recompute="none", pack_tokens=16_384, max_tokens=16_384)
+    job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=training)
+    (tmp_path / "log.txt").write_text("torch.OutOfMemoryError: CUDA out of memory")
+    said = str(launch._explained(1, tmp_path / "log.txt", 0, job))
+    assert "By `storyreason plan` it takes up to" in said
+    assert "; training.recompute=selective (" in said and "would fit." in said
+    # and where nothing can be told, nothing is
+    gone = job.model_copy(update={"base": str(tmp_path / "gone")})
+    assert "storyreason plan" not in str(launch._explained(1, tmp_path / "log.txt", 0, gone))
