@@ -73,7 +73,8 @@ def measure(folder: Path, training: TrainingConfig) -> dict[str, Any]:
     process.train(job, Watch())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - idle
     encoder = chat.Encoder(model.load_processor(job.base))
-    row = memory.largest(*process.scheduled(dataset.load(job.data, "train"), job, encoder, 1)[::2])
+    stories, _, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, 1)
+    row = memory.largest(stories, schedule, training)[-1]
     planned = memory.of(AutoConfig.from_pretrained(job.base), training, row)
     return {
         "mode": training.mode,

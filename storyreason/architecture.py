@@ -2,7 +2,7 @@
 
 All of them have a tower that turns a picture's patches into one token for each cell of 2x2 patches, a language model that
 numbers tokens by M-RoPE, and transformers' interface of Qwen2.5-VL. To add a family, add it to `FAMILIES`, and to
-`tests/tiny.py` a tiny model of its class: the tests of `tests/storyreason/test_architecture.py` then run on it.
+`storyreason/sample/untrained.py` a tiny model of its class: `tests/storyreason/test_architecture.py` then runs on it.
 
 >>> from types import SimpleNamespace
 >>> of(SimpleNamespace(model_type="qwen3_vl")).name
@@ -33,6 +33,8 @@ ADAPTED: Mapping[Target, str] = {
 other tokens with adapters on it."""
 TOWER = "visual."
 """In the names of all weights of a tower, and of no other."""
+NOT_QUANTIZED = ("model.visual", "lm_head")
+"""The modules that stay as they are when a base is quantized."""
 
 PLAIN = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

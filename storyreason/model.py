@@ -110,21 +110,39 @@ def chat_template(base: str) -> str | None:
 
 
 def load(
-    base: str, revision: str | None = None, dtype: Dtype = "auto", attention: str | None = None
+    base: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    attention: str | None = None,
+    quantization: Any = None,
 ) -> "PreTrainedModel":
-    """The base's weights on the CPU. `attention` as transformers names it; None: its default.
+    """The base's weights on the CPU. `attention` as transformers names it; None: its default. `quantization` is
+    transformers' configuration of one; the weights are then where it puts them.
 
-    Raises ModelError with the reason.
+    Raises ModelError with the reason, also where weights are missing, which transformers would fill at random.
     """
     from transformers import AutoModelForImageTextToText
 
     family(base, revision)  # refuses others before their weights are read
     try:
-        return AutoModelForImageTextToText.from_pretrained(
-            base, revision=revision, dtype=dtype, attn_implementation=attention
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            base,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            quantization_config=quantization,
         )
     except Exception as error:
         raise _unloadable(base, error) from error
+    found, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"The base model {base} lacks {len(missing)} of its weights, such as {missing[0]}: fetch its files again, all from "
+            "one place."
+        )
+    made: PreTrainedModel = found
+    return made
 
 
 def write_folder(

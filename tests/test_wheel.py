@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from benchmarks import films
 from storyreason import dataset, sample
 from storyreason.format import answer
-from tests import tiny
+from storyreason.sample import untrained
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -148,7 +148,7 @@ def test_the_extra_train_trains_merges_and_tells(environment: Environment, tmp_p
     """From a plain Python prompt, and then from the command line."""
     examples = list(sample.examples("train", films=4))
     dataset.write(examples, tmp_path / "data", "train")
-    tiny.write_base(tmp_path / "base", examples)
+    untrained.write(tmp_path / "base", examples)
     (tmp_path / "frame.png").write_bytes(examples[0].images[0])
     folder = environment("train")
     script = """

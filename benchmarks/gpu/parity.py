@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.gpu.common import DEVICE, DRY, report
 from storyreason import architecture, chat, model, sample
+from storyreason.sample import untrained
 from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.config import Precision, Recompute
 from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.trainer import token_losses
-from tests import tiny
 
 Mode = Literal["lora", "full", "language"]
 MODES: tuple[Mode, ...] = ("lora", "full", "language")
@@ -34,7 +34,7 @@ class Subject:
 
     def __init__(self, folder: Path) -> None:
         examples = list(sample.examples("train", seed=3, films=8))
-        self.base = tiny.write_base(folder / "base", examples)
+        self.base = untrained.write(folder / "base", examples)
         encoder = chat.Encoder(model.load_processor(str(self.base)), images_first=False)
         stories = StoryDataset(examples, range(3), encoder, TrainingConfig())
         self.chosen = [stories[item] for item in ((0, 0), (3, 1), (5, 2))]

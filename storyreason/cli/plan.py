@@ -39,13 +39,15 @@ def plan(
     if not Path(name := chosen.base.name).is_dir() and Path(f"{name}.dvc").is_file():
         raise ModelError(f"The base model {name} has not been fetched yet: `dvc pull {name}.dvc`.")
     base = model.config(chosen.base.name, chosen.base.revision)
-    row, place = _largest(chosen, data) if data else None, Machine.of(training)
+    rows, place = _largest(chosen, data) if data else (), Machine.of(training)
     room = gb or choosing.capacity(training) or 80.0
-    made = choosing.choices(base, training, row)
+    made = choosing.choices(base, training, rows)
     first = next(made)
-    tokens = (row or choosing.row_of(training)).tokens
+    tokens = max(row.tokens for row in rows or choosing.rows_of(training))
     where = f"{place.processes} {'process' if place.on_cpu else 'GPU'}{'es' if place.on_cpu else 's'}"
-    typer.echo(f"{chosen.base.name}, training.mode={training.mode}, rows of {tokens:,} tokens, {where}; GB of each:")
+    typer.echo(
+        f"{chosen.base.name}, training.mode={training.mode}, rows of up to {tokens:,} tokens, {where}; GB of each:"
+    )
     for name, size in vars(first.memory).items():
         typer.echo(f"  {name:<12}{size / memory.GB:8.1f}")
     typer.echo(f"  {'total':<12}{first.memory.total / memory.GB:8.1f} of {room:.0f}")
@@ -54,8 +56,8 @@ def plan(
         typer.echo(f"{one.memory.total / memory.GB:8.1f} GB  {fits:<9} {one.words()}")
 
 
-def _largest(chosen: "RunConfig", data: Path) -> "Row":
-    """The largest row of the stories of a data set, as they would be trained on."""
+def _largest(chosen: "RunConfig", data: Path) -> "tuple[Row, ...]":
+    """The largest rows of the stories of a data set, as they would be trained on."""
     from storyreason import chat, dataset, model, runs
     from storyreason.training import Job, memory, process
     from storyreason.training.machine import Machine
@@ -72,4 +74,4 @@ def _largest(chosen: "RunConfig", data: Path) -> "Row":
     encoder = chat.Encoder(model.load_processor(job.base, job.revision), chosen.training.images_first)
     examples = dataset.load(data, "train")
     stories, _, schedule = process.scheduled(examples, job, encoder, Machine.of(chosen.training).processes)
-    return memory.largest(stories, schedule)
+    return memory.largest(stories, schedule, chosen.training)

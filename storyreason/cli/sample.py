@@ -46,6 +46,25 @@ def base(
 
 
 @app.command()
+def untrained(
+    out: Annotated[Path, typer.Option(help="Model folder to write. An existing one is replaced.")],
+    family: Annotated[str, typer.Option(help="The `model_type` of its configuration, such as qwen3_vl.")] = "qwen3_vl",
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write an untrained tiny model of a family, to try the pipeline on that family: it trains, and tells nonsense."""
+    from storyreason import architecture, runs, sample
+    from storyreason.errors import ConfigError
+    from storyreason.sample import untrained
+
+    if family not in architecture.FAMILIES:
+        raise ConfigError(f"--family {family} is none: name one of {', '.join(architecture.FAMILIES)}.")
+    beside = out.with_name(f".{out.name}.writing")
+    examples = list(sample.examples("train", films=8))
+    runs.replace(out, untrained.write(beside, examples, seed, family, wide=True))
+    typer.echo(f"{out}: an untrained {architecture.FAMILIES[family].name}")
+
+
+@app.command()
 def film(
     out: Annotated[Path, typer.Option(help="Folder for the video and its truth, a JSON file.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same film.")] = 7,

@@ -6,15 +6,20 @@ test calls it for every entry, so that an update of a library fails there and no
     models     private attributes of models, configurations and processors
     trainer    transformers' Trainer with public names for its private methods
     memory     torch's tensors without content, and a count of what is allocated
+    liger      Liger's kernels, replaced by what they allocate
     sharding   replaced functions of FSDP2 in accelerate, torch and transformers
 """
 
 import inspect
+import logging
 import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+# PEFT imports it, and on a CPU it advises to install a package that fetches kernels from the Hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ def parameters(function: Any) -> str | None:
 RESUME = "Compare it with compat/trainer.py, then run tests/storyreason/training/test_run.py and test_together.py."
 SHARD = "Read how it shards and reduces (compat/sharding.py says why), then run tests/storyreason/training/test_sharding.py."
 COUNTED = "Run tests/storyreason/training/test_memory.py, which compares what it counts with a real pass."
+ALLOCATED = (
+    "Compare what it allocates and keeps with compat/liger.py, then run tests/storyreason/training/test_memory.py."
+)
 UVICORN = "Compare it with serving/protocol.py, which limits the head of a request, then run tests/storyreason/serving."
 TRAINER = "transformers.trainer:Trainer"
 HTTPTOOLS = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol"
@@ -107,6 +115,10 @@ BORROWED = (
     Borrowed("torch", "2.13.0", "torch:UntypedStorage", "_cdata", None, COUNTED),
     Borrowed("torch", "2.13.0", "torch.nn:Module", "_parameters", None, COUNTED),
     Borrowed("torch", "2.13.0", "torch.nn:Module", "_buffers", None, COUNTED),
+    Borrowed("liger-kernel", "0.8.5", "liger_kernel.transformers.rms_norm", "LigerRMSNormFunction", None, ALLOCATED),
+    Borrowed("liger-kernel", "0.8.5", "liger_kernel.transformers.swiglu", "LigerSiLUMulFunction", None, ALLOCATED),
+    Borrowed("liger-kernel", "0.8.5", "liger_kernel.transformers.rope", "dispatch",
+             "op_name args impl backend kwargs", ALLOCATED),
     Borrowed("transformers", "5.19.0", "transformers:PreTrainedModel", "_from_config", "config kwargs", COUNTED),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "data_received", "self data", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_header", "self name value", UVICORN),

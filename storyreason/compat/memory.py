@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,17 @@ def renew(net: torch.nn.Module) -> None:
                     new[id(old)] = torch.nn.Parameter(made, requires_grad=old.requires_grad) if of_weight else made
                 if old is not None:
                     held[name] = new[id(old)]
+
+
+def drop_out_as_on_gpus(net: torch.nn.Module) -> None:
+    """There dropout keeps a byte a number, on a CPU a number of the input's dtype."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.forward = partial(_dropped, module.p)  # type: ignore[method-assign]
+
+
+def _dropped(p: float, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.native_dropout(inputs, p, train=True)[0]
 
 
 class Allocated(TorchDispatchMode):

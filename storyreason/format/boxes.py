@@ -69,8 +69,3 @@ def clip(box: Box, width: int, height: int) -> Box:
     return Box(
         min(max(box.x1, 0), width), min(max(box.y1, 0), height), min(max(box.x2, 0), width), min(max(box.y2, 0), height)
     )
-
-
-def scale(box: Box, sx: float, sy: float) -> Box:
-    """The box in an image resized by `sx` and `sy` (new size / old size), rounded to whole pixels."""
-    return Box(round(box.x1 * sx), round(box.y1 * sy), round(box.x2 * sx), round(box.y2 * sy))

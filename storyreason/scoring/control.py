@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from storyreason.dataset import films
-from storyreason.format import boxes
+from storyreason.format import grids
 from storyreason.format.story import Mention, Story
 from storyreason.scoring import grounding, identity, paper
 from storyreason.scoring.catalogue import SCORES, compares_boxes
@@ -111,8 +111,8 @@ def against_others(stories: Iterable[Kept]) -> Control | None:
 
 def _against(own: Kept, other: Kept) -> dict[str, float]:
     """The counts that compare boxes, of one story's answer and another one's reference."""
-    factors = [(w / max(1, v), h / max(1, g)) for (w, h), (v, g) in zip(own.sizes, other.sizes, strict=True)]
-    reference = [replace(row, box=boxes.scale(row.box, *factors[row.image - 1])) for row in other.reference]
+    changes = [((max(1, w), max(1, h)), size) for (w, h), size in zip(other.sizes, own.sizes, strict=True)]
+    reference = [replace(row, box=grids.convert(row.box, changes[row.image - 1])) for row in other.reference]
     candidates = pairs(reference, own.predicted)
     idtp, matched = identity.match(reference, own.predicted, candidates)
     seen = {(own.predicted[pair.predicted].image, own.predicted[pair.predicted].id) for pair in matched}
@@ -126,7 +126,7 @@ def _against(own: Kept, other: Kept) -> dict[str, float]:
         "references/hallucinations": own.unfounded + phantom,
     }
     if own.claims is not None:
-        truths = [replace(one, box=boxes.scale(one.box, *factors[one.image - 1])) for one in other.truths]
+        truths = [replace(one, box=grids.convert(one.box, changes[one.image - 1])) for one in other.truths]
         counts |= paper.count(truths, own.claims)
     return counts
 

@@ -1,6 +1,6 @@
 """Which settings of a training fit into a device's memory: `storyreason plan`, and the advice after a training ran out of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +28,29 @@ class Choice:
         return " ".join(f"training.{key}={value}" for key, value in self.settings.items()) or "as it is"
 
 
-def row_of(training: TrainingConfig) -> Row:
-    """The largest row that a configuration allows, of stories like the published ones."""
-    packed = training.pack_tokens and max(training.pack_tokens, training.max_tokens)
-    tokens = packed or training.batch_size * training.max_tokens
+def rows_of(training: TrainingConfig) -> tuple[Row, ...]:
+    """The largest row that a configuration allows, of stories like the published ones; with `recompute: long`, first the
+    largest of those that are not recomputed."""
+    if not training.pack_tokens:
+        return (_row(training, training.batch_size * training.max_tokens),)
+    longest = max(training.pack_tokens, training.max_tokens)
+    kept = (training.pack_tokens,) if training.recompute == "long" and training.pack_tokens < longest else ()
+    return tuple(_row(training, tokens) for tokens in (*kept, longest))
+
+
+def _row(training: TrainingConfig, tokens: int) -> Row:
     labels = tokens if training.loss == "all" else int(ANSWERS * tokens)
     return Row(tokens, labels, int(4 * PICTURES * tokens))
 
 
-def choices(config: Any, training: TrainingConfig, row: Row | None = None) -> Iterator[Choice]:
-    """What a training of a base with this configuration takes as it is, and with other settings. Without `row`, the largest
+def choices(config: Any, training: TrainingConfig, rows: Sequence[Row] = ()) -> Iterator[Choice]:
+    """What a training of a base with this configuration takes as it is, and with other settings. Without `rows`, the largest
     that each allows."""
     for settings in ({}, *_others(training)):
         changed = training.model_copy(update=settings)
-        taken = row_of(changed) if row is None or "max_tokens" in settings else row
-        yield Choice(settings, memory.of(config, changed, taken))
+        taken = rows_of(changed) if not rows or "max_tokens" in settings else rows
+        found = (memory.of(config, changed, row) for row in taken)
+        yield Choice(settings, max(found, key=lambda one: one.total))
 
 
 def _others(training: TrainingConfig) -> Iterator[dict[str, Any]]:
@@ -50,7 +58,7 @@ def _others(training: TrainingConfig) -> Iterator[dict[str, Any]]:
         if recompute != training.recompute:
             yield {"recompute": recompute}
     again = {"recompute": "all"} if training.recompute != "all" else {}
-    tokens = row_of(training).tokens // 2
+    tokens = rows_of(training)[-1].tokens // 2
     while tokens >= LEAST:
         yield {**again, "pack_tokens": tokens, "max_tokens": tokens}
         tokens //= 2
@@ -60,6 +68,10 @@ def _others(training: TrainingConfig) -> Iterator[dict[str, Any]]:
             yield {**again, "accelerate": name}
     if training.mode != "lora":
         yield {**again, "mode": "lora"}
+    elif not training.quantize and place.fsdp is None:
+        yield {"quantize": "nf4"}
+        if again:
+            yield {**again, "quantize": "nf4"}
 
 
 def sharded(least: int) -> list[str]:

@@ -38,6 +38,12 @@ class TrainingConfig(BaseModel):
         False,
         description="Train each adapted weight's magnitude apart from its direction (DoRA, arXiv 2402.09353): slower. LoRA only.",
     )
+    quantize: Literal["nf4"] | None = Field(
+        None,
+        description="The precision of the frozen base. nf4: its language model in four bits (QLoRA, arXiv 2305.14314), which "
+        "takes a quarter of the memory for weights and is slower; adapters are merged into the base's own weights all the "
+        "same. Empty: that of `dtype`. LoRA only.",
+    )
     learning_rate: float = Field(2e-4, gt=0, le=1, description="The peak learning rate. Paper: LoRA 2e-4, else 2e-5.")
     attention_learning_rate: float | None = Field(
         None, gt=0, le=1, description="That of the language model's attention; empty: `learning_rate`."
@@ -177,6 +183,15 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 f"training.{one}_learning_rate is set, and training.mode={self.mode} does not train the {one}: {instead}, or "
                 "leave the rate empty"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_quantized_is_frozen(self) -> Self:
+        if self.quantize and self.mode != "lora":
+            raise ValueError(
+                f"training.quantize={self.quantize} keeps the base frozen in four bits, and training.mode={self.mode} trains its "
+                "weights: set training.mode=lora, or leave training.quantize empty"
             )
         return self
 

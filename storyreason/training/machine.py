@@ -42,6 +42,8 @@ class Machine:
     machines: int
     on_cpu: bool
     dtype: Precision
+    quantize: str | None
+    """How the base is quantized; None: it is not."""
     mixed_precision: str | None
     devices: str | None
     """The GPUs to train on, such as `0,1`; None: all."""
@@ -63,6 +65,7 @@ class Machine:
                 machines=1,
                 on_cpu=True,
                 dtype=dtype,
+                quantize=training.quantize,
                 mixed_precision=None,
                 devices=training.devices,
                 fsdp=None,
@@ -78,6 +81,7 @@ class Machine:
             machines=int(found.get("num_machines", 1)),
             on_cpu=bool(found.get("use_cpu", False)),
             dtype=dtype,
+            quantize=training.quantize,
             mixed_precision=found.get("mixed_precision"),
             devices=training.devices,
             fsdp=MappingProxyType(found.get("fsdp_config") or {}) if sharded else None,
@@ -100,6 +104,11 @@ class Machine:
         self._check_gpus()
         if self.fsdp is None:
             return
+        if self.quantize:
+            raise ConfigError(
+                f"training.accelerate={self.accelerate} shards the base, and one in four bits cannot be sharded: set "
+                "training.accelerate=1gpu, or leave training.quantize empty."
+            )
         for key, default, wanted, why in FSDP_SETTINGS:
             if (found := self.fsdp.get(key, default)) != wanted:
                 said = f"says {key}: {json.dumps(found)}" if key in self.fsdp else f"does not say {key}"

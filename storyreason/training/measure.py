@@ -29,7 +29,7 @@ class Cost:
         counts: Counter[architecture.Part] = Counter()
         adapters: Counter[architecture.Target | None] = Counter()
         for name, parameter in base.named_parameters():
-            counts[kind := architecture.part(name)] += parameter.numel()
+            counts[kind := architecture.part(name)] += numbers(parameter)
             if kind == "adapters":
                 adapters[architecture.target(name)] += parameter.numel()
         of_tower, of_merger = adapters["tower"], adapters["merger"]
@@ -58,6 +58,12 @@ class Cost:
             + self.per_image_token * image_tokens
             + self.per_pair * tokens**2
         )
+
+
+def numbers(parameter: torch.nn.Parameter) -> int:
+    """How many numbers a weight holds; in four bits, two in each byte."""
+    quantized: Any = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantized is None else int(quantized.shape.numel())
 
 
 def peak_operations(device: torch.device, bf16: bool) -> float:

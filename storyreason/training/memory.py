@@ -6,6 +6,7 @@ same, so that two such runs tell of any number.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from storyreason.training import machine, setup
 from storyreason.training.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from storyreason.training.examples import StoryDataset
     from storyreason.training.plan import Plan
 
@@ -22,6 +25,8 @@ CUDA = 1.0
 """GB that a GPU holds beside tensors: its context, and the workspaces of its libraries."""
 HOLES = 0.3
 """Of activations and logits, what a CPU's memory holds beside them: malloc cannot use all of what is freed between tensors."""
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in four bits, with its share of the scales, which are quantized too."""
 FEW, MORE = 2, 3
 """The numbers of layers that are counted, in the least unit that a model repeats."""
 PATCHES = 256
@@ -57,13 +62,15 @@ class Memory:
 
 def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     """The memory that a training of a base with this configuration (transformers') takes in each process."""
+    from transformers.utils import is_liger_kernel_available
+
     architecture.of(config)
     place = machine.Machine.of(training)
     cuda = not place.on_cpu
     sharded = place.fsdp is not None
     offloaded = bool(place.fsdp and place.fsdp.get("fsdp_offload_params"))
     low = training.dtype != "float32" if cuda else machine.resolve_dtype(training.dtype) == "bfloat16"
-    frozen, trained, tower = _numbers(config, training)
+    frozen, trained, tower, quantized = _numbers(config, training)
     if training.freezes_tower() and training.feature_cache_gb and (cuda or training.mode == "lora"):
         frozen -= tower  # left out; without a GPU, `language` keeps it in the memory that it computes in
     held = 0 if offloaded else 1
@@ -73,10 +80,11 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     gathered = (2 if low else 4) * (frozen + trained) if sharded else 0
     # A copy is exchanged between processes that do not shard.
     copies = 2 if place.processes > 1 and not sharded else 1
-    activations, logits = _activations(config, training, row, low, fused=training.liger and cuda)
+    fused = training.liger and cuda and bool(is_liger_kernel_available())
+    activations, logits = _activations(config, training, row, low, fused)
     activations += _tower(config, training, row, low)
     return Memory(
-        weights=(each * frozen + 4 * trained) * held // parts + gathered,
+        weights=(each * (frozen - quantized) + int(NF4 * quantized) + 4 * trained) * held // parts + gathered,
         gradients=4 * trained * copies,
         optimizer=8 * trained * held // parts,
         activations=activations,
@@ -85,12 +93,22 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     )
 
 
-def _numbers(config: Any, training: TrainingConfig) -> tuple[int, int, int]:
-    """Frozen numbers, trained ones, and those of the tower."""
-    named = list(_made(config, training, "float32").named_parameters())
+def _numbers(config: Any, training: TrainingConfig) -> tuple[int, int, int, int]:
+    """Frozen numbers, trained ones, and of the frozen ones those of the tower, and those in four bits."""
+    from torch.nn import Linear
+
+    net = _made(config, training, "float32")
+    named = list(net.named_parameters())
     trained = sum(weight.numel() for _, weight in named if weight.requires_grad)
     tower = sum(weight.numel() for name, weight in named if architecture.TOWER in name)
-    return sum(weight.numel() for _, weight in named) - trained, trained, tower
+    linear = (
+        module.weight
+        for name, module in net.named_modules()
+        if isinstance(module, Linear) and not any(one in name for one in architecture.NOT_QUANTIZED)
+    )
+    packed = sum(weight.numel() for weight in linear if not weight.requires_grad)
+    quantized = packed if training.quantize else 0
+    return sum(weight.numel() for _, weight in named) - trained, trained, tower, quantized
 
 
 def _made(config: Any, training: TrainingConfig, dtype: str) -> Any:
@@ -132,54 +150,59 @@ def _with_layers(config: Any, units: int) -> Any:
 def _activations(config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool) -> tuple[int, int]:
     """Peak bytes of one pass forward and backward without logits, and what these add."""
     few, more = (_with_layers(config, units) for units in (FEW, MORE))
-    first, second = (_peak(one, training, row, low, labels=0) for one in (few, more))
-    inner = first + int((second - first) * (_units(config) - FEW))
-    if fused:
-        return inner, _fused_logits(config, row)
-    return inner, max(0, _peak(few, training, row, low, labels=row.labels) - first)
+    first, second = (_peak(one, training, row, low, fused, row.labels) for one in (few, more))
+    logits = max(0, first - _peak(few, training, row, low, fused, labels=0))
+    return first - logits + int((second - first) * (_units(config) - FEW)), logits
 
 
-def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, labels: int) -> int:
+def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool, labels: int) -> int:
     """Bytes that a pass of a row through the language model allocates at a time, where gradients are there already."""
     import torch
-    from torch.nn.functional import cross_entropy
 
-    from storyreason.compat import memory
+    from storyreason.compat import liger, memory
 
-    sharded = machine.Machine.of(training).fsdp is not None
-    net = _made(config, training, "bfloat16" if low and (training.mode == "lora" or sharded) else "float32").train()
+    place = machine.Machine.of(training)
+    of_products = low and (training.mode == "lora" or place.fsdp is not None)
+    net = _made(config, training, "bfloat16" if of_products else "float32").train()
     if training.recompute != "none":
         net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
+    setup.recompute_if_long(net, training, row.tokens)
     batch = 1 if training.pack_tokens else training.batch_size
     tokens = row.tokens // batch
-    with memory.without_memory():
+    with memory.without_memory(), liger.counted(net) if fused else nullcontext():
         memory.renew(net)
+        if not place.on_cpu:
+            memory.drop_out_as_on_gpus(net)
         for weight in net.parameters():
             weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         inner = architecture.inside(net)
         words = torch.zeros(batch, tokens, dtype=torch.long)
         positions = torch.arange(tokens).expand(3, batch, tokens)
-        targets = torch.zeros(labels, dtype=torch.long)
         gradients = (weight.grad for weight in net.parameters() if weight.grad is not None)
         with memory.Allocated((*net.parameters(), *net.buffers(), *gradients)) as counted:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 seen = inner.get_input_embeddings()(words)
                 seen = inner.language_model(inputs_embeds=seen, position_ids=positions, use_cache=False)[0]
-                if labels:
-                    seen = net.get_output_embeddings()(seen.flatten(0, 1)[targets])
-                    loss = cross_entropy(seen.float(), targets, reduction="sum")
-                else:
-                    loss = seen.float().sum()
+                loss = _loss(net, seen.flatten(0, 1), labels, fused and training.method == "sft")
             loss.backward()
         peak: int = counted.peak
         return peak
 
 
-def _fused_logits(config: Any, row: Row) -> int:
-    """Liger computes logits, their softmax and gradient in chunks, of about as many numbers as the hidden states."""
-    text = config.get_text_config()
-    chunks = -(-text.vocab_size // text.hidden_size)
-    return int(-(-row.labels // chunks) * text.vocab_size * 6)
+def _loss(net: Any, seen: "Tensor", labels: int, fused: bool) -> "Tensor":
+    """A loss of hidden states [tokens, size], of which this many have a label."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from storyreason.compat import liger
+
+    if not labels:
+        return seen.float().sum()
+    if fused:
+        found: Tensor = liger.Head.apply(seen, net.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+        return found
+    targets = torch.zeros(labels, dtype=torch.long)
+    return cross_entropy(net.get_output_embeddings()(seen[targets]).float(), targets, reduction="sum")
 
 
 def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
@@ -218,14 +241,19 @@ def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
     return int(whole * row.patches // PATCHES)
 
 
-def largest(stories: "StoryDataset", schedule: "Plan") -> Row:
-    """The row of a plan with the most tokens."""
-    row = max(
-        (items for part in schedule.parts for one_pass in part for items in one_pass),
-        key=lambda items: sum(stories.lengths[index] for _, index in items),
-    )
-    return Row(
-        sum(stories.tokens(item) for item in row),
-        sum(stories.loss_tokens(item) for item in row),
-        sum(4 * stories.image_tokens(index) for _, index in row),
-    )
+def largest(stories: "StoryDataset", schedule: "Plan", training: TrainingConfig) -> tuple[Row, ...]:
+    """The row of a plan with the most tokens; with `recompute: long`, first that of those that are not recomputed."""
+    rows = [
+        Row(
+            sum(stories.tokens(item) for item in items),
+            sum(stories.loss_tokens(item) for item in items),
+            sum(4 * stories.image_tokens(index) for _, index in items),
+        )
+        for part in schedule.parts
+        for one_pass in part
+        for items in one_pass
+        if items
+    ]
+    most = max(rows, key=lambda row: row.tokens)
+    kept = [row for row in rows if row.tokens <= (training.pack_tokens or 0)] if training.recompute == "long" else []
+    return *([max(kept, key=lambda row: row.tokens)] if kept else []), most

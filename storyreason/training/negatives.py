@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, TypeVar, get_args
 
-from storyreason.format import answer, boxes
+from storyreason.format import answer, boxes, grids
 from storyreason.format.analysis import Section
 from storyreason.format.answer import Answer
 from storyreason.format.boxes import Box
@@ -31,12 +31,11 @@ Kind = Literal[
     "mixed-films", "swapped-identities", "moved-boxes", "absent-mention", "exchanged-names", "reordered-frames"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-VERSION = 1
+VERSION = 2
 """Version of what is made. Raising it makes all negatives again."""
 APART = 0.5
 """Two boxes are told apart by the scores if they overlap by less than this (IoU)."""
 
-Size = tuple[int, int]
 One = TypeVar("One")
 
 
@@ -46,7 +45,7 @@ class Told:
 
     story_id: str
     read: Answer
-    sizes: Sequence[Size]
+    sizes: Sequence[grids.Size]
 
 
 def negative(kind: Kind, told: Told, other: Told | None, seed: int) -> str | None:
@@ -85,8 +84,8 @@ def _from_frames(told: Told, places: Sequence[tuple[Told, int]]) -> Answer | Non
         section, passage = _section(source, at), _passage(source, at)
         if section is None or passage is None:
             return None
-        factors = _factors(source.sizes[at - 1], told.sizes[image - 1])
-        sections.append(replace(_scaled(section, factors), image=image))
+        change = (source.sizes[at - 1], told.sizes[image - 1])
+        sections.append(replace(_resized(section, change), image=image))
         passages.append(replace(passage, image=image))
     return _boxes_tell(told, _with(told, sections, passages))
 
@@ -98,7 +97,7 @@ def _moved(told: Told, chance: random.Random) -> Answer | None:
             if row.box is not None:
                 found.setdefault(row.id, []).append((section.image, row.box))
     instead = {
-        (image, id): boxes.scale(box, *_factors(told.sizes[source - 1], told.sizes[image - 1]))
+        (image, id): grids.convert(box, (told.sizes[source - 1], told.sizes[image - 1]))
         for id, places in found.items()
         for (image, _), (source, box) in zip(places, [*places[1:], places[0]], strict=True)
     }
@@ -234,14 +233,8 @@ def _boxes_tell(told: Told, made: Answer) -> Answer | None:
     return None
 
 
-def _factors(size: Size, wanted: Size) -> tuple[float, float]:
-    return wanted[0] / size[0], wanted[1] / size[1]
-
-
-def _scaled(section: Section, factors: tuple[float, float]) -> Section:
-    if factors == (1.0, 1.0):
-        return section
-    instead = {(section.image, row.id): boxes.scale(row.box, *factors) for row in section.entities if row.box}
+def _resized(section: Section, change: grids.Change) -> Section:
+    instead = {(section.image, row.id): grids.convert(row.box, change) for row in section.entities if row.box}
     return _with_boxes(section, instead)
 
 

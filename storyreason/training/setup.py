@@ -35,12 +35,45 @@ def load_model(job: Job, cuda: bool) -> Any:
     config = job.training
     dtype = machine.resolve_dtype(config.dtype)
     attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
-    base = model.load(job.base, job.revision, dtype=dtype if config.mode == "lora" else "float32", attention=attention)
+    base = model.load(
+        job.base,
+        job.revision,
+        dtype=dtype if config.mode == "lora" else "float32",
+        attention=attention,
+        quantization=in_four_bits(dtype) if config.quantize else None,
+    )
+    if config.quantize:
+        keep_format(base)
     if config.pack_tokens:
         packing.isolate(base)
     if cuda and dtype == "bfloat16" and attention is None:
         windows.join(base)
     return marked(base, config)
+
+
+def in_four_bits(dtype: str) -> Any:
+    """transformers' configuration of a language model in NF4 whose products are in `dtype`. The tower stays as it is: its
+    features are computed once, and are few."""
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ConfigError("training.quantize=nf4 needs bitsandbytes: install it, or leave training.quantize empty.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=[*architecture.NOT_QUANTIZED],
+    )
+
+
+def keep_format(base: Any) -> None:
+    """Keep bitsandbytes from repacking the weights in a validation, on CPUs with AVX512-BF16: there is no way back to a
+    training from it without the kernels that it would fetch from the Hub."""
+    for layer in base.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def marked(base: Any, config: TrainingConfig) -> Any:

@@ -185,6 +185,27 @@ def test_a_base_that_cannot_be_loaded_is_refused_with_the_reason(tiny_base: Path
         model.load_processor(str(cut))
 
 
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("merger.ln_q.weight",), r"lacks 1 of its weights, such as model\.visual\.merger\.ln_q\.weight"),
+        (("self_attn",), r"lacks 14 of its weights, such as model\.language_model\.layers\.0\.self_attn\.k_proj\.bias"),
+    ],
+    ids=["one", "many"],
+)
+def test_a_base_without_some_of_its_weights_is_refused_by_their_name(
+    gone: tuple[str, ...], said: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_base, tmp_path / "torn")
+    file = tmp_path / "torn" / "model.safetensors"
+    kept = {name: weight for name, weight in load_file(file).items() if not any(one in name for one in gone)}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"torn {said}: fetch its files again"):
+        model.load(str(tmp_path / "torn"))
+
+
 def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
     tiny_base: Path, adapter: Path, tmp_path: Path
 ) -> None:

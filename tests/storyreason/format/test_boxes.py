@@ -59,7 +59,3 @@ def test_a_clipped_box_lies_in_the_image(box: Box, width: int, height: int) -> N
     assert 0 <= clipped.x1 <= width and 0 <= clipped.x2 <= width
     assert 0 <= clipped.y1 <= height and 0 <= clipped.y2 <= height
     assert boxes.clip(clipped, width, height) == clipped
-
-
-def test_scale_rounds_to_pixels() -> None:
-    assert boxes.scale(Box(10, 10, 25, 31), 0.5, 2) == (5, 20, 12, 62)

@@ -13,8 +13,8 @@ from storyreason.generation import Chunk, GenerationConfig, Stop, answering, gro
 from storyreason.generation.inprocess import InProcess
 from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer, on_cpu
+from storyreason.sample import untrained
 from storyreason.serving.config import ServingConfig
-from tests import tiny
 from tests.tiny import Bases
 
 pytestmark = pytest.mark.server  # it loads a model
@@ -95,7 +95,7 @@ def test_greedy_text_is_vllms_token_for_token(
 def test_another_family_tells_the_same_in_vllm(
     examples: list[dataset.Example], frames: tuple[bytes, ...], serving: ServingConfig, tmp_path: Path, family: str
 ) -> None:
-    folder = tiny.write_base(tmp_path / "base", examples, family=family, wide=True)
+    folder = untrained.write(tmp_path / "base", examples, family=family, wide=True)
     config = GenerationConfig(max_tokens=30)
     ours = InProcess(folder, longest=serving.max_model_len).session(frames, config)
     with VllmServer(folder, serving.model_copy(update={"dtype": "float32"}), log=tmp_path / "vllm.log") as server:

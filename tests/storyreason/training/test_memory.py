@@ -1,5 +1,6 @@
 """What a training will take: counted without weights, and the same when it is counted with them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from storyreason.cli import app
 from storyreason.compat.memory import Allocated
 from storyreason.errors import ConfigError
 from storyreason.training import Job, TrainingConfig, choosing, launch, memory, setup
+from storyreason.training.config import Recompute
 from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.memory import Row
 from storyreason.training.trainer import token_losses
@@ -35,11 +37,10 @@ def counted(base: str, training: TrainingConfig, examples: Sequence[dataset.Exam
     labels = batch.pop("labels")
     token_losses(net, batch, labels).backward()  # so that gradients are there
     gradients = [weight.grad for weight in net.parameters() if weight.grad is not None]
-    with Allocated((*net.parameters(), *net.buffers(), *gradients)) as found:
+    with Allocated((*net.parameters(), *net.buffers(), *gradients, *batch.values(), labels)) as found:
         token_losses(net, batch, labels).backward()
-    pixels = (
-        batch["pixel_values"].nbytes if training.mode == "full" else 0
-    )  # there for as long as its tower's activations
+    # They are there for as long as the tower's activations, and the plan counts them with these.
+    pixels = batch["pixel_values"].nbytes if training.mode == "full" else 0
     return found.peak + pixels, Row(stories.tokens((0, 0)), stories.loss_tokens((0, 0)), 4 * stories.image_tokens(0))
 
 
@@ -57,12 +58,56 @@ def test_activations_are_those_of_a_real_pass(
     training = TrainingConfig(**{"dtype": "float32", "accelerate": "cpu", "rank": 4, "feature_cache_gb": 0, **settings})
     real, row = counted(base, training, tiny_examples)
     found = memory.of(model.config(base), training, row)
-    assert found.activations + found.logits == pytest.approx(real, rel=0.15)
+    assert found.activations + found.logits == pytest.approx(real, rel=0.06)
     weights = {name: p.numel() for name, p in model.load(base).named_parameters()}
     if settings["mode"] != "lora":
         trained = [size for name, size in weights.items() if settings["mode"] == "full" or "visual" not in name]
         assert found.weights == 4 * sum(weights.values())
         assert (found.gradients, found.optimizer) == (4 * sum(trained), 8 * sum(trained))
+
+
+MEASURED = json.loads(Path("benchmarks/results/gpu.json").read_text())["lines"]
+
+
+def seven() -> Any:
+    """The configuration that the benchmark on a GPU measured: Qwen2.5-VL 7B's."""
+    from transformers import Qwen2_5_VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "rope_parameters": rope,
+        },
+        vision_config={
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+        },
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "recompute", "row"),
+    [
+        ("as it is: 32k rows, recompute all, cudnn builds once", "all", Row(27_985, 21_393)),
+        ("all, 16k rows, selective", "selective", Row(14_278, 10_982)),
+        ("all, 10k rows, none", "none", Row(9_748, 6_452)),
+        ("32k story, selective", "selective", Row(32_768, 31_120)),
+    ],
+)
+def test_the_plan_is_what_an_h100_took(variant: str, recompute: Recompute, row: Row) -> None:
+    training = TrainingConfig(mode="lora", accelerate="1gpu", recompute=recompute, pack_tokens=row.tokens)
+    took = next(line["peak_gb"] for line in MEASURED if line.get("variant") == variant)
+    found = memory.of(seven(), training, row)
+    assert (found.total - found.other) / memory.GB == pytest.approx(took, rel=0.02)  # torch counts its tensors alone
+
+
+def test_where_only_longer_rows_are_recomputed_the_larger_of_both_counts() -> None:
+    training = TrainingConfig(accelerate="1gpu", recompute="long", pack_tokens=8192, max_tokens=32_768)
+    as_it_is = next(choosing.choices(seven(), training)).memory
+    kept = memory.of(seven(), training, Row(8192, 6144))
+    again = memory.of(seven(), training, Row(32_768, 24_576))
+    assert as_it_is == max((kept, again), key=lambda one: one.total) == kept
 
 
 def test_shards_are_parts_and_what_is_gathered_is_not(tiny_base: Path) -> None:
@@ -88,7 +133,7 @@ def test_shards_are_parts_and_what_is_gathered_is_not(tiny_base: Path) -> None:
 def test_a_plan_names_settings_that_fit(tiny_base: Path) -> None:
     run = CliRunner().invoke(app, ["plan", "sample", "--set", f"base.name={tiny_base}", "--gpus", "2", "--gb", "80"])
     assert run.exit_code == 0, run.output
-    assert "training.mode=language, rows of 2,048 tokens, 2 GPUs; GB of each:" in run.output
+    assert "training.mode=language, rows of up to 2,048 tokens, 2 GPUs; GB of each:" in run.output
     assert "of 80" in run.output
     assert "fits      as it is" in run.output
     assert "training.recompute=all training.accelerate=fsdp2-2gpu-offload" in run.output
@@ -103,7 +148,7 @@ def test_with_data_the_rows_are_those_of_its_stories(
     arguments = ["plan", "smoke", "--data", str(tiny_data), "--set", f"base.name={tiny_base}"]
     run = CliRunner().invoke(app, [*arguments, "--set", "training.max_tokens=4096"])
     assert run.exit_code == 0, run.output
-    tokens = int(run.output.partition("rows of ")[2].partition(" tokens")[0].replace(",", ""))
+    tokens = int(run.output.partition("rows of up to ")[2].partition(" tokens")[0].replace(",", ""))
     assert 500 < tokens < 4096
 
 

@@ -95,4 +95,4 @@ def test_boxes_from_a_frame_of_another_size_are_scaled(stories: Stories) -> None
         if row.box != pairs[s.image, row.id]
     ]
     assert scaled
-    assert all(box == tuple(round(side / 2) for side in before) for box, before in scaled)  # type: ignore[union-attr]
+    assert all(box == tuple((side + 1) // 2 for side in before) for box, before in scaled)  # type: ignore[union-attr]

@@ -1,0 +1,142 @@
+"""Untrained tiny models of every family's own class, to try the pipeline on: they load and train, and tell nonsense."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storyreason import dataset
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.06,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "initializer_range": 0.06,
+}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 50.0}
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qwen2_5_vl": (
+        "Qwen2_5_VL",
+        {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}},
+        {"depth": 2, "fullatt_block_indexes": [0, 1], "window_size": 56},
+    ),
+    "qwen3_vl": (
+        "Qwen3VL",
+        {"head_dim": 16, "rope_parameters": {**ROPE, "mrope_section": [4, 2, 2], "mrope_interleaved": True}},
+        {"depth": 3, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "head_dim": 32,
+            "rope_parameters": {
+                **ROPE,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        {"depth": 2, "num_position_embeddings": 64},
+    ),
+}
+"""The beginning of the names of each family's classes, and what its language model and its tower have of their own."""
+
+
+WIDE_TOWER: dict[str, Any] = {"hidden_size": 128, "out_hidden_size": 128}
+WIDE_TEXT: dict[str, Any] = {"hidden_size": 128, "num_key_value_heads": 2}
+WIDE: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {"rope_parameters": {**ROPE, "mrope_section": [8, 12, 12]}},
+    "qwen3_vl": {
+        "head_dim": 64,
+        "rope_parameters": {**ROPE, "mrope_section": [16, 8, 8], "mrope_interleaved": True},
+    },
+    "qwen3_5": {
+        "head_dim": 128,
+        "rope_parameters": {
+            **ROPE,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [16, 8, 8],
+            "mrope_interleaved": True,
+        },
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+    },
+}
+"""Heads that vLLM computes with: of 64 and more, in linear layers of 128."""
+
+
+def write(
+    folder: Path,
+    examples: "Sequence[dataset.Example]",
+    seed: int = 0,
+    family: str = "qwen2_5_vl",
+    wide: bool = False,
+) -> Path:
+    """A model of a family's own class with random weights, and a tokenizer learnt from the examples' texts.
+
+    `wide`: one that vLLM takes.
+    """
+    import torch
+    import transformers
+
+    processor = make_processor([text for one in examples for text in (one.chain_of_thought, one.story)], family)
+    tokenizer = processor.tokenizer
+    special = tokenizer.convert_tokens_to_ids
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    classes, text, tower = FAMILIES[family]
+    config = getattr(transformers, f"{classes}Config")(
+        text_config={
+            **TEXT,
+            **text,
+            **(WIDE_TEXT | WIDE[family] if wide else {}),
+            **ends,
+            "vocab_size": len(tokenizer),
+        },
+        vision_config={**TOWER, **tower, **(WIDE_TOWER if wide else {})},
+        image_token_id=special("<|image_pad|>"),
+        video_token_id=special("<|video_pad|>"),
+        vision_start_token_id=special("<|vision_start|>"),
+        vision_end_token_id=special("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{classes}ForConditionalGeneration")(config)
+    model.generation_config = transformers.GenerationConfig(**ends, do_sample=False)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def make_processor(texts: Sequence[str], family: str) -> Any:
+    """The processor of a family, with Qwen2.5-VL's template and a small vocabulary."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    from storyreason.sample import tokenizer
+
+    made = tokenizer.make_processor(texts, 640)
+    if family == "qwen2_5_vl":
+        return made
+    grey, size = [0.5] * 3, {"shortest_edge": 32 * 32, "longest_edge": 256 * 32 * 32}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, image_mean=grey, image_std=grey, size=size),
+        tokenizer=made.tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=size),
+        chat_template=made.chat_template,
+    )
