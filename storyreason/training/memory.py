@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 GB = 1e9
 CUDA = 1.0
 """GB that a GPU holds beside tensors: its context, and the workspaces of its libraries."""
+LIBRARIES = 0.25
+"""GB that a process on a CPU grows by before its first step: what torch and PEFT load then."""
 HOLES = 0.3
 """Of activations and logits, what a CPU's memory holds beside them: malloc cannot use all of what is freed between tensors."""
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -89,7 +91,7 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
         optimizer=8 * trained * held // parts,
         activations=activations,
         logits=logits,
-        other=int(CUDA * GB if cuda else HOLES * (activations + logits)),
+        other=int(CUDA * GB if cuda else LIBRARIES * GB + HOLES * (activations + logits)),
     )
 
 
