@@ -240,18 +240,13 @@ def test_a_command_of_the_docs_runs(project: Project, tmp_path: Path, command: C
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-OTHER = "build/qwen3-vl"
 SHARDED = [
-    *("--set", f"base.name={OTHER}"),
     *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"),
     *("--set", "training.mode=lora", "--set", "training.learning_rate=5e-3"),
 ]
 
 
-def test_two_fsdp2_processes_train_a_model_of_another_family_that_is_then_served(
-    project: Project, mlflow: MlflowClient
-) -> None:
-    project.run("sample", "untrained", "--out", OTHER, "--family", "qwen3_vl")
+def test_two_fsdp2_processes_train_what_is_then_served(project: Project, mlflow: MlflowClient) -> None:
     paths = (str(REPOSITORY / "tests" / "fsdp_cpu"), project.environment.get("PYTHONPATH"))
     sharded = Project(
         project.folder,
@@ -264,11 +259,6 @@ def test_two_fsdp2_processes_train_a_model_of_another_family_that_is_then_served
     run = training_runs(mlflow)[-1]
     assert run.data.tags["storyreason.distributed_type"] == "FSDP"
     assert run.data.tags["storyreason.processes"] == "2"
-    # Beside the first run in MLflow, which was of Qwen2.5-VL
-    first = training_runs(mlflow)[0]
-    assert (first.data.params["base.name"], run.data.params["base.name"]) == ("tiny-base", OTHER)
-    assert first.data.params.keys() == run.data.params.keys()
-    assert {name for name in first.data.metrics if name.startswith("free/")} <= run.data.metrics.keys()
     champion = mlflow.get_model_version_by_alias(MODEL, "champion")
     assert champion.run_id == run.info.run_id
     assert "served already" not in printed
@@ -302,7 +292,7 @@ def test_transformers_peft_and_vllm_tell_the_same_of_the_adapter_that_was_traine
             told.append(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return told
 
-    base = AutoModelForImageTextToText.from_pretrained(project.folder / OTHER, dtype="float32")
+    base = AutoModelForImageTextToText.from_pretrained(project.folder / "tiny-base", dtype="float32")
     plain = told_by(base)
     # When each tells four stories of five pictures, greedily, in float32, as long as it likes
     served = [Endpoint(project.url, "storyteller").session(images, config).tell() for images in stories]
