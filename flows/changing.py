@@ -16,21 +16,29 @@ Target = Annotated[str, typer.Option(help="The DVC file of the data.")]
 
 @data.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="A folder of parquet shards, or a data set's name on the Hub.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder or file that `datasets` can load, or a data set's name on the Hub.")
+    ],
     target: Target = "data.dvc",
     revision: Annotated[str | None, typer.Option(help="The Hub's revision.", show_default=False)] = None,
+    configuration: Annotated[
+        str | None, typer.Option(help="Which configuration of a data set that has several.", show_default=False)
+    ] = None,
 ) -> None:
     """Replace the data by SOURCE: check it, report on it, and make it a new DVC version."""
     from storyreason import dataset
 
     local = Path(source).expanduser()
-    _change(target, str(local.absolute()) if local.exists() else source, dataset.adopt, revision)
+    _change(target, str(local.absolute()) if local.exists() else source, dataset.adopt, revision, configuration)
 
 
 @data.command()
 def add(
     folder: Annotated[
-        Path, typer.Argument(help="A folder of parquet shards with new stories.", exists=True, resolve_path=True)
+        Path,
+        typer.Argument(
+            help="A folder or file that `datasets` can load, with new stories.", exists=True, resolve_path=True
+        ),
     ],
     target: Target = "data.dvc",
 ) -> None:
@@ -79,11 +87,38 @@ def withdraw(
     report.say(withdrawing.withdraw(target, film, entity, frames, corrections))
 
 
-def _change(target: str, source: str, how: Any, revision: str | None = None) -> None:
+@data.command()
+def publish(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of parquet shards.", exists=True, file_okay=False, resolve_path=True)
+    ],
+    to: Annotated[str, typer.Option(help="The repository on the Hub, user/stories; created if it does not exist.")],
+    licence: Annotated[
+        str | None, typer.Option(help="The licence, such as cc-by-4.0. Default: that of the card.", show_default=False)
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
+    ] = False,
+) -> None:
+    """Publish a data set on the Hub, with its card."""
+    from flows import report
+    from storyreason import publishing
+
+    made = publishing.prepare_data(folder, to, licence)
+    report.say(made.summary())
+    report.say(
+        f"\n{made.card}\nnothing was uploaded (--dry-run)"
+        if dry_run
+        else f"published: {publishing.publish_data(made, private)}"
+    )
+
+
+def _change(target: str, source: str, how: Any, revision: str | None = None, configuration: str | None = None) -> None:
     from flows import local, report
 
     home.enter()
     local.prepare()  # before Prefect is imported and reads its settings
     from tasks import data
 
-    report.say(data.change(target, source, how, revision))
+    report.say(data.change(target, source, how, revision, configuration))

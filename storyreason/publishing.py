@@ -1,11 +1,12 @@
-"""Publishing a model folder on the Hub: the files, and a model card with the scores."""
+"""Publishing on the Hub: a model folder with a card of its scores, and a data set with its card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storyreason import adapters
-from storyreason.errors import ModelError, ScoringError
+from storyreason import adapters, dataset
+from storyreason.dataset.changing import CARD, WITHOUT_LICENCE
+from storyreason.errors import DataError, ModelError, ScoringError
 from storyreason.model import CONTENT
 from storyreason.scoring import Scorecard
 from storyreason.scoring.catalogue import MAIN, SCORES
@@ -61,7 +62,7 @@ def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publicat
             f"{folder} is an adapter over {adapter.base}: make a model of both with `storyreason merge {folder} --base "
             f"{adapter.base} --out FOLDER`, and publish that."
         )
-    if name.count("/") != 1 or not all(name.split("/")):
+    if not _is_repository(name):
         raise ModelError(f"--to {name!r} is not a repository of the Hub: expected user/model.")
     files = sorted(path for path in folder.iterdir() if path.suffix in CONTENT and not path.name.startswith("."))
     readme = folder / "README.md"
@@ -69,6 +70,10 @@ def prepare(folder: Path, name: str, scorecards: Mapping[str, Path]) -> Publicat
     return Publication(
         name, folder, tuple(files), HEAD + "\n" + about.rstrip() + "\n" + _scores(scorecards) + USAGE.format(name=name)
     )
+
+
+def _is_repository(name: str) -> bool:
+    return name.count("/") == 1 and all(name.split("/"))
 
 
 def _scores(scorecards: Mapping[str, Path]) -> str:
@@ -120,6 +125,57 @@ def publish(made: Publication, private: bool = False) -> str:
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
+            f"{made.name} could not be published: {reason}. Log in with `hf auth login`, or preview the upload with --dry-run."
+        ) from error
+    return str(address)
+
+
+def prepare_data(folder: Path, name: str, licence: str | None = None) -> Publication:
+    """What would be published of a data set in the repository `name` (`user/stories`): its shards, and its card.
+
+    A data set without a card gets one from `check`. `licence` replaces the card's. Raises DataError if the folder has no
+    shards, the name is malformed, or there is no licence.
+    """
+    from huggingface_hub import DatasetCard
+
+    files = [file for split in dataset.SPLITS for file in dataset.shards(folder, split)]
+    if not _is_repository(name):
+        raise DataError(f"--to {name!r} is not a repository of the Hub: expected user/stories.")
+    written = folder / CARD
+    card = DatasetCard(written.read_text() if written.is_file() else "---\n---\n")
+    licence = licence or card.data.get("license")
+    if not licence:
+        raise DataError(f"{folder} has no licence, so nobody may use it: name one with --licence, such as cc-by-4.0.")
+    if not written.is_file():
+        card.text = dataset.check(folder).markdown()
+    card.data["license"] = licence
+    card.data["configs"] = None  # where the files lie in this folder; `push_to_hub` says where they lie there
+    card.text = card.text.replace(WITHOUT_LICENCE, f"Licence: {licence}.")
+    return Publication(name, folder, tuple(files), str(card))
+
+
+def publish_data(made: Publication, private: bool = False) -> str:
+    """Publish it by `push_to_hub` of the `datasets` library, shard after shard, and return the repository's URL.
+
+    What the repository had in its `data/` is replaced. The token comes from `hf auth login` or `HF_TOKEN`. Raises DataError
+    with the reason that the Hub gave.
+    """
+    from datasets import IterableDatasetDict, load_dataset
+    from huggingface_hub import HfApi
+
+    files = {split: [str(file) for file in made.files if file.name.startswith(split)] for split in dataset.SPLITS}
+    api = HfApi()
+    try:
+        address = api.create_repo(made.name, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_file(
+            path_or_fileobj=made.card.encode(), path_in_repo=CARD, repo_id=made.name, repo_type="dataset",
+            commit_message="storyreason data publish: the card",
+        )  # fmt: skip
+        rows: IterableDatasetDict = load_dataset("parquet", data_files=files, streaming=True)
+        rows.push_to_hub(made.name, commit_message="storyreason data publish")
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
             f"{made.name} could not be published: {reason}. Log in with `hf auth login`, or preview the upload with --dry-run."
         ) from error
     return str(address)

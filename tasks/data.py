@@ -171,32 +171,17 @@ def stories_to_tell(config: DataConfig, data: Pulled) -> Iterator[dataset.Exampl
     return (split[place] for place, name in enumerate(wanted) if name not in faults)
 
 
-def from_hub(name: str, revision: str | None) -> Path:
-    """The folder with a data set's parquet shards from the Hub. Cached shards are not downloaded again."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        fetched = snapshot_download(
-            name, repo_type="dataset", revision=revision, allow_patterns=["*.parquet", "**/*.parquet"]
-        )
-    except Exception as error:  # the Hub's client raises its own errors, requests' and httpx', OSError and ValueError
-        raise DataError(
-            f"{name!r} is not a folder here, and the data set cannot be fetched from the Hub: {one_line(error)}"
-        ) from error
-    return Path(fetched)
-
-
-def change(target: str, source: str, how: Change, revision: str | None = None) -> str:
-    """Change the data by a folder or a data set on the Hub, make it a DVC version, push it, and announce it.
+def change(target: str, source: str, how: Change, revision: str | None = None, configuration: str | None = None) -> str:
+    """Change the data by what `datasets` loads, here or from the Hub, make it a DVC version, push it, and announce it.
 
     Gives the report. Raises DataError, and nothing has changed, when the source does not fit, when the data has local
     changes, or when the version cannot be pushed. A killed change is undone, or is complete, at the next start.
     """
     with runs.lock(runs.root() / "change" / Path(target).stem):  # of two changes at a time, the first would be lost
-        return _change(target, source, how, revision)
+        return _change(target, source, how, revision, configuration)
 
 
-def _change(target: str, source: str, how: Change, revision: str | None) -> str:
+def _change(target: str, source: str, how: Change, revision: str | None, configuration: str | None) -> str:
     folder, first = Path(target.removesuffix(".dvc")), not Path(target).is_file()
     versioning.remote_of(versioning.repository())
     if not first:
@@ -208,14 +193,14 @@ def _change(target: str, source: str, how: Change, revision: str | None) -> str:
             f"{folder} has files that are not a version yet: keep them with `dvc add {folder}`, or remove them."
         )
     releasing.sweep(folder)
-    place = Path(source) if Path(source).is_dir() else from_hub(source, revision)
     made: list[DataVersion] = []
 
     def put(folder: Path, new: Path) -> None:
         made.append(releasing.publish(target, new))
         runs.replace(folder, new)
 
-    changed = how(folder, place, put)
+    with dataset.fetched(source, folder, configuration, revision) as place:
+        changed = how(folder, place, put)
     if not made:
         return changed.summary()
     (version,) = made

@@ -12,13 +12,12 @@ from storyreason.authoring.calls import Spent
 from storyreason.authoring.windows import Seen, Shot, Windows
 from storyreason.authoring.writing import LeftOut, Written
 from storyreason.dataset import Example, Origin
-from storyreason.dataset.changing import CARD
+from storyreason.dataset.changing import CARD, WITHOUT_LICENCE
 from storyreason.errors import DataError
 from storyreason.page import sheet
 from storyreason.perception import frames
 from storyreason.perception.frames import Frame
 
-WITHOUT_LICENCE = "No licence was named: do not publish this data set."
 Place = tuple[int, int]
 """The scene and the frame of an image."""
 

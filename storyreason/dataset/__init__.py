@@ -8,6 +8,7 @@
 
 from storyreason.dataset.changing import Change, adopt, append, compare
 from storyreason.dataset.checking import MAX_BAD, Bad, Inspected, Report, check, inspect, refuse_many
+from storyreason.dataset.exchange import as_dataset, fetched
 from storyreason.dataset.films import film_mapping, films, validation_ids
 from storyreason.dataset.fitting import Fit, fit
 from storyreason.dataset.origin import Origin
@@ -15,7 +16,7 @@ from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, sh
 from storyreason.dataset.withdrawing import withdraw
 
 __all__ = [
-    "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Origin", "Report", "Split", "adopt",
-    "append", "check", "compare", "film_mapping", "films", "fit", "inspect", "load", "refuse_many", "shards", "sizes",
-    "validation_ids", "withdraw", "write",
+    "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Origin", "Report", "Split",
+    "adopt", "append", "as_dataset", "check", "compare", "fetched", "film_mapping", "films", "fit", "inspect", "load",
+    "refuse_many", "shards", "sizes", "validation_ids", "withdraw", "write",
 ]  # fmt: skip

@@ -18,6 +18,8 @@ from storyreason.format.plain import plain
 
 CARD = "README.md"
 """The data card in a folder of shards."""
+WITHOUT_LICENCE = "No licence was named: do not publish this data set."
+"""What a card says then."""
 NAMED = 5
 """How many stories of each kind of change a report names; the others are counted."""
 

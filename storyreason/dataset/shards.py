@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "test")
+ROW_GROUP = 50
+"""Rows that are written and read at a time: pictures are compressed already, and small groups keep random access cheap."""
 COLUMNS = ("story_id", "images", "frame_count", "chain_of_thought", "story")
 
 
@@ -76,7 +79,7 @@ class Split(Sequence[Example]):
         if self._cached[0] != group:
             _, file, number = self._groups[group]
             self._cached = (group, self._files[file].read_row_group(number, columns=self._columns[file]))
-        return _example(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0], self._raw)
+        return of_row(self._cached[1].slice(index - self._starts[group], 1).to_pylist()[0], self._raw)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
@@ -88,8 +91,11 @@ class Split(Sequence[Example]):
         ]
 
 
-def _example(row: Mapping[str, Any], raw: bool) -> Example:
-    """A row as an example: an empty cell becomes empty bytes or an empty text, which `check` then names."""
+def of_row(row: Mapping[str, Any], raw: bool) -> Example:
+    """A row of the published columns, whose images are structs with `bytes`, as an example.
+
+    An empty cell becomes empty bytes or an empty text, which `check` then names.
+    """
     images = tuple((image or {}).get("bytes") or b"" for image in row["images"] or ())
     texts = (plain(row["chain_of_thought"] or ""), plain(row["story"] or ""))
     example = Example(row["story_id"] or "", images, *texts, row["frame_count"], origin.read(row))
@@ -205,44 +211,19 @@ def write(
     give the same bytes. Pictures become canonical (`pictures.canonical`); one that does not decode is written as it is, for
     `check` to name. Files are written under temporary names and renamed once all are complete.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary: list[Path] = []
-    rows: list[dict[str, Any]] = []
-
-    def flush() -> None:
-        path = folder / f".{split}-{len(temporary):05d}.parquet.part"
-        temporary.append(path)
-        # Pictures are already compressed; small row groups keep random access cheap.
-        table = pa.Table.from_pylist(rows, schema=_schema(bool(with_origin)))
-        pq.write_table(table, path, compression="zstd", row_group_size=50, use_dictionary=False)
-        rows.clear()
-
+    source = iter(examples)
+    waiting = list(islice(source, 1))
+    if with_origin is None:
+        with_origin = any(one.origin is not None for one in waiting)
     try:
-        for example in examples:
-            if with_origin is None:
-                with_origin = example.origin is not None
-            images = [
-                {"bytes": image, "path": f"{example.story_id}-{number:02d}.{_extension(image)}"}
-                for number, image in enumerate(map(_canonical, example.images), 1)
-            ]
-            rows.append(
-                {
-                    "story_id": example.story_id,
-                    "images": images,
-                    "frame_count": len(images) if example.frame_count is None else example.frame_count,
-                    "chain_of_thought": example.chain_of_thought,
-                    "story": example.story,
-                    **(origin.cells(example.origin) if with_origin else {}),
-                }
-            )
-            if len(rows) == shard_rows:
-                flush()
-        if rows or not temporary:
-            flush()
+        while waiting or not temporary:
+            path = folder / f".{split}-{len(temporary):05d}.parquet.part"
+            temporary.append(path)
+            _write_shard(chain(waiting, source), path, shard_rows, with_origin)
+            waiting = list(islice(source, 1))
         for old in folder.glob(f"{split}-*.parquet"):
             old.unlink()
         names = [folder / f"{split}-{number:05d}-of-{len(temporary):05d}.parquet" for number in range(len(temporary))]
@@ -252,6 +233,34 @@ def write(
         for path in temporary:
             path.unlink(missing_ok=True)
     return names
+
+
+def _write_shard(examples: Iterator[Example], path: Path, rows: int, with_origin: bool) -> None:
+    """Writes the next examples as a shard. Only a row group of them is held in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(with_origin)
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as out:
+        for start in range(0, rows, ROW_GROUP):
+            group = [_row(one, with_origin) for one in islice(examples, min(ROW_GROUP, rows - start))]
+            if group or not start:
+                out.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _row(example: Example, with_origin: bool) -> dict[str, Any]:
+    images = [
+        {"bytes": image, "path": f"{example.story_id}-{number:02d}.{_extension(image)}"}
+        for number, image in enumerate(map(_canonical, example.images), 1)
+    ]
+    return {
+        "story_id": example.story_id,
+        "images": images,
+        "frame_count": len(images) if example.frame_count is None else example.frame_count,
+        "chain_of_thought": example.chain_of_thought,
+        "story": example.story,
+        **(origin.cells(example.origin) if with_origin else {}),
+    }
 
 
 def has_origin(files: Sequence[Path]) -> bool:

@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import json
 import logging
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,31 @@ def test_added_stories_are_a_new_version_that_another_clone_can_pull(clone: Path
     with pytest.raises(DataError, match="already"):
         data.change("data.dvc", str(stories), dataset.append)
     assert data.identify(DataConfig()).md5 == now
+
+
+def test_stories_of_another_format_are_added_and_a_source_that_breaks_off_changes_nothing(
+    clone: Path, stories: Path, tmp_path: Path
+) -> None:
+    file, new = tmp_path / "new.jsonl", list(dataset.load(stories, "train"))
+    rows = [{**asdict(one), "images": [f"{one.story_id}-{n}.jpg" for n, _ in enumerate(one.images)]} for one in new]
+    for row, one in zip(rows, new, strict=True):
+        for name, image in zip(row["images"], one.images, strict=True):
+            (tmp_path / name).write_bytes(image)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    last = tmp_path / rows[-1]["images"][-1]
+    picture = last.read_bytes()
+    last.unlink()
+    before = data.identify(DataConfig()).md5
+
+    with pytest.raises(DataError, match=rf"new\.jsonl, story {new[-1].story_id}: the picture .* cannot be read"):
+        data.change("data.dvc", str(file), dataset.append)
+    assert data.identify(DataConfig()).md5 == before and not list(clone.glob(".data*"))
+    last.write_bytes(picture)
+    assert "train: 2 -> 4 stories, 2 added" in data.change("data.dvc", str(file), dataset.append)
+
+    assert list(dataset.load(clone / "data", "train"))[2:] == new
+    with pytest.raises(DataError, match=rf"2 stories of {file} are already in data"):
+        data.change("data.dvc", str(file), dataset.append)
 
 
 def test_stories_added_during_a_run_do_not_affect_the_run(clone: Path, stories: Path) -> None:
