@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.of.repositories.setdefault(name, Repository()).commit({".gitattributes": b""})
         self._send(200, {"url": f"{self.of.address}/datasets/{name}", "id": name})
 
-    def tree(self, _: bytes, name: str, revision: str, folder: str | None) -> None:
+    def tree(self, body: bytes, name: str, revision: str, folder: str | None) -> None:
         if (found := self._at(name, revision)) is None:
             return
         start, listed = f"{folder.strip('/')}/" if folder and folder.strip("/") else "", dict[str, Any]()
