@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+VOCABULARY = 1536
+"""Tokens of an untrained base, as many as the tiny base has: the sample's stories are as long for both."""
+
 app = typer.Typer(help="Recreate the sample world's data or its tiny base model.", no_args_is_help=True)
 
 
@@ -52,15 +55,16 @@ def untrained(
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
     """Write an untrained tiny model of a family, to try the pipeline on that family: it trains, and tells nonsense."""
-    from storyreason import architecture, runs, sample
+    from storyreason import architecture, runs
     from storyreason.errors import ConfigError
     from storyreason.sample import untrained
+    from storyreason.sample.base import vocabulary_texts
 
     if family not in architecture.FAMILIES:
         raise ConfigError(f"--family {family} is none: name one of {', '.join(architecture.FAMILIES)}.")
     beside = out.with_name(f".{out.name}.writing")
-    examples = list(sample.examples("train", films=8))
-    runs.replace(out, untrained.write(beside, examples, seed, family, wide=True))
+    texts = vocabulary_texts()
+    runs.replace(out, untrained.write_from(beside, texts, seed, family, wide=True, vocabulary=VOCABULARY))
     typer.echo(f"{out}: an untrained {architecture.FAMILIES[family].name}")
 
 

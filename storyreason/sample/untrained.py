@@ -89,14 +89,20 @@ def write(
     family: str = "qwen2_5_vl",
     wide: bool = False,
 ) -> Path:
-    """A model of a family's own class with random weights, and a tokenizer learnt from the examples' texts.
+    """As `write_from`, with a small tokenizer learnt from the examples' texts."""
+    texts = [text for one in examples for text in (one.chain_of_thought, one.story)]
+    return write_from(folder, texts, seed, family, wide)
+
+
+def write_from(folder: Path, texts: Sequence[str], seed: int, family: str, wide: bool, vocabulary: int = 640) -> Path:
+    """A model of a family's own class with random weights, and a tokenizer learnt from texts.
 
     `wide`: one that vLLM takes.
     """
     import torch
     import transformers
 
-    processor = make_processor([text for one in examples for text in (one.chain_of_thought, one.story)], family)
+    processor = make_processor(texts, family, vocabulary)
     tokenizer = processor.tokenizer
     special = tokenizer.convert_tokens_to_ids
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -124,13 +130,13 @@ def write(
     return folder
 
 
-def make_processor(texts: Sequence[str], family: str) -> Any:
+def make_processor(texts: Sequence[str], family: str, vocabulary: int) -> Any:
     """The processor of a family, with Qwen2.5-VL's template and a small vocabulary."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     from storyreason.sample import tokenizer
 
-    made = tokenizer.make_processor(texts, 640)
+    made = tokenizer.make_processor(texts, vocabulary)
     if family == "qwen2_5_vl":
         return made
     grey, size = [0.5] * 3, {"shortest_edge": 32 * 32, "longest_edge": 256 * 32 * 32}
