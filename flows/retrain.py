@@ -1,4 +1,4 @@
-"""The main job: pull data -> train -> register -> evaluate -> gate -> deploy -> move the alias."""
+"""The main job: pull data -> train -> (improve) -> register -> evaluate -> gate -> deploy -> move the alias."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,13 +105,21 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
     cards.training(config, trained)
     yield "train"
 
+    made = [trained]
+    if config.improve.method != "none":
+        with clock.step("improve"):
+            made.append(training.improve(config, pulled, base, trained))
+        cards.training(config, made[-1])
+    yield "improve"
+
     with clock.step("register"):
-        registered = registry.register(config, base, trained)
-    version = outcome.version = registry.version(registered.name, registered.number)
+        registered = [registry.register(config, base, one) for one in made]
+    *before, version = (registry.version(one.name, one.number) for one in registered)
+    outcome.version = version
     yield "register"
 
     champion = registry.champion(config.model)
-    subjects = evaluation.subjects(base, version, champion, pulled)
+    subjects = evaluation.subjects(base, version, champion, pulled, *before)
     for subject in subjects:
         with clock.step(f"evaluate {subject.role}"):
             outcome.scores[subject.role] = evaluation.evaluate(config, subject, pulled)

@@ -19,7 +19,7 @@ from storyreason.generation import lora
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.scoring.config import Asked, GateConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
-from storyreason.training.config import TrainingConfig
+from storyreason.training.config import ImproveConfig, TrainingConfig
 
 PRESETS = resources.folder("presets")
 ACCELERATE = resources.folder("accelerate")
@@ -92,6 +92,7 @@ class RunConfig(BaseModel):
     data: DataConfig = Field(default_factory=DataConfig)
     base: BaseModelConfig = Field(default_factory=BaseModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    improve: ImproveConfig = Field(default_factory=ImproveConfig)
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)

@@ -18,6 +18,7 @@ from storyreason import home, runs
 from storyreason.errors import RunError, without_password
 from tasks import moving, registry, upgrading, versioning
 from tasks.faults import one_line, plainly
+from tasks.results import TRAINING
 
 ABOUT = "backup.json"
 WHOLE = ("mlflow/artifacts", "evaluate", "compare", "stories")
@@ -114,7 +115,8 @@ def _version_folders(all_versions: bool) -> Iterator[Path]:
     if "runs/mlflow/mlflow.db" not in databases() and not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         return
     served = {known.folder for known in map(state.served, state.names()) if known}
-    trainings = {(runs.read_manifest(folder) or {}).get("run_id"): folder for folder in runs.root().glob("train/*")}
+    folders = (folder for step in TRAINING for folder in runs.root().glob(f"{step}/*"))
+    trainings = {(runs.read_manifest(folder) or {}).get("run_id"): folder for folder in folders}
     for name in registry.models():
         aliased = registry.aliased(name)
         for version in registry.versions(name):

@@ -15,7 +15,7 @@ from storyreason.errors import RunError
 from storyreason.serving import state as gateway
 from tasks import artifacts, bases, cache, registry
 from tasks.faults import plainly
-from tasks.results import RESULTS
+from tasks.results import RESULTS, TRAINING
 
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
 
@@ -50,7 +50,7 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     of_kept = {version.run_id for version in kept}
     of_old = {version.run_id for version in old} - of_kept
     loose: list[Path] = []
-    for folder in _folders(root / "train"):
+    for folder in (one for step in TRAINING for one in _folders(root / step)):
         run_id = _run_of(folder)
         if run_id in of_old:
             items.append(_item(folder, f"training of run {run_id}"))

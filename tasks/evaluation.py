@@ -60,9 +60,17 @@ class Subject:
         return cls(role, version.folder, version.identity, run_id=run_id, version=version.number)
 
 
-def subjects(base: Base, challenger: Version, champion: Version | None, data: Pulled) -> list[Subject]:
-    """What a retraining evaluates: the base, the new version, and the champion if that is another version."""
-    found = [Subject("base", base.folder, base.identity), Subject.of("challenger", challenger, data)]
+def subjects(
+    base: Base, challenger: Version, champion: Version | None, data: Pulled, supervised: Version | None = None
+) -> list[Subject]:
+    """What a retraining evaluates: the base, the new version, and the champion if that is another version.
+
+    `supervised` is what an improved challenger was before.
+    """
+    found = [Subject("base", base.folder, base.identity)]
+    if supervised is not None and (champion is None or champion.number != supervised.number):
+        found.append(Subject.of("supervised", supervised, data))
+    found.append(Subject.of("challenger", challenger, data))
     if champion is not None and champion.number != challenger.number:
         found.append(Subject.of("champion", champion, data))
     return found
@@ -252,7 +260,7 @@ def _log(
         "evaluate",
         work.fingerprint,
         name=f"{subject.role} {work.fingerprint[:6]}",
-        parameters=views.parameters(config, "training"),
+        parameters=views.parameters(config, "training", "improve"),
         tags=tracking.lineage(data_md5=data.md5, role=subject.role, folder=subject.folder),
     )
     tracking.log_data(run_id, config.data.target, data, "test")

@@ -134,7 +134,7 @@ def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dic
     decision = scoring.decide(
         ours.scorecard(decoding),
         theirs.scorecard(decoding),
-        config.gate,
+        config.gate if config.improve.method == "none" else config.gate.of_improved(),
         free=free,
         challenger=f"{challenger.name} version {challenger.number}",
         incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",

@@ -9,10 +9,15 @@ from typing import Any
 
 from storyreason import home, runs
 from storyreason.errors import RunError
+from tasks.results import TRAINING
 
 FORGOTTEN = ("address.json", "token", "resting.json")
 """What a gateway's folder holds of a process: a copy must not talk to the original's."""
-NAMING_FILES = (f"**/{runs.MANIFEST}", "train/*/job.json", "train/*/*/identity.json", "gateway*/state.json")
+NAMING_FILES = (
+    f"**/{runs.MANIFEST}",
+    *(f"{step}/*/{file}" for step in TRAINING for file in ("job.json", "*/identity.json")),
+    "gateway*/state.json",
+)
 """The JSON files in `runs/` that name files or folders."""
 
 

@@ -11,8 +11,8 @@ from storyreason import runs
 from tasks.progress import Progress, stopwatch
 
 ORDER = (
-    "pull", "train", "register", "evaluate base", "evaluate challenger", "evaluate champion", "compare", "gate", "deploy",
-    "tell",
+    "pull", "train", "improve", "register", "evaluate base", "evaluate supervised", "evaluate challenger",
+    "evaluate champion", "compare", "gate", "deploy", "tell",
 )  # fmt: skip
 """The steps of a retraining, as its clock names them, in order."""
 KEY = "retraining"

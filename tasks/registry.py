@@ -165,6 +165,7 @@ def _card(config: RunConfig, trained: Trained) -> str:
         "base model": config.base.name,
         "preset": config.name,
         "trained": config.training.mode,
+        **({"improved": config.improve.method} if trained.improved else {}),
         "boxes it writes": config.training.boxes,
         "data (md5)": trained.data_md5,
         "code (git commit)": lineage()[f"{TAG}git_commit"],

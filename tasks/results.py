@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from storyreason.scoring import Scorecard
 
-Until = Literal["pull", "train", "register", "evaluate", "gate", "deploy"]
+Until = Literal["pull", "train", "improve", "register", "evaluate", "gate", "deploy"]
 """The steps after which a retraining can stop, in order."""
+TRAINING = ("train", "improve")
+"""The steps that train. Their folders have the same files."""
 Stage = Literal["sheets", "stories"]
 """The steps after which a build can stop, in order."""
 
@@ -52,7 +54,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Trained:
-    """A complete training."""
+    """A complete training, or improvement of one."""
 
     files: tuple[str, ...]
     fingerprint: str
@@ -60,6 +62,11 @@ class Trained:
     """The folder of the adapter or of the weights."""
     run_id: str
     data_md5: str
+
+    @property
+    def improved(self) -> bool:
+        """Whether it is an improvement: its folder is `runs/improve/<fingerprint>/result`."""
+        return self.result.parent.parent.name == "improve"
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ RESULTS = {
     "pull": Pulled,
     "fit": Fitted,
     "train": Trained,
+    "improve": Trained,
     "register": Registered,
     "evaluate": Evaluated,
     "compare": Compared,

@@ -13,14 +13,15 @@ from prefect.runtime import flow_run
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig
 from storyreason.training import machine, progress
-from storyreason.training.job import MACHINE, deciding
+from storyreason.training.job import MACHINE, deciding, improving
 from tasks import accelerator, tracking, views
 from tasks.data import Base
 from tasks.progress import Progress
-from tasks.results import Pulled, Trained, from_manifest
+from tasks.results import TRAINING, Pulled, Trained, from_manifest
 from tasks.steps import Work, step
 
 VERSION = 1
+IMPROVE_VERSION = 1
 OWNER = "prefect_run"
 """The file in a work folder that names the run of Prefect which has trained there last."""
 NOT_NAMED = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
@@ -64,7 +65,36 @@ def _beside_the_process(work: Work, *_: Any) -> AbstractContextManager[None]:
 @step(_named_by, lock=_beside_the_process)
 def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
     """Fine-tune the base model. A killed training resumes from its last checkpoint, in the same MLflow run."""
-    job = training.Job(
+    return _fit(config, data, _job(work, config, data, base), work, views.parameters(config, "improve"), role="tuned")
+
+
+def improved_fingerprint(config: RunConfig, train: str) -> str:
+    """What determines the weights of an improved model: the training that it goes on from, and how it learns then."""
+    chosen = config.improve.of(config.training)
+    return runs.fingerprint(
+        step="improve",
+        version=IMPROVE_VERSION,
+        train=train,
+        training=deciding(chosen) | machine.step_settings(chosen),
+        improve=improving(config.improve),
+    )
+
+
+def _improved_by(config: RunConfig, data: Pulled, base: Base, trained: Trained) -> str:
+    return improved_fingerprint(config, trained.fingerprint)
+
+
+@step(_improved_by, lock=_beside_the_process)
+def improve(work: Work, config: RunConfig, data: Pulled, base: Base, trained: Trained) -> Trained:
+    """Let a trained model learn preferences, in an MLflow run of its own. A killed one resumes as a training does."""
+    more = {"training": config.improve.of(config.training), "improve": config.improve, "start": trained.result}
+    job = _job(work, config, data, base).model_copy(update=more)
+    came = {"trained_from": trained.run_id}
+    return _fit(config, data, job, work, views.parameters(config), role="improved", **came)
+
+
+def _job(work: Work, config: RunConfig, data: Pulled, base: Base) -> training.Job:
+    return training.Job(
         base=base.folder,
         revision=config.base.revision,
         data=data.folder,
@@ -75,12 +105,18 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
         data_md5=data.md5,
         training=config.training,
     )
+
+
+def _fit(
+    config: RunConfig, data: Pulled, job: training.Job, work: Work, parameters: dict[str, str], **tags: str
+) -> Trained:
+    """Run a job, follow it, and log it in the MLflow run of its step."""
     run_id = tracking.open_run(
-        "train",
+        work.step,
         work.fingerprint,
-        name=run_name(config, work.fingerprint),
-        parameters=views.parameters(config),
-        tags=tracking.lineage(data_md5=data.md5, base=config.base.name, preset=config.name, role="tuned"),
+        name=run_name(config, work.fingerprint, improved=job.improve is not None),
+        parameters=parameters,
+        tags=tracking.lineage(data_md5=data.md5, base=config.base.name, preset=config.name, **tags),
     )
     tracking.log_config(run_id, config)
     runs.write_text(work.folder / OWNER, str(flow_run.get_id() or ""))
@@ -107,7 +143,7 @@ def kept(prefect_run: str) -> str:
     from storyreason.training import checkpoints
 
     again = "Start it again: complete steps are not repeated"
-    for note in runs.root().glob(f"train/*/{OWNER}"):
+    for note in (one for name in TRAINING for one in runs.root().glob(f"{name}/*/{OWNER}")):
         if note.read_text() == prefect_run and not runs.read_manifest(note.parent):
             at = checkpoints.newest(note.parent)
             last = max((int(line["step"]) for line in progress.read(note.parent)), default=0)
@@ -124,7 +160,7 @@ def _run(config: RunConfig, job: training.Job, work: Work, follow: Callable[[dic
         for line in progress.read(work.folder):
             follow(line)
         return from_manifest(Trained, complete, str(work.folder)).result
-    who = f"training {run_name(config, work.fingerprint)}"
+    who = f"training {run_name(config, work.fingerprint, improved=job.improve is not None)}"
     with accelerator.taken(config.training.devices), accelerator.room(config, who):
         return training.run(job, on_progress=follow)
 
@@ -133,9 +169,9 @@ def _story_ids(job: training.Job) -> list[str]:
     return dataset.load(job.data, "train").story_ids()[: job.stories]
 
 
-def run_name(config: RunConfig, fingerprint: str) -> str:
+def run_name(config: RunConfig, fingerprint: str, improved: bool = False) -> str:
     """The preset, and the differences from it that change the weights: `sample learning_rate=0.0005 epochs=3 1f0c2a`."""
-    deciding = ("training.", "data.train", "data.target", "data.rev", "base.")
+    deciding = ("training.", "data.train", "data.target", "data.rev", "base.", *(("improve.",) if improved else ()))
     differing = [
         f"{key.removeprefix('training.')}={value}"
         for key, value in config.changes().items()

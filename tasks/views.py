@@ -117,10 +117,11 @@ def parameters(config: RunConfig, *left_out: str) -> dict[str, str]:
     """
     keys = {*job.deciding(config.training), "batch_size", "accumulation", "processes"}
     training = {f"training.{key}" for key in keys}
+    groups = ("data.", "base.", *(("improve.",) if config.improve.method != "none" else ()))
     chosen = {
         key: str(value)
         for key, value in config.flat().items()
-        if (key in training or key in DECISIVE or key.startswith(("data.", "base.")))
+        if (key in training or key in DECISIVE or key.startswith(groups))
         and key not in NOT_COMPARED
         and not key.startswith(tuple(f"{group}." for group in left_out))
     }

@@ -40,9 +40,11 @@ def fingerprints(run: "RunConfig") -> dict[str, str]:
     pulled = Pulled(("data",), md5=DATA_MD5, rev=None, card="", faulty_test_stories={})
     train = training.fingerprint(run, DATA_MD5, BASE)
     register = registry.fingerprint(train, run.model, run.registry)
+    improved = run.improve.method != "none"
     return {
         "pull": data.fingerprint(version),
         "train": train,
+        **({"improve": training.improved_fingerprint(run, train)} if improved else {}),
         "register": register,
         "evaluate base": evaluation.fingerprint(run, evaluation.Subject("base", f"{ROOT}/base", BASE), pulled),
         "evaluate challenger": evaluation.fingerprint(
@@ -59,7 +61,7 @@ def all_fingerprints() -> dict[str, Any]:
     changed = {}
     for overrides in read("overrides"):
         after = fingerprints(load("sample", overrides.split()))
-        changed[overrides] = {step: name for step, name in after.items() if name != before[step]}
+        changed[overrides] = {step: name for step, name in after.items() if name != before.get(step)}
     return {"presets": {preset: fingerprints(load(preset)) for preset in presets()}, "changed": changed}
 
 

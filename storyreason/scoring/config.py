@@ -9,6 +9,9 @@ from storyreason import forms
 Asked = Literal["other-film", "shuffled", "grey"]
 """The controls that ask a model again; `storyreason.scoring.control.CONTROLS` says what is wrong in each."""
 
+IMPROVED_TOLERANCE = 0.05
+"""How far recall and length of an improved version may change, as a share, where the configuration does not say."""
+
 
 class GateConfig(BaseModel):
     """The primary score must improve significantly; no guarded score may get worse by more than its tolerance."""
@@ -39,6 +42,19 @@ class GateConfig(BaseModel):
     hallucinations_tolerance: float = Field(
         default=0.5, ge=0.0, le=100.0, description="How far referential hallucinations per 100 mentions may rise."
     )
+    recall_tolerance: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="How far box recall may fall, as a share of what it was; empty: 0.05 for a version that was improved "
+        "(`improve.method`), else not guarded.",
+    )
+    length_tolerance: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=100.0,
+        description="How far the words per story may rise or fall, as a share of what they were; empty: as above.",
+    )
     min_stories: int = Field(default=30, ge=2, description="With fewer test stories the gate refuses to decide.")
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1.0, description="The confidence level of the bootstrap intervals."
@@ -55,6 +71,11 @@ class GateConfig(BaseModel):
         description="Seconds to wait for approval; after that the version is held.",
     )
     seed: int = Field(default=0, ge=0, description="The seed of the bootstrap: the same answers give the same verdict.")
+
+    def of_improved(self) -> "GateConfig":
+        """The same for a version that was improved: what preferences may cost, recall and length, is guarded."""
+        empty = [name for name in ("recall_tolerance", "length_tolerance") if getattr(self, name) is None]
+        return self.model_copy(update=dict.fromkeys(empty, IMPROVED_TOLERANCE))
 
     @field_validator("primary")
     @classmethod

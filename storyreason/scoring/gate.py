@@ -7,7 +7,7 @@ from typing import Literal
 
 from storyreason.errors import ScoringError
 from storyreason.scoring import control
-from storyreason.scoring.catalogue import GUARDED, MAIN, SCORES, VALID, titled
+from storyreason.scoring.catalogue import GUARDED, MAIN, RECALL, SCORES, VALID, WORDS, titled
 from storyreason.scoring.config import GateConfig
 from storyreason.scoring.metrics import Score
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
@@ -98,6 +98,7 @@ def decide(
         *_controls(ours, primary, config),
         *_floor(*guarded[VALID], config),
         *_guards(guarded, undefined, config),
+        *_shares(differences, decoding, config),
     )
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -220,6 +221,23 @@ def _guards(
             decoding = config.primary.partition("/")[0]
             found = f"undefined, because its stories have no {score.formula.unit}"
             yield Check(f"{decoding}/{score.name}", False, found, f"stories with {score.formula.unit}", advice)
+
+
+def _shares(changes: Mapping[str, Difference], decoding: str, config: GateConfig) -> Iterable[Check]:
+    """Checks of what may change by a share of its value only: a model that says less is wrong less often."""
+    guards: tuple[tuple[str, str, float | None, bool], ...] = (
+        (RECALL, "recall_tolerance", config.recall_tolerance, False),
+        (WORDS, "length_tolerance", config.length_tolerance, True),
+    )
+    for name, key, most, both in guards:
+        if most is None or name not in changes:
+            continue
+        change, score = changes[name], SCORES[name]
+        low, high = change.b * (1 - most), change.b * (1 + most)
+        passed = round(low, 12) <= round(change.a, 12) and (not both or round(change.a, 12) <= round(high, 12))
+        required = f"at least {score.text(low)}" + (f" and at most {score.text(high)}" if both else "")
+        advice = f"Look at the stories where {score.title} changed; `gate.{key}` sets how much is accepted."
+        yield Check(f"{decoding}/{name}", passed, _gain(score, change, config.confidence), required, advice)
 
 
 def _gain(score: Score, change: Difference, confidence: float) -> str:

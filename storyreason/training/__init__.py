@@ -6,8 +6,8 @@ job = training.Job(base="tiny-base", data=Path("data"), work=Path("runs/train/ab
 result = training.run(job, on_progress=print)
 """
 
-from storyreason.training.config import TrainingConfig
+from storyreason.training.config import ImproveConfig, TrainingConfig
 from storyreason.training.job import Job
 from storyreason.training.launch import run
 
-__all__ = ["Job", "TrainingConfig", "run"]
+__all__ = ["ImproveConfig", "Job", "TrainingConfig", "run"]

@@ -57,26 +57,6 @@ class TrainingConfig(BaseModel):
     tower_learning_rate: float | None = Field(
         None, gt=0, le=1, description="That of the vision tower without its merger; empty: `learning_rate`."
     )
-    method: Literal["sft", "dpo"] = Field(
-        "sft",
-        description="What the model learns. sft: to write the data's answers; dpo: to prefer them to wrong ones (`negatives`), "
-        "starting from a model that writes answers already (arXiv 2305.18290).",
-    )
-    negatives: tuple[Kind, ...] = Field(
-        KINDS,
-        min_length=1,
-        description="The wrong answers that are made from the data: each story has a pair with each kind that it can have. A "
-        "pair counts as a story in `epochs` and `batch_size`, and its two answers are in one row. dpo only.",
-    )
-    beta: float = Field(
-        0.1,
-        gt=0,
-        le=10,
-        description="How strongly the model is held to the one it starts from; more is closer. dpo only.",
-    )
-    sft_weight: float = Field(
-        0.0, ge=0, le=100, description="The weight of the right answers' loss beside that of the preferences. dpo only."
-    )
     epochs: float = Field(3.0, gt=0, le=1000, description="How many times each story is seen. Paper: LoRA 3, else 4.")
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps; empty: after `epochs`."
@@ -214,3 +194,45 @@ class TrainingConfig(BaseModel):
             "tower": self.tower_learning_rate,
         }
         return {one: rate for one, rate in found.items() if rate is not None}
+
+
+class ImproveConfig(BaseModel):
+    """How a trained model is improved before it is registered. What has no key here is as it was in `training`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
+
+    method: Literal["none", "dpo"] = Field(
+        "none",
+        description="none: what the training left is registered as it is. dpo: from there on, the model learns to prefer the "
+        "data's answers to wrong ones (arXiv 2305.18290), and both versions are registered.",
+    )
+    negatives: tuple[Kind, ...] = Field(
+        KINDS,
+        min_length=1,
+        description="The wrong answers that are made from the data: each story has a pair with each kind that it can have. A "
+        "pair counts as a story in `epochs` and `training.batch_size`, and its two answers are in one row.",
+    )
+    beta: float = Field(
+        0.1, gt=0, le=10, description="How strongly the model is held to what the training left; more is closer."
+    )
+    sft_weight: float = Field(
+        0.0, ge=0, le=100, description="The weight of the right answers' loss beside that of the preferences."
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="The peak learning rate; empty: a tenth of `training.learning_rate`. The rates of parts change by the same "
+        "factor.",
+    )
+    epochs: float = Field(1.0, gt=0, le=1000, description="How many times each pair is seen.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimizer steps; empty: after `epochs`."
+    )
+
+    def of(self, training: TrainingConfig) -> TrainingConfig:
+        """How to train the pairs of a model that was trained in this way."""
+        factor = 0.1 if self.learning_rate is None else self.learning_rate / training.learning_rate
+        rates = {f"{one}_learning_rate": rate * factor for one, rate in training.rates().items()}
+        own = {"learning_rate": training.learning_rate * factor, "epochs": self.epochs, "max_steps": self.max_steps}
+        return training.model_copy(update=own | rates)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storyreason import dataset, runs
 from storyreason.errors import ConfigError
-from storyreason.training.config import TrainingConfig
+from storyreason.training.config import ImproveConfig, TrainingConfig
 
 MACHINE = {
     "processes", "batch_size", "accumulation", "accelerate", "save_every", "pack_tokens", "feature_cache_gb", "devices",
@@ -24,10 +24,18 @@ FINGERPRINTED = {
 }  # fmt: skip
 """Keys that are in every fingerprint and checkpoint made so far. A new key does not belong here: see `runs.deciding`."""
 
+IMPROVED = {"method", "negatives", "beta", "sft_weight"}
+"""Keys of `ImproveConfig` that are in every fingerprint of an improvement. The others are in its `TrainingConfig`."""
+
 
 def deciding(training: TrainingConfig) -> dict[str, Any]:
     """The settings of a training that decide its weights."""
     return runs.deciding(training, always=FINGERPRINTED, never=MACHINE)
+
+
+def improving(improve: ImproveConfig) -> dict[str, Any]:
+    """The settings of an improvement that decide its weights, besides those of how it is trained (`ImproveConfig.of`)."""
+    return runs.deciding(improve, always=IMPROVED, never={"learning_rate", "epochs", "max_steps"})
 
 
 class Job(BaseModel):
@@ -46,6 +54,10 @@ class Job(BaseModel):
         None, description="The data's version; empty: derived from its files' names, sizes and times."
     )
     training: TrainingConfig = Field(description="How to train.")
+    start: Path | None = Field(
+        None, description="The result of an earlier training of this base in this mode, to go on from; empty: the base."
+    )
+    improve: ImproveConfig | None = Field(None, description="Learn preferences; empty: to write the data's answers.")
 
     def data_version(self) -> str:
         """A name for the content of the data folder. Raises DataError when it has no shards to train on."""
@@ -59,13 +71,15 @@ class Job(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: one with another identity is refused, never resumed.
 
-        `checkpoints.identity` adds the steps, the stories and the weights.
+        `checkpoints.identity` adds the steps, the stories and the initial weights, which tell one `start` from another.
         """
+        more = {} if self.improve is None else {"improve": improving(self.improve)}
         return {
             "base": f"{self.base}@{self.revision}" if self.revision else self.base,
             "data": self.data_md5 or str(self.data),
             "stories": self.stories,
             **deciding(self.training),
+            **more,
         }
 
 

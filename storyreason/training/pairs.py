@@ -17,6 +17,7 @@ from storyreason.errors import TrainingError
 from storyreason.format import answer
 from storyreason.scoring.control import pairing
 from storyreason.training import negatives, prepared, targets
+from storyreason.training.config import ImproveConfig
 from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
 from storyreason.training.negatives import Kind, Told
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
 class PairDataset(StoryDataset):
     """Pairs by (epoch, index): each story with each of its wrong answers. The request of a pair is the same in all epochs."""
 
-    def __init__(self, stories: StoryDataset, wrong: Prepared) -> None:
+    def __init__(self, stories: StoryDataset, wrong: Prepared, kinds: Sequence[Kind]) -> None:
         """`wrong` are prepared answers whose ID is a story's, a space, and the kind."""
         row_of = {name: row for row, name in enumerate(wrong.ids)}
         config, ids = stories.config, [stories.prepared.ids[row] for row in stories.rows]
         found = [
             (index, kind, row)
             for index, name in enumerate(ids)
-            for kind in config.negatives
+            for kind in kinds
             if (row := row_of.get(f"{name} {kind}")) is not None
         ]
         right = np.asarray(stories.lengths, np.int64) - stories.prepared.answer_tokens[stories.rows]
@@ -97,35 +98,37 @@ class PairDataset(StoryDataset):
 
         if self.reference is None:
             return {}
-        return {"reference": torch.from_numpy(self.reference[[index for _, index in items]]).float()}
+        return {"reference": torch.from_numpy(self.reference[[index for _, index in items]])}
 
 
-def made(job: Job, stories: StoryDataset, validation: StoryDataset) -> tuple[PairDataset, PairDataset]:
+def made(
+    job: Job, improve: ImproveConfig, stories: StoryDataset, validation: StoryDataset
+) -> tuple[PairDataset, PairDataset]:
     """The pairs of the stories to train on and to validate on. Raises TrainingError if there are none to train on.
 
     Wrong answers are prepared once, as the right ones are. Those that mix films take both from the same part.
     """
     wrong = prepared.prepare(
         job.prepared or job.work / "prepared",
-        (one for part in (stories, validation) for one in wrong_examples(part)),
+        (one for part in (stories, validation) for one in wrong_examples(part, improve.negatives)),
         stories.encoder,
         job.training,
         data=job.data_version(),
         stories=job.stories,
-        negatives=[negatives.VERSION, *job.training.negatives],
+        negatives=[negatives.VERSION, *improve.negatives],
         seed=job.training.seed,
         max_tokens=job.training.max_tokens,
     )
-    found = PairDataset(stories, wrong), PairDataset(validation, wrong)
+    found = PairDataset(stories, wrong, improve.negatives), PairDataset(validation, wrong, improve.negatives)
     if not len(found[0]):
         raise TrainingError(
-            f"No story of {job.data} can have a wrong answer of training.negatives={','.join(job.training.negatives)}: name "
+            f"No story of {job.data} can have a wrong answer of improve.negatives={','.join(improve.negatives)}: name "
             f"others of {', '.join(negatives.KINDS)}."
         )
     return found
 
 
-def wrong_examples(stories: StoryDataset) -> Iterator[dataset.Example]:
+def wrong_examples(stories: StoryDataset, kinds: Sequence[Kind]) -> Iterator[dataset.Example]:
     """Every wrong answer that the stories can have, as an example with the pictures of the right one."""
     ready, config = stories.prepared, stories.config
     row_of = {ready.ids[row]: int(row) for row in stories.rows}
@@ -139,8 +142,8 @@ def wrong_examples(stories: StoryDataset) -> Iterator[dataset.Example]:
 
     for name in row_of:
         example, right = told(name)
-        other = told(others[name])[1] if name in others and "mixed-films" in config.negatives else None
-        for kind in config.negatives:
+        other = told(others[name])[1] if name in others and "mixed-films" in kinds else None
+        for kind in kinds:
             if (text := negatives.negative(kind, right, other, config.seed)) is not None:
                 read = answer.read(text)
                 yield replace(

@@ -1,5 +1,8 @@
 """Direct preference optimization (DPO, Rafailov et al. 2023, arXiv 2305.18290), with packed rows and planned steps.
 
+Why not TRL's trainer, whose loss and gradient this one has (a test compares them): it neither packs pairs nor takes kept
+features, and its base passes over each pair in every step.
+
 With p and q the log-probabilities of an answer by the model that learns and by the one that it started from, the reward of
 an answer is beta (p - q), the margin of a pair is the reward of the right answer minus that of the wrong one, and its loss is
 -log sigmoid(margin). The loss of a step is the mean over its pairs plus, with `sft_weight`, the mean cross-entropy over the
@@ -18,6 +21,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from storyreason import chat, runs
 from storyreason.errors import TrainingError
 from storyreason.training import packing, plan
+from storyreason.training.config import ImproveConfig
 from storyreason.training.pace import EnoughError
 from storyreason.training.pairs import PairDataset
 from storyreason.training.trainer import StoryTrainer
@@ -28,6 +32,7 @@ class PreferenceTrainer(StoryTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.improve = self.job.improve or ImproveConfig(method="dpo")
         self._margins = torch.zeros(3, device=self.args.device)
         """Totals of the current step: pairs, the sum of their margins, and how many margins are positive."""
 
@@ -43,7 +48,7 @@ class PreferenceTrainer(StoryTrainer):
     # The model that the training starts from
 
     def know_reference(self) -> None:
-        """Compute, before the first step, what the untrained model gives each answer, and keep it in the work folder.
+        """Compute, before the first step, what the model gives each answer where it starts, and keep it in the work folder.
 
         Batch by batch: an attempt that is killed is continued. Raises EnoughError when the run is asked to stop, TrainingError
         when steps were done and the file is gone.
@@ -55,7 +60,7 @@ class PreferenceTrainer(StoryTrainer):
             missing = [one for one in self.batches(pairs) if any((name, index) not in known for index in one)]
             if missing and self.state.global_step:
                 raise TrainingError(
-                    f"{self._file} lacks what the base gave the answers, and the training is at step "
+                    f"{self._file} lacks what the model gave the answers where it started, and the training is at step "
                     f"{self.state.global_step}: start over with training.afresh=true, or remove {self.job.work}."
                 )
             for indices, found in self.over(pairs, missing, self._reference):
@@ -121,13 +126,13 @@ class PreferenceTrainer(StoryTrainer):
     def part_of_loss(self, model: Any, inputs: dict[str, Any], divisor: torch.Tensor) -> torch.Tensor:
         losses, margins, right = self._judged(model, inputs)
         self._margins += _summed(margins)
-        return losses.sum() / divisor[0] - self.config.sft_weight * right.sum() / divisor[1]
+        return losses.sum() / divisor[0] - self.improve.sft_weight * right.sum() / divisor[1]
 
     def _judged(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss and the margin of each pair, and the log-probability of its right answer."""
         labels, reference = inputs.pop("labels"), inputs.pop("reference")
         found = log_probabilities(model, self.with_seen(inputs), labels).view(-1, 2)
-        losses, margins = preferences(found, reference, self.config.beta)
+        losses, margins = preferences(found, reference, self.improve.beta)
         return losses, margins.detach(), found[:, 0]
 
     def measured(self) -> dict[str, float]:
@@ -141,13 +146,14 @@ class PreferenceTrainer(StoryTrainer):
         return torch.stack([*_summed(margins), losses.sum(), -right.sum(), tokens]).double().cpu()
 
     def validated(self, totals: torch.Tensor) -> dict[str, float]:
-        loss = float(totals[3] / totals[0] + self.config.sft_weight * totals[4] / totals[5])
+        loss = float(totals[3] / totals[0] + self.improve.sft_weight * totals[4] / totals[5])
         return {"eval_loss": loss, **_means(totals)}
 
 
 def log_probabilities(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
-    """The log-probability of each document's answer [documents]: of packed rows [1, tokens], or of padded ones.
+    """The log-probability of each document's answer [documents], float64: of packed rows [1, tokens], or of padded ones.
 
+    A margin is a small difference between sums over thousands of tokens, for which float32 is too coarse.
     `labels` [batch, tokens] are `chat.IGNORED` where nothing is to be predicted; `inputs` are the model's other inputs.
     """
     targets = labels[:, 1:]
@@ -162,7 +168,8 @@ def log_probabilities(model: Any, inputs: dict[str, Any], labels: torch.Tensor) 
     else:
         count = len(labels)
         document = torch.arange(count, device=labels.device)[:, None].expand_as(labels)
-    return torch.zeros(count, device=losses.device).index_add(0, document[:, 1:][:, columns].flatten(), -losses)
+    none = torch.zeros(count, dtype=torch.float64, device=losses.device)
+    return none.index_add(0, document[:, 1:][:, columns].flatten(), -losses.double())
 
 
 def preferences(found: torch.Tensor, reference: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:

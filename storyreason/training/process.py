@@ -47,7 +47,7 @@ def _train(job: Job, watch: Watch) -> None:
     first = examples[stories.story(0).place]
     encoder.check(pictures.open_frames(first.images, first.story_id), "<think>\n</think>\n")
     settings.max_steps = schedule.steps
-    kind = StoryTrainer if config.method == "sft" else PreferenceTrainer
+    kind = StoryTrainer if job.improve is None else PreferenceTrainer
     trainer = kind(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
     if config.freezes_tower() and config.feature_cache_gb:
@@ -151,4 +151,4 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
         raise TrainingError(f"{job.data} has no stories to train on.")
-    return pairs.made(job, stories, validation) if job.training.method == "dpo" else (stories, validation)
+    return (stories, validation) if job.improve is None else pairs.made(job, job.improve, stories, validation)

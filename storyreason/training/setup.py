@@ -3,6 +3,7 @@
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from storyreason import architecture, model
+from storyreason import adapters, architecture, model
 from storyreason.compat.models import use_one_gpu
-from storyreason.errors import ConfigError, ModelError
+from storyreason.errors import ConfigError, ModelError, TrainingError
 from storyreason.training import machine, packing, windows
 from storyreason.training.config import Recompute, TrainingConfig
 from storyreason.training.job import Job
@@ -27,6 +28,9 @@ PRODUCTS = {
 KERNELS = ("scaled_dot_product", "flash_attn", "varlen_attn")
 """In the names of attention's operations: torch's own kernels, those of `windows`, and FlashAttention's."""
 
+DROPOUT = 0.1
+"""Of adapters, in a training that learns to write answers."""
+
 
 def load_model(job: Job, cuda: bool) -> Any:
     """The base, with its trained weights marked. LoRA keeps the base in the run's dtype; trained weights are float32."""
@@ -35,9 +39,10 @@ def load_model(job: Job, cuda: bool) -> Any:
     config = job.training
     dtype = machine.resolve_dtype(config.dtype)
     attention = "flash_attention_2" if cuda and dtype == "bfloat16" and is_flash_attn_2_available() else None
+    whole, adapter = _start(job)
     base = model.load(
-        job.base,
-        job.revision,
+        job.base if whole is None else str(whole),
+        job.revision if whole is None else None,
         dtype=dtype if config.mode == "lora" else "float32",
         attention=attention,
         quantization=in_four_bits(dtype) if config.quantize else None,
@@ -48,7 +53,7 @@ def load_model(job: Job, cuda: bool) -> Any:
         packing.isolate(base)
     if cuda and dtype == "bfloat16" and attention is None:
         windows.join(base)
-    return marked(base, config)
+    return marked(base, config, adapter, dropout=DROPOUT if job.improve is None else 0.0)
 
 
 def in_four_bits(dtype: str) -> Any:
@@ -76,18 +81,32 @@ def keep_format(base: Any) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def marked(base: Any, config: TrainingConfig) -> Any:
-    """A base with its trained weights marked, or with adapters."""
+def marked(base: Any, config: TrainingConfig, adapter: Path | None = None, dropout: float = DROPOUT) -> Any:
+    """A base with its trained weights marked, or with adapters: new ones, or those of `adapter`."""
     torch.manual_seed(config.seed)
     if config.mode == "lora":
-        return _adapted(base, config)
+        return _adapted(base, config, adapter, dropout)
     if config.mode == "language":
         architecture.inside(base).visual.requires_grad_(False)
     return base
 
 
-def _adapted(base: Any, config: TrainingConfig) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _start(job: Job) -> tuple[Path | None, Path | None]:
+    """The whole weights that a training goes on from, or the adapter. Raises TrainingError when its mode has the other."""
+    if job.start is None:
+        return None, None
+    is_adapter, wanted = (job.start / adapters.FILE).is_file(), job.training.mode == "lora"
+    if is_adapter != wanted:
+        found = "an adapter" if is_adapter else "whole weights"
+        raise TrainingError(
+            f"{job.start} holds {found}, which training.mode={job.training.mode} does not train: set the mode that made it."
+        )
+    return (None, job.start) if is_adapter else (job.start, None)
+
+
+def _adapted(base: Any, config: TrainingConfig, adapter: Path | None, dropout: float) -> Any:
+    """`adapter`: one to go on with. Without `dropout`, the model starts as it answers: preferences are measured from there."""
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     reached = architecture.layers(base, config.targets)
     if empty := [one for one, names in reached.items() if not names]:
@@ -99,13 +118,17 @@ def _adapted(base: Any, config: TrainingConfig) -> Any:
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=2 * config.rank,
-        lora_dropout=0.1 if config.method == "sft" else 0.0,  # the model that preferences start from has none
+        lora_dropout=dropout,
         target_modules="|".join(adapted_by_family[one] for one in sorted(set(config.targets))),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(base, lora)
+    if adapter is None:
+        adapted: Any = get_peft_model(base, lora)
+    else:
+        lora.base_model_name_or_path = base.name_or_path
+        adapted = PeftModel.from_pretrained(base, adapter, is_trainable=True, config=lora)
     if machine.Machine.of(config).fsdp is None:  # FSDP2 computes without autocast
         without_copies(adapted)
     if config.recompute != "none":
@@ -163,7 +186,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         gradient_checkpointing_kwargs=checkpointing(config.recompute),
         use_liger_kernel=config.liger and cuda,
         # Its fused loss is one sum over all answers, and preferences need each answer's.
-        liger_kernel_config=None if config.method == "sft" else {"fused_linear_cross_entropy": False},
+        liger_kernel_config=None if job.improve is None else {"fused_linear_cross_entropy": False},
         use_cpu=not cuda,
         seed=config.seed,
         logging_steps=1,

@@ -160,6 +160,40 @@ def test_without_changes_nothing_is_repeated(project: Project, mlflow: MlflowCli
     assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
+IMPROVED = ["--set", "improve.max_steps=10"]
+
+
+def test_an_improvement_killed_on_its_way_goes_on_and_both_versions_are_compared(
+    project: Project, mlflow: MlflowClient
+) -> None:
+    command = project.retrain("--set", "improve.method=dpo", *IMPROVED, "--until", "gate")
+    project.kill_when(lambda: list(project.runs.glob("improve/*/checkpoint-5")), "its first checkpoint", *command)
+    wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 20)
+    assert not list(project.runs.glob("improve/*/manifest.json"))
+
+    printed = project.run(*command)
+
+    assert any("train" in line and "Cached" in line for line in printed.splitlines())
+    (work,) = (manifest.parent for manifest in project.runs.glob("improve/*/manifest.json"))
+    told = lines(work / "progress.jsonl")
+    assert [line["step"] for line in told if line["event"] == "step"] == list(range(1, 11))
+    assert [line["step"] >= 5 for line in told if line["event"] == "start"][-1]
+    (kept,) = work.glob("reference-*.jsonl")
+    pairs = [(line["part"], pair[0]) for line in lines(kept) for pair in line["pairs"]]
+    assert len(pairs) == len(set(pairs)) > 12  # what the model gave at the start is computed once
+    versions = {one.version: one for one in mlflow.search_model_versions(f"name = '{MODEL}'")}
+    supervised, improved = (mlflow.get_run(str(versions[number].run_id)) for number in sorted(versions))
+    assert improved.data.tags["storyreason.role"] == "improved"
+    assert improved.data.tags["storyreason.trained_from"] == supervised.info.run_id
+    assert improved.data.params["improve.method"] == "dpo"
+    assert len(mlflow.get_metric_history(improved.info.run_id, "train/margin")) == 10
+    (row,) = (row for row in compared(improved, "champion") if row["name"] == "strict/grounding/f1")
+    assert row["champion"] == pytest.approx(supervised.data.metrics["free/strict/grounding/f1"])
+    assert row["challenger"] == pytest.approx(improved.data.metrics["free/strict/grounding/f1"])
+    report = (Path(improved.info.artifact_uri.removeprefix("file://")) / "gate/report.md").read_text()
+    assert "box recall, free" in report and "words per story, free" in report
+
+
 def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlflow: MlflowClient) -> None:
     folder = str(project.runs / mlflow.get_model_version(MODEL, "1").tags["storyreason.folder"])
     done = subprocess.run([sys.executable, "-c", EXAMPLE, folder], capture_output=True, text=True)
@@ -225,6 +259,8 @@ def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]
     if words == ["retrain", "sample"]:  # the whole of it is what the tests before this one tell
         words = ["retrain", "smoke", "--until", "register"]
     words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
+    if "improve.method=dpo" in words:
+        words += IMPROVED
     if words[0] in ("retrain", "evaluate", "deploy"):
         words += ["--set", "data.rev=HEAD"]
     if words[0] == "deploy":

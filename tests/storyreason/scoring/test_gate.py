@@ -111,6 +111,28 @@ def test_identity_and_hallucinations_stay_within_tolerance() -> None:
     assert "mentions, grounded: +1.00 (2.00 to 3.00" in decide(with_guards(8, 40, 6), champion, GateConfig()).reason
 
 
+@pytest.mark.parametrize(
+    ("right", "words", "failed"),
+    [(9, 105, ""), (9, 95, ""), (9, 106, "words per story"), (9, 94, "words per story"), (5, 100, "box recall")],
+)
+def test_an_improved_version_keeps_recall_and_length(right: int, words: int, failed: str) -> None:
+    def told(matched: int, predicted: int, words: int) -> Scorecard:
+        made = card([matched] * 40, length__words=[words] * 40)
+        made.sums[:, made.columns.index("grounding/predicted")] = predicted
+        return made
+
+    champion, config = told(6, 12, 100), GateConfig()
+    challenger = told(right, 5 if right == 5 else 10, words)  # which says less is right more often
+
+    assert decide(challenger, champion, config).promote  # a version that was not improved may
+    decision = decide(challenger, champion, config.of_improved())
+    assert decision.promote is (failed == "")
+    assert failed in decision.reason
+    asked = GateConfig(recall_tolerance=0.2, length_tolerance=0.1)
+    assert asked.of_improved() == asked
+    assert decide(challenger, champion, asked).promote
+
+
 def test_a_challenger_that_mentions_nothing_is_not_promoted() -> None:
     silent = card([8] * 40, references__hallucinations=[0] * 40, references__mentions=[0] * 40)
     champion = card([5] * 40, references__hallucinations=[1] * 40, references__mentions=[100] * 40)

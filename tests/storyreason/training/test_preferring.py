@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from storyreason import chat, dataset, model, training
-from storyreason.training import Job, TrainingConfig, packing, preferring, setup
+from storyreason.errors import TrainingError
+from storyreason.training import ImproveConfig, Job, TrainingConfig, packing, preferring, setup
 from storyreason.training.examples import Batches, StoryDataset, collate
+from storyreason.training.negatives import KINDS
 from storyreason.training.pairs import PairDataset, wrong_examples
 from storyreason.training.prepared import Prepared
 from tests.storyreason.training.whole import PACKED, Lines, MakeJob, files, losses
@@ -17,8 +19,10 @@ from tests.storyreason.training.whole import PACKED, Lines, MakeJob, files, loss
 pytestmark = pytest.mark.server
 
 CONFIG: dict[str, Any] = {
-    "method": "dpo", "mode": "lora", "rank": 4, "dtype": "float32", "recompute": "none", "pack_tokens": 8192,
+    "mode": "lora", "rank": 4, "dtype": "float32", "recompute": "none", "pack_tokens": 8192,
 }  # fmt: skip
+
+DPO = ImproveConfig(method="dpo")
 
 
 @pytest.fixture
@@ -26,13 +30,14 @@ def pairs(tiny_base: Path, tiny_examples: list[dataset.Example]) -> PairDataset:
     encoder = chat.Encoder(model.load_processor(str(tiny_base)), images_first=False)
     config = TrainingConfig(**CONFIG)
     stories = StoryDataset(tiny_examples, range(4), encoder, config)
-    return PairDataset(stories, Prepared.of(wrong_examples(stories), encoder, config))
+    wrong = Prepared.of(wrong_examples(stories, KINDS), encoder, config)
+    return PairDataset(stories, wrong, KINDS)
 
 
 def test_the_loss_is_that_of_the_formula_in_float64_and_packed_rows_have_its_gradient(
     pairs: PairDataset, tiny_base: Path, tmp_path: Path
 ) -> None:
-    job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=TrainingConfig(**CONFIG))
+    job = Job(base=str(tiny_base), data=tmp_path, work=tmp_path, training=TrainingConfig(**CONFIG), improve=DPO)
     net = setup.load_model(job, cuda=False).eval()
     for name, parameter in net.named_parameters():
         if "lora_B" in name:
@@ -75,9 +80,33 @@ def test_the_loss_is_that_of_the_formula_in_float64_and_packed_rows_have_its_gra
         assert float((found - wanted).norm() / wanted.norm()) < 1e-4
 
 
+def test_it_goes_on_from_an_adapter_or_from_whole_weights(make_job: MakeJob, tmp_path: Path) -> None:
+    for mode in ("lora", "full"):
+        job = make_job(mode, DPO, mode=mode)
+        before = setup.load_model(job, cuda=False)
+        with torch.no_grad():
+            for weight in (one for one in before.parameters() if one.requires_grad):
+                weight += 0.5
+        before.save_pretrained(tmp_path / f"{mode} result")
+        again = setup.load_model(job.model_copy(update={"start": tmp_path / f"{mode} result"}), cuda=False).train()
+        weights = dict(before.named_parameters())
+        found = dict(again.named_parameters())
+        assert {name: one.requires_grad for name, one in found.items()} == {
+            name: one.requires_grad for name, one in weights.items()
+        }
+        assert all(bool((one == weights[name]).all()) for name, one in found.items())
+        assert not any(isinstance(one, torch.nn.Dropout) and one.p for one in again.modules())
+    job = make_job("other", DPO, mode="lora")
+    with pytest.raises(TrainingError, match=r"holds whole weights, which training\.mode=lora does not train"):
+        setup.load_model(job.model_copy(update={"start": tmp_path / "full result"}), cuda=False)
+
+
 def test_a_training_learns_to_prefer_and_one_that_was_stopped_learns_the_same(make_job: MakeJob) -> None:
-    settings = {**PACKED, **CONFIG, "max_steps": 4, "learning_rate": 3e-3, "sft_weight": 0.1, "pack_tokens": 4096}
-    calm, told = make_job("calm", **settings), Lines()
+    settings = {**PACKED, **CONFIG, "max_steps": 4, "learning_rate": 3e-3, "pack_tokens": 4096}
+    improve = DPO.model_copy(update={"sft_weight": 0.1})
+    begun = make_job("begun", **{**settings, "max_steps": 1, "learning_rate": 3e-2})
+    start = {"start": training.run(begun, Lines(), env={"OMP_NUM_THREADS": "1"})}
+    calm, told = make_job("calm", improve, **settings).model_copy(update=start), Lines()
     result = training.run(calm, told, env={"OMP_NUM_THREADS": "1"})
     first, last = told.of("step")[0], told.of("step")[-1]
     assert first["margin"] == pytest.approx(0, abs=1e-3)
@@ -85,7 +114,7 @@ def test_a_training_learns_to_prefer_and_one_that_was_stopped_learns_the_same(ma
     assert 0 <= last["accuracy"] <= 1
     (counted,) = told.of("pairs")
     assert counted["pairs"] == sum(counted["kinds"].values()) > told.of("start")[0]["stories"]
-    stirred = make_job("stirred", **settings)
+    stirred = make_job("stirred", improve, **settings).model_copy(update=start)
     with pytest.raises(KeyboardInterrupt):
         training.run(stirred, Lines(stop_at=("step", 2)), env={"OMP_NUM_THREADS": "1"})
     assert files(training.run(stirred, Lines(), env={"OMP_NUM_THREADS": "1"})) == files(result)
