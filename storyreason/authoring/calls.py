@@ -63,6 +63,8 @@ class Budget:
 
     config: AuthoringConfig
     before: float = 0.0
+    limit: str = "authoring.max_cost"
+    """What the limit is called where the user sets it."""
     spent: Spent = field(default_factory=Spent)
     _reserved: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -78,7 +80,7 @@ class Budget:
             spent = self.before + self.spent.cost
             if most is not None and spent + self._reserved + cost > most:
                 raise ConfigError(
-                    f"authoring.max_cost = {most:g} is not enough: {spent:.4f} is spent, and the next call may cost "
+                    f"{self.limit} = {most:g} is not enough: {spent:.4f} is spent, and the next call may cost "
                     f"{cost:.4f}. Raise it and start again: what is paid for is kept."
                 )
             self._reserved += cost

@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from storyreason import home, runs
-from storyreason.cli import check, detect, frames, identify, models, page, plan, presets, sample, score, serve, tell
+from storyreason.cli import (
+    check,
+    detect,
+    frames,
+    identify,
+    judge,
+    models,
+    page,
+    plan,
+    presets,
+    sample,
+    score,
+    serve,
+    tell,
+)
 from storyreason.errors import StoryReasonError
 
 COMMANDS = "storyreason.commands"
@@ -24,6 +38,7 @@ SERVING = frozenset({"aiohttp", "fastapi", "prometheus-client", "starlette", "uv
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 for verb in (
     score.score,
+    judge.judge,
     page.page,
     page.stats,
     serve.serve,

@@ -22,8 +22,6 @@ PAPER = "StoryReasoning (arXiv 2505.10292)"
 VALID = "strict/validity/valid"
 BOX_F1 = "strict/grounding/f1"
 IDF1 = "strict/identity/idf1"
-RECALL = "strict/grounding/recall"
-WORDS = "strict/language/words"
 
 KINDS: Mapping[str, str] = {name: kind.plural for name, kind in kinds.KINDS.items()}
 """The kinds of entities, and what titles and charts call them."""

@@ -7,12 +7,13 @@ from typing import Literal
 
 from storyreason.errors import ScoringError
 from storyreason.scoring import control
-from storyreason.scoring.catalogue import GUARDED, MAIN, RECALL, SCORES, VALID, WORDS, titled
+from storyreason.scoring.catalogue import GUARDED, MAIN, SCORES, VALID, titled
 from storyreason.scoring.config import GateConfig
 from storyreason.scoring.metrics import Score
 from storyreason.scoring.scorecard import Difference, Scorecard, compare
 
 Verdict = Literal["promote", "keep", "refuse"]
+RECALL, WORDS = "strict/grounding/recall", "strict/language/words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,7 @@ def decide(
         _primary(differences[primary], config, len(ours.story_ids)),
         *_controls(ours, primary, config),
         *_floor(*guarded[VALID], config),
-        *_guards(guarded, undefined, config),
-        *_shares(differences, decoding, config),
+        *(*_guards(guarded, undefined, config), *_shares(differences, decoding, config)),
     )
     failed = [check for check in checks if not check.passed]
     if failed:

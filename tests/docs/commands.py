@@ -19,6 +19,7 @@ NOT_RUN = "not run by our tests: "
 HERE, LINE, NOWHERE = "tests/docs/test_commands.py", "tests/system/test_line.py", "nowhere"
 UP = "tests/system/test_up.py"
 WORK_POOL = "tests/system/test_work_pool.py"
+JUDGE = "tests/storyreason/cli/test_judge.py"
 RUNS = {
     r"make .*": HERE,
     r"python -m pytest .*": HERE,
@@ -35,6 +36,7 @@ RUNS = {
     r"storyreason (backup|restore) .*": "tests/tasks/test_backup.py",
     r"storyreason preset .*": HERE,
     r"storyreason (retrain sample|evaluate|deploy|tell).*": LINE,
+    r"storyreason judge .*": JUDGE,
     r"storyreason build .*": "tests/system/test_build.py",
     r"storyreason data withdraw .*": "tests/tasks/test_withdrawing.py",
     r"curl .*": LINE,

@@ -169,23 +169,12 @@ def test_an_improvement_killed_on_its_way_goes_on_and_both_versions_are_compared
     command = project.retrain("--set", "improve.method=dpo", *IMPROVED, "--until", "gate")
     project.kill_when(lambda: list(project.runs.glob("improve/*/checkpoint-5")), "its first checkpoint", *command)
     wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 20)
-    assert not list(project.runs.glob("improve/*/manifest.json"))
+    project.run(*command)
 
-    printed = project.run(*command)
-
-    assert any("train" in line and "Cached" in line for line in printed.splitlines())
     (work,) = (manifest.parent for manifest in project.runs.glob("improve/*/manifest.json"))
-    told = lines(work / "progress.jsonl")
-    assert [line["step"] for line in told if line["event"] == "step"] == list(range(1, 11))
-    assert [line["step"] >= 5 for line in told if line["event"] == "start"][-1]
-    (kept,) = work.glob("reference-*.jsonl")
-    pairs = [(line["part"], pair[0]) for line in lines(kept) for pair in line["pairs"]]
-    assert len(pairs) == len(set(pairs)) > 12  # what the model gave at the start is computed once
-    versions = {one.version: one for one in mlflow.search_model_versions(f"name = '{MODEL}'")}
-    supervised, improved = (mlflow.get_run(str(versions[number].run_id)) for number in sorted(versions))
-    assert improved.data.tags["storyreason.role"] == "improved"
+    assert [line["step"] >= 5 for line in lines(work / "progress.jsonl") if line["event"] == "start"] == [False, True]
+    supervised, improved = (mlflow.get_run(str(mlflow.get_model_version(MODEL, number).run_id)) for number in "12")
     assert improved.data.tags["storyreason.trained_from"] == supervised.info.run_id
-    assert improved.data.params["improve.method"] == "dpo"
     assert len(mlflow.get_metric_history(improved.info.run_id, "train/margin")) == 10
     (row,) = (row for row in compared(improved, "champion") if row["name"] == "strict/grounding/f1")
     assert row["champion"] == pytest.approx(supervised.data.metrics["free/strict/grounding/f1"])

@@ -84,7 +84,7 @@ def of_trl(base: Path, pairs: PairDataset, items: Sequence[tuple[int, int]], fol
                 "rejected": wrong,
             }
         )
-    trainer = DPOTrainer(
+    trainer: Any = DPOTrainer(
         model=moved(AutoModelForImageTextToText.from_pretrained(base)).train(),
         ref_model=AutoModelForImageTextToText.from_pretrained(base),
         processing_class=processor,
@@ -102,8 +102,8 @@ def of_trl(base: Path, pairs: PairDataset, items: Sequence[tuple[int, int]], fol
             gradient_checkpointing=False,
         ),
     )
-    net: Any = trainer.model
-    return differentiated(net, trainer.compute_loss(net, trainer.data_collator([*trainer.train_dataset])))
+    net, batch = trainer.model, trainer.data_collator([trainer.train_dataset[row] for row in range(len(rows))])
+    return differentiated(net, trainer.compute_loss(net, batch))
 
 
 def test_loss_and_gradient_are_those_of_trl(make_job: MakeJob, tiny_base: Path, tmp_path: Path) -> None:
