@@ -185,7 +185,7 @@ def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: boo
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 seen = inner.get_input_embeddings()(words)
                 seen = inner.language_model(inputs_embeds=seen, position_ids=positions, use_cache=False)[0]
-                loss = _loss(net, seen.flatten(0, 1), labels, fused and training.method == "sft")
+                loss = _loss(net, seen.flatten(0, 1), labels, fused)
             loss.backward()
         peak: int = counted.peak
         return peak
