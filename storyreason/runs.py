@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from storyreason import home
 from storyreason.errors import RunError
@@ -237,6 +237,42 @@ def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+def use(file: Path) -> TextIO | None:
+    """Keep what `file` lies in from being removed, until the result is closed or the process ends, even by kill -9.
+
+    None if it is not there, or somebody holds `unused` of it. Any number of processes can use the same.
+    """
+    try:
+        opened = file.open()
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+            return opened
+    except (BlockingIOError, FileNotFoundError):  # it is being removed, or was since it was opened
+        pass
+    opened.close()
+    return None
+
+
+@contextmanager
+def unused(file: Path) -> Iterator[bool]:
+    """Whether no process has said by `use` that it needs what `file` lies in; if so, none can until the block ends."""
+    try:
+        opened = file.open()
+    except FileNotFoundError:  # nobody has used it yet
+        yield True
+        return
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def size(folder: Path) -> int:

@@ -1,10 +1,15 @@
-"""Where the folder of a version is on this machine: where it was registered, or in `runs/models/`, fetched from the store."""
+"""Where the folder of a version is on this machine: where it was registered, or in `runs/models/`, fetched from the store.
 
+Who loads a version says so with `hold`, and so does `fetch`: until that process ends, nothing here removes the version.
+"""
+
+import contextlib
 import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from storyreason import adapters, runs
 from storyreason.errors import RegistryError
@@ -13,7 +18,9 @@ from tasks import artifacts, bases, settings
 from tasks.artifacts import Say, Stored
 
 USED = ".used"
-"""A file in the folder of a fetched version. Its time is when the version was used last."""
+"""A file beside a version's model folder. Its time is when the version was used last; who uses it now holds a lock on it."""
+HELD: dict[Path, TextIO] = {}
+"""The locks that this process holds until it ends: it may load a version for as long as it runs."""
 
 
 def place(folder: str, identity: str) -> Path:
@@ -23,31 +30,48 @@ def place(folder: str, identity: str) -> Path:
     return made if (made / "config.json").is_file() or not fetched.exists() else fetched
 
 
-def touch(folder: str) -> bool:
-    """Note that a version is used now; False if it was registered here and not fetched."""
+def is_fetched(folder: str) -> bool:
+    """Whether a version's model folder was fetched here; otherwise it was registered here."""
+    return Path(folder).parent.parent == _fetched()
+
+
+def hold(folder: str) -> bool:
+    """Keep a version's model folder until this process ends. False if it is not here, or is just being removed."""
     used = Path(folder).with_name(USED)
-    if used.parent.parent != _fetched():
+    if not Path(folder).is_dir():
         return False
-    used.touch()
-    return True
+    with contextlib.suppress(OSError):  # a folder that we cannot write is one that we cannot remove
+        used.touch()
+        if (held := runs.use(used)) is None:
+            return False
+        if (before := HELD.pop(used, None)) is not None:
+            before.close()
+        HELD[used] = held
+    return Path(folder).is_dir()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process loads, or may load, the version whose model folder is in this folder."""
+    with runs.unused(folder / USED) as unused:
+        return not unused
 
 
 def fetch(identity: str, stored: Stored, base: Stored | None, say: Say) -> Path:
     """The model folder of a version that is fetched if it is not here. A killed fetch goes on where it was.
 
-    The version used longest ago makes room, unless a gateway serves it. Raises RegistryError when the store cannot be read or
-    there is no room.
+    The version used longest ago makes room, unless a gateway serves it or a process holds it. Raises RegistryError when the
+    store cannot be read or there is no room.
     """
     whole = _fetched() / identity
     with runs.lock(_fetched(), wait=math.inf):  # fetched once: whoever comes second waits for the first
-        if not whole.exists():
+        if not hold(str(whole / "model")):
             part = _fetched() / f".{identity}.part"
             make_room(stored.bytes + (base.bytes if base else 0), part)
             artifacts.get(stored, part, say)
             if base is not None:
                 _under(part / "model", base, say)
-            part.rename(whole)
-        (whole / USED).touch()
+            runs.replace(whole, part)
+            hold(str(whole / "model"))
     return whole / "model"
 
 
@@ -72,8 +96,7 @@ def make_room(needed: int, keep: Path) -> None:
     for path in sorted(there, key=_last_used):
         if total + needed <= most:
             return
-        if path not in served:
-            remove(path)
+        if path not in served and remove(path):
             total -= there[path]
             for base in bases.unreferenced():
                 total -= runs.size(base)
@@ -81,16 +104,20 @@ def make_room(needed: int, keep: Path) -> None:
     if total + needed > most:
         raise RegistryError(
             f"The version needs {needed / 1e9:.1f} GB, and of the {most / 1e9:.1f} GB for versions from other machines "
-            f"{total / 1e9:.1f} are in use: raise STORYREASON_CACHE_GB, or serve less here."
+            f"{total / 1e9:.1f} are in use: raise STORYREASON_CACHE_GB, serve less here, or wait for what loads a version."
         )
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder, which is renamed first: it is either whole or gone."""
+def remove(folder: Path) -> bool:
+    """Remove a folder, which is renamed first: it is either whole or gone. False, and it stays, if a process holds it."""
     gone = folder.with_name(f".gone-{folder.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
+    with runs.unused(folder / USED) as unused:
+        if not unused:
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
     shutil.rmtree(gone)
+    return True
 
 
 def _fetched() -> Path:

@@ -74,6 +74,7 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     items += [_item(folder, "a base that no version goes over") for folder in bases.unreferenced()]
     in_use = {Path(version.folder) for version in kept} | {Path(folder) for folder in _served()}
     items = [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
+    items = [item for item in items if not cache.is_held(item.path)]  # a `tell` or a notebook loads it
     return [*items, *_stored()]
 
 
@@ -91,15 +92,15 @@ def _stored() -> list[Item]:
 
 def remove(items: list[Item]) -> None:
     """Remove them, renaming each first, so that a folder is either whole or gone."""
-    removed = {item.path for item in items if not item.stored}
-    gone = [version for version in _all() if any(_holds(path, Path(version.folder)) for path in removed)]
+    versions, removed = _all(), []
     for item in items:
         if item.stored:
             artifacts.remove(item.stored)
-        else:
-            cache.remove(item.path)
-    for version in gone:
-        if version.stored is None and "cleaned" not in registry.tags_of(version):
+        elif cache.remove(item.path):
+            removed.append(item.path)
+    for version in versions:
+        gone = any(_holds(path, Path(version.folder)) for path in removed)
+        if gone and version.stored is None and "cleaned" not in registry.tags_of(version):
             registry.tag_version(version, cleaned=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 

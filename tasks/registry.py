@@ -200,15 +200,15 @@ def with_weights(name: str, which: str) -> Version:
 def fetched(found: Version, say: artifacts.Say | None = None) -> Version:
     """The version with its folder on this machine: fetched from the store if it is not here, stored there if it was not.
 
-    Unchanged if it is neither here nor there. Raises RegistryError when it cannot be fetched.
+    The folder stays until this process ends (`cache.hold`). Unchanged if it is neither here nor there. Raises RegistryError when it cannot be fetched.
     """
     say = say or _say()
-    if not (Path(found.folder) / "config.json").is_file():
+    if not (Path(found.folder) / "config.json").is_file() or not cache.hold(found.folder):
         if found.stored is None:
             return found
         say(f"fetching {found.name} version {found.number} from {artifacts.address()}")
         return replace(found, folder=str(cache.fetch(found.identity, found.stored, found.base, say)))
-    if not cache.touch(found.folder) and artifacts.address():
+    if artifacts.address() and not cache.is_fetched(found.folder):
         try:
             if found.stored is None or not all(artifacts.is_whole(one) for one in (found.stored, found.base) if one):
                 tag_version(found, **_store(Path(found.folder)))

@@ -61,6 +61,22 @@ def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         pass
 
 
+def test_what_processes_use_is_not_free_and_what_is_being_removed_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "version" / ".used"
+    with runs.unused(file) as unused:
+        assert unused and runs.use(file) is None  # there is nothing yet
+    file.parent.mkdir()
+    file.touch()
+    one, other = runs.use(file), runs.use(file)
+    assert one and other
+    for user in (one, other):
+        with runs.unused(file) as unused:
+            assert not unused
+        user.close()
+    with runs.unused(file) as unused:
+        assert unused and runs.use(file) is None
+
+
 def test_runs_can_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "elsewhere"))
     assert runs.work_folder("train", "abc") == tmp_path / "elsewhere" / "train" / "abc"

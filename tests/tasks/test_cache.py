@@ -43,6 +43,12 @@ class Machines:
             made = registry.register.compute(chosen, self.base, trained)
         return registry.version(made.name, made.number)
 
+    def end(self) -> None:
+        """End of the process that has used versions: what it held is free."""
+        for held in cache.HELD.values():
+            held.close()
+        cache.HELD.clear()
+
     def leave(self) -> None:
         """Take the first machine away."""
         shutil.move(self.here / "first", self.here / "gone")
@@ -104,6 +110,7 @@ def test_the_version_used_longest_ago_makes_room_and_what_serves_stays(
         found = registry.with_weights("storyteller-smoke", number)
         used = Path(found.folder).with_name(cache.USED)
         os.utime(used, (int(number), int(number)))
+        machines.end()
         return found
 
     first, second = use("1"), use("2")
@@ -114,9 +121,33 @@ def test_the_version_used_longest_ago_makes_room_and_what_serves_stays(
     with pytest.raises(RegistryError, match=r"The version needs .* GB, and of the .* raise STORYREASON_CACHE_GB"):
         use("4")
     limit(monkeypatch, max(sizes) - 1)
-    with pytest.raises(RegistryError, match="raise STORYREASON_CACHE_GB, or serve less here"):
+    with pytest.raises(RegistryError, match="raise STORYREASON_CACHE_GB, serve less here, or wait"):
         use("2")
     assert {path.name for path in (there / "models").iterdir()} == {first.identity, third.identity, ".lock"}
+
+
+def test_what_a_process_loads_does_not_make_room_for_another_version(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for its folder (an evaluation, `tell`, a notebook) may read it for as long as the process runs."""
+    sizes = [machines.register(seed, form="merged").stored.bytes for seed in (1, 2, 3)]  # type: ignore[union-attr]
+    machines.leave()
+    machines.use("second")
+    limit(monkeypatch, int(1.5 * max(sizes)))
+    loaded = Path(registry.with_weights("storyteller-smoke", "1").folder)
+    os.utime(loaded.with_name(cache.USED), (1, 1))
+    with pytest.raises(RegistryError, match="or wait for what loads a version"):
+        registry.with_weights("storyteller-smoke", "2")
+    assert not cache.remove(loaded.parent) and (loaded / "config.json").is_file()
+    machines.end()
+    registry.with_weights("storyteller-smoke", "2")
+    assert not loaded.exists()
+    # One that is being removed is fetched again, not loaded by halves
+    machines.end()
+    held = Path(registry.with_weights("storyteller-smoke", "3").folder)
+    machines.end()
+    with runs.unused(held.with_name(cache.USED)):
+        assert not cache.hold(str(held))
 
 
 def test_one_that_was_not_stored_says_so_and_is_stored_where_it_is_used_next(
@@ -171,6 +202,7 @@ def test_a_fetch_of_another_base_goes_with_the_version_that_needed_it(machines: 
     machines.use("second")
     found = registry.with_weights("storyteller-smoke", "1")
     assert bases.unreferenced(older=-60) == []
+    machines.end()
     cache.remove(Path(found.folder).parent)
     assert [path.name for path in bases.unreferenced(older=-60)] == [machines.base.identity]
     assert artifacts.is_whole(found.base) if found.base else False

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state
-from tasks import cleaning, registry, tracking
+from tasks import cache, cleaning, registry, tracking
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) ->
         run_id = mlflow.create_run(tracking.experiment()).info.run_id
         weights = work("register", number) / "model"
         write(weights / "model.safetensors", 1000)
+        write(weights / "config.json", 2)
         train = work("train", number)
         for part in ("checkpoint-5/weights", "checkpoint-10/weights", "result/adapter"):
             write(train / part, 100)
@@ -61,6 +62,16 @@ def test_the_newest_and_those_with_an_alias_stay(root: Path) -> None:
     assert "cleaned" in registry.tags_of(registry.version("storyteller", "1"))
     assert "cleaned" not in registry.tags_of(registry.version("storyteller", "2"))
     assert cleaning.plan(keep=2) == []
+
+
+def test_what_a_process_loads_stays_until_it_ends(root: Path) -> None:
+    """`tell` and notebooks are no flow runs, and hold no step's folder."""
+    loaded = registry.with_weights("storyteller", "1")
+    planned = cleaning.plan(keep=1, look=True)
+    assert left(root, "register") == {1, 2, 3, 4, 5}
+    assert Path(loaded.folder).parent not in {item.path for item in planned}
+    cache.HELD.pop(Path(loaded.folder).with_name(cache.USED)).close()
+    assert Path(loaded.folder).parent in {item.path for item in cleaning.plan(keep=1)}
 
 
 def test_what_the_gateway_serves_stays(root: Path) -> None:
