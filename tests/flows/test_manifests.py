@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ KINDS = {
     "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
     "Service": "io.k8s.api.core.v1.Service",
     "PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
+    "ConfigMap": "io.k8s.api.core.v1.ConfigMap",
+    "Job": "io.k8s.api.batch.v1.Job",
+    "PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
+    "InferenceService": "kserve.V1beta1InferenceService",
 }
 
 
@@ -34,7 +39,12 @@ def faults(document: Any, against: Any) -> list[str]:
 
 
 def of_kind(kind: str) -> Any:
-    return {**schema("kubernetes-1.37"), "$ref": f"#/$defs/{KINDS[kind]}"}
+    kubernetes = schema("kubernetes-1.37")
+    return {
+        **kubernetes,
+        "$defs": kubernetes["$defs"] | schema("kserve-0.21")["$defs"],
+        "$ref": f"#/$defs/{KINDS[kind]}",
+    }
 
 
 def kubernetes() -> list[Any]:
@@ -42,12 +52,13 @@ def kubernetes() -> list[Any]:
     return [document for file in files for document in yaml.safe_load_all(file.read_text())]
 
 
-def compose() -> Any:
-    return yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
+def compose(name: str = "compose") -> Any:
+    return yaml.safe_load((REPOSITORY / f"deploy/{name}.yaml").read_text())
 
 
-def test_compose_yaml_is_a_compose_file() -> None:
-    assert faults(compose(), schema("compose-spec")) == []
+@pytest.mark.parametrize("name", ["compose", "compose.gpu"])
+def test_it_is_a_compose_file(name: str) -> None:
+    assert faults(compose(name), schema("compose-spec")) == []
 
 
 @pytest.mark.parametrize("place", [("services", "gateway"), ("services", "postgres", "healthcheck")])
@@ -69,10 +80,12 @@ def test_every_object_for_kubernetes_is_of_its_kind(document: Any) -> None:
     assert twins.count((document["kind"], document["metadata"]["name"])) == 1
 
 
-def test_a_misspelt_key_of_a_container_is_found() -> None:
-    document = next(one for one in deepcopy(kubernetes()) if one["kind"] == "Deployment")
-    document["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
-    assert "readinesProbe" in str(faults(document, of_kind("Deployment")))
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "InferenceService"])
+def test_a_misspelt_key_of_a_container_is_found(kind: str) -> None:
+    document = next(one for one in deepcopy(kubernetes()) if one["kind"] == kind)
+    pod = document["spec"]["predictor"] if kind == "InferenceService" else document["spec"]["template"]["spec"]
+    pod["containers"][0]["readinesProbe"] = {}
+    assert "readinesProbe" in str(faults(document, of_kind(kind)))
 
 
 POOLS = sorted((REPOSITORY / "deploy/work-pools").glob("*.json"))
@@ -96,7 +109,7 @@ def test_a_work_pools_template_uses_each_of_its_variables_and_no_other(path: Pat
     jsonschema.validate(defaults, template["variables"])
 
 
-def test_a_job_on_kubernetes_is_a_pod_with_the_volume_that_all_parts_share() -> None:
+def test_a_run_on_kubernetes_is_a_pod_with_a_volume_of_the_pools_own() -> None:
     template = json.loads((REPOSITORY / "deploy/work-pools/kubernetes.json").read_text())
     defaults = {name: one["default"] for name, one in template["variables"]["properties"].items()}
     pod = filled(template["job_configuration"]["job_manifest"], defaults)["spec"]["template"]
@@ -108,10 +121,19 @@ def test_a_job_on_kubernetes_is_a_pod_with_the_volume_that_all_parts_share() -> 
     against = {**schema("kubernetes-1.37"), "$ref": "#/$defs/io.k8s.api.core.v1.PodTemplateSpec"}
     assert faults(pod, against) == []
     claims = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "PersistentVolumeClaim"}
-    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+    claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    assert claim in claims and claim not in {name for _, one in pods() for name in claimed(one)}
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": "storyreason"}},
+        {"secretRef": {"name": "storyreason-store"}},
+    ]
     # Kubernetes would set STORYREASON_GATEWAY_PORT to tcp://10.0.0.1:8400 for the service storyreason-gateway.
-    (jobs,) = (one for one in kubernetes() if one["metadata"]["name"] == "storyreason-jobs")
-    assert jobs["spec"]["template"]["spec"]["enableServiceLinks"] is pod["spec"]["enableServiceLinks"] is False
+    ours = {one["metadata"]["name"]: each for one, each in pods()}
+    for each in (
+        pod["spec"],
+        *(ours[name] for name in ours if name not in ("storyreason-prefect", "storyreason-mlflow")),
+    ):
+        assert each["enableServiceLinks"] is False
     services = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "Service"}
     assert httpx.URL(container["env"][0]["value"]).host in services
 
@@ -153,10 +175,21 @@ def test_no_secret_stands_on_a_command_line_of_a_container() -> None:
     assert not re.search(r"password|PASSWORD|API_KEYS|://[^ ]*@", "\n".join(commands))
 
 
+def pods() -> list[tuple[Any, Any]]:
+    """Each object that makes pods, and its pods' specification."""
+    found = [(one, one["spec"]["template"]["spec"]) for one in kubernetes() if one["kind"] in ("Deployment", "Job")]
+    return [*found, *((one, one["spec"]["predictor"]) for one in kubernetes() if one["kind"] == "InferenceService")]
+
+
+def claimed(pod: Any) -> list[str]:
+    """The claims of a pod's volumes."""
+    volumes = [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]
+    return [claim["claimName"] for claim in volumes if claim]
+
+
 def containers() -> list[tuple[Any, Any]]:
-    """Each container for Kubernetes, a run of the work pool included, as its pod's specification and itself."""
-    pods = [one["spec"]["template"]["spec"] for one in kubernetes() if one["kind"] == "Deployment"]
-    return [(pod, container) for pod in pods for container in pod["containers"]]
+    """Each container for Kubernetes, as its pod's specification and itself."""
+    return [(pod, container) for _, pod in pods() for container in pod["containers"]]
 
 
 def run_pod() -> Any:
@@ -181,7 +214,7 @@ def test_every_container_for_kubernetes_is_shut_in() -> None:
         written = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"/runs", "/tmp"} <= written
         assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
-    for _, container in containers():
+    for container in (one for pod, one in containers() if pod.get("restartPolicy") != "Never"):
         assert "readinessProbe" in container
         assert "livenessProbe" in container or container["name"] == "deployments"  # it ends by itself without Prefect
 
@@ -190,7 +223,9 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
     policies = {one["metadata"]["name"]: one["spec"] for one in kubernetes() if one["kind"] == "NetworkPolicy"}
     of_everyone = policies.pop("storyreason-nobody")
     labels = [
-        one["spec"]["template"]["metadata"]["labels"]["app"] for one in kubernetes() if one["kind"] == "Deployment"
+        one["spec"]["template"]["metadata"]["labels"]["app"]
+        for one in kubernetes()
+        if one["kind"] in ("Deployment", "Job")
     ]
     labels.append(run_pod()["metadata"]["labels"]["app"])
 
@@ -204,6 +239,7 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
         "storyreason-prefect": [4200],
         "storyreason-mlflow": [5000],
         "storyreason-gateway": [8400],
+        "storyreason-training": [1024],
         **engine,
     }
     assert all(rule["from"] for one in policies.values() for rule in one["ingress"])
@@ -211,7 +247,7 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
         variable["name"]: variable["valueFrom"]["secretKeyRef"]["key"]
         for _, container in containers()
         for variable in container.get("env", ())
-        if "valueFrom" in variable
+        if "secretKeyRef" in variable.get("valueFrom", ())
     }
     assert secrets == {
         "PREFECT_API_DATABASE_CONNECTION_URL": "prefect-database",
@@ -222,7 +258,98 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
     }
 
 
+def test_no_volume_is_shared_but_that_of_one_trainings_nodes() -> None:
+    claims = {one["metadata"]["name"]: one["spec"] for one in kubernetes() if one["kind"] == "PersistentVolumeClaim"}
+    modes = {name: claim["accessModes"] for name, claim in claims.items()}
+    assert {name for name, mode in modes.items() if mode != ["ReadWriteOnce"]} == {"storyreason-training"}
+    users: dict[str, list[Any]] = {name: [] for name in claims}
+    for one, pod in pods():
+        for name in claimed(pod):
+            users[name].append((one["kind"], one["spec"].get("replicas")))
+    assert users.pop("storyreason-work") == []  # the pool's runs have it
+    assert users.pop("storyreason-training") == [("Job", None)]
+    assert all(found == [("Deployment", 1)] for found in users.values())  # and one pod at a time: they are recreated
+    recreated = {
+        one["metadata"]["name"]: one["spec"]["strategy"]["type"]
+        for one, pod in pods()
+        if claimed(pod) and "strategy" in one["spec"]
+    }
+    assert set(recreated.values()) == {"Recreate"}
+    services = compose()["services"]
+    having = {name: [volume.split(":")[0] for volume in part.get("volumes", ())] for name, part in services.items()}
+    assert having == {
+        "postgres": ["postgres"],
+        "prefect": ["prefect"],
+        "mlflow": ["mlflow"],
+        "deployments": ["runs"],
+        "gateway": ["runs"],
+    }
+
+
+def test_whoever_needs_versions_knows_the_store_and_its_secret() -> None:
+    (settings,) = (one["data"] for one in kubernetes() if one["kind"] == "ConfigMap")
+    assert settings["STORYREASON_ARTIFACTS"].startswith("s3://")
+    needs = [container for _, container in containers() if container["name"] not in ("prefect",)]
+    for container in needs:
+        assert container["envFrom"] == [
+            {"configMapRef": {"name": "storyreason"}},
+            {"secretRef": {"name": "storyreason-store"}},
+        ], container["name"]
+    assert "STORYREASON_ARTIFACTS" in compose()["services"]["deployments"]["environment"]
+
+
+def test_what_trains_or_runs_an_engine_asks_for_gpus_and_memory_that_processes_share() -> None:
+    wanting = {container["name"]: (pod, container) for pod, container in containers()}
+    for name in ("gateway", "deployments", "vllm", "kserve-container", "training"):
+        pod, container = wanting.pop(name)
+        resources = container["resources"]
+        assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] >= 1, name
+        (mount,) = (one["name"] for one in container["volumeMounts"] if one["mountPath"] == "/dev/shm")
+        (volume,) = (one for one in pod["volumes"] if one["name"] == mount)
+        assert volume["emptyDir"]["medium"] == "Memory"
+    assert wanting.keys() == {"prefect", "mlflow"}
+    assert compose("compose.gpu")["services"].keys() == {"deployments", "gateway"}
+
+
+def test_the_gateway_is_ready_when_an_engine_serves_and_budgets_name_pods_that_there_are() -> None:
+    (gateway,) = (container for _, container in containers() if container["name"] == "gateway")
+    assert gateway["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 8400}
+    labels = [
+        one["spec"]["template"]["metadata"]["labels"] for one in kubernetes() if one["kind"] in ("Deployment", "Job")
+    ]
+    budgets = [one["spec"] for one in kubernetes() if one["kind"] == "PodDisruptionBudget"]
+    assert [budget["selector"]["matchLabels"]["app"] for budget in budgets] == [
+        "storyteller",
+        "storyreason-jobs",
+        "storyreason-training",
+    ]
+    for budget in budgets:
+        assert any(budget["selector"]["matchLabels"].items() <= each.items() for each in labels)
+        assert ("minAvailable" in budget) != ("maxUnavailable" in budget)
+
+
+def test_the_nodes_of_a_training_meet_at_the_first_ones_name() -> None:
+    (job,) = (one for one in kubernetes() if one["kind"] == "Job")
+    pod, (container,) = job["spec"]["template"]["spec"], job["spec"]["template"]["spec"]["containers"]
+    (service,) = (one for one in kubernetes() if one["kind"] == "Service" and one["spec"].get("clusterIP") == "None")
+    assert job["spec"]["completionMode"] == "Indexed"
+    name = job["metadata"]["name"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    script = container["command"][-1]
+    assert f"first={name}-0.{service['metadata']['name']}\n" in script
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items() and labels["training"] == name
+    (file,) = set(re.findall(r"fsdp2-\w+", script))
+    accelerate = yaml.safe_load((REPOSITORY / f"deploy/accelerate/{file}.yaml").read_text())
+    assert accelerate["num_machines"] == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert (
+        accelerate["num_processes"] == job["spec"]["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    )
+    assert subprocess.run(["sh", "-n", "-c", script]).returncode == 0
+
+
 def test_the_image_runs_as_nobody_special_and_installs_only_what_was_locked() -> None:
     lines = (REPOSITORY / "deploy/Dockerfile").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
+    assert any(" gcc " in line for line in lines)  # Triton compiles kernels where they run
     assert any("--require-hashes -r deploy/requirements-$LOCK.txt" in line for line in lines)
