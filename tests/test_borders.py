@@ -216,6 +216,17 @@ VLLM = {
         "echo 'torch.OutOfMemoryError: 3 GiB'; echo 'RuntimeError: Engine core initialization failed. See root cause above.'",
         "torch.OutOfMemoryError: 3 GiB.",
     ),
+    "what pydantic found": (
+        "echo 'pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig';"
+        "echo '  Value error, Unknown quantization method: x. [type=value_error, input_value=ArgsKwargs(()), input_type=A]';"
+        "echo '    For further information visit https://errors.pydantic.dev/2.14/v/value_error'; exit 1",
+        "Unknown quantization method: x.",
+    ),
+    "what pydantic found in a field": (
+        "echo 'pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig'; echo cache_dtype;"
+        "echo '  Input should be fp8 [type=literal_error, input_value=1, input_type=int]'; exit 1",
+        "cache_dtype: Input should be fp8.",
+    ),
     "nothing": ("exit 1", "it printed nothing."),
     "no UTF-8": (r"printf 'OSError: \377\n'; exit 1", "OSError: \ufffd."),
     "a long line": ("head -c 300000 /dev/zero | tr '\\0' x", "x" * 400),

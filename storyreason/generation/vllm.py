@@ -26,6 +26,8 @@ from storyreason.model import chat_template
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
 
+ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")
+"""The line of a log that tells an exception."""
 MOST = 400
 """How many characters of vLLM's own words a message quotes."""
 GIB = 2**30
@@ -167,10 +169,23 @@ class VllmServer:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()
         lines = [re.sub(r"^(\(\w+ pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?", "", line).strip() for line in lines]
-        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
+        errors = [_with_reason(lines[place:]) for place, line in enumerate(lines) if ERROR.match(line)]
         deep = [line for line in errors if not re.search(r"initialization failed|root cause", line)]
         said = (deep or errors or [line for line in lines if line] or ["it printed nothing"])[-1][:MOST]
         return said if said.endswith(".") else said + "."
+
+
+def _with_reason(lines: list[str]) -> str:
+    """The first line, an error; if it only counts what pydantic found, the first thing that it found, which follows.
+
+    `…ValidationError: 1 validation error for ModelConfig`, `Value error, Unknown method: x. [type=value_error, …` becomes
+    `Unknown method: x.`, with a field's name before it if there is one.
+    """
+    found = next((place for place, line in enumerate(lines[:4]) if " [type=" in line), 0)
+    if not found or " validation error" not in lines[0]:
+        return lines[0]
+    reason = lines[found].partition(" [type=")[0].removeprefix("Value error, ")
+    return ": ".join([*lines[1:found], reason])
 
 
 def tell_and_check(

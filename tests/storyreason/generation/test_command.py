@@ -12,6 +12,7 @@ from storyreason import config
 from storyreason.errors import ConfigError, EngineError
 from storyreason.generation import command
 from storyreason.generation.config import OWN_OPTIONS, EngineConfig
+from storyreason.generation.vllm import VllmServer, on_cpu
 
 
 def test_settings_at_their_defaults_leave_vllm_its_own() -> None:
@@ -84,3 +85,15 @@ def test_vllm_knows_the_options() -> None:
     listed = subprocess.run([vllm, "serve", "--help=all"], capture_output=True, text=True, check=True).stdout
     for option in OWN_OPTIONS:
         assert f"{option} " in listed, option
+
+
+@pytest.mark.server
+def test_vllm_says_that_its_build_for_cpus_has_no_sleep_mode(untrained: Path, tmp_path: Path) -> None:
+    """A swap never asks for it: with the flag left out, `/sleep` is ignored there, and requests hang."""
+    if not on_cpu():
+        pytest.skip("a build for GPUs has it")
+    engine = VllmServer(untrained, EngineConfig(extra_args=["--enable-sleep-mode"]), log=tmp_path / "vllm.log")
+    with pytest.raises(
+        EngineError, match=r"vLLM did not start on .*: Sleep mode is not supported on current platform\. "
+    ):
+        engine.start()
