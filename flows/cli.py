@@ -269,14 +269,28 @@ def _load(preset: str, overrides: list[str] | None) -> "tuple[str, RunConfig]":
     return chosen, config.load_here(chosen, overrides or [])
 
 
+@app.command(rich_help_panel="Flows")
+def fetch(
+    version: Annotated[
+        str, typer.Argument(help="A registered version: models:/storyteller@champion, or models:/storyteller/7.")
+    ],
+) -> None:
+    """Print the folder of a registered version, whose files are fetched and verified if they are not on this machine."""
+    home.enter()
+    typer.echo(registered(version))
+
+
 def registered(name: str) -> str:
-    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`, fetched if need be. Raises RegistryError."""
+    """The folder of `models:/storyteller@champion` or `models:/storyteller/7`, fetched if need be. Raises RegistryError.
+
+    It stays for as long as this process runs.
+    """
     from flows import local
     from tasks import registry
 
     local.prepare()
     model, _, which = name.removeprefix("models:/").replace("@", "/").partition("/")
-    return registry.fetched(registry.version(model, which), partial(typer.echo, err=True)).folder
+    return registry.with_weights(model, which, partial(typer.echo, err=True)).folder
 
 
 def _enter() -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from storyreason import home
 from storyreason.errors import RunError
@@ -239,22 +239,22 @@ def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
         yield
 
 
-def use(file: Path) -> TextIO | None:
-    """Keep what `file` lies in from being removed, until the result is closed or the process ends, even by kill -9.
+def use(file: Path) -> int | None:
+    """Keep what `file` lies in from being removed, until the descriptor is closed or the process ends, even by kill -9.
 
     None if it is not there, or somebody holds `unused` of it. Any number of processes can use the same.
     """
     try:
-        opened = file.open()
+        opened = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+        if os.path.samestat(os.fstat(opened), file.stat()):
             return opened
     except (BlockingIOError, FileNotFoundError):  # it is being removed, or was since it was opened
         pass
-    opened.close()
+    os.close(opened)
     return None
 
 

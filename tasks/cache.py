@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from storyreason import adapters, runs
 from storyreason.errors import RegistryError
@@ -19,7 +18,7 @@ from tasks.artifacts import Say, Stored
 
 USED = ".used"
 """A file beside a version's model folder. Its time is when the version was used last; who uses it now holds a lock on it."""
-HELD: dict[Path, TextIO] = {}
+HELD: dict[Path, int] = {}
 """The locks that this process holds until it ends: it may load a version for as long as it runs."""
 
 
@@ -45,7 +44,7 @@ def hold(folder: str) -> bool:
         if (held := runs.use(used)) is None:
             return False
         if (before := HELD.pop(used, None)) is not None:
-            before.close()
+            os.close(before)
         HELD[used] = held
     return Path(folder).is_dir()
 

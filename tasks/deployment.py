@@ -74,7 +74,12 @@ def _roll(config: RunConfig, version: Version) -> None:
     logger.info("waiting for %s to serve %s%s", engine, names, f", by: {command}" if command else "")
     if not command:
         return
-    environment = {**os.environ, "STORYREASON_MODEL": version.folder, "STORYREASON_NAMES": names}
+    environment = {
+        **os.environ,
+        "STORYREASON_MODEL": version.folder,
+        "STORYREASON_VERSION": f"models:/{version.name}/{version.number}",
+        "STORYREASON_NAMES": names,
+    }
     done = subprocess.run(command, shell=True, cwd=home.folder(), env=environment, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or ["it printed nothing"]

@@ -41,6 +41,11 @@ LOADS = {
     "`PeftModel.from_pretrained(model, folder)`, `AutoProcessor.from_pretrained(folder)`.",
 }
 """How a notebook loads a version of each form. The base of an adapter is in its folder, or on the Hub by the name above."""
+FILES = """
+Its files are not among the artifacts of its run: `storyreason fetch models:/{name}/{number}` prints their folder, on any \
+machine with this MLflow and the store of its versions, and fetches and verifies what is missing there.
+"""
+"""The end of a version's description in MLflow."""
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
 
 `champion` is served, `challenger` was registered last, `previous` was served before: `storyreason deploy previous` rolls back.
@@ -137,7 +142,8 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
     version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
     store = client()
     store.update_registered_model(config.model, MODEL)
-    store.update_model_version(config.model, version.version, f"{UNSCORED}\n\n{_card(config, trained)}")
+    card = _card(config, trained) + FILES.format(name=config.model, number=version.version)
+    store.update_model_version(config.model, version.version, f"{UNSCORED}\n\n{card}")
     store.set_registered_model_alias(config.model, "challenger", version.version)
     return str(version.version)
 
@@ -185,9 +191,9 @@ def version(name: str, which: str) -> Version:
     return found
 
 
-def with_weights(name: str, which: str) -> Version:
+def with_weights(name: str, which: str, say: artifacts.Say | None = None) -> Version:
     """The same, for a use of its weights, which are fetched if they are not here. Raises RegistryError when they are gone."""
-    found = fetched(version(name, which))
+    found = fetched(version(name, which), say)
     if not (Path(found.folder) / "config.json").is_file():
         raise RegistryError(
             f"The weights of {name} version {found.number} are gone from {found.folder}: name another version, or run "
@@ -200,7 +206,8 @@ def with_weights(name: str, which: str) -> Version:
 def fetched(found: Version, say: artifacts.Say | None = None) -> Version:
     """The version with its folder on this machine: fetched from the store if it is not here, stored there if it was not.
 
-    The folder stays until this process ends (`cache.hold`). Unchanged if it is neither here nor there. Raises RegistryError when it cannot be fetched.
+    The folder stays until this process ends (`cache.hold`). Unchanged if it is neither here nor there. Raises RegistryError
+    when it cannot be fetched.
     """
     say = say or _say()
     if not (Path(found.folder) / "config.json").is_file() or not cache.hold(found.folder):

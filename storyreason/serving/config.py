@@ -36,7 +36,8 @@ class ServingConfig(EngineConfig):
     roll: str = Field(
         default="",
         description="A shell command that makes the engine of serving.external serve a version; in it $STORYREASON_MODEL is the "
-        "model's folder and $STORYREASON_NAMES the names to serve it under.",
+        "model's folder here, $STORYREASON_VERSION its name for `storyreason fetch` elsewhere (models:/storyteller/7), and "
+        "$STORYREASON_NAMES the names to serve it under.",
     )
     models: str = Field(
         default="",

@@ -36,7 +36,7 @@ RUNS = {
     r"storyreason (backup|restore) .*": "tests/tasks/test_backup.py",
     r"storyreason preset .*": HERE,
     r"storyreason (retrain sample|evaluate|deploy|tell).*": LINE,
-    r"storyreason judge .*": JUDGE,
+    r"storyreason (retrain sample|evaluate|deploy|tell|fetch).*": LINE,
     r"storyreason build .*": "tests/system/test_build.py",
     r"storyreason data withdraw .*": "tests/tasks/test_withdrawing.py",
     r"curl .*": LINE,

@@ -1,5 +1,6 @@
 """Work folders: what is complete, who may write, and that nothing is ever half written."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,11 +69,11 @@ def test_what_processes_use_is_not_free_and_what_is_being_removed_cannot_be_used
     file.parent.mkdir()
     file.touch()
     one, other = runs.use(file), runs.use(file)
-    assert one and other
+    assert one is not None and other is not None
     for user in (one, other):
         with runs.unused(file) as unused:
             assert not unused
-        user.close()
+        os.close(user)
     with runs.unused(file) as unused:
         assert unused and runs.use(file) is None
 

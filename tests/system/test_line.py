@@ -250,6 +250,7 @@ def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]
     words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
     if "improve.method=dpo" in words:
         words += IMPROVED
+    words = [word.replace("models:/storyteller@", f"models:/{MODEL}@") for word in words]
     if words[0] in ("retrain", "evaluate", "deploy"):
         words += ["--set", "data.rev=HEAD"]
     if words[0] == "deploy":

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Machines:
     def end(self) -> None:
         """End of the process that has used versions: what it held is free."""
         for held in cache.HELD.values():
-            held.close()
+            os.close(held)
         cache.HELD.clear()
 
     def leave(self) -> None:
@@ -55,7 +55,12 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> Machines:  # noqa: F811
+def machines(
+    tiny_base: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mlflow_store: None,
+) -> Iterator[Machines]:
     monkeypatch.setenv("STORYREASON_ARTIFACTS", str(tmp_path / "store"))
     monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", str(tmp_path / "mlflow-artifacts"))
 
@@ -65,7 +70,9 @@ def machines(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
 
     use("first")
     folder = shutil.copytree(tiny_base, tmp_path / "first" / "base")
-    return Machines(tmp_path, use, Base(str(folder), model.load_identity(str(folder))))
+    made = Machines(tmp_path, use, Base(str(folder), model.load_identity(str(folder))))
+    yield made
+    made.end()
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, bytes_: int) -> None:

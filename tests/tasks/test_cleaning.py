@@ -70,7 +70,7 @@ def test_what_a_process_loads_stays_until_it_ends(root: Path) -> None:
     planned = cleaning.plan(keep=1, look=True)
     assert left(root, "register") == {1, 2, 3, 4, 5}
     assert Path(loaded.folder).parent not in {item.path for item in planned}
-    cache.HELD.pop(Path(loaded.folder).with_name(cache.USED)).close()
+    os.close(cache.HELD.pop(Path(loaded.folder).with_name(cache.USED)))
     assert Path(loaded.folder).parent in {item.path for item in cleaning.plan(keep=1)}
 
 

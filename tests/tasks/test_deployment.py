@@ -26,8 +26,9 @@ def without_a_flow() -> Iterator[None]:
 
 
 def test_it_knows_the_model_and_the_names_to_serve_it_under(tmp_path: Path) -> None:
-    _roll(config(f'echo "$STORYREASON_MODEL|$STORYREASON_NAMES" > "{tmp_path / "said"}"'), VERSION)
-    assert (tmp_path / "said").read_text() == "/models/a folder|storyteller storyteller-7\n"
+    said = tmp_path / "said"
+    _roll(config(f'echo "$STORYREASON_MODEL|$STORYREASON_VERSION|$STORYREASON_NAMES" > "{said}"'), VERSION)
+    assert said.read_text() == "/models/a folder|models:/storyteller/7|storyteller storyteller-7\n"
 
 
 def test_one_that_fails_is_one_sentence() -> None:

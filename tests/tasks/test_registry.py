@@ -7,8 +7,9 @@ from typing import Any
 import mlflow
 import pytest
 from prefect.states import Failed
+from typer.testing import CliRunner
 
-from flows.cli import registered
+from flows.cli import app, registered
 from storyreason.errors import RegistryError
 from tasks import cleaning, registry, tracking
 from tasks.faults import from_outside
@@ -55,12 +56,21 @@ def test_tell_finds_a_registered_model_by_its_name(
     monkeypatch.setattr("tasks.settings.prepare", lambda: None)  # it sets the environment of the whole process
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
-    tags = {f"{tracking.TAG}folder": "/models/7", f"{tracking.TAG}register": "0123456789abcdef"}
+    folder = tmp_path / "7" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    tags = {f"{tracking.TAG}folder": str(folder), f"{tracking.TAG}register": "0123456789abcdef"}
     made = client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
     client.set_registered_model_alias("storyteller", "champion", made.version)
-    assert registered(name) == "/models/7"
+    assert registered(name) == str(folder)
+    assert CliRunner().invoke(app, ["fetch", name]).stdout == f"{folder}\n"
     with pytest.raises(RegistryError, match="no storyteller with version or alias 'nobody'"):
         registered("models:/storyteller@nobody")
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        RegistryError, match=r"The weights of storyteller version 1 are gone from .*/7/model: name another"
+    ):
+        registered(name)
 
 
 def test_checkpoints_of_a_registered_training_go_and_its_result_stays(tmp_path: Path) -> None:
