@@ -26,6 +26,7 @@ KINDS = {
     "PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
     "InferenceService": "kserve.V1beta1InferenceService",
 }
+STORE = [{"configMapRef": {"name": "storyreason"}}, {"secretRef": {"name": "storyreason-store"}}]
 
 
 def schema(name: str) -> Any:
@@ -123,10 +124,7 @@ def test_a_run_on_kubernetes_is_a_pod_with_a_volume_of_the_pools_own() -> None:
     claims = {one["metadata"]["name"] for one in kubernetes() if one["kind"] == "PersistentVolumeClaim"}
     claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
     assert claim in claims and claim not in {name for _, one in pods() for name in claimed(one)}
-    assert container["envFrom"] == [
-        {"configMapRef": {"name": "storyreason"}},
-        {"secretRef": {"name": "storyreason-store"}},
-    ]
+    assert container["envFrom"] == STORE
     # Kubernetes would set STORYREASON_GATEWAY_PORT to tcp://10.0.0.1:8400 for the service storyreason-gateway.
     ours = {one["metadata"]["name"]: each for one, each in pods()}
     for each in (
@@ -234,13 +232,12 @@ def test_only_the_gateways_port_is_reached_by_others_and_it_wants_a_key() -> Non
     ports = {
         name: [port["port"] for rule in one["ingress"] for port in rule["ports"]] for name, one in policies.items()
     }
-    engine = {"storyteller": [8000]}
     assert ports == {
         "storyreason-prefect": [4200],
         "storyreason-mlflow": [5000],
         "storyreason-gateway": [8400],
         "storyreason-training": [1024],
-        **engine,
+        "storyteller": [8000],
     }
     assert all(rule["from"] for one in policies.values() for rule in one["ingress"])
     secrets = {
@@ -277,13 +274,8 @@ def test_no_volume_is_shared_but_that_of_one_trainings_nodes() -> None:
     assert set(recreated.values()) == {"Recreate"}
     services = compose()["services"]
     having = {name: [volume.split(":")[0] for volume in part.get("volumes", ())] for name, part in services.items()}
-    assert having == {
-        "postgres": ["postgres"],
-        "prefect": ["prefect"],
-        "mlflow": ["mlflow"],
-        "deployments": ["runs"],
-        "gateway": ["runs"],
-    }
+    alone = {"postgres": ["postgres"], "prefect": ["prefect"], "mlflow": ["mlflow"]}
+    assert having == {**alone, "deployments": ["runs"], "gateway": ["runs"]}
 
 
 def test_whoever_needs_versions_knows_the_store_and_its_secret() -> None:
@@ -291,10 +283,7 @@ def test_whoever_needs_versions_knows_the_store_and_its_secret() -> None:
     assert settings["STORYREASON_ARTIFACTS"].startswith("s3://")
     needs = [container for _, container in containers() if container["name"] not in ("prefect",)]
     for container in needs:
-        assert container["envFrom"] == [
-            {"configMapRef": {"name": "storyreason"}},
-            {"secretRef": {"name": "storyreason-store"}},
-        ], container["name"]
+        assert container["envFrom"] == STORE, container["name"]
     assert "STORYREASON_ARTIFACTS" in compose()["services"]["deployments"]["environment"]
 
 
