@@ -242,7 +242,7 @@ def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(
 def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]:
     """A command's words, with the preset that takes a minute, this project's port, and files only in this test's folder."""
     text = " ".join(command.words).replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
-    program, *words = text.replace(":8400", f":{project.port}").split()
+    program, *words = text.replace(":8400", f":{project.port}").replace("storyteller@", f"{MODEL}@").split()
     if program != "storyreason":
         return [program, *words]
     if words == ["retrain", "sample"]:  # the whole of it is what the tests before this one tell
@@ -250,7 +250,6 @@ def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]
     words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
     if "improve.method=dpo" in words:
         words += IMPROVED
-    words = [word.replace("models:/storyteller@", f"models:/{MODEL}@") for word in words]
     if words[0] in ("retrain", "evaluate", "deploy"):
         words += ["--set", "data.rev=HEAD"]
     if words[0] == "deploy":
