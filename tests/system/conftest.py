@@ -61,6 +61,7 @@ class Project:
     folder: Path
     environment: dict[str, str]
     port: int = field(default_factory=free_port)
+    program: str = STORYREASON
 
     @property
     def runs(self) -> Path:
@@ -76,7 +77,7 @@ class Project:
     def run(self, *arguments: str, code: int = 0) -> str:
         """What the command printed; it must end with this exit code."""
         done = subprocess.run(
-            [STORYREASON, *arguments], cwd=self.folder, env=self.environment, text=True, timeout=1200,
+            [self.program, *arguments], cwd=self.folder, env=self.environment, text=True, timeout=1200,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert done.returncode == code, done.stdout
@@ -84,7 +85,7 @@ class Project:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [STORYREASON, *arguments], cwd=self.folder, env=self.environment, text=True,
+            [self.program, *arguments], cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             # Ctrl-C must reach it, also where the tests run in the background of a shell, which ignores it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
