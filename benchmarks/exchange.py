@@ -59,12 +59,8 @@ def written(folder: Path, stories: int) -> Path:
     return file
 
 
-def peak(file: Path, stories: int) -> float:
-    """Bytes that a process holds at most while it takes the stories in."""
-    return _run(file, stories)[0]
-
-
-def _run(file: Path, stories: int) -> tuple[float, float]:
+def measured(file: Path, stories: int) -> tuple[float, float]:
+    """Bytes that a process holds at most while it takes the stories in, and its seconds."""
     command = [sys.executable, "-c", RUN, str(file), str(file.parent / "data"), str(stories)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     most, seconds = map(float, done.stdout.split())
@@ -75,6 +71,6 @@ if __name__ == "__main__":
     for count in map(int, sys.argv[1:] or ["2000", "10000"]):
         with TemporaryDirectory() as folder:
             source = written(Path(folder), count)
-            most, seconds = _run(source, count)
+            most, seconds = measured(source, count)
             size = source.stat().st_size
             print(f"{count} stories, {size / 1e6:.0f} MB: {most / 1e6:.0f} MB held at most, {seconds:.0f} s")  # noqa: T201

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import exchange
 from storyreason import dataset, publishing, sample
 from storyreason.dataset import Example, Origin
 from storyreason.errors import DataError
@@ -245,11 +244,3 @@ def test_a_hub_is_published_to_and_imported_from_by_revision_and_configuration(t
 def _fetched(there: hub.Hub, name: str) -> list[str]:
     start = f"GET /datasets/{name}/resolve/"
     return [asked.removeprefix(start).partition("/")[2] for asked in there.asked if asked.startswith(start)]
-
-
-@pytest.mark.server
-def test_memory_does_not_grow_with_the_number_of_stories(tmp_path: Path) -> None:
-    """`benchmarks/exchange.py` measures it over 10,000."""
-    peaks = [exchange.peak(exchange.written(tmp_path / str(count), count), count) for count in (200, 1000)]
-    held = 800 * exchange.PICTURES * exchange.BYTES  # what the other 800 stories have
-    assert peaks[1] - peaks[0] < held / 4
