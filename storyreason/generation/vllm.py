@@ -26,8 +26,6 @@ from storyreason.model import chat_template
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
 
-ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")
-"""The line of a log that tells an exception."""
 MOST = 400
 """How many characters of vLLM's own words a message quotes."""
 GIB = 2**30
@@ -169,7 +167,8 @@ class VllmServer:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()
         lines = [re.sub(r"^(\(\w+ pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?", "", line).strip() for line in lines]
-        errors = [_with_reason(lines[place:]) for place, line in enumerate(lines) if ERROR.match(line)]
+        exception = r"[\w.]*(Error|Exception)\b[^:]*:"
+        errors = [_with_reason(lines[place:]) for place, line in enumerate(lines) if re.match(exception, line)]
         deep = [line for line in errors if not re.search(r"initialization failed|root cause", line)]
         said = (deep or errors or [line for line in lines if line] or ["it printed nothing"])[-1][:MOST]
         return said if said.endswith(".") else said + "."

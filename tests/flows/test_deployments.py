@@ -105,8 +105,8 @@ def test_kubernetes_has_every_part_of_the_procfile_and_services_find_their_pods(
         template = deployment["spec"]["template"]
         assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
         pods[template["metadata"]["labels"]["app"]] = template["spec"]
-        claimed = [v["persistentVolumeClaim"]["claimName"] for v in template["spec"]["volumes"] if "emptyDir" not in v]
-        assert claimed and set(claimed) <= claims
+        claimed = {v["persistentVolumeClaim"]["claimName"] for v in template["spec"]["volumes"] if "emptyDir" not in v}
+        assert claimed <= claims
     for service in by_kind["Service"]:
         (port,) = service["spec"]["ports"]
         containers = pods[service["spec"]["selector"]["app"]]["containers"]

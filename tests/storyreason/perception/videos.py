@@ -46,7 +46,9 @@ def write(
 ) -> Path:
     """A video of 24 frames a second, or with these time stamps. `colours` are those of the codec's context."""
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=24, options={"threads": "1", "x265-params": "log-level=error"})
+        # With x265's own threads, the last packets could not be written on a busy machine, now and then.
+        alone = "log-level=error:pools=none:frame-threads=1:bframes=0"
+        stream: Any = container.add_stream(codec, rate=24, options={"threads": "1", "x265-params": alone})
         stream.pix_fmt = pixel_format
         base = Fraction(1, 1200)
         stream.codec_context.time_base = base
