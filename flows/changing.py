@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from storyreason import home
+from storyreason.cli.options import DryRun, Private
 
 data = typer.Typer(
     help="Change the data: every change is checked, reported and a new DVC version.", no_args_is_help=True
@@ -96,10 +97,8 @@ def publish(
     licence: Annotated[
         str | None, typer.Option(help="The licence, such as cc-by-4.0. Default: that of the card.", show_default=False)
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
-    ] = False,
+    private: Private = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Publish a data set on the Hub, with its card."""
     from flows import report

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from storyreason.cli.options import Dtype
+from storyreason.cli.options import DryRun, Dtype, Private
 
 
 def merge(
@@ -37,10 +37,8 @@ def publish(
         list[Path] | None,
         typer.Option(help="An evaluation's scorecard (`free-scorecard.json`), for the card. Repeatable."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
-    ] = False,
+    private: Private = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Publish a model folder on the Hub: weights, processor, and a card with data version, scores and usage."""
     from storyreason import publishing

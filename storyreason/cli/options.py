@@ -1,6 +1,11 @@
-"""The choices that verbs offer. They repeat types of the library whose modules `--help` must not import; a test compares them."""
+"""Options and choices that several verbs offer.
 
-from typing import Literal
+Choices repeat types of the library whose modules `--help` must not import; a test compares them.
+"""
+
+from typing import Annotated, Literal
+
+import typer
 
 Format = Literal["table", "json"]
 """Output format of a result."""
@@ -14,3 +19,5 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 """As `model.Dtype`."""
 Method = Literal["calibrated", "published"]
 """As `perception.identity.Method`."""
+Private = Annotated[bool, typer.Option("--private", help="Create the repository as private.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")]

@@ -10,6 +10,7 @@ Rows come in one at a time, whatever they are stored in:
 """
 
 import binascii
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from storyreason.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+
+log = logging.getLogger(__name__)
 
 FEW = 1000
 """Files of a repository that are named one by one when they are fetched; of more, all of it is."""
@@ -131,6 +134,8 @@ def _splits(place: Path, source: str, options: dict[str, Any]) -> dict[str, Any]
         raise DataError(
             f"{source} has the splits {', '.join(found)}; train and test are read: name its files or splits so."
         )
+    if others := sorted(set(found) - set(chosen)):
+        log.warning("%s: only train and test are read, not its splits %s.", source, ", ".join(others))
     return chosen
 
 

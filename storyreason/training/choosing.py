@@ -10,7 +10,7 @@ from storyreason.training.config import TrainingConfig
 from storyreason.training.memory import Memory, Row
 
 ANSWERS, PICTURES = 0.75, 0.25
-"""Of a published story's tokens, those of its answer, and those of its pictures (4,994 and 1,400 of 6,642)."""
+"""The shares of a published story's 6,642 tokens that are its answer's (4,994) and its pictures' (1,400)."""
 LEAST = 4096
 """Rows of fewer tokens are not proposed."""
 NAMED = 3

@@ -26,7 +26,7 @@ CUDA = 1.0
 LIBRARIES = 0.25
 """GB that a process on a CPU grows by before its first step: what torch and PEFT load then."""
 HOLES = 0.3
-"""Of activations and logits, what a CPU's memory holds beside them: malloc cannot use all of what is freed between tensors."""
+"""What a CPU's memory holds beside activations and logits, as a share of them: malloc cannot reuse all that is freed."""
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in four bits, with its share of the scales, which are quantized too."""
 FEW, MORE = 2, 3
@@ -42,7 +42,7 @@ class Row:
     tokens: int
     labels: int
     patches: int = 0
-    """Of its pictures, where the tower runs."""
+    """Those of its pictures; 0 where the tower does not run."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Memory:
     """Bytes of one process on its device."""
 
     weights: int
-    """Of the model, and of its copies that it computes with."""
+    """The model, and the copies of it that it computes with."""
     gradients: int
     optimizer: int
     activations: int

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -131,6 +132,16 @@ def test_shards_are_taken_as_they_are(tmp_path: Path) -> None:
     dataset.write(EXAMPLES, tmp_path / "ours", "train")
     with dataset.fetched(str(tmp_path / "ours"), tmp_path / "data") as place:
         assert place == tmp_path / "ours"
+
+
+def test_splits_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    as_json(theirs)
+    shutil.copy(theirs / "train.jsonl", theirs / "validation.jsonl")
+    with dataset.fetched(str(theirs), tmp_path / "data") as place:
+        assert len(dataset.load(place, "train")) == len(EXAMPLES)
+    assert f"{theirs}: only train and test are read, not its splits validation." in caplog.messages
 
 
 def test_what_cannot_be_taken_is_said_in_a_sentence(tmp_path: Path) -> None:
