@@ -19,7 +19,7 @@ from tests.tasks.cloned import clone, commit, dvc, origin, pull, pushed, run, st
 # ruff: noqa: F811 (the same as arguments)
 
 KILLS = {
-    "while the shards are written": ("pyarrow.parquet.write_table", "before"),
+    "while the shards are written": ("pyarrow.parquet.ParquetWriter.write_table", "before"),
     "before it is pushed": ("dvc.data_cloud.DataCloud.push", "before"),
     "before it has a name": ("tasks.releasing.runs.write_text", "before"),
     "before it is in the work tree": ("tasks.data.runs.replace", "after"),
