@@ -1,4 +1,4 @@
-"""A data set of films: recognize people and things, contact sheets, stories by a model, shards, a new data version."""
+"""A data set of films: frames, detections, entities, contact sheets, stories by a model, shards, a new data version."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +8,13 @@ from prefect import flow, get_run_logger
 from flows import form
 from storyreason import dataset
 from storyreason.authoring import estimating
+from storyreason.config import RunConfig
 from storyreason.errors import DataError
-from tasks import building, data
+from storyreason.perception import sources
+from tasks import building, data, filming
+from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
+from tasks.filming import Reel
 from tasks.results import Authored, Stage
 
 
@@ -18,6 +22,8 @@ from tasks.results import Authored, Stage
 class Built:
     """The outcome of a build. What did not run stays empty."""
 
+    unusable: list[str] = field(default_factory=list)
+    """What of the films could not be read, or shows nothing, one sentence for each."""
     sheets: dict[str, str] = field(default_factory=dict)
     """The contact sheet of each film."""
     expected: str = ""
@@ -31,7 +37,7 @@ class Built:
 @flow(name="build", flow_run_name=form.run_name, on_crashed=[say_how_to_go_on], on_cancellation=[cancel_steps])
 @plainly()
 def build(
-    frames: str,
+    films: str,
     preset: str = "sample",
     detections: str | None = None,
     corrections: str | None = None,
@@ -42,12 +48,12 @@ def build(
     until: Stage = "stories",
     overrides: form.Overrides = None,
 ) -> Built:
-    """Make a data set of films whose people and things are detected. Complete steps and paid replies are not repeated.
+    """Make a data set of films. Complete steps and paid replies are not repeated.
 
     Args:
-        frames: The folder with the table of frames, frames.parquet.
+        films: A film (a video, or a folder or archive of pictures), a folder of films, or one with the table frames.parquet.
         preset: A preset of deploy/presets, or a YAML file: the values of all fields that are empty.
-        detections: The table of detections. Empty: detections.parquet in the folder of frames.
+        detections: The table of what was detected in frames.parquet. Empty: detections.parquet beside it.
         corrections: A file of corrections (merge, split), as the contact sheets save them.
         author: The model that writes, by its name at the endpoint.
         max_cost: What the data set may cost in all.
@@ -58,34 +64,87 @@ def build(
     """
     config = form.chosen(preset, overrides, author=author, max_cost=max_cost)
     logger, outcome = get_run_logger(), Built()
-    kept = Path(frames)
-    found = Path(detections) if detections else kept / "detections.parquet"
-    named = building.landmarks(config, kept, found) if config.authoring.landmarks else None
-    if named is not None:
-        found = named.detections
-    recognized = building.recognize(found, Path(corrections) if corrections else None)
-    for sentence in recognized.left_out:
-        logger.warning("%s", sentence)
-    films = building.footage(kept, found, recognized.ids)
-    for film in films:
+    place, cost, known = Path(films), 0.0, list[Footage]()
+    given = detections or filming.has_frames(place)
+    tables = [_given(place, detections)] if given else _detected(config, place, until, outcome)
+    for table in tables:
+        if config.authoring.landmarks:
+            named = building.landmarks(config, table, cost)
+            table, cost = Tables(table.kept, named.detections), cost + named.cost
+        recognized = building.recognize(table.detections, Path(corrections) if corrections else None)
+        for sentence in recognized.left_out:
+            logger.warning("%s", sentence)
+        known += building.footage(table, recognized.ids)
+    for film in known:
         outcome.sheets[film.film] = str(building.sheet(film).page)
-    outcome.expected = estimating.sentence(building.expected(config.authoring, films))
-    logger.info("%d films; expected: %s", len(films), outcome.expected)
+    outcome.expected = estimating.sentence(building.expected(config.authoring, known))
+    logger.info("%d films; expected: %s", len(known), outcome.expected)
     if until == "sheets":
         return outcome
 
     authored: list[Authored] = []
-    for film in films:
-        spent = sum(one.cost for one in authored) + (named.cost if named else 0)
-        authored.append(building.author(config, film, spent))
+    for film in known:
+        authored.append(building.author(config, film, cost + sum(one.cost for one in authored)))
     outcome.stories, outcome.left_out = sum(one.told for one in authored), sum(one.left_out for one in authored)
-    folder = building.assemble(config, films, authored, licence or "").folder
+    folder = building.assemble(config, known, authored, licence or "").folder
     outcome.folder = str(folder)
     if target:
         _refuse_one_film(folder)
         outcome.version = data.change(target, str(folder), dataset.adopt)
         logger.info("%s", outcome.version)
     return outcome
+
+
+def _given(place: Path, detections: str | None) -> Tables:
+    found = Path(detections) if detections else place / "detections.parquet"
+    if not found.is_file():
+        raise DataError(
+            f"There is no {found}: make it by `storyreason detect {place} --detector … --out {found}`, or build from the films."
+        )
+    return Tables(place, found)
+
+
+def _detected(config: RunConfig, place: Path, until: Stage, outcome: Built) -> list[Tables]:
+    """The frames and detections of each film that has some, film after film. What cannot be used is left out, and said."""
+    logger, found = get_run_logger(), list[Tables]()
+
+    def leave_out(sentence: str) -> None:
+        logger.warning("%s", sentence)
+        outcome.unusable.append(sentence)
+
+    reels = list[Reel]()
+    for name, path in sources.find([place]).items():
+        try:
+            reels.append(filming.reel(name, path))
+        except DataError as error:
+            leave_out(str(error))
+    if filming.check(config, reels) and until == "stories":
+        building.check_author(config)
+    for number, reel in enumerate(reels, 1):
+        logger.info("film %d of %d: %s", number, len(reels), reel.name)
+        try:
+            kept = filming.extract(config, reel)
+        except DataError as error:
+            leave_out(str(error))
+            continue
+        if kept.problem:
+            leave_out(kept.problem)
+        if not kept.kept:
+            leave_out(f"{reel.path} is left out: none of its frames shows anything but black, white or one colour.")
+            continue
+        try:
+            detected = filming.detect(config, kept.folder, reel.name, kept.fingerprint)
+        except DataError as error:
+            leave_out(str(error))
+            continue
+        if detected.count:
+            found.append(Tables(kept.folder, detected.detections))
+        else:
+            leave_out(f"{reel.path} is left out: {config.films.detector} found nothing in its {kept.kept} frames.")
+    filming.unload()
+    if not found:
+        raise DataError(f"No film of {place} can be used. {' '.join(outcome.unusable)}")
+    return found
 
 
 def _refuse_one_film(folder: Path) -> None:

@@ -94,13 +94,21 @@ def deploy(
 
 @app.command(rich_help_panel="Flows")
 def build(
-    frames: Annotated[
+    films: Annotated[
         Path,
-        typer.Argument(help="A folder with frames.parquet and detections.parquet.", exists=True, resolve_path=True),
+        typer.Argument(
+            help="A film (a video, or a folder or archive of pictures), a folder of films, or one with frames.parquet and "
+            "detections.parquet.",
+            exists=True,
+            resolve_path=True,
+        ),
     ],
-    preset: Annotated[str, typer.Option(help="The preset whose `authoring` is used.")] = "sample",
+    preset: Annotated[str, typer.Option(help="The preset whose `films` and `authoring` are used.")] = "sample",
     detections: Annotated[
-        Path | None, typer.Option(help="The table of detections, if it is elsewhere.", exists=True, resolve_path=True)
+        Path | None,
+        typer.Option(
+            help="The table of detections, if it is not beside frames.parquet.", exists=True, resolve_path=True
+        ),
     ] = None,
     corrections: Annotated[
         Path | None, typer.Option(help="Corrections, as contact sheets save them.", exists=True, resolve_path=True)
@@ -116,7 +124,8 @@ def build(
     ] = "stories",
     override: Overrides = None,
 ) -> None:
-    """Make a data set of films: recognize who is who, have a model write grounded stories, check them, and write shards."""
+    """Make a data set of films: see who is in their frames and who is who, have a model write grounded stories, check them, and
+    write shards."""
     preset, _ = _load(preset, override)
     from flows import local, report
 
@@ -128,7 +137,7 @@ def build(
             name: str(path) if path else None
             for name, path in (("detections", detections), ("corrections", corrections))
         }
-        built = flow(str(frames), preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
+        built = flow(str(films), preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
                      until=until, overrides=override)  # fmt: skip
     report.show_built(built)
 

@@ -83,7 +83,8 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
         (
             build,
             BUILD,
-            "Makes a data set of films: recognizes who is who, has a model write grounded stories, checks them, writes shards.",
+            "Makes a data set of films: sees who is in their frames and who is who, has a model write grounded stories, checks "
+            "them, and writes shards.",
         ),
     ):
         alone = 1 if name == DEPLOY else None

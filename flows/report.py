@@ -64,6 +64,8 @@ def show(outcome: "Outcome", config: RunConfig) -> None:
 
 def show_built(built: "Built") -> None:
     """Print where a build's contact sheets and data are, and what was left out."""
+    for sentence in built.unusable:
+        say(sentence)
     for film, page in built.sheets.items():
         say(f"contact sheet of {film}: {page}")
     say(f"expected: {built.expected}")

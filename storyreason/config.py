@@ -17,6 +17,7 @@ from storyreason.authoring.config import AuthoringConfig
 from storyreason.errors import ConfigError
 from storyreason.generation import lora
 from storyreason.generation.config import Decoding, GenerationConfig
+from storyreason.perception.config import FilmsConfig
 from storyreason.scoring.config import Asked, GateConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import ImproveConfig, TrainingConfig
@@ -99,6 +100,7 @@ class RunConfig(BaseModel):
     gate: GateConfig = Field(default_factory=GateConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+    films: FilmsConfig = Field(default_factory=FilmsConfig)
     authoring: AuthoringConfig = Field(default_factory=AuthoringConfig)
 
     @model_validator(mode="after")

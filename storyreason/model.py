@@ -50,6 +50,14 @@ def load_identity(base: str, revision: str | None = None) -> str:
     return runs.fingerprint(base=base, commit=models.commit_of(config(base, revision)) or revision)
 
 
+def said(base: str) -> str:
+    """A model as cards name it: a folder's own name, or the name on the Hub, and what identifies its content.
+
+    Raises ModelError as `load_identity` does.
+    """
+    return f"{Path(base).resolve().name if Path(base).is_dir() else base} ({load_identity(base)})"
+
+
 def config(base: str, revision: str | None = None) -> Any:
     """transformers' configuration of a base. Raises ModelError when it cannot be loaded."""
     from transformers import AutoConfig

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger
@@ -18,16 +18,25 @@ from storyreason.authoring.config import HOW, AuthoringConfig
 from storyreason.authoring.windows import Shot, identity, recognized, windows
 from storyreason.authoring.writing import write
 from storyreason.config import RunConfig
-from storyreason.errors import DataError
-from storyreason.perception import frames
+from storyreason.errors import ConfigError, DataError, EngineAwayError
+from storyreason.generation import openai
+from storyreason.perception import detecting, frames
 from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1, 1
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1, 2
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A folder with the table of frames, of one film or many, and the table of what was detected in them."""
+
+    kept: Path
+    detections: Path
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class Footage:
         return seen.shots(list(frames.read(self.kept, self.film)))
 
 
-def _digest(file: Path | None) -> str | None:
+def digest(file: Path | None) -> str | None:
+    """The SHA-256 of a file; None for none. Raises DataError."""
     if file is None:
         return None
     try:
@@ -56,13 +66,26 @@ def _digest(file: Path | None) -> str | None:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
-def _landmarks_named_by(config: RunConfig, kept: Path, detections: Path) -> str:
+def check_author(config: RunConfig) -> None:
+    """Ask the endpoint of the authoring model for its models. Raises EngineError, and ConfigError if it does not have it."""
+    chosen, key = _endpoint(config)
+    try:
+        served = openai.models(chosen.endpoint, key)
+    except EngineAwayError as error:
+        way = "start it again when it is there" if config.authoring.endpoint else "start it with `storyreason up`"
+        raise EngineAwayError(f"The model that writes is not there: {error} {way[0].upper()}{way[1:]}.") from error
+    if served and chosen.model not in served:
+        raise ConfigError(f"{chosen.endpoint} has no model {chosen.model!r}, only {', '.join(sorted(served))}: name one of "
+                          "them as authoring.model.")  # fmt: skip
+
+
+def _landmarks_named_by(config: RunConfig, tables: Tables, before: float) -> str:
     chosen = config.authoring
     return runs.fingerprint(
         step="landmarks",
         version=LANDMARKS_VERSION,
-        frames=_digest(kept / frames.FILE),
-        detections=_digest(detections),
+        frames=digest(tables.kept / frames.FILE),
+        detections=digest(tables.detections),
         labels=sorted(chosen.landmarks),
         prompts=prompting.identity("instructed"),
         authoring=[chosen.model, chosen.temperature, chosen.seed, chosen.attempts, chosen.max_tokens],
@@ -70,17 +93,19 @@ def _landmarks_named_by(config: RunConfig, kept: Path, detections: Path) -> str:
 
 
 @step(_landmarks_named_by, retries=2, delay=10)
-def landmarks(work: Work, config: RunConfig, kept: Path, detections: Path) -> Named:
-    """Have a model name the landmarks among the detections."""
+def landmarks(work: Work, config: RunConfig, tables: Tables, before: float) -> Named:
+    """Have a model name the landmarks among the detections. `before` is what was spent on other tables."""
     logger, (chosen, key) = get_run_logger(), _endpoint(config)
     names, cost = dict[int, str](), 0.0
-    for film in frames.films(kept):
-        found = naming.candidates(detections, film, chosen.landmarks)
-        budget = Budget(chosen, cost)
+    for film in frames.films(tables.kept):
+        found = naming.candidates(tables.detections, film, chosen.landmarks)
+        budget = Budget(chosen, before + cost)
         author = Author(chosen, calls(film), budget, key)
-        names |= naming.name(author, chosen, frames.read(kept, film), found, lambda said: logger.warning("%s", said))
+        names |= naming.name(
+            author, chosen, frames.read(tables.kept, film), found, lambda said: logger.warning("%s", said)
+        )
         cost += budget.total().cost
-    naming.write(detections, names, work.folder / "detections.parquet")
+    naming.write(tables.detections, names, work.folder / "detections.parquet")
     return Named(("detections.parquet",), work.folder / "detections.parquet", len(names), cost)
 
 
@@ -96,8 +121,8 @@ def _recognize_named_by(detections: Path, corrections: Path | None) -> str:
     return runs.fingerprint(
         step="recognize",
         version=RECOGNIZE_VERSION,
-        detections=_digest(detections),
-        corrections=_digest(corrections),
+        detections=digest(detections),
+        corrections=digest(corrections),
     )
 
 
@@ -115,12 +140,12 @@ def recognize(work: Work, detections: Path, corrections: Path | None) -> Recogni
     return Recognized(("ids.parquet",), work.folder / "ids.parquet", left_out)
 
 
-def footage(kept: Path, detections: Path, ids: Path) -> list[Footage]:
+def footage(tables: Tables, ids: Path) -> list[Footage]:
     """The films of a table of frames, and of nothing else the detections. Raises DataError for one that cannot be used."""
     found = []
-    for film in frames.films(kept):
-        one = Footage(film, kept, detections, ids, "")
-        found.append(Footage(film, kept, detections, ids, identity(one.shots())))
+    for film in frames.films(tables.kept):
+        one = Footage(film, tables.kept, tables.detections, ids, "")
+        found.append(replace(one, identity=identity(one.shots())))
     return found
 
 
@@ -187,10 +212,26 @@ def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Se
         step="assemble",
         version=ASSEMBLE_VERSION,
         films=parts,
+        detections=sorted({str(digest(film.detections)) for film in films}),
         share=config.authoring.test_share,
         prices=[config.authoring.price_in, config.authoring.price_out],
         licence=licence,
     )
+
+
+def _made_by(tables: Set[Path]) -> dict[str, str]:
+    """The models that detected, for the card, and what identifies the tables of detections."""
+    found: dict[str, set[str]] = {}
+    for table in tables:
+        for what, name in detecting.models(table).items():
+            found.setdefault(what, set()).add(name)
+    digests = sorted({str(digest(table)) for table in tables})
+    whole = (
+        digests[0]
+        if len(digests) == 1
+        else f"{hashlib.sha256(''.join(digests).encode()).hexdigest()} of those of films"
+    )
+    return {what: "; ".join(sorted(names)) for what, names in found.items()} | {"Detections": f"SHA-256 {whole}"}
 
 
 @step(_assemble_named_by)
@@ -208,7 +249,7 @@ def assemble(
     total.cost = Budget(chosen).price(total.prompt_tokens, total.tokens)
     card = {
         "licence": licence,
-        "Detections": f"SHA-256 {_digest(films[0].detections)}",
+        **_made_by({film.detections for film in films}),
         "Entities": "by `storyreason identify`, over whole films",
         "Author": f"{chosen.model}, asked as {chosen.asking}{' under grammars' * chosen.grammars}, temperature "
         f"{chosen.temperature:g}, prompts {prompting.identity(chosen.asking)}",
@@ -216,6 +257,6 @@ def assemble(
     }
     new = work.folder / "data.unfinished"
     shutil.rmtree(new, ignore_errors=True)
-    assembling.assemble(films[0].kept, told, new, chosen.test_share, card)
+    assembling.assemble({film.film: film.kept for film in films}, told, new, chosen.test_share, card)
     runs.replace(work.folder / "data", new)
     return Assembled(("data",), work.folder / "data")

@@ -112,6 +112,28 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Extracted:
+    """The frames that are kept of a film."""
+
+    files: tuple[str, ...]
+    fingerprint: str
+    film: str
+    folder: Path
+    kept: int
+    problem: str
+    """What of the film could not be read, as a sentence; empty: nothing."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was detected in frames."""
+
+    files: tuple[str, ...]
+    detections: Path
+    count: int
+
+
+@dataclass(frozen=True)
 class Recognized:
     """Which detections show the same person or thing."""
 
@@ -169,6 +191,8 @@ RESULTS = {
     "register": Registered,
     "evaluate": Evaluated,
     "compare": Compared,
+    "extract": Extracted,
+    "detect": Detected,
     "landmarks": Named,
     "recognize": Recognized,
     "sheet": Sheet,

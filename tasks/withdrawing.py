@@ -11,8 +11,13 @@ from tasks import building, data
 
 OLDER = (
     "Older versions of the data still have it, in Git, in DVC's cache and in its remote: `dvc gc --workspace --cloud` removes "
-    "those that nothing names. Models that were trained on it are not changed."
+    "those that nothing names. Models that were trained on it are not changed. Building from the film itself makes it all again: "
+    "remove it from the folder of films, too."
 )
+
+TABLES = ("detect/*/detections.parquet", "detect/*/.detections.parquet.films/*.parquet", "landmarks/*/detections.parquet",
+          "recognize/*/ids.parquet")  # fmt: skip
+"""The tables in `runs/` with rows of films."""
 
 
 def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corrections: Path | None) -> str:
@@ -27,7 +32,7 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
         ids = building.recognize.compute(detections, corrections).ids
         if gone := withdrawing.withdraw(kept, detections, ids, film, entity):
             said.append(f"{gone} frames of {film} and what was detected in them are removed from {kept}")
-    made = list(_made_of(film))
+    made = list(dict.fromkeys(_made_of(film)))
     for folder in made:
         shutil.rmtree(folder)
     if made:
@@ -45,19 +50,25 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
 
 
 def _made_of(film: str) -> Iterator[Path]:
-    """The folders in `runs/` with something of a film: replies, stories, contact sheets, assembled data."""
+    """The folders in `runs/` with something of a film: replies, frames, detections, stories, contact sheets, assembled data.
+
+    Some more than once.
+    """
     import pyarrow.parquet as pq
 
     root = runs.root()
     if (replies := building.calls(film)).is_dir():
         yield replies
-    for step in ("sheet", "author"):
+    for step in ("extract", "sheet", "author", "assemble"):
         for folder in sorted((root / step).glob("*")):
-            if (runs.read_manifest(folder) or {}).get("film") == film:
+            manifest = runs.read_manifest(folder)
+            # What was interrupted does not say of which film it is.
+            if manifest is None or manifest.get("film") == film:
                 yield folder
-    for table in sorted([*root.glob("recognize/*/ids.parquet"), *root.glob("landmarks/*/detections.parquet")]):
-        if film in map(str, pq.read_table(table, columns=["film"]).column("film").to_pylist()):
-            yield table.parent
+    for pattern in TABLES:
+        for table in sorted(root.glob(pattern)):
+            if film in map(str, pq.read_table(table, columns=["film"]).column("film").to_pylist()):
+                yield root.joinpath(*table.relative_to(root).parts[:2])
     for folder in sorted((root / "assemble").glob("*")):
         if _has(folder / "data", film):
             yield folder

@@ -103,11 +103,13 @@ def for_testing(films: Sequence[str], share: float) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def assemble(kept: Path, films: Sequence[FilmStories], folder: Path, share: float, card: Mapping[str, str]) -> None:
+def assemble(
+    kept: Mapping[str, Path], films: Sequence[FilmStories], folder: Path, share: float, card: Mapping[str, str]
+) -> None:
     """Write the data set in a new `folder`: a split for each that has stories, and the card with the entries of `card`.
 
-    `share` of the films are for test. `kept` has the frames. The same films give the same bytes. Raises DataError when there is
-    no story at all.
+    `share` of the films are for test. `kept` says which folder has the frames of a film. The same films give the
+    same bytes. Raises DataError when there is no story at all.
     """
     films = sorted(films, key=lambda one: one.film)
     if not any(one.stories for one in films):
@@ -122,9 +124,9 @@ def assemble(kept: Path, films: Sequence[FilmStories], folder: Path, share: floa
     runs.write_text(folder / CARD, _card(films, for_test, card))
 
 
-def _examples(kept: Path, films: Iterable[FilmStories]) -> Iterator[Example]:
+def _examples(kept: Mapping[str, Path], films: Iterable[FilmStories]) -> Iterator[Example]:
     for film in films:
-        found = {(one.scene, one.frame): one for one in frames.read(kept, film.film)}
+        found = {(one.scene, one.frame): one for one in frames.read(kept[film.film], film.film)}
         for told in film.stories:
             images = [found[place] for place in told.places]
             yield Example(

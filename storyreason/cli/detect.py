@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from storyreason.cli import progress
+from storyreason.errors import DataError
 
 
 def detect(
@@ -44,6 +45,10 @@ def detect(
     finder, looker = Dlib() if faces == "dlib" else None, lookers.named(looks, device)
     with progress.told("frames") as tell:
         report = detecting.detect(frames, out, chosen, looker, finder, batch, tell)
+    if not report.detections:
+        raise DataError(
+            f"Nothing was found in the {report.frames} frames of {frames}: try another detector or threshold."
+        )
     if why := "; ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()) if count):
         typer.echo(f"left out: {why}", err=True)
     typer.echo(

@@ -4,6 +4,7 @@ Films that are done lie beside the output, under a fingerprint of their frames a
 """
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -112,14 +113,15 @@ def detect(
 ) -> Report:
     """Write the detections in the frames of a folder to `out`, completely or not at all; each picture is decoded once.
 
-    Raises DataError for frames that cannot be read, and RunError while another process writes there.
+    Where nothing is found, the table has no rows. Raises DataError for frames that cannot be read, and RunError while another
+    process writes there, or if the disk is full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     counted, report = frames.films(source), Report()
     parts = out.with_name(f".{out.name}.films")
-    models = [detector.identity, looker.identity, finder.identity if finder else ""]
+    models = {"Detector": detector.identity, "Faces": finder.identity if finder else "none", "Looks": looker.identity}
     with runs.lock(parts):
         done = []
         for film, count in counted.items():
@@ -134,15 +136,22 @@ def detect(
             report.frames += count
         tables = [pq.read_table(path, schema=_schema()) for path in done]
         whole = pa.concat_tables(tables)
-        if not whole.num_rows:
-            raise DataError(
-                f"Nothing was found in the {report.frames} frames of {source}: try another detector or threshold."
-            )
         report.detections = whole.num_rows
         report.faces = whole.num_rows - whole.column("face").null_count
-        _write(out, whole)
+        _write(out, whole.replace_schema_metadata({_MODELS: json.dumps(models)}))
     shutil.rmtree(parts, ignore_errors=True)
     return report
+
+
+_MODELS = b"storyreason.models"
+
+
+def models(table: Path) -> dict[str, str]:
+    """The models whose detections are in a table, as `Detector`, `Faces` and `Looks`; empty for a table of others."""
+    import pyarrow.parquet as pq
+
+    found = (pq.read_schema(table).metadata or {}).get(_MODELS, b"{}")
+    return dict(json.loads(found))
 
 
 def _film(
@@ -215,7 +224,7 @@ def _write(path: Path, table: "pa.Table") -> None:
     try:
         runs.write_bytes(path, sink.getvalue().to_pybytes())
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+        raise frames.unwritable(path, error) from error
 
 
 def chosen(found: Sequence[Found], width: int, height: int, left_out: Counter[str]) -> list[Found]:

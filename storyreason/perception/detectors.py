@@ -8,6 +8,7 @@
 | `truth:FOLDER` | a film of `storyreason sample film` in a folder: its boxes, moved and missed at random |
 """
 
+import hashlib
 import inspect
 import json
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 
 from storyreason import model
 from storyreason.errors import ConfigError, DataError, ModelError
+from storyreason.perception import faces
 from storyreason.perception.detecting import Detector, Found
 from storyreason.perception.faces import Dlib
 from storyreason.perception.frames import Frame
@@ -53,6 +55,17 @@ def named(
     return Panoptic(name, stuff, 0.7 if threshold is None else threshold, device)
 
 
+def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), threshold: float | None = None) -> str:
+    """What determines what `named` finds, without loading its weights. Raises ModelError or DataError."""
+    if name.startswith("truth:"):
+        return Truth(Path(name.removeprefix("truth:"))).identity
+    if name == "faces":
+        return f"people by {faces.identity()}"
+    if names:
+        return f"{model.said(name)}, for {', '.join(names)}, from {0.3 if threshold is None else threshold:g}"
+    return f"{model.said(name)}{', stuff: ' * bool(stuff)}{', '.join(stuff)}, from {0.7 if threshold is None else threshold:g}"
+
+
 class Panoptic:
     """A panoptic model. `stuff` names its classes that are stuff, where the model does not say which are.
 
@@ -64,7 +77,7 @@ class Panoptic:
         self._labels = {int(number): label for number, label in self._model.config.id2label.items()}
         self._stuff = self._which_is_stuff(name, stuff)
         self._threshold = threshold
-        self.identity = f"{model.load_identity(name)} {threshold} {sorted(self._stuff)}"
+        self.identity = identity(name, stuff=stuff, threshold=threshold)
 
     def _which_is_stuff(self, name: str, stuff: Sequence[str]) -> set[int]:
         if stuff:
@@ -122,7 +135,7 @@ class Grounded:
         # `landmark: clock tower` is looked for as a clock tower.
         self._labels = {one.rpartition(":")[2].strip().lower(): one.strip() for one in names}
         self._names, self._threshold = list(self._labels), threshold
-        self.identity = f"{model.load_identity(name)} {threshold} {self._labels}"
+        self.identity = identity(name, names, threshold=threshold)
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""
@@ -185,7 +198,8 @@ class Truth:
             self._films[told["film"]] = told
         if not self._films:
             raise DataError(f"{folder} has no truth of films: make some by `storyreason sample film --out {folder}`.")
-        self.identity = f"truth {json.dumps(self._films, sort_keys=True)}"
+        told = json.dumps(self._films, sort_keys=True)
+        self.identity = f"the truth with noise, {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""
@@ -209,9 +223,15 @@ class Truth:
 
 
 def loaded(name: str, kind: str, processor: str, device: str) -> tuple[Any, Any]:
-    """A model in evaluation mode, and its processor. Raises ModelError also for one that lacks some of its weights."""
+    """A model in evaluation mode, and its processor.
+
+    Raises ModelError also for one that lacks some of its weights, and ConfigError if the device is not there.
+    """
+    import torch
     import transformers
 
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"No GPU can be used here, and {name} is to run on {device}: choose the device cpu.")
     try:
         found, info = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
         made = getattr(transformers, processor).from_pretrained(name)

@@ -4,6 +4,7 @@
 All of them are free for any use (Boost, CC0). The fifth file of that package, with 68 landmarks, is not, and is not read.
 """
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,36 @@ from storyreason.errors import ModelError
 from storyreason.perception.detecting import Face
 
 MODELS = "face-recognition-models"
+FILES = ("shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat")
+"""What is read of it: landmarks and embedder."""
 LARGER = 1
 """How often a picture is doubled before faces are looked for: the detector sees none below 80 pixels."""
 CHIP = 150
 """Pixels of a side of the picture that is embedded."""
 
 
+def identity() -> str:
+    """What determines what is found, without loading it: the packages, and the first 16 hex digits of the models' SHA-256.
+
+    Raises ModelError if a package is missing.
+    """
+    digests = []
+    for name in FILES:
+        with (_folder() / name).open("rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest()[:16])
+    return f"dlib {_dlib().__version__}, {MODELS} {metadata.version(MODELS)} ({', '.join(digests)})"
+
+
 class Dlib:
     """Finds faces and embeds them in 128 numbers. Raises ModelError if a package is missing."""
 
     def __init__(self) -> None:
-        import dlib
-
-        folder = _folder()
+        folder, dlib = _folder(), _dlib()
         self._dlib = dlib
         self._detector = dlib.get_frontal_face_detector()
-        self._landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-        self._embedder = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
-        self.identity = f"dlib {dlib.__version__} {MODELS} {metadata.version(MODELS)}"
+        self._landmarks = dlib.shape_predictor(str(folder / FILES[0]))
+        self._embedder = dlib.face_recognition_model_v1(str(folder / FILES[1]))
+        self.identity = identity()
 
     def boxes(self, image: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
         """Box and score (0 to 1) of each face in an RGB picture, uint8 of shape [height, width, 3]."""
@@ -54,6 +67,16 @@ class Dlib:
 
 def _box(one: Any) -> tuple[float, float, float, float]:
     return float(one.left()), float(one.top()), float(one.right()), float(one.bottom())
+
+
+def _dlib() -> Any:
+    try:
+        import dlib
+    except ImportError as error:
+        raise ModelError(
+            "Faces need the package dlib-bin: pip install 'storyreason[build]', or --faces none."
+        ) from error
+    return dlib
 
 
 def _folder() -> Path:

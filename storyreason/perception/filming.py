@@ -74,7 +74,8 @@ def extract(
                 print_ = runs.fingerprint(
                     version=VERSION, film=name, content=sources.fingerprint(path), **asdict(settings)
                 )
-                report = before.get(print_) or _done(out, print_) or _film(name, print_, path, out, settings, tell)
+                part = _part(out, print_)
+                report = before.get(print_) or _done(part) or film(name, path, print_, part, settings, tell)
             except DataError as error:
                 left_out.append(str(error))
                 continue
@@ -108,10 +109,10 @@ def _part(out: Path, fingerprint: str) -> Path:
     return out / "films" / f"{fingerprint}.parquet"
 
 
-def _done(out: Path, fingerprint: str) -> Report | None:
+def _done(part: Path) -> Report | None:
     """The report of a film that an interrupted run has finished."""
     try:
-        (found,) = json.loads(frames.metadata(_part(out, fingerprint))[_KEY])
+        (found,) = json.loads(frames.metadata(part)[_KEY])
     except (DataError, KeyError, ValueError):
         return None
     return Report(**found)
@@ -123,9 +124,13 @@ def _all(out: Path, reports: Sequence[Report], before: dict[str, Report]) -> Ite
         yield from frames.read(out if held else _part(out, report.fingerprint), report.film)
 
 
-def _film(
-    name: str, fingerprint: str, path: Path, out: Path, settings: Settings, tell: Callable[[str, int, int], None]
+def film(
+    name: str, path: Path, fingerprint: str, out: Path, settings: Settings, tell: Callable[[str, int, int], None]
 ) -> Report:
+    """Write the frames of one film to the file `out`, completely or not at all.
+
+    Raises DataError if the film cannot be read, and RunError if the file cannot be written.
+    """
     source = sources.open_film(path)
     report = Report(name, fingerprint)
 
@@ -151,7 +156,7 @@ def _film(
         report.problem = source.problem
 
     # Metadata are written after the frames: what they say is known then.
-    frames.write(_part(out, fingerprint), kept(), lambda: {_KEY: json.dumps([asdict(report)])})
+    frames.write(out, kept(), lambda: {_KEY: json.dumps([asdict(report)])})
     return report
 
 

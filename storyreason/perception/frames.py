@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storyreason.errors import DataError
+from storyreason import runs
+from storyreason.errors import DataError, RunError
 from storyreason.perception.film import sort_key
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def schema() -> "pa.Schema":
 def write(path: Path, frames: Iterable[Frame], metadata: Metadata = dict) -> int:
     """Write frames, in the order they come in, completely or not at all. Returns how many there are.
 
-    `metadata` is called after the last frame. Raises DataError if the file cannot be written.
+    `metadata` is called after the last frame. Raises RunError if the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -79,10 +80,17 @@ def write(path: Path, frames: Iterable[Frame], metadata: Metadata = dict) -> int
             writer.add_key_value_metadata(metadata())
         unfinished.rename(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise unwritable(path, error) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return count
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """The sentence for a table that cannot be written."""
+    if why := runs.disk_fault(error):
+        return RunError(f"{path} cannot be written ({why}): make room, and start again; films that are done are kept.")
+    return RunError(f"{path} cannot be written: {error.strerror or error}.")
 
 
 def metadata(folder: Path) -> dict[str, str]:

@@ -63,15 +63,24 @@ def open_film(path: Path) -> Source:
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a film's bytes; of a folder, of its pictures' names and bytes."""
+    """The SHA-256 of a film's bytes; of a folder, of its pictures' names and bytes. Raises DataError if it cannot be read."""
     digest = hashlib.sha256()
+    try:
+        return _digested(path, digest).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}): copy it again, or leave it out."
+        ) from error
+
+
+def _digested(path: Path, digest: "hashlib._Hash") -> "hashlib._Hash":
     for file in [path] if path.is_file() else [path / name for name in _pictures(path)]:
         if path.is_dir():
             digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    return digest.hexdigest()
+    return digest
 
 
 class Pictures:

@@ -1,8 +1,6 @@
 """A data set of films is built in steps: each computed once, killed and resumed without paying or writing anything twice."""
 
 import json
-import multiprocessing
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import pytest
 from storyreason import dataset
 from storyreason.errors import ConfigError
 from tests.storyreason.authoring import films, scripted
-from tests.tasks.building import contents, whole
+from tests.tasks.building import storm, whole
 
 KILLS = 3
-SEED = 18
 
 
 @pytest.fixture(scope="module")
@@ -76,35 +73,3 @@ def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path
 @pytest.mark.server
 def test_a_build_that_was_killed_at_random_has_the_bytes_of_an_unbroken_one(kept: Path, tmp_path: Path) -> None:
     storm(kept, tmp_path, KILLS)
-
-
-def storm(kept: Path, folder: Path, kills: int, seed: int = SEED) -> tuple[int, int]:
-    """Kill builds `kills` times at random, after some requests or some time, and compare each that completes.
-
-    Gives how many builds completed, and how many requests were paid for twice, because a kill lost the reply.
-    """
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.tasks.building", "tasks.building", "pyarrow.parquet", "pyarrow.compute"])
-    luck, done, left = random.Random(seed), 0, kills
-    with scripted.endpoint() as endpoint:
-        unbroken = contents(whole(kept, folder / "unbroken", endpoint.url))
-        once = len(endpoint.bodies)
-        while left:
-            runs_ = folder / f"stormed-{done}"
-            while left:
-                running = processes.Process(target=whole, args=(kept, runs_, endpoint.url))
-                begun, most, wait = len(endpoint.bodies), luck.randint(0, once), luck.uniform(0, 1)
-                running.start()
-                while running.is_alive() and len(endpoint.bodies) < begun + most:
-                    running.join(0.001)
-                running.join(wait if most == 0 else wait / 20)
-                if not running.is_alive():
-                    assert running.exitcode == 0
-                    break
-                running.kill()
-                running.join()
-                left -= 1
-            assert contents(whole(kept, runs_, endpoint.url)) == unbroken
-            assert not list(runs_.rglob("*.unfinished"))
-            done += 1
-        return done, len(endpoint.bodies) - (done + 1) * once

@@ -97,19 +97,30 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint(script: Script = lambda body, _: right(body)) -> Iterator[Endpoint]:
-    """A server that answers by a script."""
+def endpoint(
+    script: Script = lambda body, _: right(body), models: Sequence[str] | None = None, key: str | None = None
+) -> Iterator[Endpoint]:
+    """A server that answers by a script. It lists `models`, if there are any, to those who have the key."""
     bodies: list[dict[str, Any]] = []
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # a name that http.server wants
+            if key is not None and self.headers["authorization"] != f"Bearer {key}":
+                self._answer(error(401, "wrong key"))
+            else:
+                listed = [{"id": name} for name in models or ()]
+                self._answer(Response(404 if models is None else 200, json.dumps({"data": listed})))
+
         def do_POST(self) -> None:  # a name that http.server wants
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with lock:
                 number = len(bodies)
                 bodies.append(body)
             answer = script(body, number)
-            found = reply(answer) if isinstance(answer, str) else answer
+            self._answer(reply(answer) if isinstance(answer, str) else answer)
+
+        def _answer(self, found: Response) -> None:
             sent = found.body.encode()
             self.send_response(found.status)
             self.send_header("content-length", str(len(sent)))

@@ -42,7 +42,13 @@ def told(folder: Path) -> list[FilmStories]:
 def test_it_passes_the_check_and_keeps_film_scene_seconds_and_source(
     folder: Path, told: list[FilmStories], tmp_path: Path
 ) -> None:
-    assemble(folder, told, tmp_path / "out", 0.34, {"licence": "cc-by-4.0", "Author": "a scripted one"})
+    assemble(
+        {one.film: folder for one in told},
+        told,
+        tmp_path / "out",
+        0.34,
+        {"licence": "cc-by-4.0", "Author": "a scripted one"},
+    )
 
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "out")])
     assert checked.exit_code == 0, checked.output
@@ -72,7 +78,7 @@ def test_the_same_films_in_another_order_give_the_same_bytes(
     again = [FilmStories.from_json(one.to_json()) for one in reversed(told)]
     assert list(reversed(again)) == told
     for name, films_ in (("one", told), ("other", again)):
-        assemble(folder, films_, tmp_path / name, 0.34, {})
+        assemble({one.film: folder for one in told}, films_, tmp_path / name, 0.34, {})
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "other")]
     assert files[0] == files[1] and "No licence was named: do not publish" in files[0]["README.md"].decode()
 
@@ -82,12 +88,12 @@ def test_what_is_left_out_is_counted_and_a_film_alone_is_for_training(
 ) -> None:
     out = LeftOut(told[0].stories[1].story_id, "story", "tag-unclosed", "…")
     one = replace(told[0], stories=told[0].stories[:1], left_out=(out,))
-    assemble(folder, [one], tmp_path, 0.15, {})
+    assemble({one.film: folder for one in told}, [one], tmp_path, 0.15, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "train-00000-of-00001.parquet"]
     assert "- story, `tag-unclosed`: 1" in (tmp_path / "README.md").read_text()
 
     with pytest.raises(DataError, match=r"No film gave a story, most often because of tag-unclosed \(…\)"):
-        assemble(folder, [replace(one, stories=())], tmp_path, 0.15, {})
+        assemble({one.film: folder for one in told}, [replace(one, stories=())], tmp_path, 0.15, {})
 
 
 def test_more_films_never_move_others() -> None:

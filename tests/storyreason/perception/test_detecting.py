@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from storyreason import pictures
-from storyreason.errors import DataError
 from storyreason.perception import Detections, detecting, detectors, filming, frames, looks
 from storyreason.perception.detecting import Face, Found, assigned, chosen
 from storyreason.sample import movie
@@ -138,6 +138,6 @@ def test_where_nothing_is_found(films: Path, tmp_path: Path) -> None:
         def detect(self, frames: Sequence[frames.Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
             return [[] for _ in images]
 
-    with pytest.raises(DataError, match=r"Nothing was found in the .* frames .*: try another detector or threshold"):
-        detecting.detect(films / "frames", tmp_path / "out.parquet", Blind(), looks.named("histogram"))
-    assert not (tmp_path / "out.parquet").exists()
+    report = detecting.detect(films / "frames", tmp_path / "out.parquet", Blind(), looks.named("histogram"))
+    assert report.frames and not report.detections and not pq.read_table(tmp_path / "out.parquet").num_rows
+    assert detecting.models(tmp_path / "out.parquet")["Detector"] == "blind"

@@ -1,0 +1,125 @@
+"""The first steps of a data set of films: the frames of each film, and what is detected in them."""
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from storyreason import runs
+from storyreason.config import RunConfig
+from storyreason.perception import detecting, detectors, faces, filming, frames, looks, sources
+from storyreason.perception.config import FilmsConfig
+from tasks.progress import EVERY, Progress
+from tasks.results import Detected, Extracted
+from tasks.steps import Work, step
+from tasks.tracking import recall
+
+
+@dataclass(frozen=True)
+class Reel:
+    """A film: its name, where it is, and what identifies its content."""
+
+    name: str
+    path: Path
+    content: str
+
+
+def has_frames(place: Path) -> bool:
+    """Whether a folder has the table of frames already; otherwise it is films, or a film."""
+    return (place / frames.FILE).is_file()
+
+
+def reel(name: str, path: Path) -> Reel:
+    """A film that `sources.find` has found. Raises DataError if it cannot be read."""
+    return Reel(name, path, sources.fingerprint(path))
+
+
+class _Told:
+    """Shows how far a film is, once that takes a while."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._since = stage, time.monotonic()
+        self._shown: Progress | None = None
+
+    def __call__(self, film: str, done: int, all: int) -> None:
+        if self._shown is None:
+            if time.monotonic() - self._since < EVERY:
+                return
+            self._shown = Progress(f"films-{self._stage}", f"{self._stage} of {film}")
+        # How many frames a video has is an estimate, and may be too low.
+        self._shown.report(done, max(all, done + 1), f"{self._stage} of {film}: {done:,} of {max(all, done):,} frames")
+
+
+def _extract_named_by(config: RunConfig, film: Reel) -> str:
+    chosen = config.films
+    return runs.fingerprint(
+        step="extract",
+        version=filming.VERSION,
+        film=film.name,
+        content=film.content,
+        settings=[chosen.per_scene, chosen.longest_side],
+    )
+
+
+@step(_extract_named_by, run_name="extract-{film.name}")
+def extract(work: Work, config: RunConfig, film: Reel) -> Extracted:
+    """Cut a film into scenes, and keep the sharp frames of each that differ."""
+    settings = filming.Settings(config.films.per_scene, config.films.longest_side)
+    out = work.folder / frames.FILE
+    report = filming.film(film.name, film.path, work.fingerprint, out, settings, _Told("extract"))
+    get_run_logger().info(
+        "%s: %d of %d frames of %d scenes are kept", film.name, report.kept, report.seen, report.scenes
+    )
+    return Extracted((frames.FILE,), work.fingerprint, film.name, work.folder, report.kept, report.problem or "")
+
+
+Models = tuple[detecting.Detector, detecting.Looker, detecting.FaceFinder | None]
+
+
+@functools.lru_cache(maxsize=1)
+def _models(chosen: FilmsConfig) -> Models:
+    """The models that detect. They stay loaded from film to film, until `unload`."""
+    detector = detectors.named(chosen.detector, chosen.names, chosen.stuff, chosen.threshold, chosen.device)
+    return detector, looks.named(chosen.looks, chosen.device), faces.Dlib() if chosen.faces == "dlib" else None
+
+
+def unload() -> None:
+    """Free the memory of the models that detect."""
+    _models.cache_clear()
+
+
+def check(config: RunConfig, films: list[Reel]) -> bool:
+    """Load the models that detect, unless all films are done: what is missing is said before hours of work.
+
+    Gives whether there is something to do. Raises ConfigError, ModelError or DataError.
+    """
+    fingerprints = (extract.work(config, film).fingerprint for film in films)
+    if all(recall(detect.work(config, Path(), "", one).folder) is not None for one in fingerprints):
+        return False
+    _models(config.films)
+    return True
+
+
+def _detect_named_by(config: RunConfig, kept: Path, name: str, content: str) -> str:
+    chosen = config.films
+    return runs.fingerprint(
+        step="detect",
+        version=detecting.VERSION,
+        frames=content,
+        detector=detectors.identity(chosen.detector, chosen.names, chosen.stuff, chosen.threshold),
+        faces=faces.identity() if chosen.faces == "dlib" else "none",
+        looks=looks.identity(chosen.looks),
+    )
+
+
+@step(_detect_named_by, run_name="detect-{name}")
+def detect(work: Work, config: RunConfig, kept: Path, name: str, content: str) -> Detected:
+    """Find people and things in frames, their faces, and what they look like. `content` identifies the table of frames."""
+    out = work.folder / "detections.parquet"
+    detector, looker, finder = _models(config.films)
+    report = detecting.detect(kept, out, detector, looker, finder, config.films.batch, _Told("detect"))
+    get_run_logger().info("%s: %d detections in %d frames, %d with a face; left out: %s", name, report.detections,
+                          report.frames, report.faces, dict(+report.left_out) or "none")  # fmt: skip
+    return Detected((out.name,), out, report.detections)
