@@ -12,6 +12,7 @@ from storyreason.generation.vllm import VllmServer
 from storyreason.serving.config import ServingConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")  # each of DVC's commands would start a process that reports it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

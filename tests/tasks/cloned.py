@@ -1,7 +1,6 @@
 """A small project with its data under DVC, and fresh clones of it."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +14,7 @@ from tasks import data
 
 
 def run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 def dvc(folder: Path, *arguments: str) -> None:
