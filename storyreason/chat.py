@@ -5,6 +5,7 @@ Training and inference share all of it: system prompt, requests, messages, token
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from storyreason.compat import models
 from storyreason.errors import DataError, ModelError
+from storyreason.format.answer import CLOSE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,6 +158,15 @@ class Encoder:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*encoded, self.tokenizer.convert_tokens_to_ids(self.end)]
 
+    def analysis_length(self, answer: Sequence[int]) -> int:
+        """How many tokens of an answer there are up to the end of its analysis, `</think>`; 0 without one."""
+
+        def ended(length: int) -> bool:
+            return CLOSE in self.tokenizer.decode(answer[:length])
+
+        length = bisect_left(range(len(answer) + 1), True, key=ended)
+        return length if length <= len(answer) else 0
+
     def special_in(self, text: str) -> list[str]:
         """The special tokens of the base that stand in a text."""
         return [token for token in self.special if token in text]
@@ -174,8 +185,12 @@ class Encoder:
         request: str,
         answer: Sequence[int],
         loss: Literal["answer", "all"] = "answer",
+        unlearnt: int = 0,
     ) -> Inputs:
-        """Joins the parts of one example. Labels cover the answer only, or everything but the image tokens (`all`)."""
+        """Joins the parts of one example. Labels cover the answer only, or everything but the image tokens (`all`).
+
+        With `unlearnt` they cover only what comes after that many tokens of the answer.
+        """
         import torch
 
         pixels, grids = pictures
@@ -190,8 +205,8 @@ class Encoder:
         input_ids = torch.tensor([*prompt, *answer])
         is_image = input_ids == image_token
         labels = input_ids.masked_fill(is_image, IGNORED)
-        if loss == "answer":
-            labels[: len(prompt)] = IGNORED
+        if loss == "answer" or unlearnt:
+            labels[: len(prompt) + unlearnt] = IGNORED
         return Inputs(input_ids, labels, is_image.long(), pixels, grids)
 
     def check(self, images: "Sequence[Image]", answer: str) -> None:

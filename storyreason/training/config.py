@@ -124,6 +124,13 @@ class TrainingConfig(BaseModel):
     drop_unmentioned_backgrounds: bool = Field(
         True, description="Drop bg rows from the analysis that the story never mentions."
     )
+    shuffled_pictures: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Share of the stories, drawn anew for each epoch, whose pictures are shown in another order and of which "
+        "only what comes after the analysis is learnt: a story then follows its analysis, not the pictures.",
+    )
     early_stopping: int | None = Field(
         None,
         ge=1,

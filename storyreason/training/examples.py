@@ -36,17 +36,24 @@ class StoryDataset:
         encoder: chat.Encoder,
         config: TrainingConfig,
         prepared: Prepared | None = None,
+        shuffled: float = 0.0,
     ) -> None:
-        """The stories `prepared[row]`; without `prepared`, the examples are prepared here."""
+        """The stories `prepared[row]`; without `prepared`, the examples are prepared here.
+
+        `shuffled`: see `TrainingConfig.shuffled_pictures`. It is for the stories to train on, not those to validate on.
+        """
         self.examples = examples
         self.encoder = encoder
         self.config = config
         self.prepared = Prepared.of(examples, encoder, config) if prepared is None else prepared
+        self.shuffled = shuffled
         self.seen: dict[int, Callable[[], Decoded]] = {}
         """How to load the features of a story's pictures, for the stories whose features are cached."""
         self._pictures: dict[int, Decoded] = {}
         """By row."""
         self._room = CACHE_BYTES
+        self._analyses: dict[int, int] = {}
+        """Tokens of the analyses of shuffled stories, by row."""
         read = np.asarray(rows, np.int64)
         longest = max(chat.REQUESTS, key=lambda request: encoder.prompt_length((1,), request))
         lengths = self._lengths(read, longest)
@@ -89,9 +96,29 @@ class StoryDataset:
 
     def loss_tokens(self, item: Item) -> int:
         """How many tokens of a story the loss covers."""
+        if self.is_shuffled(item):
+            return self.answer_tokens(item[1]) - self._analysis_length(int(self.rows[item[1]]))
         if self.config.loss == "answer":
             return self.answer_tokens(item[1])
         return self.tokens(item) - self.image_tokens(item[1]) - 1  # the first token is never predicted
+
+    def is_shuffled(self, item: Item) -> bool:
+        """Whether a story of several pictures is shown with them in another order in an epoch."""
+        return (
+            self.shuffled > 0
+            and int(self.prepared.images[self.rows[item[1]]]) > 1
+            and self._luck("order", item).random() < self.shuffled
+        )
+
+    def _luck(self, what: str, item: Item) -> random.Random:
+        """Chance of a story in an epoch, the same in every run with the same seed."""
+        return random.Random(f"{what} {self.config.seed} {item[0]} {self.prepared.ids[self.rows[item[1]]]}")
+
+    def _analysis_length(self, row: int) -> int:
+        found = self._analyses.get(row)
+        if found is None:
+            found = self._analyses[row] = self.encoder.analysis_length(self.prepared[row].answer.tolist())
+        return found
 
     def passes(self, item: Item) -> "list[tuple[int, int]]":
         """Tokens, and tokens that the loss covers, of each document of an item."""
@@ -120,7 +147,12 @@ class StoryDataset:
         return {}
 
     def _joined(self, item: Item, pictures: "Decoded") -> chat.Inputs:
-        return self.encoder.join(pictures, self.request(*item), self.story(item[1]).answer.tolist(), self.config.loss)
+        unlearnt = 0
+        if self.is_shuffled(item):
+            pictures = in_another_order(pictures, self._luck("turn", item))
+            unlearnt = self._analysis_length(int(self.rows[item[1]]))
+        answer = self.story(item[1]).answer.tolist()
+        return self.encoder.join(pictures, self.request(*item), answer, self.config.loss, unlearnt)
 
     def decoded(self, index: int) -> "Decoded":
         """Patches and grids of a story's pictures, kept for the next epoch while there is room."""
@@ -139,6 +171,17 @@ class StoryDataset:
         example = self.examples[self.story(index).place]
         images = example.images[: self.config.max_images]
         return self.encoder.pictures(open_frames(images, example.story_id))
+
+
+def in_another_order(pictures: "Decoded", luck: random.Random) -> "Decoded":
+    """Two or more pictures, each at a later one's place and the last ones first."""
+    import torch
+
+    content, grids = pictures
+    of_each = grids.prod(dim=1)
+    parts = content.split((of_each * len(content) // of_each.sum()).tolist())
+    turn = luck.randrange(1, len(parts))
+    return torch.cat(parts[-turn:] + parts[:-turn]), grids.roll(turn, 0)
 
 
 def refuse_long(parts: Sequence[StoryDataset], max_tokens: int) -> None:

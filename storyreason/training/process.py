@@ -147,7 +147,8 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     held_out = dataset.validation_ids(ready.ids)
     train = [row for row, story_id in enumerate(ready.ids) if story_id not in held_out]
     kept = [row for row, story_id in enumerate(ready.ids) if story_id in held_out]
-    stories, validation = (StoryDataset(examples, rows, encoder, job.training, ready) for rows in (train, kept))
+    stories = StoryDataset(examples, train, encoder, job.training, ready, job.training.shuffled_pictures)
+    validation = StoryDataset(examples, kept, encoder, job.training, ready)
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
         raise TrainingError(f"{job.data} has no stories to train on.")

@@ -1,13 +1,15 @@
+import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 
 from storyreason import chat, dataset, model
 from storyreason.errors import TrainingError
 from storyreason.training import Job, TrainingConfig, process
-from storyreason.training.examples import StoryDataset, refuse_long
+from storyreason.training.examples import StoryDataset, in_another_order, refuse_long
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,50 @@ def test_a_story_is_what_the_plan_says_it_is(tiny_examples: list[dataset.Example
         assert (inputs.labels != chat.IGNORED).sum() == made.loss_tokens(item)
     on_all = stories(tiny_examples, encoder, loss="all")
     assert (on_all[0, 0].labels[1:] != chat.IGNORED).sum() == on_all.loss_tokens((0, 0))
+
+
+@pytest.mark.parametrize("loss", ["answer", "all"])
+def test_of_a_story_with_shuffled_pictures_only_the_story_is_learnt(
+    tiny_examples: list[dataset.Example], encoder: chat.Encoder, loss: Literal["answer", "all"]
+) -> None:
+    config = TrainingConfig(loss=loss)
+    plain = StoryDataset(tiny_examples, range(4), encoder, config)
+    made = StoryDataset(tiny_examples, range(4), encoder, config, shuffled=0.5)
+
+    items = [(epoch, index) for epoch in range(20) for index in range(4)]
+    shuffled = [item for item in items if made.is_shuffled(item)]
+
+    assert 20 < len(shuffled) < 60  # of 80
+    assert {index for _, index in shuffled} == {0, 1, 2, 3}  # another half in each epoch
+    for item in items:
+        there, usual = made[item], plain[item]
+        assert torch.equal(there.input_ids, usual.input_ids)
+        assert (there.labels[1:] != chat.IGNORED).sum() == made.loss_tokens(item)
+        if item not in shuffled:
+            assert torch.equal(there.labels, usual.labels)
+            assert torch.equal(there.pixel_values, usual.pixel_values)
+            continue
+        learnt = encoder.tokenizer.decode(there.labels[there.labels != chat.IGNORED])
+        assert "</think>" not in learnt
+        assert tiny_examples[item[1]].story.lstrip("\n<").startswith(learnt.lstrip("\n<")[:200])
+        # each picture stands where another stood
+        size = len(usual.pixel_values) // len(usual.image_grid_thw)
+        before, after = usual.pixel_values.split(size), there.pixel_values.split(size)
+        turn = next(turn for turn in range(len(before)) if torch.equal(after[turn], before[0]))
+        assert turn
+        assert all(torch.equal(one, after[(at + turn) % len(after)]) for at, one in enumerate(before))
+
+
+def test_pictures_of_several_sizes_are_put_in_another_order_with_their_features() -> None:
+    grids = torch.tensor([[1, 2, 4], [1, 4, 4], [1, 2, 2]])
+    for scale in (1, 4):  # patches, and features of four patches each
+        content = torch.repeat_interleave(torch.arange(3), grids.prod(dim=1) // scale)
+        moved, sizes = in_another_order((content, grids), random.Random(1))
+        assert (
+            moved.tolist() == torch.repeat_interleave(moved.unique_consecutive(), sizes.prod(dim=1) // scale).tolist()
+        )
+        assert [int((moved == one).sum()) for one in range(3)] == (grids.prod(dim=1) // scale).tolist()
+        assert not (sizes == grids).all()
 
 
 def test_requests_change_with_epoch_and_seed_and_nothing_else(
