@@ -89,28 +89,27 @@ def get(stored: Stored, folder: Path, say: Say = log.info) -> None:
         wanted = {folder / name: one for name, one in hashes.items()}
         for path in [path for path in folder.rglob("*") if path.is_file() and path not in wanted]:
             path.unlink()  # what a killed fetch left
-        missing = {path: one for path, one in wanted.items() if not _is(path, one)}
+        missing = _not_right(wanted)
         with _told("fetching", stored.bytes, say) as told:
             try:
                 compat.fetch(odb, list(missing.values()), [str(path) for path in missing], told)
             except FileNotFoundError as error:
                 raise _not_whole(one_line(error)) from None
-    for path, one in missing.items():
-        if not _is(path, one):
-            raise RegistryError(
-                f"{path.name} from {address()} is not what was stored there (its MD5 is not {one}): remove "
-                f"{odb.oid_to_path(one)} there, and run `storyreason deploy` where it was registered: that stores it again."
-            )
+    for path, one in _not_right(missing).items():
+        raise RegistryError(
+            f"{path.name} from {address()} is not what was stored there (its MD5 is not {one}): remove "
+            f"{odb.oid_to_path(one)} there, and run `storyreason deploy` where it was registered: that stores it again."
+        )
 
 
-def _is(path: Path, md5: str) -> bool:
-    """Whether a file is there with this content; one with another is removed."""
-    if not path.exists():
-        return False
-    if compat.md5(str(path)) == md5:
-        return True
-    path.unlink()
-    return False
+def _not_right(wanted: Mapping[Path, str]) -> dict[Path, str]:
+    """Which of these files are missing or have another MD5. The latter are removed."""
+    there = [path for path in wanted if path.exists()]
+    found = dict(zip(there, compat.md5s([str(path) for path in there]), strict=True))
+    wrong = {path: md5 for path, md5 in wanted.items() if found.get(path) != md5}
+    for path in wrong:
+        path.unlink(missing_ok=True)
+    return wrong
 
 
 def unreferenced(kept: set[str], older: float) -> dict[str, int]:
