@@ -7,6 +7,7 @@ the next `up` resumes it.
 """
 
 import configparser
+import contextlib
 import os
 import shlex
 import signal
@@ -148,9 +149,8 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
     ports = {"prefect": chosen.prefect_port, "mlflow": chosen.mlflow_port, "gateway": chosen.gateway_port}
     for name in started.keys() & ports.keys():
         _check_free(name, ports[name])
-    home = Path(os.environ["PREFECT_HOME"])
     if parts != VIEWERS:
-        with runs.lock(home, wait=0):  # a flow with its own Prefect server uses the same database
+        with runs.lock(Path(os.environ["PREFECT_HOME"]), wait=0):  # a flow with its own Prefect server uses the same database
             pass
     upgrading.migrate(say)
     ready_file().unlink(missing_ok=True)
@@ -172,9 +172,22 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RunError(f"The supervisor did not start: {' '.join((done.stdout + done.stderr).split())}")
+    _wait_for_guards({f"exec {command}" for command in started.values()})
+
+
+def _wait_for_guards(missing: set[str]) -> None:
+    """Wait until the supervisor has started a guard for each of these commands.
+
+    Between fork and exec a part still has the supervisor's signal handlers: SIGTERM would be lost, and `down` take a minute.
+    """
+    import psutil
+
     deadline = time.monotonic() + END
-    while running() is None and time.monotonic() < deadline:  # it writes its process ID once it is a daemon
-        time.sleep(0.05)
+    while missing and time.monotonic() < deadline:
+        if (pid := running()) is not None:  # it writes its process ID once it is a daemon
+            with contextlib.suppress(psutil.Error):
+                missing -= {word for child in psutil.Process(pid).children() for word in child.cmdline()[-1:]}
+        time.sleep(0.02)
 
 
 def changed_settings(chosen: Settings) -> list[str]:
