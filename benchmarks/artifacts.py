@@ -4,9 +4,9 @@
     python -m benchmarks.artifacts --store s3://storyreason/models --server
 
 The store is a folder on another file system than the files, where nothing can be linked, or an address such as s3://bucket/x.
-`--server` starts the S3 server of the tests (moto, in Python) for it; without it, AWS_ENDPOINT_URL_S3 names another. For S3, what boto3 alone takes to send and to receive the
-same files is measured too, after the same hashing: no client of that server is much faster. Rounds alternate, and medians are
-compared. The project asks for 1.3 at most.
+`--server` starts the S3 server of the tests (moto, in Python) for it; without it, AWS_ENDPOINT_URL_S3 names another. For S3,
+what boto3 alone takes to send and to receive the same files is measured too, after the same hashing: no client of that server
+is much faster. Rounds alternate, and medians are compared. The project asks for 1.3 at most.
 """
 
 import argparse

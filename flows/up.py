@@ -150,7 +150,7 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
     for name in started.keys() & ports.keys():
         _check_free(name, ports[name])
     if parts != VIEWERS:
-        with runs.lock(Path(os.environ["PREFECT_HOME"]), wait=0):  # a flow with its own Prefect server uses the same database
+        with runs.lock(Path(os.environ["PREFECT_HOME"]), wait=0):  # of a flow with its own server, on the same database
             pass
     upgrading.migrate(say)
     ready_file().unlink(missing_ok=True)
