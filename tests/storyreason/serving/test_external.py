@@ -116,6 +116,14 @@ def test_one_that_is_unreachable_is_named(elsewhere: Elsewhere) -> None:
         ExternalEngine(settings(url), "storyteller-7").start()
 
 
+@pytest.mark.parametrize(("names", "serves"), [(["llama-7"], "llama-7"), ([], "nothing")])
+def test_another_model_is_refused_and_what_to_do_is_said(elsewhere: Elsewhere, names: list[str], serves: str) -> None:
+    elsewhere.names = names
+    sentence = rf"serves {serves}, not storyteller and storyteller-7: .*--served-model-name storyteller storyteller-7"
+    with pytest.raises(EngineError, match=sentence):
+        ExternalEngine(settings(elsewhere.url), "storyteller-7").start()
+
+
 def test_a_model_that_is_not_registered_needs_only_the_common_name(elsewhere: Elsewhere) -> None:
     elsewhere.names = ["storyteller"]
     engine = ExternalEngine(settings(elsewhere.url), None)
