@@ -19,11 +19,13 @@ from tasks import settings
 from tests.system.conftest import free_port, wait_for
 
 pytestmark = pytest.mark.server
-# A part that starts a further process, as servers do, and writes down both.
+# A part that starts a further process, as servers do, writes down both, and ends it when it is asked to end.
 PROCFILE = """# two parts
-one: sh -c 'sleep 1000 & echo $$ > "$STORYREASON_RUNS/one.$$"; wait'
+one: sh -c 'trap "kill \\$!; exit" TERM; sleep 1000 & echo $$ > "$STORYREASON_RUNS/one.$$"; wait'
 two: sh -c 'echo 100% of $STORYREASON_PRESET; exec sleep 1000'
 """
+CARELESS = PROCFILE.replace('trap "kill \\$!; exit" TERM; ', "")
+"""The same, but the further process outlives the part: the guard ends it, after its grace."""
 
 
 @pytest.fixture
@@ -67,6 +69,7 @@ def said() -> list[str]:
 
 
 def test_up_twice_starts_once_and_down_leaves_nothing(checkout: Path) -> None:
+    up.PROCFILE.write_text(CARELESS)
     lines = said()
     first = up.running()
     assert first is not None
