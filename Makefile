@@ -9,6 +9,8 @@ STAMP := $(VENV)/installed-$(ACCELERATOR)
 # Two files of tests at a time: while one waits for a server to start, the other computes. They begin in the order that
 # tests/conftest.py gives them, the longest first.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Hundreds of processes that tests start import our code: compiled once, also where this variable keeps Python from it.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 TOOLS := .venv-tools
 # torch's own build for machines without a GPU, for Python 3.11: the same version, published apart, so its hash is given
 # here. It is the only one the CPU lock allows: pip prefers a file whose hash it knows beforehand to a newer one, and would
@@ -56,18 +58,18 @@ ui: $(STAMP)  ## look at runs in Prefect and MLflow, until Ctrl-C (`storyreason 
 
 .PHONY: test
 test: $(STAMP)  ## every test, real servers included
-	$(BIN)/python -m pytest $(TWO) --durations=20
+	$(PYTEST) $(TWO) --durations=20
 
 .PHONY: check
 check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(TWO) -m "not server"
+	$(PYTEST) $(TWO) -m "not server"
 
 .PHONY: coverage
 coverage: $(STAMP)  ## the tests of `make check`, and the lines of code they run (the floor is in pyproject.toml)
-	$(BIN)/python -m pytest $(TWO) -m "not server" --cov --cov-report=term
+	$(PYTEST) $(TWO) -m "not server" --cov --cov-report=term
 
 $(TOOLS): deploy/requirements-tools.txt
 	$(PYTHON) -m venv --clear $@
