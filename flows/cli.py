@@ -97,10 +97,8 @@ def build(
     films: Annotated[
         Path,
         typer.Argument(
-            help="A film (a video, or a folder or archive of pictures), a folder of films, or one with frames.parquet and "
-            "detections.parquet.",
-            exists=True,
-            resolve_path=True,
+            help="A film (a video, or a folder or archive of pictures), a folder of films, a data set like GroundCap (a folder, "
+            "or its name on the Hub), or a folder with frames.parquet and detections.parquet."
         ),
     ],
     preset: Annotated[str, typer.Option(help="The preset whose `films` and `authoring` are used.")] = "sample",
@@ -126,6 +124,7 @@ def build(
 ) -> None:
     """Make a data set of films: see who is in their frames and who is who, have a model write grounded stories, check them, and
     write shards."""
+    place = str(films.resolve() if films.exists() else films)
     preset, _ = _load(preset, override)
     from flows import local, report
 
@@ -137,7 +136,7 @@ def build(
             name: str(path) if path else None
             for name, path in (("detections", detections), ("corrections", corrections))
         }
-        built = flow(str(films), preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
+        built = flow(place, preset, **given, author=author, max_cost=max_cost, licence=licence, target=target,
                      until=until, overrides=override)  # fmt: skip
     report.show_built(built)
 

@@ -59,6 +59,7 @@ def _made_of(film: str) -> Iterator[Path]:
     root = runs.root()
     if (replies := building.calls(film)).is_dir():
         yield replies
+    yield from (folder / "films" / film for folder in root.glob("groundcap/*") if (folder / "films" / film).is_dir())
     for step in ("extract", "sheet", "author", "assemble"):
         for folder in sorted((root / step).glob("*")):
             manifest = runs.read_manifest(folder)

@@ -12,7 +12,10 @@ from storyreason.cli import progress
 def frames(
     films: Annotated[
         list[Path],
-        typer.Argument(help="Videos, folders or archives of pictures, and folders of these. Each is a film."),
+        typer.Argument(
+            help="Videos, folders or archives of pictures, and folders of these, each a film; or a data set like "
+            "GroundCap, on the Hub or in a folder."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write. A run that was interrupted there goes on.")],
     per_scene: Annotated[int, typer.Option(min=1, help="Frames of a scene, at most.")] = 3,

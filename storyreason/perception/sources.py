@@ -1,7 +1,8 @@
 """Films on disk: videos, and folders or archives of pictures.
 
 A folder is one film if it has pictures, or else a folder of films: each video, archive and folder in it is one. In a film's
-folder or archive, pictures in subfolders are in scenes: each subfolder is one.
+folder or archive, pictures in subfolders are in scenes: each subfolder is one. A data set in GroundCap's layout, in a folder or
+on the Hub, is a folder of films, too.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 
 from storyreason import pictures
 from storyreason.errors import DataError
+from storyreason.perception import groundcap
 from storyreason.perception.film import sort_key
 from storyreason.perception.video import Seen, Video, shrunk
 
@@ -129,13 +131,19 @@ class _Decoded:
 
 
 def _films(path: Path) -> list[Path]:
+    if groundcap.names_one(path):
+        path = groundcap.fetched(str(path))
+    if path.is_dir() and groundcap.files(path):
+        path = groundcap.films(path)
     if path.is_dir():
         entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
         if any(_is(one, PICTURES) for one in entries):
             return [path]
         return [one for one in entries if _is(one, (*VIDEOS, *ARCHIVES)) or (one.is_dir() and _pictures(one))]
     if not path.exists():
-        raise DataError(f"There is no {path}: name videos, or folders or archives of pictures.")
+        raise DataError(
+            f"There is no {path}: name videos, folders or archives of pictures, or a data set like GroundCap."
+        )
     return [path]
 
 
