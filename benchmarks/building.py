@@ -2,6 +2,8 @@
 
 python benchmarks/building.py made      cuts, boxes and entities of made films against their truth
 python benchmarks/building.py speed     frames a second by stage, with what comes in packages
+python benchmarks/building.py plan      on paper: 50,000 frames on one machine of 8 GPUs, 10 million on 128 GPUs
+python benchmarks/building.py kills     builds of made films, killed at random over all stages
 """
 
 import json
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import building_plan
 import numpy as np
 import typer
 from scipy.optimize import linear_sum_assignment
@@ -103,6 +106,27 @@ def speed(shots: int = 60) -> None:
         counts = {"decode": read, "frames": read}
         rate = {name: round(counts.get(name, len(kept)) / took, 1) for name, took in seconds.items()}
         _save("speed", {"size": movie.SIZE, "frames": read, "kept": len(kept), "frames a second": rate})
+
+
+@app.command()
+def plan() -> None:
+    """Bytes, hours, cost and bottleneck, and what each figure rests on; nothing is run."""
+    cases = [(50_000, building_plan.Machine("8 H100, 208 cores", 8, 208)),
+             (10_000_000, building_plan.Machine("16 machines of 8 H100, 208 cores each", 128, 3_328))]  # fmt: skip
+    _save("plan", {f"{frames:,} frames": building_plan.plan(frames, machine) for frames, machine in cases})
+
+
+@app.command()
+def kills(times: int = 20, seed: int = 18, films: int = 3, shots: int = 12) -> None:
+    """Kill builds of made films at random, with a scripted author, and compare each that completes with an unbroken one."""
+    from tests.tasks.building import storm
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for number in range(7, 7 + films):
+            movie.write(folder / "films", number, shots)
+        chosen = {"detector": f"truth:{folder / 'films'}", "faces": "none"}
+        _save("kills", dict(sorted(storm(folder / "films", folder, times, seed, films=chosen).items())))
 
 
 def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
