@@ -127,12 +127,17 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     Bad stories, of which there may be 1 %, stay in it and are named: training and evaluation leave them out. Raises
     DataError and changes nothing if `source` lacks a split or does not pass `check`.
     """
+    _refuse_one_split(source)
     for split in SPLITS:
         load(source, split)  # its shards and their columns
+    written = source.name.startswith(beside(folder))  # by `fetched`, which removes it: what is in it needs no copy
     with new_folder(folder) as new:
         for split in SPLITS:
             files = shards(source, split)
-            if all(map(_is_normal, files)):
+            if written:
+                for file in files:
+                    _link(file, new / file.name)
+            elif all(map(_is_normal, files)):
                 for file in files:
                     copy(file, new / file.name)
             else:
@@ -145,6 +150,16 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
         if not change.nothing:
             put(folder, new)
     return change
+
+
+def _refuse_one_split(source: Path) -> None:
+    have = [split for split in SPLITS if list(source.glob(f"**/{split}-*.parquet"))]
+    if len(have) == 1:
+        (lacking,) = set(SPLITS) - set(have)
+        raise DataError(
+            f"{source} has stories for {have[0]} only, and data need some for {lacking}, of other films: divide its files by "
+            f"film, or add it to data that have both (`storyreason data add`)."
+        )
 
 
 def _is_normal(file: Path) -> bool:

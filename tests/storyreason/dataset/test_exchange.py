@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from storyreason import dataset, publishing, sample
-from storyreason.dataset import Example, Origin
+from storyreason.dataset import Example, Origin, changing
 from storyreason.errors import DataError
 from tests.storyreason.dataset import hub
 
@@ -142,6 +142,36 @@ def test_splits_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCa
     with dataset.fetched(str(theirs), tmp_path / "data") as place:
         assert len(dataset.load(place, "train")) == len(EXAMPLES)
     assert f"{theirs}: only train and test are read, not its splits validation." in caplog.messages
+
+
+def test_what_comes_in_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").mkdir()
+    theirs = as_json(tmp_path / "theirs")
+    (theirs / "train.jsonl").rename(theirs / "all.jsonl")
+    rows = (theirs / "all.jsonl").read_text().splitlines(keepends=True)
+    for split, some in (("train", rows[:-2]), ("test", rows[-2:])):
+        (theirs / f"{split}.jsonl").write_text("".join(some))
+    (theirs / "all.jsonl").unlink()
+    written = list[Path]()
+    monkeypatch.setattr(changing, "copy", lambda file, to: written.append(to))
+    with dataset.fetched(str(theirs), tmp_path / "data") as place:
+        kept = {path.name: path.stat().st_ino for path in place.iterdir()}
+        assert not dataset.adopt(tmp_path / "data", place).nothing
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "data").glob("*.parquet")} == kept and not written
+    assert len(dataset.load(tmp_path / "data", "train")) == len(rows) - 2
+
+
+def test_a_source_with_one_split_is_not_taken_for_whole_data(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    theirs = as_json(tmp_path / "theirs")
+    with (
+        pytest.raises(
+            DataError, match=r"theirs has stories for train only, and data need some for test, of other films"
+        ),
+        dataset.fetched(str(theirs), tmp_path / "data") as place,
+    ):
+        dataset.adopt(tmp_path / "data", place)
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_cannot_be_taken_is_said_in_a_sentence(tmp_path: Path) -> None:
