@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import get_run_logger
+from prefect.context import TaskRunContext
 
 from storyreason import runs
 from storyreason.config import RunConfig
@@ -45,7 +46,8 @@ class _Told:
 
     def __call__(self, film: str, done: int, all: int) -> None:
         if self._shown is None:
-            if time.monotonic() - self._since < EVERY:
+            # Without a task run there is nobody to tell, and Prefect would start a server for it.
+            if time.monotonic() - self._since < EVERY or TaskRunContext.get() is None:
                 return
             self._shown = Progress(f"films-{self._stage}", f"{self._stage} of {film}")
         # How many frames a video has is an estimate, and may be too low.
