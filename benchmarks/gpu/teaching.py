@@ -7,7 +7,7 @@ STEPS = 4 if DRY else 120
 
 
 def measure() -> None:
-    """The vision tower's steps, then those of texts and frames, without measuring in between."""
+    """The vision tower's steps, then those of frames, then those of texts and frames, without measuring in between."""
     course = teaching.train(
         WORK / "made",
         STEPS,
@@ -15,7 +15,8 @@ def measure() -> None:
         report_every=STEPS // 2,
         tower_steps=STEPS,
         evaluated=16,
-        reading_steps=STEPS,
+        reading_steps=0,
+        both_steps=STEPS,
         device=DEVICE,
     )
     lines = list(course)

@@ -35,7 +35,11 @@ def base(
     out: Annotated[Path, typer.Option(help="Model folder to write. An existing one is replaced.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 1800,
     text_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens of texts to look back into, in each step (a trial: 4096).")
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens of texts, in each of 1,500 more steps, to learn to look back into (4096); 0: no such steps.",
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and the lessons.")] = 0,
     processes: Annotated[int, typer.Option(min=1, max=16, help="On a CPU: processes, each with one thread.")] = 2,

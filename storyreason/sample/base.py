@@ -245,8 +245,8 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
     if facts["text_tokens"]:
         looks_back = " It looks up what its text has said before."
         read = (
-            f"- {facts['text_tokens']} tokens of random notes, lists and rows in each step, and "
-            f"{facts['reading_steps']} steps of them before the first frame"
+            f"- then steps of {facts['text_tokens']} tokens of random notes, lists and rows: {facts['reading_steps']}; of "
+            f"both: {facts['both_steps']}"
         )
     lines = [
         "# Tiny base model of the sample world",
@@ -258,6 +258,7 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
         "",
         f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
         *([read] if read else []),
+        *([f"- unfinished: after step {facts['step']} of {facts['of']}"] if facts["step"] < facts["of"] else []),
         *(f"- {title}: {facts[name]:.3f}" for name, title in _FIGURES.items() if name in facts),
     ]
     if "seconds" in facts:

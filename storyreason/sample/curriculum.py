@@ -12,8 +12,6 @@ from storyreason.sample.recall import a_text
 
 Batch = dict[str, Any]
 """What `batch_of` makes."""
-LONG = 0.3
-"""The fraction of the training after which lessons take looking back to answers of before, and frames have other sizes."""
 TEXT_SIZES = (128, 256, 512, 512, 1024, 1024, 1536)
 """Tokens of a text lesson; those of a step have one size. A story looks back as far as 800 tokens: with 1,024 at most, and
 mostly less, 20 % of nonsense words' tokens were repeated right from there after 330 steps of both; with these, 34 % after 400."""
@@ -24,14 +22,23 @@ class Course:
     """The settings of one training of a base; the same in every process."""
 
     steps: int
+    """Steps of frames alone."""
     text_tokens: int
     reading_steps: int
+    """Steps of texts alone, after those of frames; 0 without texts."""
+    both_steps: int
+    """Steps of texts and frames, at the end; 0 without texts."""
     seed: int
     processes: int
     report_every: int
     tower_steps: int
     evaluated: int
     device: str
+
+    @property
+    def total(self) -> int:
+        """All steps but those of the tower."""
+        return self.steps + self.reading_steps + self.both_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +56,15 @@ class Batches:
         course = self.course
         luck = random.Random(f"base/{course.seed}/{number}/{self.rank}")
         frames, tokens = FRAMES_PER_STEP // course.processes, course.text_tokens // course.processes
-        done = (number - course.reading_steps) / course.steps
-        if not tokens:
-            return [lessons(luck, done, frames)]
+        if number <= course.steps:
+            return [lessons(luck, number / course.steps, frames)]
         # The same sizes in every process, so that none waits for another.
         shared = random.Random(f"sizes/{course.seed}/{number}")
-        read = texts(luck, shared, tokens, easy=done <= 0)
-        if done <= 0:
+        read_alone = number <= course.steps + course.reading_steps
+        read = texts(luck, shared, tokens, easy=read_alone)
+        if read_alone:
             return [read]
-        return [read, lessons(luck, done, frames) if done < LONG else long_lessons(luck, shared, frames)]
+        return [read, long_lessons(luck, shared, frames) if number % 2 else lessons(luck, 1.0, frames)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,17 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     out = tmp_path / "base"
-    training = train(out, 4, 256, processes=2, report_every=2, tower_steps=3, evaluated=16, reading_steps=2)
+    training = train(
+        out, 2, 256, processes=2, report_every=2, tower_steps=3, evaluated=16, reading_steps=2, both_steps=2
+    )
     told: list[BaseProgress] = list(training)
 
     assert [progress.step for progress in told] == [0, 2, 4, 6]
     assert told[0].tower is not None
-    assert math.isnan(told[1].loss)  # texts alone
-    assert told[3].loss < told[2].loss
-    assert told[3].text_loss < told[1].text_loss
+    assert math.isnan(told[1].text_loss)  # frames alone
+    assert math.isnan(told[2].loss)  # texts alone
+    assert told[3].loss < told[1].loss
+    assert told[3].text_loss < told[2].text_loss
     assert told[-1].f1 is not None
     assert "from 800 tokens back" in str(told[-1])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
@@ -32,8 +35,9 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
     assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
     card = (tmp_path / "base" / "README.md").read_text()
-    assert "- steps of 16 frames: 4" in card
-    assert "- 256 tokens of random notes" in card
+    assert "- steps of 16 frames: 2\n" in card
+    assert "- then steps of 256 tokens of random notes, lists and rows: 2; of both: 2\n" in card
+    assert "unfinished" not in card
     assert "copy accuracy at 200 tokens back" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
@@ -41,7 +45,9 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
 @pytest.mark.server
 def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     def started(name: str) -> Generator[BaseProgress, None, None]:
-        return train(tmp_path / name, 2, 256, processes=1, report_every=2, tower_steps=2, evaluated=16, reading_steps=2)
+        return train(
+            tmp_path / name, 1, 256, processes=1, report_every=2, tower_steps=2, evaluated=16, reading_steps=1, both_steps=2
+        )
 
     whole = list(started("whole"))
     killed = started("killed")
@@ -62,13 +68,13 @@ def test_other_processes_draw_the_same_batches() -> None:
     import torch
 
     course = Course(
-        steps=2, text_tokens=256, reading_steps=1, seed=0, processes=1, report_every=1, tower_steps=1, evaluated=16,
-        device="cuda",
+        steps=1, text_tokens=256, reading_steps=1, both_steps=2, seed=0, processes=1, report_every=1, tower_steps=1,
+        evaluated=16, device="cuda",
     )  # fmt: skip
     batches = Batches(make_processor(vocabulary_texts()), course, rank=0)
-    alone, ahead = ([batch for step in drawn(batches, 0, 3, device) for batch in step] for device in ("cpu", "cuda"))
+    alone, ahead = ([batch for step in drawn(batches, 0, 4, device) for batch in step] for device in ("cpu", "cuda"))
 
-    assert ["pixel_values" in batch for batch in alone] == [False, False, True, False, True]
+    assert ["pixel_values" in batch for batch in alone] == [True, False, False, True, False, True]
     for one, other in zip(alone, ahead, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
