@@ -46,7 +46,15 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
 def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     def started(name: str) -> Generator[BaseProgress, None, None]:
         return train(
-            tmp_path / name, 1, 256, processes=1, report_every=2, tower_steps=2, evaluated=16, reading_steps=1, both_steps=2
+            tmp_path / name,
+            1,
+            256,
+            processes=1,
+            report_every=2,
+            tower_steps=2,
+            evaluated=16,
+            reading_steps=1,
+            both_steps=2,
         )
 
     whole = list(started("whole"))
