@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,8 @@ def s3() -> Iterator[S3]:
     host, port = server.get_host_and_port()
     store = S3(f"http://{host}:{port}", server)
     try:
+        # all servers of a process share what they hold: another module may have left something
+        urllib.request.urlopen(urllib.request.Request(f"{store.url}/moto-api/reset", method="POST"), timeout=60).close()
         store._client().create_bucket(Bucket="storyreason")
         yield store
     finally:
