@@ -112,10 +112,10 @@ def _entry(form: str, key: str, value: str) -> str:
     return form.format(key=key, value=value)
 
 
+_TOLD = ("{key} = {value}", "{key}: {value}", "{key} is {value}", "[{key}]{value}", "{key}/{value}")
+"""With and without a space before the value: those are different tokens, ` Leo` and `Leo`."""
 _FORMS = (
-    "{key} = {value}",
-    "{key}: {value}",
-    "{key} is {value}",
+    *_TOLD,
     "{value} ({key})",
     '"{key}": "{value}"',
     "{value}, {key}",
@@ -124,7 +124,7 @@ _FORMS = (
 
 def _notes(characters: int, luck: random.Random) -> tuple[Turn, ...]:
     """Keys with their values, in the question or in the own answer, and then some of them again."""
-    form, told = luck.choice(_FORMS), luck.choice(_FORMS[:3])
+    form, told = luck.choice(_FORMS), luck.choice(_TOLD)
     values: list[str] = []
     while sum(map(len, values)) + 7 * len(values) < 0.6 * characters:
         values.append(_value(luck))
@@ -166,7 +166,9 @@ def _shelves(characters: int, luck: random.Random) -> tuple[Turn, ...]:
         blocks.append("\n".join((f"{place} {number}", *rows)))
     if luck.random() < 0.3:
         shown = [luck.sample(here, len(here)) for here in shown]
-    form = luck.choice(("{key} {value}", "{value} ({key})", "[{key}] {value}", "{key}: {value}", "{key}"))
+    form = luck.choice(
+        ("{key} {value}", "{value} ({key})", "[{key}]{value}", "{key}/{value}", "{key}: {value}", "{key}")
+    )
     verb, comma = luck.choice((" has ", ": ", " shows ", " - ")), luck.choice((", ", " and ", "; ", ". "))
     told = [
         f"{place} {number}{verb}{comma.join(_entry(form, key, names[key]) for key in here)}."
