@@ -61,7 +61,7 @@ BYTES = {
     "stories and analyses": 4 * REPLY / STORY,
     "shards (pictures once more)": 250_000,
 }
-"""Of a kept frame. The sizes of pictures are assumed, the others follow from the tables' columns."""
+"""Bytes per kept frame. Picture sizes are assumed; the rest follows from the tables' columns."""
 
 
 def plan(frames: int, machine: Machine) -> dict[str, object]:

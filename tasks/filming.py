@@ -44,14 +44,16 @@ class _Told:
         self._stage, self._since = stage, time.monotonic()
         self._shown: Progress | None = None
 
-    def __call__(self, film: str, done: int, all: int) -> None:
+    def __call__(self, film: str, done: int, count: int) -> None:
         if self._shown is None:
             # Without a task run there is nobody to tell, and Prefect would start a server for it.
             if time.monotonic() - self._since < EVERY or TaskRunContext.get() is None:
                 return
             self._shown = Progress(f"films-{self._stage}", f"{self._stage} of {film}")
         # How many frames a video has is an estimate, and may be too low.
-        self._shown.report(done, max(all, done + 1), f"{self._stage} of {film}: {done:,} of {max(all, done):,} frames")
+        self._shown.report(
+            done, max(count, done + 1), f"{self._stage} of {film}: {done:,} of {max(count, done):,} frames"
+        )
 
 
 def _extract_named_by(config: RunConfig, film: Reel) -> str:

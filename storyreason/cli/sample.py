@@ -38,7 +38,7 @@ def base(
         int,
         typer.Option(
             min=0,
-            help="Tokens of texts, in each of 1,500 more steps, to learn to look back into (4096); 0: no such steps.",
+            help="Tokens of texts in each step of a second part, which teaches it to look back (4096); 0: no second part.",
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and the lessons.")] = 0,

@@ -51,8 +51,8 @@ def named(
     if name == "faces":
         return People(Dlib())
     if names:
-        return Grounded(name, names, 0.3 if threshold is None else threshold, device)
-    return Panoptic(name, stuff, 0.7 if threshold is None else threshold, device)
+        return Grounded(name, names, _least(names, threshold), device)
+    return Panoptic(name, stuff, _least(names, threshold), device)
 
 
 def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), threshold: float | None = None) -> str:
@@ -61,9 +61,15 @@ def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), th
         return Truth(Path(name.removeprefix("truth:"))).identity
     if name == "faces":
         return f"people by {faces.identity()}"
-    if names:
-        return f"{model.said(name)}, for {', '.join(names)}, from {0.3 if threshold is None else threshold:g}"
-    return f"{model.said(name)}{', stuff: ' * bool(stuff)}{', '.join(stuff)}, from {0.7 if threshold is None else threshold:g}"
+    told = f"for {', '.join(names)}, " if names else f"stuff: {', '.join(stuff)}, " if stuff else ""
+    return f"{model.said(name)}, {told}from {_least(names, threshold):g}"
+
+
+def _least(names: Sequence[str], threshold: float | None) -> float:
+    """The least score of what is found: by default 0.3 for a Grounding DINO, which is given names, and 0.7 for others."""
+    if threshold is not None:
+        return threshold
+    return 0.3 if names else 0.7
 
 
 class Panoptic:

@@ -107,6 +107,10 @@ def test_a_film_that_breaks_off_is_kept_up_to_there(films: Path, tmp_path: Path)
     assert kept.kept and "broken.mkv breaks off after" in kept.problem
     again = filming.extract.compute(config(""), filming.reel("broken", broken))  # from its manifest
     assert again == kept
+    broken.write_bytes(whole_)
+    with disable_run_logger():
+        mended = filming.extract.compute(config(""), filming.reel("broken", broken))
+    assert mended.folder != kept.folder and mended.kept > kept.kept and not mended.problem
 
 
 def test_a_full_disk_is_no_fault_of_the_film(films: Path, tmp_path: Path) -> None:

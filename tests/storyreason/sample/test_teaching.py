@@ -8,7 +8,7 @@ import pytest
 
 from storyreason.sample.base import box_f1, vocabulary_texts
 from storyreason.sample.curriculum import Batches, Course, drawn
-from storyreason.sample.teaching import BaseProgress, train
+from storyreason.sample.teaching import BaseProgress, _rate, train
 from storyreason.sample.tokenizer import make_processor
 
 
@@ -69,6 +69,20 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) ->
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def test_the_rate_falls_and_rises_again_for_what_follows_the_frames() -> None:
+    course = Course(
+        steps=1800, text_tokens=4096, reading_steps=150, both_steps=1350, seed=0, processes=1, report_every=1,
+        tower_steps=0, evaluated=16, device="cpu",
+    )  # fmt: skip
+    rates = [_rate(step, course) for step in range(course.total)]
+
+    for begin, end in ((0, 1800), (1800, 3300)):
+        assert rates[begin] == 0.01
+        assert rates[begin + 100] == pytest.approx(1)
+        assert rates[end - 1] == pytest.approx(0.02, abs=1e-4)
+        assert rates[begin + 100 : end] == sorted(rates[begin + 100 : end], reverse=True)
 
 
 @pytest.mark.server
