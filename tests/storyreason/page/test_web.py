@@ -88,6 +88,7 @@ def test_more_images_than_the_model_takes_are_refused_when_they_are_added(
     shown.click("nav >> text=Read")
     add(shown, [*files, *files, *files][:4])
     shown.click("nav >> text=Tell")
+    shown.wait_for_selector(".form > .fault:not(:empty)")  # the page hears of its new address after the click
     assert shown.locator(".send").is_disabled()
     assert shown.inner_text(".form > .fault") == "The model takes at most 3 images: remove 4."
 
