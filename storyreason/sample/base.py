@@ -14,7 +14,7 @@ from storyreason import pictures, runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
 from storyreason.sample.drawing import draw, encode
-from storyreason.sample.lessons import Lesson, Turn, a_lesson, a_size, locate, read_boxes
+from storyreason.sample.lessons import COUNT, Lesson, Turn, a_lesson, a_size, locate, read_boxes
 from storyreason.sample.plot import tales
 from storyreason.sample.recall import recalling
 from storyreason.sample.staging import resized
@@ -139,10 +139,12 @@ def _offsets(tokenizer: Any, ids: list[int]) -> list[int]:
 
 
 def about(turn: Turn, offsets: list[int]) -> list[int]:
-    """Which picture, from 0, the answer is about at each offset.
+    """Which picture, from 0, the answer is about at each offset; -100 if it is how many they are.
 
     A line that begins with `Picture 3: ` is about 2, the answer to `Describe image 3.` too, to `Describe the image.` 0.
     """
+    if turn.question in COUNT:
+        return [-100] * len(offsets)
     lines = [(line.start(), int(line[1]) - 1) for line in re.finditer(r"^Picture ([0-9]): ", turn.answer, re.MULTILINE)]
     named = re.search(r"\bimage ([0-9])", turn.question)
     whole = [(0, int(named[1]) - 1 if named else 0)]

@@ -108,7 +108,7 @@ def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
 
 def long_lessons(luck: random.Random, shared: random.Random, frames: int) -> list[Lesson]:
     """Lessons that take looking back, with about `frames` frames; `shared` chooses how many are in each."""
-    count = shared.choice((1, 1, 2, 4, 5, 7))
+    count = shared.choice((1, 1, 2, 3, 4, 5, 6, 7))
     short = count == 1 and shared.random() < 0.5
     return [(a_lesson if short else a_long_lesson)(count, luck) for _ in range(max(1, round(frames / count)))]
 

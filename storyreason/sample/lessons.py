@@ -40,6 +40,7 @@ ROUND = (
 )
 NAMES = ("Name again what each picture shows.", "List the labels of each picture.")
 AGAIN = ("Repeat your answer about {where}.",)
+COUNT = ("How many pictures are there?", "Count the pictures.")
 _VERBS = {"stand": ("stood", "waited", "paused"), "wave": ("waved", "beckoned"), "walk": ("walked", "strolled")}
 
 
@@ -92,8 +93,8 @@ def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int
 def a_long_lesson(count: int, luck: random.Random, part: Part = "train") -> Lesson:
     """`count` unrelated frames of one random size, and questions that take looking back.
 
-    Either one question about all frames and then one about their labels, or a question about each and then one that asks
-    for an answer of before.
+    Either one question about all frames and then one about their labels; or how many they are, a question about each, and
+    one that asks for an answer of before.
     """
     size = a_size(luck) if luck.random() < OTHER_SIZES else (WIDTH, HEIGHT)
     lesson = a_lesson(count, luck, part)
@@ -103,8 +104,8 @@ def a_long_lesson(count: int, luck: random.Random, part: Part = "train") -> Less
     order = luck.sample(range(count), count)
     turns = [_turn(frames[index], _where(index, count), luck) for index in order]
     again = luck.randrange(count)
-    turns.append(Turn(luck.choice(AGAIN).format(where=_where(order[again], count)), turns[again].answer))
-    return Lesson(frames, tuple(turns))
+    repeated = Turn(luck.choice(AGAIN).format(where=_where(order[again], count)), turns[again].answer)
+    return Lesson(frames, (Turn(luck.choice(COUNT), str(count)), *turns, repeated))
 
 
 def a_round(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:

@@ -19,6 +19,7 @@ from storyreason.sample import tower
 from storyreason.sample.base import BACK, about, batch_of, copy_accuracy, vocabulary_texts
 from storyreason.sample.drawing import Frame, PlacedEntity
 from storyreason.sample.lessons import (
+    COUNT,
     Lesson,
     Turn,
     a_lesson,
@@ -90,6 +91,14 @@ def test_an_answer_about_each_picture_in_turn_is_about_each_picture_in_turn() ->
         assert about(turn, [*begins, begins[1] - 1]) == [0, 1, 2, 0]
     boxes, names = ([line.partition(": ")[2] for line in turn.answer.splitlines()] for turn in turns)
     assert [", ".join(label for _, label in read_boxes(line)) + "." for line in boxes] == names
+
+
+def test_how_many_pictures_there_are_is_asked_before_an_answer_tells_and_is_about_none_of_them() -> None:
+    luck = random.Random(7)
+    first = [(count, a_long_lesson(count, luck).turns[0]) for count in range(1, 8) for _ in range(10)]
+    counted = [(count, turn) for count, turn in first if turn.question in COUNT]
+    assert {count for count, _ in counted} == set(range(1, 8))
+    assert all(turn.answer == str(count) and about(turn, [0, 1]) == [-100, -100] for count, turn in counted)
 
 
 def test_what_is_given_of_an_answer_is_read_and_not_learnt() -> None:
