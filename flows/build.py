@@ -11,7 +11,7 @@ from storyreason.authoring import estimating
 from storyreason.config import RunConfig
 from storyreason.errors import DataError
 from storyreason.perception import sources
-from tasks import building, data, filming
+from tasks import building, builds, data, filming
 from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.filming import Reel
@@ -63,15 +63,37 @@ def build(
         overrides: Everything else, as `--set` takes it: authoring.attempts=5, one in a line.
     """
     config = form.chosen(preset, overrides, author=author, max_cost=max_cost)
-    logger, outcome = get_run_logger(), Built()
-    place, cost, known = Path(films), 0.0, list[Footage]()
+    outcome = Built()
+    with builds.recorded(films, preset) as record:
+        tables = _tables(config, Path(films), detections, until, outcome)
+        known, cost = _recognized(config, tables, Path(corrections) if corrections else None, outcome)
+        if until == "sheets":
+            return outcome
+        folder = _written(config, known, cost, licence or "", outcome)
+        if target:
+            _refuse_one_film(folder)
+            outcome.version = data.change(target, str(folder), dataset.adopt)
+            get_run_logger().info("%s", outcome.version)
+            record.publish(folder, target)
+        record.end()
+    return outcome
+
+
+def _tables(config: RunConfig, place: Path, detections: str | None, until: Stage, outcome: Built) -> list[Tables]:
     given = detections or filming.has_frames(place)
-    tables = [_given(place, detections)] if given else _detected(config, place, until, outcome)
+    return [_given(place, detections)] if given else _detected(config, place, until, outcome)
+
+
+def _recognized(
+    config: RunConfig, tables: list[Tables], corrections: Path | None, outcome: Built
+) -> tuple[list[Footage], float]:
+    """The films with their entities, shown on contact sheets, and what naming landmarks has cost."""
+    logger, cost, known = get_run_logger(), 0.0, list[Footage]()
     for table in tables:
         if config.authoring.landmarks:
             named = building.landmarks(config, table, cost)
             table, cost = Tables(table.kept, named.detections), cost + named.cost
-        recognized = building.recognize(table.detections, Path(corrections) if corrections else None)
+        recognized = building.recognize(table.detections, corrections)
         for sentence in recognized.left_out:
             logger.warning("%s", sentence)
         known += building.footage(table, recognized.ids)
@@ -79,20 +101,18 @@ def build(
         outcome.sheets[film.film] = str(building.sheet(film).page)
     outcome.expected = estimating.sentence(building.expected(config.authoring, known))
     logger.info("%d films; expected: %s", len(known), outcome.expected)
-    if until == "sheets":
-        return outcome
+    return known, cost
 
+
+def _written(config: RunConfig, films: list[Footage], cost: float, licence: str, outcome: Built) -> Path:
+    """The folder of the data set; `cost` is what was spent before."""
     authored: list[Authored] = []
-    for film in known:
+    for film in films:
         authored.append(building.author(config, film, cost + sum(one.cost for one in authored)))
     outcome.stories, outcome.left_out = sum(one.told for one in authored), sum(one.left_out for one in authored)
-    folder = building.assemble(config, known, authored, licence or "").folder
+    folder = building.assemble(config, films, authored, licence).folder
     outcome.folder = str(folder)
-    if target:
-        _refuse_one_film(folder)
-        outcome.version = data.change(target, str(folder), dataset.adopt)
-        logger.info("%s", outcome.version)
-    return outcome
+    return folder
 
 
 def _given(place: Path, detections: str | None) -> Tables:

@@ -13,12 +13,14 @@ from typing import Any
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state as gateway
-from tasks import artifacts, bases, cache, registry
+from tasks import artifacts, bases, builds, cache, registry
 from tasks.faults import plainly
 from tasks.results import RESULTS, TRAINING
 
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
 
+NAMED = 5
+"""Folders of one kind that a report names; more are counted."""
 UNREGISTERED = 86400.0
 """Seconds that bytes may be in the store of versions before a version has them."""
 
@@ -39,8 +41,9 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     """What can be removed when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
     These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
-    version, except the newest `keep`; checkpoints of complete trainings; and cached data and features that are not among
-    the newest `keep` of their kind. Raises RunError while a job runs, unless the caller only means to `look`.
+    version, except the newest `keep`; checkpoints of complete trainings; cached data and features that are not among
+    the newest `keep` of their kind; and what the newest `keep` builds of data sets do not use. Raises RunError while a job
+    runs, unless the caller only means to `look`.
     """
     if not look:
         refuse_while_running()
@@ -72,6 +75,7 @@ def plan(keep: int, look: bool = False) -> list[Item]:
         made = sorted(_folders(root / kind), key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
     items += [_item(folder, "a base that no version goes over") for folder in bases.unreferenced()]
+    items += [_item(folder, what) for folder, what in builds.removable(keep)]
     in_use = {Path(version.folder) for version in kept} | {Path(folder) for folder in _served()}
     items = [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
     items = [item for item in items if not cache.is_held(item.path)]  # a `tell` or a notebook loads it
@@ -98,6 +102,7 @@ def remove(items: list[Item]) -> None:
             artifacts.remove(item.stored)
         elif cache.remove(item.path):
             removed.append(item.path)
+    builds.sweep()
     for version in versions:
         gone = any(_holds(path, Path(version.folder)) for path in removed)
         if gone and version.stored is None and "cleaned" not in registry.tags_of(version):
@@ -134,7 +139,8 @@ def _all() -> list[registry.Version]:
 def refuse_while_running() -> None:
     """Raises RunError when a step's folder, or a flow's Prefect server, is held by a process, or a flow run is active."""
     root = runs.root()
-    held = [root / "prefect", *(folder for step in RESULTS for folder in _folders(root / step))]
+    steps = (*RESULTS, "change")
+    held = [root / "prefect", *(folder for step in steps for folder in _folders(root / step))]
     for folder in held:
         for place in (folder, folder / "flow"):
             if (place / ".lock").exists():
@@ -192,10 +198,22 @@ def _item(path: Path, what: str) -> Item:
 
 
 def report(items: list[Item], removed: bool) -> str:
-    """One line per folder, and the total."""
+    """One line per folder, or for many of one kind, and the total."""
     if not items:
         return "nothing to remove: all that is in runs/ is in use or among the newest"
-    lines = [f"{item.bytes / 1e6:10,.1f} MB  {item.what}: {item.path}" for item in items]
+    kinds: dict[tuple[str, Path], list[Item]] = {}
+    for item in items:
+        kinds.setdefault((item.what, item.path.parent), []).append(item)
+    lines = []
+    for (what, place), of_kind in kinds.items():
+        if len(of_kind) > NAMED:
+            lines.append(_line(sum(item.bytes for item in of_kind), f"{what}, {len(of_kind)} times", place))
+        else:
+            lines += [_line(item.bytes, what, item.path) for item in of_kind]
     total = sum(item.bytes for item in items) / 1e6
     verb = "removed" if removed else "would be removed"
     return "\n".join([*lines, f"{len(items)} items, {total:,.1f} MB, {verb}"])
+
+
+def _line(size: int, what: str, place: Path) -> str:
+    return f"{size / 1e6:10,.1f} MB  {what}: {place}"

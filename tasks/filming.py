@@ -14,7 +14,7 @@ from storyreason.perception import detecting, detectors, faces, filming, frames,
 from storyreason.perception.config import FilmsConfig
 from tasks.progress import EVERY, Progress
 from tasks.results import Detected, Extracted
-from tasks.steps import Work, step
+from tasks.steps import USED, Work, step
 from tasks.tracking import recall
 
 
@@ -34,6 +34,8 @@ def has_frames(place: Path) -> bool:
 
 def reel(name: str, path: Path) -> Reel:
     """A film that `sources.find` has found. Raises DataError if it cannot be read."""
+    if path.is_relative_to(runs.root()):  # GroundCap's pictures
+        USED.get()(path)
     return Reel(name, path, sources.fingerprint(path))
 
 

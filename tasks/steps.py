@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec
@@ -15,6 +16,8 @@ from tasks.results import RESULTS, Result, from_manifest, to_manifest
 from tasks.tracking import recall
 
 P = ParamSpec("P")
+USED: ContextVar[Callable[[Path], None]] = ContextVar("used", default=lambda folder: None)
+"""Is told the folder of each step that is called, before it is looked for or computed."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,14 @@ class Step(Generic[P, Result]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """The result, from the cache if it is complete. Only in a flow."""
-        work = self.work(*args, **kwargs)
+        work = self._used(*args, **kwargs)
         told = self.task(work)(work, *args, **kwargs)
         # Prefect's copy may name files where a checkout was before it moved: the manifest on disk is the truth.
         return self._result(work, runs.read_manifest(work.folder) or told)
 
     def compute(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """The result without Prefect: no retries, and no cache except the manifest."""
-        work = self.work(*args, **kwargs)
+        work = self._used(*args, **kwargs)
         return self._result(work, self._task.fn(work, *args, **kwargs))
 
     def work(self, *args: P.args, **kwargs: P.kwargs) -> Work:
@@ -90,6 +93,11 @@ class Step(Generic[P, Result]):
             persist_result=True,
             refresh_cache=recall(work.folder) is None,
         )
+
+    def _used(self, *args: P.args, **kwargs: P.kwargs) -> Work:
+        work = self.work(*args, **kwargs)
+        USED.get()(work.folder)
+        return work
 
     def _result(self, work: Work, manifest: dict[str, Any]) -> Result:
         return from_manifest(self._kind, manifest, str(work.folder))

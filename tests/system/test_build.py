@@ -9,6 +9,7 @@ import pytest
 
 from storyreason import dataset
 from storyreason.sample import movie
+from tasks import builds
 from tests.storyreason.authoring import scripted
 from tests.storyreason.perception import videos
 from tests.system.conftest import Project
@@ -65,6 +66,10 @@ def test_films_become_a_data_version_that_a_retraining_takes(project: Project, f
         assert "nothing changed" in project.run(*build, "--licence", "cc-by-4.0", "--target", "films.dvc")
         assert len(endpoint.bodies) == asked
         assert {path: path.stat().st_mtime_ns for path in seen} == seen
+
+    (record,) = map(builds.Record, (project.runs / "builds").iterdir())
+    assert list(record.published.values()) == ["films.dvc"] and len(record.folders) == len(set(record.folders)) + 1
+    assert {name.partition("/")[0] for name in record.folders} == set(builds.FOLDERS) - {"groundcap", "landmarks"}
 
     data = project.folder / "films"
     assert "license: cc-by-4.0" in (data / "README.md").read_text()

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state
-from tasks import cache, cleaning, registry, tracking
+from tasks import builds, cache, cleaning, registry, tracking
 
 
 @pytest.fixture
@@ -125,6 +125,30 @@ def test_unfinished_trainings_and_fetched_data_are_removed_except_the_newest(roo
     assert left(root, "train") == {5, 8}
     assert list((work("train", 8)).glob("checkpoint-5"))  # it may be gone on with
     assert [folder.name for folder in (root / "data").iterdir()] == ["4567"]
+
+
+def test_what_no_new_build_uses_is_removed_and_what_many_folders_hold_is_one_line(root: Path) -> None:
+    for number in range(1, 9):
+        write(work("extract", number) / "frames.parquet", 1_000_000)
+        write(root / "calls" / f"{number:016}" / "reply.json", 10)
+        if number > 6:
+            with builds.recorded(f"films-{number}", "mine") as record:
+                record.use(work("extract", number))
+
+    items = cleaning.plan(keep=1)
+    said = cleaning.report(items, removed=False)
+
+    assert f"       6.0 MB  frames of a film, of no build, 6 times: {root / 'extract'}" in said.splitlines()
+    assert f"       1.0 MB  frames of a film, of an older build: {work('extract', 7)}" in said.splitlines()
+    cleaning.remove(items)
+    assert left(root, "extract") == {8} and len(left(root, "calls")) == 8
+    assert len(list((root / "builds").iterdir())) == 1 and cleaning.plan(keep=1) == []
+
+
+def test_while_data_change_nothing_is_removed(root: Path) -> None:
+    """A data set in the runs may be what they become."""
+    with runs.lock(root / "change" / "data"), pytest.raises(RunError, match="job is running"):
+        cleaning.plan(keep=1)
 
 
 @pytest.fixture
