@@ -1,6 +1,6 @@
 """A data set of films: frames, detections, entities, contact sheets, stories by a model, shards, a new data version."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -9,9 +9,10 @@ from flows import form
 from storyreason import dataset
 from storyreason.authoring import estimating
 from storyreason.config import RunConfig
+from storyreason.dataset import Withdrawn
 from storyreason.errors import DataError
 from storyreason.perception import sources
-from tasks import building, builds, data, filming
+from tasks import building, builds, data, filming, withdrawing
 from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.filming import Reel
@@ -23,7 +24,7 @@ class Built:
     """The outcome of a build. What did not run stays empty."""
 
     unusable: list[str] = field(default_factory=list)
-    """What of the films could not be read, or shows nothing, one sentence for each."""
+    """What of the films could not be read, shows nothing, or shows what was withdrawn, one sentence for each."""
     sheets: dict[str, str] = field(default_factory=dict)
     """The contact sheet of each film."""
     expected: str = ""
@@ -64,8 +65,10 @@ def build(
     """
     config = form.chosen(preset, overrides, author=author, max_cost=max_cost)
     outcome = Built()
+    withdrawn = withdrawing.listed(target or config.data.target)
     with builds.recorded(films, preset) as record:
-        tables = _tables(config, Path(films), detections, until, outcome)
+        tables = _tables(config, Path(films), detections, until, withdrawn, outcome)
+        tables = _shown(tables, Path(corrections) if corrections else None, withdrawn, outcome)
         known, cost = _recognized(config, tables, Path(corrections) if corrections else None, outcome)
         if until == "sheets":
             return outcome
@@ -79,9 +82,24 @@ def build(
     return outcome
 
 
-def _tables(config: RunConfig, place: Path, detections: str | None, until: Stage, outcome: Built) -> list[Tables]:
+def _tables(
+    config: RunConfig, place: Path, detections: str | None, until: Stage, withdrawn: list[Withdrawn], outcome: Built
+) -> list[Tables]:
     given = detections or filming.has_frames(place)
-    return [_given(place, detections)] if given else _detected(config, place, until, outcome)
+    gone = {one.film for one in withdrawn if one.entity is None}
+    return [_given(place, detections)] if given else _detected(config, place, until, gone, outcome)
+
+
+def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withdrawn], outcome: Built) -> list[Tables]:
+    """The tables without the frames that show what was withdrawn: no model is shown them, and no sheet shows them."""
+    if not withdrawn:
+        return tables
+    shown = []
+    for table in tables:
+        table, said = building.hide(table, building.recognize(table.detections, corrections).ids, withdrawn)
+        outcome.unusable += said
+        shown.append(table)
+    return shown
 
 
 def _recognized(
@@ -92,11 +110,13 @@ def _recognized(
     for table in tables:
         if config.authoring.landmarks:
             named = building.landmarks(config, table, cost)
-            table, cost = Tables(table.kept, named.detections), cost + named.cost
+            table, cost = replace(table, detections=named.detections), cost + named.cost
         recognized = building.recognize(table.detections, corrections)
         for sentence in recognized.left_out:
             logger.warning("%s", sentence)
         known += building.footage(table, recognized.ids)
+    if not known:
+        raise DataError(f"No film is left. {' '.join(outcome.unusable)}")
     for film in known:
         outcome.sheets[film.film] = str(building.sheet(film).page)
     outcome.expected = estimating.sentence(building.expected(config.authoring, known))
@@ -124,7 +144,7 @@ def _given(place: Path, detections: str | None) -> Tables:
     return Tables(place, found)
 
 
-def _detected(config: RunConfig, place: Path, until: Stage, outcome: Built) -> list[Tables]:
+def _detected(config: RunConfig, place: Path, until: Stage, gone: set[str], outcome: Built) -> list[Tables]:
     """The frames and detections of each film that has some, film after film. What cannot be used is left out, and said."""
     logger, found = get_run_logger(), list[Tables]()
 
@@ -134,6 +154,9 @@ def _detected(config: RunConfig, place: Path, until: Stage, outcome: Built) -> l
 
     reels = list[Reel]()
     for name, path in sources.find([place]).items():
+        if name in gone:
+            leave_out(f"{path} is left out: the film {name} was withdrawn.")
+            continue
         try:
             reels.append(filming.reel(name, path))
         except DataError as error:

@@ -3,14 +3,14 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger
 
 from storyreason import perception, runs
-from storyreason.authoring import assembling, estimating, prompting
+from storyreason.authoring import assembling, estimating, prompting, withdrawing
 from storyreason.authoring import landmarks as naming
 from storyreason.authoring.assembling import FilmStories
 from storyreason.authoring.calls import Author, Budget, Spent
@@ -18,9 +18,11 @@ from storyreason.authoring.config import HOW, AuthoringConfig
 from storyreason.authoring.windows import Shot, identity, recognized, windows
 from storyreason.authoring.writing import write
 from storyreason.config import RunConfig
+from storyreason.dataset import Withdrawn
 from storyreason.errors import ConfigError, DataError, EngineAwayError
 from storyreason.generation import openai
 from storyreason.perception import detecting, frames
+from storyreason.perception.frames import Frame
 from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
@@ -37,22 +39,31 @@ class Tables:
 
     kept: Path
     detections: Path
+    hidden: frozenset[tuple[str, int, int]] = frozenset()
+    """Film, scene and frame of what nobody may see, because it shows what was withdrawn."""
+
+    def read(self, film: str) -> Iterator[Frame]:
+        """The frames of a film, without those that are hidden."""
+        for one in frames.read(self.kept, film):
+            if (film, one.scene, one.frame) not in self.hidden:
+                yield one
 
 
 @dataclass(frozen=True)
 class Footage:
-    """A film: the table of frames that it is in, the detections and their entities, and what identifies all of it."""
+    """A film: the tables that it is in, the entities of its detections, and what identifies all of it."""
 
     film: str
-    kept: Path
-    detections: Path
+    tables: Tables
     ids: Path
     identity: str
 
     def shots(self) -> list[Shot]:
-        """Its frames with what is seen in them."""
-        seen = recognized(self.detections, self.ids, self.film)
-        return seen.shots(list(frames.read(self.kept, self.film)))
+        """Its frames with what is seen in them, without those that are hidden."""
+        seen = recognized(self.tables.detections, self.ids, self.film)
+        hidden = self.tables.hidden
+        shots = seen.shots(list(frames.read(self.tables.kept, self.film)))
+        return [one for one in shots if (self.film, one.frame.scene, one.frame.frame) not in hidden]
 
 
 def digest(file: Path | None) -> str | None:
@@ -89,6 +100,7 @@ def _landmarks_named_by(config: RunConfig, tables: Tables, before: float) -> str
         labels=sorted(chosen.landmarks),
         prompts=prompting.identity("instructed"),
         authoring=[chosen.model, chosen.temperature, chosen.seed, chosen.attempts, chosen.max_tokens],
+        **({"hidden": sorted(tables.hidden)} if tables.hidden else {}),
     )
 
 
@@ -101,9 +113,7 @@ def landmarks(work: Work, config: RunConfig, tables: Tables, before: float) -> N
         found = naming.candidates(tables.detections, film, chosen.landmarks)
         budget = Budget(chosen, before + cost)
         author = Author(chosen, calls(film), budget, key)
-        names |= naming.name(
-            author, chosen, frames.read(tables.kept, film), found, lambda said: logger.warning("%s", said)
-        )
+        names |= naming.name(author, chosen, tables.read(film), found, lambda said: logger.warning("%s", said))
         cost += budget.total().cost
     naming.write(tables.detections, names, work.folder / "detections.parquet")
     return Named(("detections.parquet",), work.folder / "detections.parquet", len(names), cost)
@@ -140,12 +150,28 @@ def recognize(work: Work, detections: Path, corrections: Path | None) -> Recogni
     return Recognized(("ids.parquet",), work.folder / "ids.parquet", left_out)
 
 
+def hide(tables: Tables, ids: Path, withdrawn: Sequence[Withdrawn]) -> tuple[Tables, list[str]]:
+    """The tables without the frames that show what was withdrawn, and a sentence for each film that loses some."""
+    hidden, said = set[tuple[str, int, int]](), list[str]()
+    for film in frames.films(tables.kept):
+        entries = [one for one in withdrawn if one.film == film]
+        shots = Footage(film, tables, ids, "").shots() if entries else []
+        if found := withdrawing.hidden(shots, entries):
+            hidden |= {(film, *place) for place in found}
+            said.append(f"{len(found)} of {len(shots)} frames of {film} are left out: they show what was withdrawn.")
+    return replace(tables, hidden=frozenset(hidden)), said
+
+
 def footage(tables: Tables, ids: Path) -> list[Footage]:
-    """The films of a table of frames, and of nothing else the detections. Raises DataError for one that cannot be used."""
+    """The films of a table of frames, but for those that are hidden whole.
+
+    Raises DataError for one that cannot be used, and for detections of others.
+    """
     found = []
     for film in frames.films(tables.kept):
-        one = Footage(film, tables.kept, tables.detections, ids, "")
-        found.append(replace(one, identity=identity(one.shots())))
+        one = Footage(film, tables, ids, "")
+        if shots := one.shots():
+            found.append(replace(one, identity=identity(shots)))
     return found
 
 
@@ -156,7 +182,7 @@ def _sheet_named_by(film: Footage) -> str:
 @step(_sheet_named_by, run_name="sheet-{film.film}")
 def sheet(work: Work, film: Footage) -> Sheet:
     """Make the page on which a person sees whether a film's entities are right."""
-    page = assembling.contact_sheet(film.kept, film.film, recognized(film.detections, film.ids, film.film))
+    page = assembling.contact_sheet(film.film, film.shots())
     runs.write_text(work.folder / "sheet.html", page)
     return Sheet(("sheet.html",), film.film, work.folder / "sheet.html")
 
@@ -212,7 +238,7 @@ def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Se
         step="assemble",
         version=ASSEMBLE_VERSION,
         films=parts,
-        detections=sorted({str(digest(film.detections)) for film in films}),
+        detections=sorted({str(digest(film.tables.detections)) for film in films}),
         share=config.authoring.test_share,
         prices=[config.authoring.price_in, config.authoring.price_out],
         licence=licence,
@@ -249,7 +275,7 @@ def assemble(
     total.cost = Budget(chosen).price(total.prompt_tokens, total.tokens)
     card = {
         "licence": licence,
-        **_made_by({film.detections for film in films}),
+        **_made_by({film.tables.detections for film in films}),
         "Entities": "by `storyreason identify`, over whole films",
         "Author": f"{chosen.model}, asked as {chosen.asking}{' under grammars' * chosen.grammars}, temperature "
         f"{chosen.temperature:g}, prompts {prompting.identity(chosen.asking)}",
@@ -257,6 +283,6 @@ def assemble(
     }
     new = work.folder / "data.unfinished"
     shutil.rmtree(new, ignore_errors=True)
-    assembling.assemble({film.film: film.kept for film in films}, told, new, chosen.test_share, card)
+    assembling.assemble({film.film: film.tables.kept for film in films}, told, new, chosen.test_share, card)
     runs.replace(work.folder / "data", new)
     return Assembled(("data",), work.folder / "data")

@@ -1,5 +1,6 @@
 """Versions of folders under DVC: identify and fetch them. `releasing` makes new ones."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -101,6 +102,27 @@ def is_cached(version: DataVersion) -> bool:
         return all(Path(content).exists() for _, content in compat.cached_files(cache, version.md5))
     except FileNotFoundError:
         return False
+
+
+def read(version: DataVersion, name: str) -> bytes | None:
+    """The content of one file of a version, from DVC's cache or from the remote; None if the version has no such file.
+
+    Nothing else of it is fetched. Raises DataError.
+    """
+    repo = repository()
+    try:
+        for store in (_out(repo, version.target).local_cache, repo.cloud.get_remote_odb()):
+            with contextlib.suppress(FileNotFoundError):
+                content = dict(compat.listed_files(store, version.md5)).get((name,))
+                if content is None:
+                    return None
+                with store.fs.open(store.oid_to_path(content), "rb") as file:
+                    found: bytes = file.read()
+                if hashlib.md5(found, usedforsecurity=False).hexdigest() == content:
+                    return found
+    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
+        raise DataError(_missing(repo, version)) from error
+    raise DataError(_missing(repo, version))
 
 
 def check_remote(version: DataVersion) -> None:

@@ -6,47 +6,66 @@ from pathlib import Path
 
 from storyreason import dataset, runs
 from storyreason.authoring import withdrawing
+from storyreason.config import DataConfig
+from storyreason.dataset.withdrawn import FILE, Place, parse
 from storyreason.errors import DataError
-from tasks import building, data
+from tasks import building, data, versioning
 
 OLDER = (
     "Older versions of the data still have it, in Git, in DVC's cache and in its remote: `dvc gc --workspace --cloud` removes "
-    "those that nothing names. Models that were trained on it are not changed. Building from the film itself makes it all again: "
-    "remove it from the folder of films, too."
+    "those that nothing names. Models that were trained on it are not changed."
 )
 
+STEPS = ("extract", "sheet", "author", "assemble")
+"""The steps whose folders are of one film, or of a data set."""
 TABLES = ("detect/*/detections.parquet", "detect/*/.detections.parquet.films/*.parquet", "landmarks/*/detections.parquet",
           "recognize/*/ids.parquet")  # fmt: skip
 """The tables in `runs/` with rows of films."""
 
 
 def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corrections: Path | None) -> str:
-    """Withdraw a film, or the stories that show one of its entities; gives the report.
+    """Withdraw a film, or the stories that show one of its entities, for good; gives the report.
 
-    `kept` is a folder of frames and detections, and `corrections` what their IDs were made with. Raises DataError when
-    nothing was found.
+    `kept` is a folder of frames and detections, and `corrections` what their IDs were made with. The data are changed first:
+    whatever is interrupted after that is done by the next try, and nothing is forgotten. Raises DataError when nothing was
+    found.
     """
-    said = []
+    made, places, ids = list(dict.fromkeys(_made_of(film))), list[Place](), Path()
+    known = bool(made)
     if kept is not None:
-        detections = kept / "detections.parquet"
-        ids = building.recognize.compute(detections, corrections).ids
-        if gone := withdrawing.withdraw(kept, detections, ids, film, entity):
-            said.append(f"{gone} frames of {film} and what was detected in them are removed from {kept}")
-    made = list(dict.fromkeys(_made_of(film)))
+        tables = building.Tables(kept, kept / "detections.parquet")
+        ids = building.recognize.compute(tables.detections, corrections).ids
+        shots = building.Footage(film, tables, ids, "").shots()
+        places = withdrawing.places(shots, entity) if entity is not None else []
+        known = known or bool(shots)
+
+    def how(folder: Path, _: Path, put: Callable[[Path, Path], None]) -> dataset.Change:
+        return dataset.withdraw(folder, film, entity, put, places, known=known if entity is None else bool(places))
+
+    said = [data.change(target, target.removesuffix(".dvc"), how)]
+    nothing = said == ["nothing changed"]
+    if kept is not None and (gone := withdrawing.withdraw(kept, tables.detections, ids, film, entity)):
+        said.append(f"{gone} frames of {film} and what was detected in them are removed from {kept}")
+    made += _interrupted()
     for folder in made:
         shutil.rmtree(folder)
     if made:
         said.append(f"{len(made)} folders that were made of {film} are removed from {runs.root()}")
-
-    def how(folder: Path, _: Path, put: Callable[[Path, Path], None]) -> dataset.Change:
-        return dataset.withdraw(folder, film, entity, put)
-
-    changed = data.change(target, target.removesuffix(".dvc"), how)
-    if changed == "nothing changed" and not said:
+    if nothing and len(said) == 1:
         raise DataError(
             f"Neither {target} nor the runs of this checkout have anything of film {film!r}: look at its name."
         )
-    return "\n".join([*said, changed, OLDER])
+    if any(one.film == film for one in listed(target)):
+        said.append(f"{target.removesuffix('.dvc')}/{FILE} lists it: what is built, imported or added leaves it out")
+    return "\n".join([*said, OLDER])
+
+
+def listed(target: str) -> list[dataset.Withdrawn]:
+    """What was withdrawn from the current version of a DVC file; nothing if there is no such file. Raises DataError."""
+    if not Path(target).is_file():
+        return []
+    content = versioning.read(data.identify(DataConfig(target=target)), FILE)
+    return parse(content, f"{FILE} of {target}") if content else []
 
 
 def _made_of(film: str) -> Iterator[Path]:
@@ -60,11 +79,9 @@ def _made_of(film: str) -> Iterator[Path]:
     if (replies := building.calls(film)).is_dir():
         yield replies
     yield from (folder / "films" / film for folder in root.glob("groundcap/*") if (folder / "films" / film).is_dir())
-    for step in ("extract", "sheet", "author", "assemble"):
+    for step in STEPS:
         for folder in sorted((root / step).glob("*")):
-            manifest = runs.read_manifest(folder)
-            # What was interrupted does not say of which film it is.
-            if manifest is None or manifest.get("film") == film:
+            if (runs.read_manifest(folder) or {}).get("film") == film:
                 yield folder
     for pattern in TABLES:
         for table in sorted(root.glob(pattern)):
@@ -73,6 +90,14 @@ def _made_of(film: str) -> Iterator[Path]:
     for folder in sorted((root / "assemble").glob("*")):
         if _has(folder / "data", film):
             yield folder
+
+
+def _interrupted() -> Iterator[Path]:
+    """The folders in `runs/` that do not say of which film they are: what was interrupted may be of any."""
+    for step in STEPS:
+        for folder in sorted((runs.root() / step).glob("*")):
+            if runs.read_manifest(folder) is None:
+                yield folder
 
 
 def _has(folder: Path, film: str) -> bool:

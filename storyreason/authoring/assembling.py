@@ -9,7 +9,7 @@ from pathlib import Path
 
 from storyreason import dataset, pictures, runs
 from storyreason.authoring.calls import Spent
-from storyreason.authoring.windows import Seen, Shot, Windows
+from storyreason.authoring.windows import Shot, Windows
 from storyreason.authoring.writing import LeftOut, Written
 from storyreason.dataset import Example, Origin
 from storyreason.dataset.changing import CARD, WITHOUT_LICENCE
@@ -148,9 +148,8 @@ def _origin(film: str, images: Sequence[Frame]) -> Origin:
     )
 
 
-def contact_sheet(kept: Path, film: str, seen: Seen) -> str:
+def contact_sheet(film: str, shots: Sequence[Shot]) -> str:
     """The page of a film on which a person sees whether identities hold."""
-    shots = seen.shots(list(frames.read(kept, film)))
     shown = [
         {
             "scene": shot.frame.scene,

@@ -1,10 +1,57 @@
-"""Withdrawal from the tables that stories are made of: frames, and the boxes and embeddings of what was detected in them."""
+"""Withdrawal from the tables that stories are made of, and what a new build of the same films leaves out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storyreason.authoring.windows import recognized
+import numpy as np
+
+from storyreason.authoring.windows import Shot, recognized
+from storyreason.dataset.withdrawn import Place, Withdrawn
+from storyreason.format.boxes import iou_matrix
 from storyreason.perception import frames
+from storyreason.perception.corrections import OVERLAP
+
+At = tuple[int, int]
+"""The scene and the frame of a shot."""
+
+
+def hidden(shots: Sequence[Shot], withdrawn: Sequence[Withdrawn]) -> frozenset[At]:
+    """The shots of a film that show what was withdrawn: where it was seen before, and all with the same entity as there.
+
+    A film is hidden whole if it is withdrawn, or if it is not known where in it the entity was.
+    """
+    at = {(shot.frame.scene, shot.frame.frame): shot for shot in shots}
+    found: set[At] = set()
+    for entry in withdrawn:
+        if not entry.places:
+            return frozenset(at)
+        there = (
+            _entity(at[place.scene, place.frame], place) for place in entry.places if (place.scene, place.frame) in at
+        )
+        entities = set(there) - {None}
+        found |= entry.frames & at.keys()
+        found |= {place for place, shot in at.items() if any(one.entity in entities for one in shot.seen)}
+    return frozenset(found)
+
+
+def _entity(shot: Shot, place: Place) -> str | None:
+    """The entity whose box is at a place."""
+    if not shot.seen:
+        return None
+    (overlaps,) = iou_matrix(np.array([place.box]), np.array([one.box for one in shot.seen]))
+    best = int(overlaps.argmax())
+    return shot.seen[best].entity if overlaps[best] >= OVERLAP else None
+
+
+def places(shots: Sequence[Shot], entity: str) -> list[Place]:
+    """Where a film shows an entity."""
+    return [
+        Place(scene=shot.frame.scene, frame=shot.frame.frame, box=one.box)
+        for shot in shots
+        for one in shot.seen
+        if one.entity == entity
+    ]
 
 
 def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | None) -> int:

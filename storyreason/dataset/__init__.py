@@ -14,9 +14,10 @@ from storyreason.dataset.fitting import Fit, fit
 from storyreason.dataset.origin import Origin
 from storyreason.dataset.shards import COLUMNS, SPLITS, Example, Split, load, shards, sizes, write
 from storyreason.dataset.withdrawing import withdraw
+from storyreason.dataset.withdrawn import Withdrawn
 
 __all__ = [
     "COLUMNS", "MAX_BAD", "SPLITS", "Bad", "Change", "Example", "Fit", "Inspected", "Origin", "Report", "Split",
-    "adopt", "append", "as_dataset", "check", "compare", "fetched", "film_mapping", "films", "fit", "inspect", "load",
-    "refuse_many", "shards", "sizes", "validation_ids", "withdraw", "write",
+    "Withdrawn", "adopt", "append", "as_dataset", "check", "compare", "fetched", "film_mapping", "films", "fit", "inspect",
+    "load", "refuse_many", "shards", "sizes", "validation_ids", "withdraw", "write",
 ]  # fmt: skip

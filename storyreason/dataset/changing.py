@@ -4,12 +4,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storyreason import runs
+from storyreason.dataset import withdrawn
 from storyreason.dataset.checking import Bad, check, inspect, refuse_many
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import SPLITS, Example, copy, has_origin, load, shards, write
@@ -40,6 +41,8 @@ class Change:
     """The bad stories of an addition, which were not added, each with its fault."""
     unusable: tuple[str, ...] = ()
     """The bad stories of a data set, which training and evaluation leave out, each with its fault."""
+    withdrawn: tuple[str, ...] = ()
+    """The stories that did not come in, because they show what was withdrawn."""
 
     @property
     def nothing(self) -> bool:
@@ -48,9 +51,7 @@ class Change:
 
     def summary(self) -> str:
         """One line for each split that differs: `train: 480 -> 482 stories, 2 added (a-1, a-2)`."""
-        if self.nothing:
-            return "nothing changed"
-        lines = []
+        lines = ["nothing changed"] if self.nothing else []
         for split in SPLITS:
             kinds = {"added": self.added, "removed": self.removed, "rewritten": self.rewritten}
             said = [f"{len(ids[split])} {kind} ({_named(ids[split])})" for kind, ids in kinds.items() if ids[split]]
@@ -58,6 +59,10 @@ class Change:
                 lines.append(f"{split}: {self.before[split]} -> {self.after[split]} stories, {', '.join(said)}")
         if self.moved:
             lines.append(f"{len(self.moved)} stories moved to another split ({_named(self.moved)})")
+        if self.withdrawn:
+            lines.append(
+                f"{len(self.withdrawn)} stories left out, as they show what was withdrawn ({_named(self.withdrawn)})"
+            )
         if self.left_out:
             lines.append(f"{len(self.left_out)} bad stories not added: {_faults(self.left_out)}")
         if self.unusable:
@@ -89,15 +94,20 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     """Adds the stories of `source` to the data set in `folder`, as new shards next to the existing ones.
 
     The addition is judged by itself: of its stories at most 1 % may be bad, and these are left out and named. Existing
-    stories stay in their split. Raises DataError and changes nothing if more are bad, if a story ID is already in use, if
-    the film of a new story has stories in the other split, or if the result does not pass `check`.
+    stories stay in their split. What was withdrawn, from this data set or from `source`, is left out and named. Raises
+    DataError and changes nothing if more are bad, if a story ID is already in use, if the film of a new story has stories in
+    the other split, or if the result does not pass `check`.
     """
     joining = {split: _stories(source, split) for split in SPLITS}
     if not any(joining.values()):
         raise DataError(f"{source} has no stories: it must contain {' or '.join(f'{s}-*.parquet' for s in SPLITS)}.")
+    before = withdrawn.read(folder)
+    known = withdrawn.joined(before, withdrawn.read(source))
+    gone = _withdrawn(source, known)
+    joining = {split: [name for name in names if name not in gone] for split, names in joining.items()}
     _refuse_doubles(folder, source, joining)
     bad = _judged(source, joining)
-    left_out = {one.story_id for one in bad}
+    left_out = {one.story_id for one in bad} | gone
     with new_folder(folder) as new:
         for split in SPLITS:
             files = shards(folder, split)
@@ -115,14 +125,16 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                 else:
                     _link(file, name)
         keep_the_rest(folder, new)
+        withdrawn.write(known, new)
         check(new, name=folder)
-        change = replace(compare(folder, new), left_out=tuple(map(str, bad)))
-        put(folder, new)
+        change = replace(compare(folder, new), left_out=tuple(map(str, bad)), withdrawn=tuple(sorted(gone)))
+        if not change.nothing or known != before:
+            put(folder, new)
     return change
 
 
 def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
-    """Replaces the data set in `folder` by the one in `source`.
+    """Replaces the data set in `folder` by the one in `source`, without what was withdrawn from either.
 
     Bad stories, of which there may be 1 %, stay in it and are named: training and evaluation leave them out. Raises
     DataError and changes nothing if `source` lacks a split or does not pass `check`.
@@ -130,11 +142,17 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     _refuse_one_split(source)
     for split in SPLITS:
         load(source, split)  # its shards and their columns
+    before = withdrawn.read(folder) if folder.is_dir() else []
+    known = withdrawn.joined(before, withdrawn.read(source))
+    gone = _withdrawn(source, known)
     written = source.name.startswith(beside(folder))  # by `fetched`, which removes it: what is in it needs no copy
     with new_folder(folder) as new:
         for split in SPLITS:
             files = shards(source, split)
-            if written:
+            if gone:
+                kept = (one for one in load(source, split, raw=True) if one.story_id not in gone)
+                write(kept, new, split, with_origin=has_origin(files))
+            elif written:
                 for file in files:
                     _link(file, new / file.name)
             elif all(map(_is_normal, files)):
@@ -144,12 +162,21 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
                 write(load(source, split, raw=True), new, split)
         if (card := source / CARD).is_file():
             shutil.copyfile(card, new / CARD)
+        withdrawn.write(known, new)
         bad = check(new, name=source).bad
-        before = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
-        change = replace(compare(before, new), unusable=tuple(map(str, bad)))
-        if not change.nothing:
+        old = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
+        change = replace(compare(old, new), unusable=tuple(map(str, bad)), withdrawn=tuple(sorted(gone)))
+        if not change.nothing or known != before:
             put(folder, new)
     return change
+
+
+def _withdrawn(source: Path, known: Sequence[withdrawn.Withdrawn]) -> set[str]:
+    """The stories of a data set that show what was withdrawn."""
+    if not known:
+        return set()
+    every = (one for split in SPLITS if _stories(source, split) for one in load(source, split, raw=True))
+    return {one.story_id for one in every if any(entry.shown_by(one) for entry in known)}
 
 
 def _refuse_one_split(source: Path) -> None:
@@ -181,7 +208,9 @@ def _judged(source: Path, joining: Mapping[str, list[str]]) -> list[Bad]:
     """
     bad: list[Bad] = []
     for split in (split for split in SPLITS if joining[split]):
-        bad += [fault for one in load(source, split, raw=True) if (fault := inspect(one).bad(split)) is not None]
+        wanted = set(joining[split])
+        rows = (one for one in load(source, split, raw=True) if one.story_id in wanted)
+        bad += [fault for one in rows if (fault := inspect(one).bad(split)) is not None]
     refuse_many(source, bad, sum(map(len, joining.values())))
     return bad
 

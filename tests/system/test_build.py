@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from storyreason import dataset
+from storyreason.dataset import withdrawn
 from storyreason.sample import movie
 from tasks import builds
 from tests.storyreason.authoring import scripted
@@ -27,6 +28,16 @@ def films(tmp_path: Path) -> Path:
     videos.write(folder / "dark.mp4", [np.zeros((96, 160, 3), np.uint8)] * 30)
     videos.write(folder / "unknown.mkv", videos.shots(30))
     return folder
+
+
+def seldom(data: Path) -> tuple[str, str]:
+    """A film with several stories, and a person who is in one of them."""
+    told: dict[str, list[str]] = {}
+    for one in (one for split in dataset.SPLITS for one in dataset.load(data, split)):
+        told.setdefault(withdrawn.film_of(one), []).append(one.chain_of_thought)
+    film, texts = max(told.items(), key=lambda item: len(item[1]))
+    people = (f"char{number}" for number in range(1, 99))
+    return film, next(person for person in people if sum(f"| {person} |" in text for text in texts) == 1)
 
 
 def test_films_become_a_data_version_that_a_retraining_takes(project: Project, films: Path, tmp_path: Path) -> None:
@@ -63,9 +74,15 @@ def test_films_become_a_data_version_that_a_retraining_takes(project: Project, f
         asked = len(endpoint.bodies)
         told = re.search(r"(\d+) stories, (\d+) windows left out", said)
         assert told and int(told[1]) >= 5 > int(told[2]) and "is pushed to" in said
-        assert "nothing changed" in project.run(*build, "--licence", "cc-by-4.0", "--target", "films.dvc")
-        assert len(endpoint.bodies) == asked
         assert {path: path.stat().st_mtime_ns for path in seen} == seen
+
+        film, person = seldom(project.folder / "films")
+        said = project.run("data", "withdraw", film, "--entity", person, "--target", "films.dvc")
+        assert "films/withdrawn.jsonl lists it" in said and "data version" in said
+        said = project.run(*build, "--licence", "cc-by-4.0", "--target", "films.dvc")
+        assert re.search(rf"\d+ of \d+ frames of {film} are left out: they show what was withdrawn", said)
+        assert asked < len(endpoint.bodies) < 2 * asked  # what is told of the other film is known
+        assert sum(path.exists() and path.stat().st_mtime_ns == seen[path] for path in seen) >= 2  # so is what it shows
 
     (record,) = map(builds.Record, (project.runs / "builds").iterdir())
     assert list(record.published.values()) == ["films.dvc"] and len(record.folders) == len(set(record.folders)) + 1
@@ -73,6 +90,8 @@ def test_films_become_a_data_version_that_a_retraining_takes(project: Project, f
 
     data = project.folder / "films"
     assert "license: cc-by-4.0" in (data / "README.md").read_text()
-    assert sum(len(dataset.load(data, split)) for split in dataset.SPLITS) == int(told[1])
+    every = [one for split in dataset.SPLITS for one in dataset.load(data, split)]
+    (gone,) = withdrawn.read(data)
+    assert every and gone.places and not any(gone.shown_by(one) for one in every)
     project.run("check", str(data))
     project.run(*project.retrain("--until", "pull", "--set", "data.target=films.dvc"))

@@ -5,10 +5,13 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from storyreason.config import RunConfig
+from storyreason.dataset import Withdrawn
 
 
 def config(url: str, **settings: Any) -> RunConfig:
@@ -18,20 +21,23 @@ def config(url: str, **settings: Any) -> RunConfig:
     return RunConfig.model_validate({"authoring": {**chosen, **settings}, "films": films})
 
 
-def whole(kept: Path, runs: Path, url: str, licence: str = "cc-by-4.0", **settings: Any) -> Path:
+def whole(
+    kept: Path, runs: Path, url: str, licence: str = "cc-by-4.0", withdrawn: Sequence[Withdrawn] = (), **settings: Any
+) -> Path:
     """Build the films in `kept` with this `runs` folder; gives the folder of the data set."""
     os.environ["STORYREASON_RUNS"] = str(runs)
     from prefect.logging import disable_run_logger
 
     from tasks import building
-    from tasks.building import Tables
 
     chosen, authored = config(url, **settings), list[Any]()
     with disable_run_logger():
         films = list[Any]()
         for table in seen(chosen, kept):
+            if withdrawn:
+                table, _ = building.hide(table, building.recognize.compute(table.detections, None).ids, withdrawn)
             if chosen.authoring.landmarks:
-                table = Tables(table.kept, building.landmarks.compute(chosen, table, 0.0).detections)
+                table = replace(table, detections=building.landmarks.compute(chosen, table, 0.0).detections)
             films += building.footage(table, building.recognize.compute(table.detections, None).ids)
         for film in films:
             building.sheet.compute(film)

@@ -1,6 +1,10 @@
-"""A film, or one of its people, is withdrawn from the data, its tables, and everything that was made of it."""
+"""A film, or one of its people, is withdrawn from the data, its tables, and everything that was made of it, and stays away."""
 
+import base64
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +33,8 @@ def kept(clone: Path, tmp_path: Path) -> Path:
     with scripted.endpoint() as endpoint:
         folder = whole(kept, tmp_path / "runs", endpoint.url)
     data.change("films.dvc", str(folder), dataset.adopt)
+    for made in (kept, folder):
+        shutil.copytree(made, tmp_path / "before" / made.name)
     return kept
 
 
@@ -61,13 +67,18 @@ def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> No
     assert f"2 removed ({FILM}-1, {FILM}-2)" in said and "`dvc gc" in said
     dataset.check(Path("films"))
 
+    assert "films/withdrawn.jsonl lists it" in said
+    assert withdrawing.listed("films.dvc") == [dataset.Withdrawn(film=FILM)] and withdrawing.listed("other.dvc") == []
+    again = data.change("films.dvc", str(kept.parent / "before" / "data"), dataset.adopt)
+    assert again == f"nothing changed\n2 stories left out, as they show what was withdrawn ({FILM}-1, {FILM}-2)"
+
     with pytest.raises(
         DataError, match=f"Neither films.dvc nor the runs of this checkout have anything of film '{FILM}'"
     ):
         withdrawing.withdraw("films.dvc", FILM, None, kept, None)
 
 
-def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path) -> None:
+def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = next((runs.root() / "recognize").glob("*/ids.parquet"))
     seen = recognized(kept / "detections.parquet", ids, FILM).by_film[FILM]
     shown = {place for place, found in seen.items() if PERSON in {one.entity for one in found}}
@@ -82,3 +93,38 @@ def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path) -
     assert not left & shown and len(left) == 12 - len(shown)
     table = pq.read_table(kept / "detections.parquet").to_pylist()
     assert not {(str(row["scene"]), str(row["frame"])) for row in table if row["film"] == FILM} & shown
+
+    before = tmp_path / "before"
+    (entry,) = withdrawing.listed("films.dvc")
+    assert (entry.film, entry.entity) == (FILM, PERSON) and {(str(s), str(f)) for s, f in entry.frames} == shown
+    with scripted.endpoint(_with_landmarks) as endpoint:
+        plain = whole(before / "frames", tmp_path / "plain", endpoint.url, landmarks=["umbrella"])
+        pictures = [frame.image for frame in frames.read(before / "frames", FILM) if _place(frame) in shown]
+        assert all(any(_asked(body, one) for body in endpoint.bodies) for one in pictures)
+        endpoint.bodies.clear()
+        built = whole(before / "frames", tmp_path / "new", endpoint.url, withdrawn=[entry], landmarks=["umbrella"])
+        assert not any(_asked(body, one) for body in endpoint.bodies for one in pictures)
+    assert _pictures(plain) & set(pictures) and not _pictures(built) & set(pictures)
+    sheets = [path.read_text() for path in (tmp_path / "new" / "sheet").glob("*/sheet.html")]
+    assert len(sheets) == 4 and not any(f'"entity":"{PERSON}"' in page for page in sheets if FILM in page)
+
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    added = data.change("films.dvc", str(before / "data"), dataset.adopt)
+    assert f"{len(with_them)} stories left out, as they show what was withdrawn" in added
+    assert not with_them & told().keys() and withdrawing.listed("films.dvc") == [entry]
+
+
+def _with_landmarks(body: dict[str, Any], _: int) -> str:
+    return '{"landmarks": []}' if "response_format" in body else scripted.right(body)
+
+
+def _place(frame: frames.Frame) -> tuple[str, str]:
+    return str(frame.scene), str(frame.frame)
+
+
+def _pictures(folder: Path) -> set[bytes]:
+    return {image for split in dataset.SPLITS for one in dataset.load(folder, split, raw=True) for image in one.images}
+
+
+def _asked(body: object, image: bytes) -> bool:
+    return base64.b64encode(image).decode() in json.dumps(body)

@@ -107,6 +107,6 @@ def test_more_films_never_move_others() -> None:
 
 def test_a_contact_sheet_has_every_frame_and_entity(folder: Path) -> None:
     seen = recognized(folder / "detections.parquet", folder / "ids.parquet")
-    page = contact_sheet(folder, "red-lantern-482", seen)
+    page = contact_sheet("red-lantern-482", seen.shots(list(frames.read(folder, "red-lantern-482"))))
     assert page.count("data:image/jpeg;base64,") == 12
     assert '"entity":"char1","label":"person","box":[147,35,182,112],"probability":null' in page
