@@ -69,6 +69,11 @@ def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> No
 
     assert "films/withdrawn.jsonl lists it" in said
     assert withdrawing.listed("films.dvc") == [dataset.Withdrawn(film=FILM)] and withdrawing.listed("other.dvc") == []
+    for place in (".dvc/cache/files", "films"):
+        shutil.rmtree(place)
+    assert (
+        withdrawing.listed("films.dvc") == [dataset.Withdrawn(film=FILM)] and not Path("films").exists()
+    )  # the remote has it
     again = data.change("films.dvc", str(kept.parent / "before" / "data"), dataset.adopt)
     assert again == f"nothing changed\n2 stories left out, as they show what was withdrawn ({FILM}-1, {FILM}-2)"
 
