@@ -129,7 +129,7 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
     yield "evaluate"
 
     with clock.step("gate"):
-        outcome.promotion = gate.decide(config, version, champion, subjects, outcome.scores)
+        outcome.promotion = gate.decide(config, version, champion, subjects, outcome.scores, pulled)
     yield "gate"
 
     outcome.promotion, serve = gate.to_serve(config, outcome.promotion, version, champion)

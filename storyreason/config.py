@@ -18,7 +18,7 @@ from storyreason.errors import ConfigError
 from storyreason.generation import lora
 from storyreason.generation.config import Decoding, GenerationConfig
 from storyreason.perception.config import FilmsConfig
-from storyreason.scoring.config import Asked, GateConfig, RewardConfig
+from storyreason.scoring.config import Asked, GateConfig, JudgeConfig, RewardConfig
 from storyreason.serving.config import ServingConfig
 from storyreason.training.config import ImproveConfig, TrainingConfig
 
@@ -98,6 +98,7 @@ class RunConfig(BaseModel):
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
     films: FilmsConfig = Field(default_factory=FilmsConfig)

@@ -17,7 +17,7 @@ from storyreason.format import answer
 from storyreason.generation.config import Decoding
 from storyreason.scoring import control, gate_report
 from storyreason.scoring.catalogue import BOX_F1, IDF1
-from tasks import approval, registry, tracking, views
+from tasks import approval, judging, registry, tracking, views
 from tasks.data import stories_to_tell
 from tasks.evaluation import Subject
 from tasks.faults import plainly
@@ -84,8 +84,12 @@ def decide(
     champion: Version | None,
     subjects: list[Subject],
     scores: dict[str, Evaluated],
+    data: Pulled,
 ) -> Promotion:
-    """Whether a version is promoted: by the gate, and then by approval when the configuration asks for it."""
+    """Whether a version is promoted: by the gate, and then by approval when the configuration asks for it.
+
+    A judge, if there is one, may hold it back within the gate.
+    """
     if champion is not None and champion.number == challenger.number:
         promotion = Promotion(True, f"version {challenger.number} is the champion already: nothing to decide")
         get_run_logger().info("gate: %s", promotion.reason)
@@ -101,7 +105,7 @@ def decide(
     incumbent = subjects[-1] if champion is not None else subjects[0]
     decoding = cast(Decoding, config.gate.primary.partition("/")[0])
     scored = views.sentence(scores["challenger"].scorecard(decoding))
-    decision = gate(config, challenger, incumbent, scores)
+    decision = gate(config, challenger, incumbent, scores, data)
     promotion = Promotion(decision.promote, decision.reason)
     if promotion.granted and config.gate.approval == "ask":
         promoted, said = approval.ask(config, challenger, gate_report.report(decision))
@@ -126,7 +130,9 @@ def describe(challenger: Version, scored: str, decision: str) -> None:
 
 @task(name="gate")
 @plainly()
-def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dict[str, Evaluated]) -> scoring.Decision:
+def gate(
+    config: RunConfig, challenger: Version, incumbent: Subject, scores: dict[str, Evaluated], data: Pulled
+) -> scoring.Decision:
     """Decide whether the challenger is promoted, and log why. A decision is never cached."""
     decoding = config.gate.primary.partition("/")[0]
     ours, theirs = scores["challenger"], scores[incumbent.role]
@@ -140,6 +146,7 @@ def gate(config: RunConfig, challenger: Version, incumbent: Subject, scores: dic
         incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
         trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},
     )
+    decision = judging.asked(config, data, decision, ours, theirs, challenger.run_id)
     report = gate_report.report(decision)
     create_markdown_artifact(report, key="gate-report", description=decision.reason)
     tracking.client().log_text(challenger.run_id, report, "gate/report.md")

@@ -101,6 +101,10 @@ class Evaluated:
 
         return scoring.Scorecard.from_json(Path(self.scorecards[decoding]).read_text())
 
+    def answers(self, decoding: str) -> Path:
+        """The file of the answers of one decoding."""
+        return Path(self.scorecards[decoding]).with_name(f"{decoding}.jsonl")
+
 
 @dataclass(frozen=True)
 class Compared:

@@ -53,8 +53,8 @@ def report(candidates: Iterable[Candidate], judgements: Sequence[Judgement], rat
     for one in judgements:
         if one.refused:
             refused[one.refused] += 1
-    preferences = [_preference(one) for one in told]
-    biased = [(preference > 0) is not one.swapped for one in read if (preference := _preference(one))]
+    preferences = [preference(one) for one in told]
+    biased = [(liked > 0) is not one.swapped for one in read if (liked := preference(one))]
     return Report(
         stories=sum(faults is None for faults in planted.values()),
         judged=len(read),
@@ -71,7 +71,7 @@ def report(candidates: Iterable[Candidate], judgements: Sequence[Judgement], rat
     )
 
 
-def _preference(one: Judgement) -> int:
+def preference(one: Judgement) -> int:
     """1 if the candidate is rated higher over all rubrics, -1 if the other story is, 0 for neither."""
     assert one.ratings and one.other
     gain = sum(one.ratings.values()) - sum(one.other.values())
@@ -91,7 +91,7 @@ def _agreement(read: Sequence[Judgement], key: Callable[[Judgement], object]) ->
     """The share of pairs of comparisons with the same key that prefer the same story."""
     groups: dict[object, list[int]] = defaultdict(list)
     for one in read:
-        groups[key(one)].append(_preference(one))
+        groups[key(one)].append(preference(one))
     return _mean(found[0] == found[1] for found in groups.values() if len(found) == 2)
 
 

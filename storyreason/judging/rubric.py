@@ -41,10 +41,19 @@ def identity() -> str:
 
 def messages(images: Sequence[bytes], a: str, b: str) -> list[Message]:
     """The messages that ask for a comparison of two stories of the same images."""
-    listed = "\n".join(f"- {name}: {meaning}" for name, meaning in RUBRICS.items())
-    asked = text().format(count=len(images), rubrics=listed, a=a, b=b, names=", ".join(RUBRICS))
+    asked = text().format(count=len(images), a=a, b=b, **_rubrics())
     pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": asked}]}]
+
+
+def template() -> str:
+    """The prompt with `{{count}}`, `{{a}}` and `{{b}}` for what differs, as MLflow's prompt registry has it."""
+    return text().format(**{name: f"{{{{{name}}}}}" for name in ("count", "a", "b")}, **_rubrics())
+
+
+def _rubrics() -> dict[str, str]:
+    listed = "\n".join(f"- {name}: {meaning}" for name, meaning in RUBRICS.items())
+    return {"rubrics": listed, "names": ", ".join(RUBRICS)}
 
 
 def schema() -> dict[str, Any]:

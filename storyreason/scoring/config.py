@@ -1,4 +1,5 @@
-"""Settings of the gate that decides whether a challenger is promoted, and of the reward that a trainer may learn from."""
+"""Settings of the gate that decides whether a challenger is promoted, of the judge that may hold it back, and of the reward
+that a trainer may learn from."""
 
 from typing import Literal, Self
 
@@ -99,6 +100,42 @@ class GateConfig(BaseModel):
                 f"{decoding}/{catalogue.BOX_F1}"
             )
         return primary
+
+
+class JudgeConfig(BaseModel):
+    """A language model that may hold back what passes the gate. It never promotes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="The OpenAI-compatible address of the model that judges; empty: there is no judge. Its key is "
+        "$STORYREASON_API_KEY.",
+    )
+    model: str = Field("", description="The model's name there.")
+    stories: int | None = Field(None, ge=2, description="Judge the first N test stories only; empty: all of them.")
+    min_agreement: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="A judge that prefers the same story less often when the two change places holds nothing back.",
+    )
+    temperature: float = Field(0.7, ge=0, le=2, description="0 always takes the likeliest token.")
+    max_tokens: int = Field(1024, ge=64, description="Longest reply in tokens.")
+    concurrency: int = Field(4, ge=1, le=256, description="Requests at a time.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampling, for endpoints that take one.")
+    price_in: float = Field(0.0, ge=0, description="What a million tokens of a request cost.")
+    price_out: float = Field(0.0, ge=0, description="What a million tokens of a reply cost.")
+    max_cost: float | None = Field(None, gt=0, description="What one decision may cost; empty: no limit.")
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if self.endpoint and not self.model:
+            raise ValueError("judge.endpoint needs judge.model, the name of the model there")
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise ValueError("judge.max_cost needs judge.price_in and judge.price_out, per million tokens")
+        return self
 
 
 def _weight(default: float, description: str) -> float:

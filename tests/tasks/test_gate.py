@@ -17,6 +17,7 @@ from tasks.gate import Promotion
 from tasks.results import Pulled
 
 CONFIG = RunConfig()
+PULLED = Pulled(("data",), md5="0" * 32, rev=None, card="", faulty_test_stories={})
 
 
 @pytest.fixture
@@ -89,14 +90,14 @@ def test_without_a_promotion_the_current_champion_is_served(versions: dict[str, 
 
 def test_a_champion_is_not_decided_on_again(versions: dict[str, registry.Version]) -> None:
     with disable_run_logger():
-        promotion = gate.decide(CONFIG, versions["1"], champion=versions["1"], subjects=[], scores={})
+        promotion = gate.decide(CONFIG, versions["1"], champion=versions["1"], subjects=[], scores={}, data=PULLED)
     assert promotion == Promotion(True, "version 1 is the champion already: nothing to decide")
 
 
 def test_a_version_that_was_taken_down_by_hand_is_not_promoted(versions: dict[str, registry.Version]) -> None:
     registry.move_champion(versions["2"], by_hand=True)
     with disable_run_logger():
-        promotion = gate.decide(CONFIG, versions["1"], champion=versions["2"], subjects=[], scores={})
+        promotion = gate.decide(CONFIG, versions["1"], champion=versions["2"], subjects=[], scores={}, data=PULLED)
     assert not promotion.granted
     assert promotion.reason.startswith("version 1 was taken down by hand for version 2: serve it again with ")
 
