@@ -7,7 +7,6 @@ the next `up` resumes it.
 """
 
 import configparser
-import contextlib
 import os
 import shlex
 import signal
@@ -168,25 +167,12 @@ def _start(chosen: Settings, say: Callable[[str], None], parts: Iterable[str]) -
         "STORYREASON_MLFLOW_ARTIFACTS": chosen.mlflow_artifacts or artifacts,
     }
     environment.setdefault("PREFECT_API_URL", f"{chosen.prefect_url}/api")
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration())]
+    command = [sys.executable, "-m", "flows.supervising", "-c", str(_configuration())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RunError(f"The supervisor did not start: {' '.join((done.stdout + done.stderr).split())}")
-    _wait_for_guards({f"exec {command}" for command in started.values()})
-
-
-def _wait_for_guards(missing: set[str]) -> None:
-    """Wait until the supervisor has started a guard for each of these commands.
-
-    Between fork and exec a part still has the supervisor's signal handlers: SIGTERM would be lost, and `down` take a minute.
-    """
-    import psutil
-
     deadline = time.monotonic() + END
-    while missing and time.monotonic() < deadline:
-        if (pid := running()) is not None:  # it writes its process ID once it is a daemon
-            with contextlib.suppress(psutil.Error):
-                missing -= {word for child in psutil.Process(pid).children() for word in child.cmdline()[-1:]}
+    while running() is None and time.monotonic() < deadline:  # it writes its process ID once it is a daemon
         time.sleep(0.02)
 
 
