@@ -132,7 +132,7 @@ class EnginePool:
                     continue  # during the pause a training may have taken the device, or a deployment replaced the engine
                 await self._restart(self.served)
             except Exception as error:  # anything, a full disk for example: nothing else would restart the engine
-                if self.suspended_for():  # it was stopped while it was starting
+                if self.suspended_for() or self.healthy():  # it was stopped while it was starting
                     continue
                 self.problem = str(error) or repr(error)
                 log.error(
@@ -244,6 +244,9 @@ class EnginePool:
         old, self._engine, self.served, self.problem = self._engine, new, served, None
         self._up.set()
         log.info("version %s serves", served.version)
+        # `keep` may be starting the version that was served, or waiting for it where somebody else rolled it away.
+        starting = self._servers - {new.server, old.server if old else new.server}
+        await asyncio.gather(*(asyncio.to_thread(server.stop) for server in starting))
         if old is not None:
             self.swaps += 1
             await self._retire(old)

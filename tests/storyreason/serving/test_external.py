@@ -46,10 +46,10 @@ def settings(url: str) -> EngineConfig:
     return EngineConfig(external=url, startup_timeout=1)
 
 
-async def deployed(pool: EnginePool, number: str, url: str, images: tuple[bytes, ...] = ()) -> Deployed:
+async def deployed(pool: EnginePool, number: str, engine: EngineConfig, images: tuple[bytes, ...] = ()) -> Deployed:
     folder = str(state.folder().parent / "model")
     registered = f"models:/storyteller/{number}"
-    return await pool.deploy(folder, number, None, images, GenerationConfig(), settings(url), registered)
+    return await pool.deploy(folder, number, None, images, GenerationConfig(), engine, registered)
 
 
 async def until(pool: EnginePool, healthy: bool) -> None:
@@ -61,11 +61,11 @@ async def until(pool: EnginePool, healthy: bool) -> None:
 def test_it_serves_once_the_version_answers_and_tells(elsewhere: Elsewhere, examples: list[dataset.Example]) -> None:
     async def story() -> None:
         pool = EnginePool(ServingConfig())
-        outcome = await deployed(pool, "7", elsewhere.url, examples[0].images)
+        outcome = await deployed(pool, "7", settings(elsewhere.url), examples[0].images)
         assert outcome.changed and outcome.story and pool.healthy()
         async with pool.engine() as engine:
             assert engine.server.url == elsewhere.url and engine.server.name == "storyteller"
-        assert not (await deployed(pool, "7", elsewhere.url)).changed
+        assert not (await deployed(pool, "7", settings(elsewhere.url))).changed
         await pool.stop()
 
     asyncio.run(story())
@@ -74,11 +74,11 @@ def test_it_serves_once_the_version_answers_and_tells(elsewhere: Elsewhere, exam
 def test_another_version_than_the_registrys_is_refused_and_the_old_one_serves_on(elsewhere: Elsewhere) -> None:
     async def story() -> None:
         pool = EnginePool(ServingConfig())
-        await deployed(pool, "7", elsewhere.url)
+        await deployed(pool, "7", settings(elsewhere.url))
         with pytest.raises(
             GatewayError, match=r"serves storyteller, storyteller-7, not storyteller-8: .*serving\.roll"
         ):
-            await deployed(pool, "8", elsewhere.url)
+            await deployed(pool, "8", settings(elsewhere.url))
         assert pool.healthy() and pool.served is not None and pool.served.version == "7"
         await pool.stop()
 
@@ -88,7 +88,7 @@ def test_another_version_than_the_registrys_is_refused_and_the_old_one_serves_on
 def test_when_it_is_rolled_or_down_requests_wait_until_it_serves_the_version_again(elsewhere: Elsewhere) -> None:
     async def story() -> None:
         pool = EnginePool(ServingConfig(restart_pause=0.1))
-        await deployed(pool, "7", elsewhere.url)
+        await deployed(pool, "7", settings(elsewhere.url))
         keeping = asyncio.create_task(pool.keep())
         elsewhere.names = ["storyteller", "storyteller-9"]
         await until(pool, healthy=False)
@@ -102,6 +102,34 @@ def test_when_it_is_rolled_or_down_requests_wait_until_it_serves_the_version_aga
         assert not asking.done()
         elsewhere.names = ["storyteller", "storyteller-7"]
         assert await asking == elsewhere.url and pool.restarts == 1
+        keeping.cancel()
+        await pool.stop()
+
+    asyncio.run(story())
+
+
+def test_a_roll_that_was_seen_as_an_outage_does_not_keep_the_next_one_from_ending(elsewhere: Elsewhere) -> None:
+    """The version that is rolled away is waited for, as in an outage, until the deployment of the next one is done."""
+
+    async def story() -> None:
+        pool = EnginePool(ServingConfig(restart_pause=0.1))
+        patient = EngineConfig(external=elsewhere.url, startup_timeout=600)
+
+        await deployed(pool, "7", patient)
+        keeping = asyncio.create_task(pool.keep())
+        elsewhere.names = ["storyteller", "storyteller-8"]
+        await until(pool, healthy=False)
+        async with asyncio.timeout(60):
+            while not pool._servers:  # the wait for version 7 begins
+                await asyncio.sleep(0.02)
+        await deployed(pool, "8", patient)
+        assert pool.healthy()
+
+        elsewhere.names = ["nobody"]
+        await until(pool, healthy=False)
+        elsewhere.names = ["storyteller", "storyteller-8"]
+        await until(pool, healthy=True)
+        assert pool.problem is None and pool.restarts == 2
         keeping.cancel()
         await pool.stop()
 
