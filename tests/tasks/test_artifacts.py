@@ -49,6 +49,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_only_checksums_that_every_server_of_s3_knows_are_sent(
+    bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYREASON_ARTIFACTS", "s3://storyreason/plain")
+    artifacts.put(files(tmp_path, weights=b"one" * 1000))
+    for name in bucket.names("plain"):
+        head = bucket._client().head_object(Bucket="storyreason", Key=name, ChecksumMode="ENABLED")
+        assert not [said for said in head if said.startswith("Checksum")]
+
+
 def test_a_folder_comes_back_as_it_was_and_what_versions_share_is_stored_once(
     where: Callable[[], list[str]], tmp_path: Path
 ) -> None:
