@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import psutil
 import typer
 
 from benchmarks.soak.clients import Clients, Ended, Outcome
+from benchmarks.soak.gateway import TRIMMED
 
 MEMORY = 1.05
 """Most memory after all stories, as a multiple of that after the first fifth."""
@@ -42,8 +44,10 @@ SETTLE = 90.0
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds: MiB of memory of its own, open descriptors, threads."""
+    """What a process holds: MiB of memory of its own, `kept` before it returned to the system what it does not use, and
+    `memory` after that; open descriptors, threads."""
 
+    kept: float
     memory: float
     descriptors: int
     threads: int
@@ -132,8 +136,16 @@ class Soak:
             if not status["requests"] and counts["begun"] == counts["whole"] + counts["aborted"] and not connections:
                 break
             await asyncio.sleep(0.5)
-        memory = self.gateway.memory_full_info().uss / 2**20
-        return Footprint(round(memory, 1), self.gateway.num_fds(), self.gateway.num_threads())
+        kept = self._memory()
+        trimmed = self.runs / TRIMMED
+        self.gateway.send_signal(signal.SIGUSR2)
+        while not trimmed.exists():
+            await asyncio.sleep(0.1)
+        trimmed.unlink()
+        return Footprint(kept, self._memory(), self.gateway.num_fds(), self.gateway.num_threads())
+
+    def _memory(self) -> float:
+        return round(self.gateway.memory_full_info().uss / 2**20, 1)
 
 
 @contextlib.asynccontextmanager
