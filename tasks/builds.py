@@ -17,6 +17,7 @@ FOLDERS = {
     "groundcap": "pictures of GroundCap's films",
     "extract": "frames of a film",
     "detect": "detections in a film",
+    "looks": "looks in a film",
     "landmarks": "named landmarks",
     "recognize": "entities of a film",
     "sheet": "a contact sheet",

@@ -17,6 +17,9 @@ from tasks.results import Detected, Extracted
 from tasks.steps import USED, Work, step
 from tasks.tracking import recall
 
+LOOKS = "looks"
+"""The folder in `runs/` with what was embedded, a folder for each film."""
+
 
 @dataclass(frozen=True)
 class Reel:
@@ -27,6 +30,11 @@ class Reel:
     content: str
 
 
+def known_looks(film: str) -> Path:
+    """The folder with the looks of a film that were embedded before."""
+    return runs.root() / LOOKS / runs.fingerprint(film=film)
+
+
 def has_frames(place: Path) -> bool:
     """Whether a folder has the table of frames already; otherwise it is films, or a film."""
     return (place / frames.FILE).is_file()
@@ -34,6 +42,7 @@ def has_frames(place: Path) -> bool:
 
 def reel(name: str, path: Path) -> Reel:
     """A film that `sources.find` has found. Raises DataError if it cannot be read."""
+    USED.get()(known_looks(name))
     if path.is_relative_to(runs.root()):  # GroundCap's pictures
         USED.get()(path)
     return Reel(name, path, sources.fingerprint(path))
@@ -125,7 +134,10 @@ def detect(work: Work, config: RunConfig, kept: Path, name: str, content: str) -
     """Find people and things in frames, their faces, and what they look like. `content` identifies the table of frames."""
     out = work.folder / "detections.parquet"
     detector, looker, finder = _models(config.films)
-    report = detecting.detect(kept, out, detector, looker, finder, config.films.batch, _Told("detect"))
-    get_run_logger().info("%s: %d detections in %d frames, %d with a face; left out: %s", name, report.detections,
-                          report.frames, report.faces, dict(+report.left_out) or "none")  # fmt: skip
+    told = _Told("detect")
+    known = None if config.films.looks == looks.COLOURS else known_looks(name)  # colours are faster counted than read
+    report = detecting.detect(kept, out, detector, looker, finder, config.films.batch, told, known)
+    get_run_logger().info("%s: %d detections in %d frames, %d with a face, %d looks embedded; left out: %s", name,
+                          report.detections, report.frames, report.faces, report.embedded,
+                          dict(+report.left_out) or "none")  # fmt: skip
     return Detected((out.name,), out, report.detections)

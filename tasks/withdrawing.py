@@ -9,7 +9,7 @@ from storyreason.authoring import withdrawing
 from storyreason.config import DataConfig
 from storyreason.dataset.withdrawn import FILE, Place, parse
 from storyreason.errors import DataError
-from tasks import building, data, versioning
+from tasks import building, data, filming, versioning
 
 OLDER = (
     "Older versions of the data still have it, in Git, in DVC's cache and in its remote: `dvc gc --workspace --cloud` removes "
@@ -76,8 +76,7 @@ def _made_of(film: str) -> Iterator[Path]:
     import pyarrow.parquet as pq
 
     root = runs.root()
-    if (replies := building.calls(film)).is_dir():
-        yield replies
+    yield from (place for place in (building.calls(film), filming.known_looks(film)) if place.is_dir())
     yield from (folder / "films" / film for folder in root.glob("groundcap/*") if (folder / "films" / film).is_dir())
     for step in STEPS:
         for folder in sorted((root / step).glob("*")):

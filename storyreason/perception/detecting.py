@@ -21,6 +21,7 @@ from storyreason.format.boxes import iou_matrix
 from storyreason.perception import frames
 from storyreason.perception.film import kinds
 from storyreason.perception.frames import Frame
+from storyreason.perception.known import Known
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,6 +99,8 @@ class Report:
     """Faces that belong to a person."""
     left_out: Counter[str] = field(default_factory=Counter)
     """What was found and left out, by reason."""
+    embedded: int = 0
+    """Looks that were not known."""
     known: int = 0
     """Films that an earlier run had done."""
 
@@ -110,11 +113,13 @@ def detect(
     finder: FaceFinder | None = None,
     batch: int = 8,
     tell: Callable[[str, int, int], None] = lambda film, done, all: None,
+    known: Path | None = None,
 ) -> Report:
     """Write the detections in the frames of a folder to `out`, completely or not at all; each picture is decoded once.
 
-    Where nothing is found, the table has no rows. Raises DataError for frames that cannot be read, and RunError while another
-    process writes there, or if the disk is full.
+    Looks that are in the folder `known` are not embedded again, and it gains the new ones. Where nothing is found, the table
+    has no rows. Raises DataError for frames that cannot be read, and RunError while another process writes there, or if the
+    disk is full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,7 +134,10 @@ def detect(
             path = parts / f"{name}.parquet"
             report.known += path.exists()
             if not path.exists():
-                rows = list(_film(source, film, count, detector, looker, finder, batch, report, tell))
+                kept = Known(looker.identity, known)
+                rows = list(_film(source, film, count, detector, looker, kept, finder, batch, report, tell))
+                kept.keep()
+                report.embedded += kept.embedded
                 _write(path, pa.Table.from_pylist(rows, _schema()))
             done.append(path)
             report.films += 1
@@ -155,7 +163,7 @@ def models(table: Path) -> dict[str, str]:
 
 
 def _film(
-    source: Path, film: str, count: int, detector: Detector, looker: Looker, finder: FaceFinder | None, batch: int,
+    source: Path, film: str, count: int, detector: Detector, looker: Looker, known: Known, finder: FaceFinder | None, batch: int,
     report: Report, tell: Callable[[str, int, int], None],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     seen, rows = 0, frames.read(source, film)
@@ -166,11 +174,16 @@ def _film(
             faces = finder.faces(image) if finder and "char" in kinds(one.label for one in kept) else []
             owners = assigned(faces, kept)
             report.left_out["faces that belong to no person"] += len(faces) - len(owners)
-            looks = looker.looks(image, kept) if kept else ()
+            looks = _looks(frame, image, kept, looker, known) if kept else ()
             for number, (one, look) in enumerate(zip(kept, looks, strict=True)):
                 yield _row(frame, number, one, owners.get(number), look)
             seen += 1
             tell(film, seen, count)
+
+
+def _looks(frame: Frame, image: np.ndarray, found: Sequence[Found], looker: Looker, known: Known) -> np.ndarray:
+    areas = [(one.box, one.mask) for one in found]
+    return known.looks(frame.image, areas, lambda new: looker.looks(image, [found[at] for at in new]))
 
 
 def _row(frame: Frame, number: int, found: Found, face: Face | None, look: np.ndarray) -> dict[str, Any]:

@@ -132,7 +132,9 @@ def test_a_film_is_withdrawn_with_its_frames_and_detections(films: Path, tmp_pat
         tables = seen(right, films)
     interrupted = runs.work_folder("extract", "0" * 16)
     (interrupted / frames.FILE).write_bytes(b"half of a film")
-    assert set(withdrawing._made_of("film-7")) == {tables[0].kept, tables[0].detections.parent}
+    looks = filming.known_looks("film-7")
+    looks.mkdir(parents=True)
+    assert set(withdrawing._made_of("film-7")) == {tables[0].kept, tables[0].detections.parent, looks}
     assert list(withdrawing._interrupted()) == [interrupted]
     assert pq.read_table(tables[1].detections, columns=["film"]).column("film").unique().to_pylist() == ["film-8"]
 
