@@ -1,6 +1,5 @@
 """The data set of what was written for films: shards in the published layout, and its card."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from storyreason.authoring.windows import Shot, Windows
 from storyreason.authoring.writing import LeftOut, Written
 from storyreason.dataset import Example, Origin
 from storyreason.dataset.changing import CARD, WITHOUT_LICENCE
+from storyreason.dataset.films import for_testing
 from storyreason.errors import DataError
 from storyreason.page import sheet
 from storyreason.perception import frames
@@ -86,21 +86,6 @@ class FilmStories:
             "spent": Spent(**read["spent"]),
         }
         return cls(**{**read, **more})
-
-
-def for_testing(films: Sequence[str], share: float) -> frozenset[str]:
-    """The films whose stories are for test: those whose SHA-256 is in the lowest `share` of all possible hashes.
-
-    Adding films never moves others, unless there are so few that one of the splits would be empty; a film alone is for
-    training.
-    """
-    place = {film: int(hashlib.sha256(f"test {film}".encode()).hexdigest()[:8], 16) / 2**32 for film in films}
-    chosen = {film for film, at in place.items() if at < share}
-    if len(place) > 1 and share and not chosen:
-        chosen = {min(place, key=lambda film: place[film])}
-    if chosen and len(chosen) == len(place):
-        chosen.discard(max(place, key=lambda film: place[film]))
-    return frozenset(chosen)
 
 
 def assemble(

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,9 @@ from pathlib import Path
 from storyreason import runs
 from storyreason.dataset import withdrawn
 from storyreason.dataset.checking import Bad, check, inspect, refuse_many
+from storyreason.dataset.dividing import Division, divide
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import SPLITS, Example, copy, has_origin, load, shards, write
+from storyreason.dataset.shards import SPLITS, Example, Split, copy, has_origin, load, shards, write
 from storyreason.errors import DataError
 from storyreason.format.plain import plain
 
@@ -43,6 +44,8 @@ class Change:
     """The bad stories of a data set, which training and evaluation leave out, each with its fault."""
     withdrawn: tuple[str, ...] = ()
     """The stories that did not come in, because they show what was withdrawn."""
+    divided: str = ""
+    """How a source without a test split was divided; empty: it had one."""
 
     @property
     def nothing(self) -> bool:
@@ -59,6 +62,8 @@ class Change:
                 lines.append(f"{split}: {self.before[split]} -> {self.after[split]} stories, {', '.join(said)}")
         if self.moved:
             lines.append(f"{len(self.moved)} stories moved to another split ({_named(self.moved)})")
+        if self.divided:
+            lines.append(f"no test split: {self.divided}")
         if self.withdrawn:
             lines.append(
                 f"{len(self.withdrawn)} stories left out, as they show what was withdrawn ({_named(self.withdrawn)})"
@@ -136,22 +141,22 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
 def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
     """Replaces the data set in `folder` by the one in `source`, without what was withdrawn from either.
 
-    Bad stories, of which there may be 1 %, stay in it and are named: training and evaluation leave them out. Raises
-    DataError and changes nothing if `source` lacks a split or does not pass `check`.
+    One that has no test split is divided by film, which the card says. Bad stories, of which there may be 1 %, stay in it and
+    are named: training and evaluation leave them out. Raises DataError and changes nothing if `source` has one split that
+    cannot be divided or does not pass `check`.
     """
-    _refuse_one_split(source)
-    for split in SPLITS:
-        load(source, split)  # its shards and their columns
     before = withdrawn.read(folder) if folder.is_dir() else []
     known = withdrawn.joined(before, withdrawn.read(source))
     gone = _withdrawn(source, known)
+    division = divide(source, gone)
+    for split in SPLITS if division is None else ("train",):
+        load(source, split)  # its shards and their columns
     written = source.name.startswith(beside(folder))  # by `fetched`, which removes it: what is in it needs no copy
     with new_folder(folder) as new:
         for split in SPLITS:
-            files = shards(source, split)
-            if gone:
-                kept = (one for one in load(source, split, raw=True) if one.story_id not in gone)
-                write(kept, new, split, with_origin=has_origin(files))
+            files = shards(source, split if division is None else "train")
+            if gone or division is not None:
+                write(_chosen(files, gone, division, split), new, split, with_origin=has_origin(files))
             elif written:
                 for file in files:
                     _link(file, new / file.name)
@@ -163,12 +168,23 @@ def adopt(folder: Path, source: Path, put: Put = runs.replace) -> Change:
         if (card := source / CARD).is_file():
             shutil.copyfile(card, new / CARD)
         withdrawn.write(known, new)
-        bad = check(new, name=source).bad
+        report = check(new, name=source)
+        if division is not None:
+            told = (new / CARD).read_text() if (new / CARD).is_file() else report.markdown()
+            runs.write_text(new / CARD, division.card(told))
         old = folder if folder.is_dir() and any(folder.glob("**/*.parquet")) else None
-        change = replace(compare(old, new), unusable=tuple(map(str, bad)), withdrawn=tuple(sorted(gone)))
+        change = replace(compare(old, new), unusable=tuple(map(str, report.bad)), withdrawn=tuple(sorted(gone)),
+                         divided=str(division or ""))  # fmt: skip
         if not change.nothing or known != before:
             put(folder, new)
     return change
+
+
+def _chosen(files: Sequence[Path], gone: Container[str], division: Division | None, split: str) -> Iterator[Example]:
+    """The stories of a split: of files of it, or of a split that is divided."""
+    for one in Split(files, raw=True):
+        if one.story_id not in gone and (division is None or (one.story_id in division.for_test) == (split == "test")):
+            yield one
 
 
 def _withdrawn(source: Path, known: Sequence[withdrawn.Withdrawn]) -> set[str]:
@@ -177,16 +193,6 @@ def _withdrawn(source: Path, known: Sequence[withdrawn.Withdrawn]) -> set[str]:
         return set()
     every = (one for split in SPLITS if _stories(source, split) for one in load(source, split, raw=True))
     return {one.story_id for one in every if any(entry.shown_by(one) for entry in known)}
-
-
-def _refuse_one_split(source: Path) -> None:
-    have = [split for split in SPLITS if list(source.glob(f"**/{split}-*.parquet"))]
-    if len(have) == 1:
-        (lacking,) = set(SPLITS) - set(have)
-        raise DataError(
-            f"{source} has stories for {have[0]} only, and data need some for {lacking}, of other films: divide its files by "
-            f"film, or add it to data that have both (`storyreason data add`)."
-        )
 
 
 def _is_normal(file: Path) -> bool:

@@ -10,7 +10,8 @@ from storyreason.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VALIDATION_SHARE = 0.05
+VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
+"""How many films are for validation, and for test where a data set does not say which."""
 
 
 def films(story_ids: Sequence[str], mapping: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -48,6 +49,21 @@ def validation_ids(
     if len(chosen) == len(place):
         chosen.discard(max(place, key=lambda film: place[film]))
     return frozenset(story_id for story_id, film in film_of.items() if film in chosen)
+
+
+def for_testing(films: Sequence[str], share: float = TEST_SHARE) -> frozenset[str]:
+    """The films whose stories are for test: those whose SHA-256 is in the lowest `share` of all possible hashes.
+
+    Adding films never moves others, unless there are so few that one of the splits would be empty; a film alone is for
+    training.
+    """
+    place = {film: int(hashlib.sha256(f"test {film}".encode()).hexdigest()[:8], 16) / 2**32 for film in films}
+    chosen = {film for film, at in place.items() if at < share}
+    if len(place) > 1 and share and not chosen:
+        chosen = {min(place, key=lambda film: place[film])}
+    if chosen and len(chosen) == len(place):
+        chosen.discard(max(place, key=lambda film: place[film]))
+    return frozenset(chosen)
 
 
 def film_mapping(path: Path) -> dict[str, str]:

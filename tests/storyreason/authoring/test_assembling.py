@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from storyreason import dataset
-from storyreason.authoring.assembling import FilmStories, assemble, contact_sheet, for_testing
+from storyreason.authoring.assembling import FilmStories, assemble, contact_sheet
 from storyreason.authoring.calls import Author, Budget
 from storyreason.authoring.config import AuthoringConfig
 from storyreason.authoring.windows import recognized, windows
@@ -94,15 +94,6 @@ def test_what_is_left_out_is_counted_and_a_film_alone_is_for_training(
 
     with pytest.raises(DataError, match=r"No film gave a story, most often because of tag-unclosed \(…\)"):
         assemble({one.film: folder for one in told}, [replace(one, stories=())], tmp_path, 0.15, {})
-
-
-def test_more_films_never_move_others() -> None:
-    names = [f"film {number}" for number in range(200)]
-    few, many = for_testing(names[:100], 0.15), for_testing(names, 0.15)
-    assert few <= many and 15 < len(many) < 45
-    assert for_testing(names[:1], 0.15) == frozenset()
-    assert len(for_testing(names[:2], 0.01)) == 1 == len(for_testing(names[:2], 0.99))
-    assert for_testing(names[:2], 0) == frozenset()
 
 
 def test_a_contact_sheet_has_every_frame_and_entity(folder: Path) -> None:

@@ -161,16 +161,53 @@ def test_what_comes_in_is_written_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(dataset.load(tmp_path / "data", "train")) == len(rows) - 2
 
 
-def test_a_source_with_one_split_is_not_taken_for_whole_data(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    theirs = as_json(tmp_path / "theirs")
-    with (
-        pytest.raises(
-            DataError, match=r"theirs has stories for train only, and data need some for test, of other films"
-        ),
-        dataset.fetched(str(theirs), tmp_path / "data") as place,
-    ):
-        dataset.adopt(tmp_path / "data", place)
+def test_a_source_without_a_test_split_is_divided_by_film_and_its_card_says_so(tmp_path: Path) -> None:
+    import datasets
+
+    def adopted(name: str, make: Callable[[Path], Path]) -> tuple[dict[str, list[str]], str]:
+        (tmp_path / name).mkdir()
+        data = tmp_path / f"{name}-data"
+        with dataset.fetched(str(make(tmp_path / name)), data) as place:
+            said = dataset.adopt(data, place).summary()
+        return {split: dataset.load(data, split).story_ids() for split in dataset.SPLITS}, said
+
+    found, said = adopted("one", as_json)
+    of = {split: set(dataset.films(names).values()) for split, names in found.items()}
+    assert len(of["train"]) == 2 and len(of["test"]) == 1 and sum(map(len, found.values())) == len(EXAMPLES)
+    (film,) = of["test"]
+    sentence = f"1 of 3 films are for test, chosen by a hash of their names: {film}"
+    assert f"no test split: {sentence}" in said
+    card = (tmp_path / "one-data" / "README.md").read_text()
+    assert f"It had no test split: {sentence}." in card and "| stories |" in card
+    loaded = datasets.load_dataset(str(tmp_path / "one-data"))
+    assert {split: list(loaded[split]["story_id"]) for split in loaded} == found
+
+    def ours(folder: Path) -> Path:  # shards of a reader's own, in another order, with their card
+        dataset.write(reversed(EXAMPLES), folder, "train")
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n# Theirs\n")
+        return folder
+
+    again, _ = adopted("two", ours)
+    assert {split: set(names) for split, names in again.items()} == {s: set(names) for s, names in found.items()}
+    card = (tmp_path / "two-data" / "README.md").read_text()
+    assert "license: mit" in card and "# Theirs" in card and sentence in card and "path: test-*.parquet" in card
+
+
+@pytest.mark.parametrize(
+    ("split", "ids", "said"),
+    [
+        ("train", ["a-1", "a-2"], "they are all of one film"),
+        ("train", ["one", "two"], "they do not say of which films they are"),
+        ("test", ["a-1", "b-1"], "has stories for test only, and data need some for train"),
+    ],
+)
+def test_one_split_that_cannot_be_divided_by_film_is_refused(
+    split: str, ids: list[str], said: str, tmp_path: Path
+) -> None:
+    some = [replace(one, story_id=name) for one, name in zip(EXAMPLES, ids, strict=False)]
+    dataset.write(some, tmp_path / "theirs", split)
+    with pytest.raises(DataError, match=said):
+        dataset.adopt(tmp_path / "data", tmp_path / "theirs")
     assert not (tmp_path / "data").exists()
 
 

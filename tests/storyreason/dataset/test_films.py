@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storyreason import dataset
+from storyreason.authoring.config import AuthoringConfig
+from storyreason.dataset.films import TEST_SHARE, for_testing
 from storyreason.errors import DataError
 
 NAMES = st.lists(st.from_regex(r"[a-z]{1,8}-[0-9]", fullmatch=True), min_size=2, max_size=60, unique=True)
@@ -66,3 +68,13 @@ def test_ids_without_a_film_are_cut_by_story_with_a_warning(caplog: pytest.LogCa
         chosen = dataset.validation_ids(["17", "18", "19"])
     assert len(chosen) == 1
     assert "split by story" in caplog.text
+
+
+def test_more_films_never_move_others_between_training_and_test() -> None:
+    assert AuthoringConfig().test_share == TEST_SHARE
+    names = [f"film {number}" for number in range(200)]
+    few, many = for_testing(names[:100], 0.15), for_testing(names, 0.15)
+    assert few <= many and 15 < len(many) < 45
+    assert for_testing(names[:1], 0.15) == frozenset()
+    assert len(for_testing(names[:2], 0.01)) == 1 == len(for_testing(names[:2], 0.99))
+    assert for_testing(names[:2], 0) == frozenset()

@@ -1,0 +1,74 @@
+"""A data set that has stories for training only is divided by film: some of the films become the test split."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from storyreason.dataset.films import films, for_testing
+from storyreason.dataset.shards import SPLITS, shards
+from storyreason.errors import DataError
+
+NAMED = 20
+"""Films that a card names; more are counted."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which stories become the test split, by their films."""
+
+    for_test: frozenset[str]
+    films: tuple[str, ...]
+    """Those for test, sorted."""
+    count: int
+    """All films."""
+
+    def __str__(self) -> str:
+        named = ", ".join(self.films[:NAMED]) + f" and {len(self.films) - NAMED} more" * (len(self.films) > NAMED)
+        return f"{len(self.films)} of {self.count} films are for test, chosen by a hash of their names: {named}"
+
+    def card(self, card: str) -> str:
+        """A card that says so, and names the files of both splits to who loads the folder."""
+        from huggingface_hub import DatasetCard
+
+        read = DatasetCard(card if card.startswith("---\n") else f"---\n---\n{card}")
+        files = [{"split": split, "path": f"{split}-*.parquet"} for split in SPLITS]
+        read.data["configs"] = [{"config_name": "default", "data_files": files}]
+        said = (
+            f"It had no test split: {self}. All stories of a film are in one split, and more films do not move others."
+        )
+        return f"{str(read).rstrip()}\n\n## Splits\n\n{said}\n"
+
+
+def divide(source: Path, gone: Container[str] = ()) -> Division | None:
+    """How a data set that has one split is divided, without the stories in `gone`; None for one that has both.
+
+    Raises DataError if it has only stories for test, if they do not say their films, or if they are all of one.
+    """
+    have = [split for split in SPLITS if list(source.glob(f"**/{split}-*.parquet"))]
+    if len(have) != 1:
+        return None
+    way = "divide its files by film, or add it to data that have both (`storyreason data add`)"
+    if have == ["test"]:
+        raise DataError(f"{source} has stories for test only, and data need some for train, of other films: {way}.")
+    of = {name: film for name, film in _films(source).items() if name not in gone}
+    chosen = for_testing(sorted(set(of.values())))
+    if not chosen or any(name == film for name, film in of.items()):
+        why = "they do not say of which films they are" if len(set(of.values())) > 1 else "they are all of one film"
+        raise DataError(
+            f"{source} has stories for train only, and data need some for test, of other films; {why}: {way}."
+        )
+    stories = frozenset(name for name, film in of.items() if film in chosen)
+    return Division(stories, tuple(sorted(chosen)), len(set(of.values())))
+
+
+def _films(source: Path) -> dict[str, str]:
+    """The film of each story for training: its own column, else by its ID."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, str | None] = {}
+    for file in shards(source, "train"):
+        columns = [name for name in ("story_id", "film") if name in pq.read_schema(file).names]
+        for row in pq.read_table(file, columns=columns).to_pylist():
+            found[str(row["story_id"])] = row.get("film")
+    named = films(list(found))
+    return {name: film or named[name] for name, film in found.items()}
