@@ -86,7 +86,7 @@ def of(folder: Path | str) -> Adapter | None:
 
 def in_tower(adapter: Adapter) -> bool:
     """Whether an adapter has weights of the vision tower or its merger. Raises ModelError for a damaged file."""
-    return any(architecture.TOWER in key for key, _ in _tensors([adapter.folder / WEIGHTS]))
+    return any(architecture.in_tower(key) for key, _ in _tensors([adapter.folder / WEIGHTS]))
 
 
 def check(folder: Path) -> int:

@@ -1,8 +1,9 @@
 """What differs between families of base models: the one room that knows what a model is like inside.
 
-All of them have a tower that turns a picture's patches into one token for each cell of 2x2 patches, a language model that
-numbers tokens by M-RoPE, and transformers' interface of Qwen2.5-VL. To add a family, add it to `FAMILIES`, and to
-`storyreason/sample/untrained.py` a tiny model of its class: `tests/storyreason/test_architecture.py` then runs on it.
+All of them have a tower that turns a picture's patches into one token for each cell of 2x2 patches, a language model, and
+transformers' interface: `get_image_features`, whose result the model accepts instead of pixels. To add a family, add it to
+`FAMILIES`, and to `storyreason/sample/untrained.py` a tiny model of its class: `tests/storyreason/test_architecture.py` then
+runs on it.
 
 >>> from types import SimpleNamespace
 >>> of(SimpleNamespace(model_type="qwen3_vl")).name
@@ -13,8 +14,9 @@ import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from storyreason import patches
 from storyreason.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 Target = Literal["attention", "mlp", "merger", "tower"]
 """The parts of a model that adapters can be put on, and that can have a learning rate of their own."""
+TARGETS: tuple[Target, ...] = get_args(Target)
 ATTENTION = r".*language_model.*\.self_attn\.[qkvo]_proj"
 ADAPTED: Mapping[Target, str] = {
     "attention": ATTENTION,
@@ -29,12 +32,8 @@ ADAPTED: Mapping[Target, str] = {
     "merger": r".*visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.[02]|linear_fc\d)",
     "tower": r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.((gate|up|down)_proj|linear_fc\d))",
 }
-"""The linear layers of each target, as a regular expression of their whole names. Not the embedding of patches: vLLM gives
-other tokens with adapters on it."""
-TOWER = "visual."
-"""In the names of all weights of a tower, and of no other."""
-NOT_QUANTIZED = ("model.visual", "lm_head")
-"""The modules that stay as they are when a base is quantized."""
+"""The linear layers of each target in Qwen's families, as a regular expression of their whole names. Not the embedding of
+patches: vLLM gives other tokens with adapters on it."""
 
 PLAIN = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -45,6 +44,8 @@ PLAIN = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Turns as Qwen writes them, and nothing else: no system turn, no thinking block, no tools."""
+PLAIN_LFM = "{{ bos_token }}" + PLAIN.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>")
+"""The same for LFM2.5-VL, whose turns look the same. Its processor frames each picture itself."""
 
 Part = Literal["layers", "adapters", "patches", "tower", "merger", "lookups"]
 
@@ -57,14 +58,29 @@ class Family:
     """As its makers write it."""
     boxes: str
     """What the boxes count that its published weights write: the first word of a convention (`format.grids`)."""
+    tower: tuple[str, ...] = ("visual",)
+    """The attributes, beside the language model, that turn pictures into tokens: the tower, and its merger if that is not
+    in it. The first computes in the dtype that features are kept in."""
+    blocks: str = "depth"
+    """The number of the tower's blocks in its configuration."""
+    pictures: patches.Patches = patches.QWEN
+    """How its processor and its tower hand over pictures."""
+    rows: int = 3
+    """The rows of a token's position: time, height and width (M-RoPE), or its place alone."""
     adapted: Mapping[Target, str] = field(default_factory=lambda: ADAPTED)
     """The layers that LoRA adapts for each target, as a regular expression of their whole names."""
     recurrent: str | None = None
-    """The attribute of a decoder layer that carries a state from token to token, whatever the positions say. A story in
-    a packed row would see those before it, so each passes through such a layer by itself."""
+    """The attribute of a decoder layer that carries something from token to token, whatever the positions say: a state, or
+    a convolution. A story in a packed row would see those before it, so each passes through such a layer by itself."""
     template: str | None = None
     """The chat template that replaces its own, for training and in model folders; None: its own. Replaced is one that opens
-    or closes a thinking block itself, and takes such a block out of an answer: the analysis of a story is one."""
+    or closes a thinking block itself, or takes such a block out of an answer: the analysis of a story is one."""
+    norm: str = "norm"
+    """The attribute of the language model with the norm after its last layer."""
+    windows: bool = True
+    """Whether the tower attends within windows or frames whose ends it hands on (`training.windows`)."""
+    liger: bool = True
+    """Whether Liger has kernels for its language model."""
 
 
 FAMILIES = {
@@ -80,8 +96,33 @@ FAMILIES = {
         recurrent="linear_attn",
         template=PLAIN,
     ),
+    "lfm2_vl": Family(
+        "LFM2.5-VL",
+        boxes="thousandths",
+        tower=("vision_tower", "multi_modal_projector"),
+        blocks="num_hidden_layers",
+        pictures=patches.LFM,
+        rows=1,
+        adapted={
+            "attention": r".*language_model.*\.(self_attn\.([qkv]|out)_proj|conv\.(in|out)_proj)",
+            "mlp": r".*language_model.*\.feed_forward\.w[123]",
+            "merger": r".*multi_modal_projector\.linear_[12]",
+            "tower": r".*vision_tower\.encoder.*\.(self_attn\.([qkv]|out)_proj|mlp\.fc[12])",
+        },
+        recurrent="conv",
+        template=PLAIN_LFM,
+        norm="embedding_norm",
+        windows=False,
+        liger=False,
+    ),
 }
 """The known families by the `model_type` of their configuration."""
+TOWERS = tuple(dict.fromkeys(f"{one}." for family in FAMILIES.values() for one in family.tower))
+"""In the names of all weights of a tower, and of no other."""
+MERGERS = ("merger", "projector")
+NORMS = tuple(dict.fromkeys(family.norm for family in FAMILIES.values()))
+CARRYING = ("linear_attention", "conv")
+"""The kinds of decoder layers that carry something from token to token, instead of comparing every token with every other."""
 
 
 def of(config: Any, name: str = "this model") -> Family:
@@ -100,16 +141,24 @@ def known() -> str:
     return f"{', '.join(names)} or {last}"
 
 
-def resized(processor: Any) -> str:
-    """The convention of boxes in pixels of the pictures as this processor resizes them: `resized:28:3136:12845056`."""
-    pictures = processor.image_processor
-    cell = pictures.patch_size * pictures.merge_size
-    return f"resized:{cell}:{pictures.size['shortest_edge']}:{pictures.size['longest_edge']}"
-
-
 def inside(base: Any) -> Any:
-    """The part of a base, with adapters or without, that holds the tower (`visual`) and the language model."""
+    """The part of a base, with adapters or without, that holds the tower and the language model."""
     return base.get_base_model().model if hasattr(base, "get_base_model") else base.model
+
+
+def towers(holder: Any) -> dict[str, Any]:
+    """The tower by its attributes in the part of a base that `inside` gives."""
+    return {name: getattr(holder, name) for name in of(holder.config).tower}
+
+
+def in_tower(name: str) -> bool:
+    """Whether a weight belongs to a tower or its merger, by its name."""
+    return any(one in name for one in TOWERS)
+
+
+def not_quantized(base: Any) -> list[str]:
+    """The modules that stay as they are when a base of this configuration is quantized: their features are few."""
+    return [*(f"model.{one}" for one in of(base).tower), "lm_head"]
 
 
 def takes_features(base: Any) -> bool:
@@ -126,12 +175,29 @@ def feature_size(config: Any) -> int:
     return int(config.get_text_config().hidden_size * maps)
 
 
-def features(seen: Any) -> "Iterator[Tensor]":
-    """The features [tokens, `feature_size`] of each picture, from what `get_image_features` returns."""
+def see(holder: Any, pixels: "Tensor", grids: "Tensor") -> "Iterator[Tensor]":
+    """The features [tokens, `feature_size`] of each picture from its patches (`chat.Inputs`), computed by the tower."""
     import torch
 
+    given = of(holder.config).pictures.given(pixels, grids)
+    seen = holder.get_image_features(**given, return_dict=True)
     maps = (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))
     return (torch.cat(of_one, dim=1) for of_one in zip(*maps, strict=True))
+
+
+def arguments(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The arguments of a base for a batch of `chat.Inputs`, which has `features` of its pictures or `pixel_values`."""
+    family, given = of(config), dict(batch)
+    if family.rows == 1:  # nothing that numbers tokens by pictures
+        del given["mm_token_type_ids"]
+    if "features" in given:
+        given["mm_encoder_outputs"] = as_seen(given.pop("features"), config)
+        return given if family.rows > 1 else _without(given, "image_grid_thw")
+    return given | family.pictures.given(given.pop("pixel_values"), given.pop("image_grid_thw"))
+
+
+def _without(given: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key != name}
 
 
 def as_seen(found: "Tensor", config: Any) -> dict[str, Any]:
@@ -154,9 +220,14 @@ def part(name: str) -> Part:
     """
     if "lora_" in name:
         return "adapters"
-    if TOWER not in name:
+    if not in_tower(name):
         return "layers" if ".layers." in name else "lookups"
-    kinds: tuple[tuple[str, Part], ...] = (("merger", "merger"), ("patch_embed", "patches"), ("pos_embed", "lookups"))
+    kinds: tuple[tuple[str, Part], ...] = (
+        *((word, "merger") for word in MERGERS),
+        ("patch_embed", "patches"),
+        ("pos_embed", "lookups"),
+        ("position_embed", "lookups"),
+    )
     return next((kind for word, kind in kinds if word in name), "tower")
 
 
@@ -166,9 +237,11 @@ def target(name: str) -> Target | None:
     >>> target("base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default.weight")
     'mlp'
     """
-    if TOWER in name:
-        return "merger" if "merger" in name else "tower"
-    return "mlp" if ".mlp." in name else "attention" if "attn." in name else None
+    if in_tower(name):
+        return "merger" if any(word in name for word in MERGERS) else "tower"
+    if ".mlp." in name or ".feed_forward." in name:
+        return "mlp"
+    return "attention" if "attn." in name or ".conv." in name else None
 
 
 def layers(base: Any, wanted: Collection[Target]) -> dict[Target, list[str]]:
@@ -184,4 +257,4 @@ def attending(config: Any) -> int:
     """How many layers of the language model compare every token with every other."""
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    return sum(kind != "linear_attention" for kind in kinds)
+    return sum(kind not in CARRYING for kind in kinds)

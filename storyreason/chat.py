@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from storyreason.compat import models
+from storyreason import patches
 from storyreason.errors import DataError, ModelError
 from storyreason.format.answer import CLOSE
 
@@ -98,6 +98,7 @@ class Encoder:
         """Raises ModelError if the chat template of the base model cannot be split into prompt and answer."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.cutting = patches.of(processor)
         self.images_first = images_first
         self.special = special_tokens(self.tokenizer)
         self.end = self._end_of_answer()
@@ -135,7 +136,8 @@ class Encoder:
         return end
 
     def _prompt_tokens(self, n_images: int, request: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(self._render(n_images, request))["input_ids"])
+        text = self.cutting.framed(self._render(n_images, request), self.processor)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def prompt_length(self, image_tokens: Sequence[int], request: str) -> int:
         """Length in tokens of the prompt of a story. `image_tokens` has the number of tokens of each frame."""
@@ -143,12 +145,12 @@ class Encoder:
 
     def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """The number of tokens of each frame; `sizes` are (width, height) in pixels. No picture is decoded."""
-        return models.image_tokens(self.processor, sizes)
+        return self.cutting.tokens(self.processor, sizes)
 
     def pictures(self, images: "Sequence[Image]") -> "tuple[Tensor, Tensor]":
         """Patches [patches, patch size] and grids [images, 3] (time, height, width in patches) of the frames."""
         found = self.processor.image_processor(images=list(images), return_tensors="pt")
-        return found["pixel_values"], found["image_grid_thw"]
+        return self.cutting.cut(found)
 
     def answer(self, text: str) -> list[int]:
         """The tokens that the model has to generate: the answer and the end of its turn.
@@ -195,12 +197,12 @@ class Encoder:
 
         pixels, grids = pictures
         image_token = self.processor.image_token_id
-        merged = self.processor.image_processor.merge_size**2
+        merged = self.cutting.cell(self.processor)
         counts = iter((grids.prod(dim=1) // merged).tolist())
         prompt: list[int] = []
         for token in self._prompt(
             len(grids), request
-        ):  # each frame has one <|image_pad|>, which is repeated once per feature
+        ):  # each frame has one image token, which is repeated once per feature
             prompt.extend([image_token] * next(counts) if token == image_token else [token])
         input_ids = torch.tensor([*prompt, *answer])
         is_image = input_ids == image_token
@@ -214,9 +216,10 @@ class Encoder:
         request = REQUESTS[1]
         ours = self.join(self.pictures(images), request, self.answer(answer))
         text = self._render(len(images), request) + answer + self.end
-        theirs = self.processor(text=[text], images=list(images), return_tensors="pt")
-        for name in ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-            whole = theirs[name][0] if name in ("input_ids", "mm_token_type_ids") else theirs[name]
+        found = self.processor(text=[text], images=list(images), return_tensors="pt", return_mm_token_type_ids=True)
+        pixels, grids = self.cutting.cut(found)
+        theirs = {name: found[name][0] for name in ("input_ids", "mm_token_type_ids")}
+        for name, whole in {**theirs, "pixel_values": pixels, "image_grid_thw": grids}.items():
             if whole.shape != getattr(ours, name).shape or not bool((whole == getattr(ours, name)).all()):
                 raise ModelError(
                     f"The base model's processor returns unexpected {name}: its files do not belong together. Take all of "

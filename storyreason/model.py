@@ -90,7 +90,7 @@ def load_processor(base: str, revision: str | None = None) -> Any:
         processor = AutoProcessor.from_pretrained(base, revision=revision)
     except Exception as error:
         raise _unloadable(base, error) from error
-    for part in ("tokenizer", "image_processor", "image_token_id", models.IMAGE_TOKEN_COUNTER):
+    for part in ("tokenizer", "image_processor", "image_token_id", kind.pictures.needed):
         if not hasattr(processor, part):
             raise ModelError(
                 f"The base model {base} has no {part} in its processor ({type(processor).__name__}): its files are not those of "
@@ -98,11 +98,12 @@ def load_processor(base: str, revision: str | None = None) -> Any:
             )
     if kind.template is not None:
         processor.chat_template = kind.template
+    kind.pictures.settle(processor)
     return processor
 
 
-def chat_template(base: str) -> str | None:
-    """The chat template that an engine has to use instead of that of a base (a folder, or a name on the Hub); None: its own.
+def known_family(base: str) -> architecture.Family | None:
+    """The family of what an engine is given (a folder, or a name on the Hub); None for any other, which it may know.
 
     Raises ModelError when there is no such base.
     """
@@ -114,7 +115,7 @@ def chat_template(base: str) -> str | None:
             kind = str(json.loads(file.read_text())["model_type"])
         except (ValueError, KeyError, TypeError):  # the engine says what is wrong with it
             return None
-    return known.template if (known := architecture.FAMILIES.get(kind)) else None
+    return architecture.FAMILIES.get(kind)
 
 
 def load(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storyreason.architecture import Family
 from storyreason.errors import EngineError
 from storyreason.generation.config import OWN_OPTIONS, EngineConfig
 
@@ -25,6 +26,13 @@ def arguments(config: EngineConfig, on_cpu: bool) -> list[str]:
     names = {setting: name for name, setting in OWN_OPTIONS.items()}
     command = [text for setting, value in chosen.items() for text in (names[setting], str(value))]
     return [*command, *(["--enforce-eager"] if on_cpu else []), "--disable-uvicorn-access-log", *config.extra_args]
+
+
+def of_family(family: Family | None) -> list[str]:
+    """The options that make an engine prompt a base, and cut its pictures, as this project does."""
+    template, cutting = (family.template, family.pictures.settings) if family else (None, {})
+    chosen = {"--chat-template": template, "--mm-processor-kwargs": json.dumps(cutting) if cutting else None}
+    return [text for option, value in chosen.items() if value is not None for text in (option, value)]
 
 
 def _unless(default: Any, **settings: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from storyreason.format import answer, rules
 from storyreason.generation import answering, command, lora
 from storyreason.generation.config import EngineConfig, GenerationConfig
 from storyreason.generation.openai import tell
-from storyreason.model import chat_template
+from storyreason.model import known_family
 
 NAME = "storyteller"
 """The model's name in requests, the same for every version."""
@@ -125,8 +125,7 @@ class VllmServer:
         begin = [str(vllm), "serve", served[0], "--served-model-name", served[1]]
         begin += ["--host", "127.0.0.1", "--port", str(self.port)]
         begin += lora.arguments(adapter, self.name) if adapter else []
-        if template := chat_template(str(self.model)):
-            begin += ["--chat-template", template]
+        begin += command.of_family(known_family(str(self.model)))
         return [*begin, *command.arguments(self.config, on_cpu())]
 
     def _environment(self) -> dict[str, str]:

@@ -55,6 +55,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {"depth": 2, "num_position_embeddings": 64},
     ),
+    "lfm2_vl": (
+        "Lfm2Vl",
+        {
+            "rope_parameters": dict(ROPE),
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            "conv_dim": 32,  # published ones have these two, and vLLM reads them
+            "block_dim": 32,
+        },
+        {"num_hidden_layers": 2, "num_attention_heads": 2, "num_patches": 64, "vision_use_head": False},
+    ),
 }
 """The beginning of the names of each family's classes, and what its language model and its tower have of their own."""
 
@@ -78,8 +89,11 @@ WIDE: dict[str, dict[str, Any]] = {
         "linear_key_head_dim": 128,
         "linear_value_head_dim": 128,
     },
+    "lfm2_vl": {"conv_dim": 128, "block_dim": 128},
 }
 """Heads that vLLM computes with: of 64 and more, in linear layers of 128."""
+FRAMES = ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
+"""The special tokens of LFM2.5-VL's processor that Qwen's tokenizers lack."""
 
 
 def write(
@@ -104,9 +118,13 @@ def write_from(folder: Path, texts: Sequence[str], seed: int, family: str, wide:
 
     processor = make_processor(texts, family, vocabulary)
     tokenizer = processor.tokenizer
-    special = tokenizer.convert_tokens_to_ids
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     classes, text, tower = FAMILIES[family]
+    more: dict[str, Any] = {"projector_hidden_size": 64}
+    if family != "lfm2_vl":
+        names = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
+        tokens = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+        more = dict(zip(names, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
     config = getattr(transformers, f"{classes}Config")(
         text_config={
             **TEXT,
@@ -116,29 +134,53 @@ def write_from(folder: Path, texts: Sequence[str], seed: int, family: str, wide:
             "vocab_size": len(tokenizer),
         },
         vision_config={**TOWER, **tower, **(WIDE_TOWER if wide else {})},
-        image_token_id=special("<|image_pad|>"),
-        video_token_id=special("<|video_pad|>"),
-        vision_start_token_id=special("<|vision_start|>"),
-        vision_end_token_id=special("<|vision_end|>"),
+        image_token_id=processor.image_token_id,
         tie_word_embeddings=True,
+        **more,
     )
     torch.manual_seed(seed)
     model = getattr(transformers, f"{classes}ForConditionalGeneration")(config)
     model.generation_config = transformers.GenerationConfig(**ends, do_sample=False)
     model.save_pretrained(folder)
+    if family == "lfm2_vl":
+        _name_as_published(folder / "model.safetensors")
     processor.save_pretrained(folder)
     return folder
 
 
-def make_processor(texts: Sequence[str], family: str, vocabulary: int) -> Any:
-    """The processor of a family, with Qwen2.5-VL's template and a small vocabulary."""
-    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+def _name_as_published(file: Path) -> None:
+    """Published towers of LFM2.5-VL are one level deeper than transformers has them. It renames them on loading, and back on
+    writing what was loaded so; vLLM knows the published names alone."""
+    from safetensors.torch import load_file, save_file
 
+    weights = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): tensor for name, tensor in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def make_processor(texts: Sequence[str], family: str, vocabulary: int) -> Any:
+    """The processor of a family, with a small vocabulary, and Qwen2.5-VL's template if the family has none of ours."""
+    from transformers import (
+        Lfm2VlImageProcessor,
+        Lfm2VlProcessor,
+        Qwen2VLImageProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    from storyreason import architecture
     from storyreason.sample import tokenizer
 
     made = tokenizer.make_processor(texts, vocabulary)
     if family == "qwen2_5_vl":
         return made
+    if family == "lfm2_vl":
+        made.tokenizer.add_special_tokens(
+            {"additional_special_tokens": list(FRAMES)}, replace_extra_special_tokens=False
+        )
+        cutting = Lfm2VlImageProcessor(min_image_tokens=4, max_image_tokens=256)
+        return Lfm2VlProcessor(cutting, made.tokenizer, chat_template=architecture.PLAIN_LFM)
     grey, size = [0.5] * 3, {"shortest_edge": 32 * 32, "longest_edge": 256 * 32 * 32}
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=16, image_mean=grey, image_std=grey, size=size),

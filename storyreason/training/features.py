@@ -46,17 +46,21 @@ class Absent(torch.nn.Module):
         raise AssertionError("the vision tower was left out, and a batch has pictures without features")
 
 
-def leave_out(holder: Any) -> Any:
-    """Take the tower out of a base that gets only features from now on, and return the tower."""
-    tower, holder.visual = holder.visual, Absent()
+def leave_out(holder: Any) -> torch.nn.ModuleDict:
+    """Take the tower out of a base that gets only features from now on, and return it: its parts by their names."""
+    tower = torch.nn.ModuleDict(architecture.towers(holder))
+    for name in tower:
+        setattr(holder, name, Absent())
     return tower
 
 
-def put_back(base: Any, tower: Any, state_dict: dict[str, Any] | None = None) -> None:
+def put_back(base: Any, tower: torch.nn.ModuleDict, state_dict: dict[str, Any] | None = None) -> None:
     """Undo `leave_out`. The tower's weights are added to `state_dict`, which was taken from the base without it."""
-    architecture.inside(base).visual = tower
+    holder = architecture.inside(base)
+    for part, module in tower.items():
+        setattr(holder, part, module)
     if state_dict is not None:
-        (name,) = (name for name, module in base.named_modules() if module is tower)
+        (name,) = (name for name, module in base.named_modules() if module is holder)
         state_dict.update({f"{name}.{key}": tensor for key, tensor in tower.state_dict().items()})
 
 
@@ -82,10 +86,11 @@ class FeatureCache:
     def __init__(self, folder: Path, holder: Any, encoder: "chat.Encoder", device: torch.device, bf16: bool) -> None:
         """`holder` is the base's part that `architecture.inside` gives; `bf16`: a training step computes in bfloat16."""
         self.holder = holder
+        self.tower = tuple(architecture.towers(holder).values())
         self.encoder = encoder
         self.device = device
         self.size = architecture.feature_size(holder.config)
-        self.dtype = torch.bfloat16 if bf16 else holder.visual.dtype
+        self.dtype = torch.bfloat16 if bf16 else self.tower[0].dtype
         self.folder = folder / self._name()
         self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._room = MEMORY
@@ -93,7 +98,8 @@ class FeatureCache:
     def _name(self) -> str:
         """A name for the tower that depends on its weights, its dtype, and how pictures are processed for it."""
         digest = hashlib.sha256()
-        for name, tensor in self.holder.visual.state_dict().items():
+        weights = (item for part in self.tower for item in part.state_dict().items())
+        for name, tensor in weights:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         settings = self.encoder.processor.image_processor.to_dict()
@@ -143,9 +149,10 @@ class FeatureCache:
 
         `report` gets the stories done and their number from time to time; `stop` ends the work early.
         """
-        tower, reported, computed = self.holder.visual, time.monotonic(), 0
-        home, training = next(tower.parameters()).device, tower.training
-        tower.to(self.device).eval()
+        reported, computed = time.monotonic(), 0
+        home, training = next(self.tower[0].parameters()).device, self.tower[0].training
+        for part in self.tower:
+            part.to(self.device).eval()
         for done, index in enumerate(indices):
             if stop():
                 break
@@ -154,14 +161,15 @@ class FeatureCache:
                 continue
             pixels, grids = stories.decode(index)
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
-                seen = self.holder.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
-            for (picture, _), features, grid in zip(pictures, architecture.features(seen), grids, strict=True):
+                seen = list(architecture.see(self.holder, pixels.to(self.device), grids.to(self.device)))
+            for (picture, _), features, grid in zip(pictures, seen, grids, strict=True):
                 self._write(picture, features, grid)
             computed += len(grids)
             if time.monotonic() - reported > REPORT_EVERY:
                 reported = time.monotonic()
                 report(done + 1, len(indices))
-        tower.to(home).train(training)
+        for part in self.tower:
+            part.to(home).train(training)
         return computed
 
     def _is_whole(self, picture: str, tokens: int) -> bool:

@@ -66,7 +66,7 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     """The memory that a training of a base with this configuration (transformers') takes in each process."""
     from transformers.utils import is_liger_kernel_available
 
-    architecture.of(config)
+    family = architecture.of(config)
     place = machine.Machine.of(training)
     cuda = not place.on_cpu
     sharded = place.fsdp is not None
@@ -82,7 +82,7 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     gathered = (2 if low else 4) * (frozen + trained) if sharded else 0
     # A copy is exchanged between processes that do not shard.
     copies = 2 if place.processes > 1 and not sharded else 1
-    fused = training.liger and cuda and bool(is_liger_kernel_available())
+    fused = training.liger and cuda and family.liger and bool(is_liger_kernel_available())
     activations, logits = _activations(config, training, row, low, fused)
     activations += _tower(config, training, row, low)
     return Memory(
@@ -102,11 +102,12 @@ def _numbers(config: Any, training: TrainingConfig) -> tuple[int, int, int, int]
     net = _made(config, training, "float32")
     named = list(net.named_parameters())
     trained = sum(weight.numel() for _, weight in named if weight.requires_grad)
-    tower = sum(weight.numel() for name, weight in named if architecture.TOWER in name)
+    tower = sum(weight.numel() for name, weight in named if architecture.in_tower(name))
+    kept = architecture.not_quantized(config)
     linear = (
         module.weight
         for name, module in net.named_modules()
-        if isinstance(module, Linear) and not any(one in name for one in architecture.NOT_QUANTIZED)
+        if isinstance(module, Linear) and not any(one in name for one in kept)
     )
     packed = sum(weight.numel() for weight in linear if not weight.requires_grad)
     quantized = packed if training.quantize else 0
@@ -142,7 +143,7 @@ def _with_layers(config: Any, units: int) -> Any:
     text.num_hidden_layers = units * len(_unit(config))
     if getattr(text, "layer_types", None):
         text.layer_types = _unit(config) * units
-    made.vision_config.depth = 1
+    setattr(made.vision_config, architecture.of(config).blocks, 1)
     for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
         if hasattr(made.vision_config, name):
             setattr(made.vision_config, name, [0])
@@ -179,7 +180,8 @@ def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: boo
             weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         inner = architecture.inside(net)
         words = torch.zeros(batch, tokens, dtype=torch.long)
-        positions = torch.arange(tokens).expand(3, batch, tokens)
+        rows = architecture.of(config).rows
+        positions = torch.arange(tokens).expand(*([rows] if rows > 1 else []), batch, tokens)
         gradients = (weight.grad for weight in net.parameters() if weight.grad is not None)
         with memory.Allocated((*net.parameters(), *net.buffers(), *gradients)) as counted:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -216,12 +218,14 @@ def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
 
     if training.freezes_tower() or not row.patches:
         return 0
+    family = architecture.of(config)
     with torch.device("meta"):
-        kind: Any = type(architecture.inside(AutoModelForImageTextToText.from_config(config)).visual)
+        inner = architecture.inside(AutoModelForImageTextToText.from_config(config))
+        kind: Any = type(next(iter(architecture.towers(inner).values())))
     peaks = []
     for depth in (FEW, MORE):
         vision = copy.deepcopy(config.vision_config)
-        vision.depth = depth
+        setattr(vision, family.blocks, depth)
         for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
             if hasattr(vision, name):
                 setattr(vision, name, [])
@@ -229,17 +233,17 @@ def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
         if training.recompute != "none":
             net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
         side = int(PATCHES**0.5)
-        colours = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        patches = torch.zeros(PATCHES, family.pictures.numbers(vision))
         for weight in net.parameters():
             weight.grad = torch.zeros_like(weight)
         gradients = (weight.grad for weight in net.parameters() if weight.grad is not None)
         with memory.Allocated((*net.parameters(), *net.buffers(), *gradients)) as counted:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                seen = net(torch.zeros(PATCHES, colours), grid_thw=torch.tensor([[1, side, side]]))
+                seen = family.pictures.run(net, patches, torch.tensor([[1, side, side]]))
             kept = counted.now
             del seen
         peaks.append(kept)
-    whole = peaks[0] + (peaks[1] - peaks[0]) * (config.vision_config.depth - FEW)
+    whole = peaks[0] + (peaks[1] - peaks[0]) * (getattr(config.vision_config, family.blocks) - FEW)
     return int(whole * row.patches // PATCHES)
 
 

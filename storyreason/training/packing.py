@@ -5,7 +5,7 @@
     labels      . . A A . . B . C        the first token of an example is never predicted, least of all from another's
 
 Attention goes over the examples one by one (FlashAttention does so by itself, from the same positions), so it costs what
-the examples cost and needs no mask. So do layers with a state that runs from token to token, as in Qwen3.5.
+the examples cost and needs no mask. So do layers that carry something from token to token, as in Qwen3.5 and LFM2.5-VL.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,26 +20,39 @@ if TYPE_CHECKING:
 
 ATTENTION = "storyreason_documents"
 """The name under which transformers knows `attend`."""
-Positions = Callable[..., tuple["torch.Tensor", "torch.Tensor"]]
-"""A model's `get_rope_index`: M-RoPE positions [3, batch, tokens] of token IDs and grids."""
+Positions = Callable[[chat.Inputs], "torch.Tensor"]
+"""The positions of an example's tokens: the text's [1, tokens], or [4, 1, tokens], the text's and the three of M-RoPE."""
 
 
 def positions_of(base: Any) -> Positions:
     """The base's own numbering of tokens."""
-    positions: Positions = architecture.inside(base).get_rope_index
-    return positions
+    import torch
+
+    def text(one: chat.Inputs) -> "torch.Tensor":
+        return torch.arange(len(one.input_ids))[None]
+
+    def in_three(one: chat.Inputs) -> "torch.Tensor":
+        mrope, _ = number(one.input_ids[None], one.mm_token_type_ids[None], image_grid_thw=one.image_grid_thw)
+        return torch.cat([text(one)[None], mrope])
+
+    if architecture.of(base.config).rows == 1:
+        return text
+    number = architecture.inside(base).get_rope_index
+    return in_three
 
 
 def isolate(base: Any) -> None:
     """Make the language model of a base see nothing but each example of a row. FlashAttention already attends so."""
     from transformers import AttentionInterface
+    from transformers.modeling_layers import GradientCheckpointingLayer
     from transformers.utils.generic import is_flash_attention_requested
 
     if recurrent := architecture.of(base.config).recurrent:
         for layer in base.modules():
-            if (inner := getattr(layer, recurrent, None)) is not None:
-                layer.register_forward_pre_hook(_with_lengths, with_kwargs=True)
-                inner.forward = partial(_one_by_one, inner.forward)
+            if isinstance(layer, GradientCheckpointingLayer) and hasattr(layer, recurrent):
+                inner, lengths = getattr(layer, recurrent), list[int]()
+                layer.register_forward_pre_hook(partial(_note_lengths, lengths), with_kwargs=True)
+                inner.forward = partial(_one_by_one, inner.forward, lengths)
     if is_flash_attention_requested(base.config):
         return
     AttentionInterface.register(ATTENTION, attend)
@@ -47,14 +60,9 @@ def isolate(base: Any) -> None:
 
 
 def join(inputs: Sequence[chat.Inputs], positions: Positions) -> "dict[str, torch.Tensor]":
-    """One row [1, tokens] of several examples, with position IDs [4, 1, tokens]: the text's, then the three of M-RoPE."""
+    """One row [1, tokens] of several examples, with their positions as the base numbers them."""
     import torch
 
-    numbered = []
-    for one in inputs:
-        mrope, _ = positions(one.input_ids[None], one.mm_token_type_ids[None], image_grid_thw=one.image_grid_thw)
-        text = torch.arange(len(one.input_ids)).expand(1, 1, -1)
-        numbered.append(torch.cat([text, mrope]))
     labels = torch.cat([one.labels for one in inputs])
     starts = torch.tensor([0, *accumulate(len(one.labels) for one in inputs[:-1])])
     labels[starts] = chat.IGNORED  # never predicted from the example before
@@ -62,7 +70,7 @@ def join(inputs: Sequence[chat.Inputs], positions: Positions) -> "dict[str, torc
         "input_ids": torch.cat([one.input_ids for one in inputs])[None],
         "labels": labels[None],
         "mm_token_type_ids": torch.cat([one.mm_token_type_ids for one in inputs])[None],
-        "position_ids": torch.cat(numbered, dim=2),
+        "position_ids": torch.cat([positions(one) for one in inputs], dim=-1),
         "pixel_values": torch.cat([one.pixel_values for one in inputs]),
         "image_grid_thw": torch.cat([one.image_grid_thw for one in inputs]),
     }
@@ -93,15 +101,15 @@ def attend(
     return torch.cat(attended, dim=1), None
 
 
-def _with_lengths(layer: Any, arguments: Any, others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A decoder layer gets the positions and hands them to its attention only: the lengths go to its recurrent part."""
-    return arguments, {**others, "lengths": lengths_of(others["position_ids"])}
+def _note_lengths(lengths: list[int], layer: Any, arguments: Any, others: dict[str, Any]) -> None:
+    """A decoder layer gets the positions and hands them to its attention only: its recurrent part finds the lengths here."""
+    lengths[:] = lengths_of(others["position_ids"])
 
 
 def _one_by_one(
     forward: Callable[..., "torch.Tensor"],
-    hidden_states: "torch.Tensor",
     lengths: list[int],
+    hidden_states: "torch.Tensor",
     attention_mask: None = None,
     **others: Any,
 ) -> "torch.Tensor":

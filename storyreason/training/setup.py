@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from storyreason import adapters, architecture, model
+from storyreason import adapters, architecture, model, patches
 from storyreason.compat.models import use_one_gpu
 from storyreason.errors import ConfigError, ModelError, TrainingError
 from storyreason.training import machine, packing, windows
@@ -45,18 +45,18 @@ def load_model(job: Job, cuda: bool) -> Any:
         job.revision if whole is None else None,
         dtype=dtype if config.mode == "lora" else "float32",
         attention=attention,
-        quantization=in_four_bits(dtype) if config.quantize else None,
+        quantization=in_four_bits(job, dtype) if config.quantize else None,
     )
     if config.quantize:
         keep_format(base)
     if config.pack_tokens:
         packing.isolate(base)
-    if cuda and dtype == "bfloat16" and attention is None:
+    if cuda and dtype == "bfloat16" and attention is None and architecture.of(base.config).windows:
         windows.join(base)
     return marked(base, config, adapter, dropout=DROPOUT if job.improve is None else 0.0)
 
 
-def in_four_bits(dtype: str) -> Any:
+def in_four_bits(job: Job, dtype: str) -> Any:
     """transformers' configuration of a language model in NF4 whose products are in `dtype`. The tower stays as it is: its
     features are computed once, and are few."""
     from transformers import BitsAndBytesConfig
@@ -69,7 +69,7 @@ def in_four_bits(dtype: str) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=[*architecture.NOT_QUANTIZED],
+        llm_int8_skip_modules=architecture.not_quantized(model.config(job.base, job.revision)),
     )
 
 
@@ -87,7 +87,8 @@ def marked(base: Any, config: TrainingConfig, adapter: Path | None = None, dropo
     if config.mode == "lora":
         return _adapted(base, config, adapter, dropout)
     if config.mode == "language":
-        architecture.inside(base).visual.requires_grad_(False)
+        for part in architecture.towers(architecture.inside(base)).values():
+            part.requires_grad_(False)
     return base
 
 
@@ -112,7 +113,7 @@ def _adapted(base: Any, config: TrainingConfig, adapter: Path | None, dropout: f
     if empty := [one for one, names in reached.items() if not names]:
         raise ModelError(
             f"training.targets={','.join(empty)} matches no layer of {type(base).__name__}: name others of "
-            f"{', '.join(architecture.ADAPTED)}."
+            f"{', '.join(architecture.TARGETS)}."
         )
     adapted_by_family = architecture.of(base.config).adapted
     lora = LoraConfig(
@@ -155,7 +156,13 @@ def check_boxes(job: Job, processor: Any) -> None:
             f"The base model {job.base} was trained with boxes={known}, and training.boxes={wanted}: set training.boxes and "
             f"generation.boxes to {known}."
         )
-    if wanted.startswith("resized:") and wanted != (own := architecture.resized(processor)):
+    own = patches.of(processor).resized(processor)
+    if wanted.startswith("resized:") and own is None:
+        raise ConfigError(
+            f"training.boxes={wanted} is not for {model.family(job.base, job.revision).name}, whose processor resizes narrow "
+            "pictures in another way: set training.boxes and generation.boxes to thousandths."
+        )
+    if wanted.startswith("resized:") and wanted != own:
         raise ConfigError(
             f"training.boxes={wanted} is not how the processor of {job.base} resizes pictures: set training.boxes and "
             f"generation.boxes to {own}."
@@ -184,7 +191,7 @@ def arguments(job: Job, cuda: bool) -> TrainingArguments:
         # then adapters are neither saved nor resumed, without an error.
         gradient_checkpointing=config.recompute != "none",
         gradient_checkpointing_kwargs=checkpointing(config.recompute),
-        use_liger_kernel=config.liger and cuda,
+        use_liger_kernel=config.liger and cuda and model.family(job.base, job.revision).liger,
         # Its fused loss is one sum over all answers, and preferences need each answer's.
         liger_kernel_config=None if job.improve is None else {"fused_linear_cross_entropy": False},
         use_cpu=not cuda,

@@ -39,8 +39,8 @@ def last_norm(base: Any) -> Any:
     """The norm after the last decoder layer, a sibling of the embeddings; or None."""
     for module in base.modules():
         children = dict(module.named_children())
-        if {"embed_tokens", "norm"} <= children.keys():
-            return children["norm"]
+        if "embed_tokens" in children and (found := [children[one] for one in architecture.NORMS if one in children]):
+            return found[0]
     return None
 
 
@@ -58,8 +58,8 @@ def check(checkpoint: Path, base: Any) -> None:
 
     stored = FileSystemReader(checkpoint / WEIGHTS).read_metadata().state_dict_metadata
     adapters = any("lora_" in name for name in stored)
-    wants_tower = any(architecture.TOWER in name for name, _ in base.named_parameters())
-    if wants_tower and not adapters and not any(architecture.TOWER in name for name in stored):
+    wants_tower = any(architecture.in_tower(name) for name, _ in base.named_parameters())
+    if wants_tower and not adapters and not any(map(architecture.in_tower, stored)):
         raise TrainingError(
             f"{checkpoint} was written without the vision tower, because all of its features were cached: restore the "
             "former training.feature_cache_gb, make room on the disk, or start over with training.afresh=true."

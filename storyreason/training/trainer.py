@@ -190,11 +190,9 @@ class StoryTrainer(OpenTrainer):
         return {}
 
     def with_seen(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The model's inputs, with cached features as it takes them."""
-        if "features" in inputs:
-            bare: Any = self.model  # what is called may be wrapped
-            inputs["mm_encoder_outputs"] = architecture.as_seen(inputs.pop("features"), bare.config)
-        return inputs
+        """A batch without its labels, as the model takes it."""
+        bare: Any = self.model  # what is called may be wrapped
+        return architecture.arguments(inputs, bare.config)
 
     def _loss_sum(self, model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """The sum of the cross-entropies of all label tokens. Logits are computed only where there is a label, or (Liger)

@@ -38,7 +38,7 @@ def test_a_grounded_story_is_valid_and_its_chunks_add_up_to_it(engine: InProcess
     assert told.tokens <= 700 and pieces[-1].tokens <= told.tokens
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
 def test_a_grounded_story_of_another_family_is_valid_in_pixels_of_the_original(
     tiny_bases: Bases, frames: tuple[bytes, ...], family: str
 ) -> None:
@@ -84,6 +84,7 @@ def test_greedy_text_is_vllms_token_for_token(
     "family",
     [
         "qwen3_vl",
+        "lfm2_vl",
         pytest.param(
             "qwen3_5",
             marks=pytest.mark.skipif(

@@ -30,4 +30,4 @@ def test_the_command_writes_a_base_of_the_family_and_the_same_again(tmp_path: Pa
 def test_a_family_that_is_none_is_refused_with_the_list(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["sample", "untrained", "--out", str(tmp_path / "x"), "--family", "llava"])
     assert isinstance(run.exception, ConfigError)
-    assert "--family llava is none: name one of qwen2_5_vl, qwen3_vl, qwen3_5." in str(run.exception)
+    assert "--family llava is none: name one of qwen2_5_vl, qwen3_vl, qwen3_5, lfm2_vl." in str(run.exception)

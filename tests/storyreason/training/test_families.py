@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import architecture, model, training
+from storyreason import architecture, model, patches, training
 from storyreason.errors import ConfigError
 from storyreason.training import setup
 from tests.storyreason.training.whole import FSDP, FULL, PACKED, PATCH, Lines, losses, weights
@@ -20,7 +20,7 @@ def job(base: Path, data: Path, work: Path, **config: object) -> training.Job:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
 def test_sharded_packed_interrupted_and_without_its_tower_it_has_the_losses_of_a_plain_training(
     family: str, tiny_bases: Bases, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -41,7 +41,7 @@ def test_sharded_packed_interrupted_and_without_its_tower_it_has_the_losses_of_a
     assert before.of("features")[-1]["tower"] == "left out"
     tuned, base = weights(result), weights(tiny_bases(family))
     assert {name for name in base if tuned[name].equal(base[name])} == {
-        name for name in base if architecture.TOWER in name
+        name for name in base if architecture.in_tower(name)
     }
     assert model.prompt(result)["boxes"] == "thousandths"
 
@@ -51,7 +51,7 @@ def test_boxes_that_the_base_or_its_processor_does_not_know_are_refused(
 ) -> None:
     base = tiny_bases("qwen3_vl")
     processor = model.load_processor(str(base))
-    own = architecture.resized(processor)
+    own = patches.of(processor).resized(processor)
     setup.check_boxes(job(base, tiny_data, tmp_path, boxes=own), processor)
     with pytest.raises(ConfigError, match=rf"resized:28:4:9 is not how the processor .* generation\.boxes to {own}\."):
         setup.check_boxes(job(base, tiny_data, tmp_path, boxes="resized:28:4:9"), processor)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from storyreason import chat, dataset, model
+from storyreason import architecture, chat, dataset, model
 from storyreason.training import Job, TrainingConfig, packing, setup
 from storyreason.training.config import Recompute
 from storyreason.training.examples import StoryDataset
@@ -59,7 +59,8 @@ def trained(
     setup.recompute_if_long(net, config, row["input_ids"].shape[1])
     torch.manual_seed(7)
     with FlopCounterMode(display=False) as counted:
-        token_losses(net, {name: value for name, value in row.items() if name != "labels"}, row["labels"]).backward()
+        labels = row.pop("labels")
+        token_losses(net, architecture.arguments(row, net.config), labels).backward()
     found = [p.grad.flatten() for p in net.parameters() if p.requires_grad and p.grad is not None]
     return torch.cat(found), counted.get_total_flops()
 
