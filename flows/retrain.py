@@ -83,6 +83,7 @@ def retrain(
     launch.check_machine(config.training)
     if until in ("evaluate", "deploy"):
         command.check(config.serving, vllm.gpus, evaluates=until == "evaluate")
+        vllm.refuse_untold(config.base.name)
     if until == "deploy":
         gateway.check(config.serving)
     outcome = Outcome()

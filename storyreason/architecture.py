@@ -81,6 +81,8 @@ class Family:
     """Whether the tower attends within windows or frames whose ends it hands on (`training.windows`)."""
     liger: bool = True
     """Whether Liger has kernels for its language model."""
+    told_on_cpu: bool = True
+    """Whether vLLM's build for CPUs tells what transformers tells."""
 
 
 FAMILIES = {
@@ -114,6 +116,7 @@ FAMILIES = {
         norm="embedding_norm",
         windows=False,
         liger=False,
+        told_on_cpu=False,
     ),
 }
 """The known families by the `model_type` of their configuration."""

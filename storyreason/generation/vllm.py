@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from storyreason import adapters, guard, pictures
+from storyreason.architecture import Family
 from storyreason.errors import EngineError
 from storyreason.format import answer, rules
 from storyreason.generation import answering, command, lora
@@ -125,7 +126,9 @@ class VllmServer:
         begin = [str(vllm), "serve", served[0], "--served-model-name", served[1]]
         begin += ["--host", "127.0.0.1", "--port", str(self.port)]
         begin += lora.arguments(adapter, self.name) if adapter else []
-        begin += command.of_family(known_family(str(self.model)))
+        family = known_family(str(self.model))
+        _refuse_untold(family)
+        begin += command.of_family(family)
         return [*begin, *command.arguments(self.config, on_cpu())]
 
     def _environment(self) -> dict[str, str]:
@@ -209,6 +212,23 @@ def tell_and_check(
             "model, or set serving.probe to readable."
         )
     return text
+
+
+def refuse_untold(model: Path | str) -> None:
+    """Raise EngineError for a model folder of a family that the installed vLLM does not tell as transformers does.
+
+    A folder that is not there yet and a name on the Hub are looked at when an engine starts.
+    """
+    if (Path(model) / "config.json").is_file():
+        _refuse_untold(known_family(str(model)))
+
+
+def _refuse_untold(family: Family | None) -> None:
+    if family is not None and not family.told_on_cpu and on_cpu():
+        raise EngineError(
+            f"vLLM's build for CPUs tells another text of {family.name} than transformers: train it with `--until train`, and "
+            "evaluate and serve it on a machine with a GPU."
+        )
 
 
 def on_cpu() -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import config
+from storyreason import architecture, config
 from storyreason.errors import ConfigError, EngineError
 from storyreason.generation import command
 from storyreason.generation.config import OWN_OPTIONS, EngineConfig
-from storyreason.generation.vllm import VllmServer, on_cpu
+from storyreason.generation.vllm import VllmServer, on_cpu, refuse_untold
 
 
 def test_settings_at_their_defaults_leave_vllm_its_own() -> None:
@@ -80,6 +80,24 @@ def test_settings_equal_what_a_gateway_says_of_them_as_json() -> None:
 
 
 @pytest.mark.server
+def test_pictures_of_a_base_are_cut_in_the_engine_as_in_training() -> None:
+    template, cutting = command.of_family(architecture.FAMILIES["lfm2_vl"])[1::2]
+    assert template == architecture.PLAIN_LFM
+    assert json.loads(cutting) == {"do_image_splitting": False, "min_tiles": 1, "max_tiles": 1}
+    assert command.of_family(None) == []
+
+
+@pytest.mark.skipif(not on_cpu(), reason="on a GPU it is tried: tests/storyreason/generation/test_inprocess.py")
+def test_a_family_that_vllm_tells_wrongly_is_refused_before_work_and_before_an_engine_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "lfm2_vl"}')
+    sentence = (
+        r"^vLLM's build for CPUs tells another text of LFM2\.5-VL than transformers: train it with `--until train`"
+    )
+    with pytest.raises(EngineError, match=sentence):
+        refuse_untold(tmp_path)
+    refuse_untold(tmp_path / "not there yet")
+
+
 def test_vllm_knows_the_options() -> None:
     vllm = Path(sys.executable).with_name("vllm")
     listed = subprocess.run([vllm, "serve", "--help=all"], capture_output=True, text=True, check=True).stdout
