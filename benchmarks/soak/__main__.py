@@ -145,7 +145,7 @@ class Soak:
         return Footprint(kept, self._memory(), self.gateway.num_fds(), self.gateway.num_threads())
 
     def _memory(self) -> float:
-        return round(self.gateway.memory_full_info().uss / 2**20, 1)
+        return round(float(self.gateway.memory_full_info().uss) / 2**20, 1)
 
 
 @contextlib.asynccontextmanager
