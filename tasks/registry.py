@@ -1,6 +1,7 @@
 """Model versions in MLflow with their lineage, and the aliases that say which of them is served. Registration as a step."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,13 +91,7 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
     target = work.folder / "model"
     if not target.exists():
         card, said = _card(config, trained), get_run_logger().info
-        if config.registry.form == "merged":
-            model.write_folder(base.folder, trained.result, target, card, config.base.revision, say=said)
-        else:
-            of = config.base
-            model.write_adapter(
-                bases.keep(base), base.identity, trained.result, target, card, of.name, of.revision, say=said
-            )
+        write_model(config, base, trained.result, target, card, said)
         shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
     number = _register(config, work.fingerprint, target, trained, _store(target) if artifacts.address() else {})
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)
@@ -111,6 +106,17 @@ def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Reg
         run_id=trained.run_id,
         data_md5=trained.data_md5,
     )
+
+
+def write_model(
+    config: RunConfig, base: Base, result: Path, target: Path, card: str, say: Callable[[str], None]
+) -> None:
+    """Write the model folder of a training's result, in the form of versions. Raises ModelError."""
+    of = config.base
+    if config.registry.form == "merged":
+        model.write_folder(base.folder, result, target, card, of.revision, say=say)
+    else:
+        model.write_adapter(bases.keep(base), base.identity, result, target, card, of.name, of.revision, say=say)
 
 
 def drop_checkpoints(trained: Trained) -> None:

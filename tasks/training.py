@@ -12,9 +12,10 @@ from prefect.runtime import flow_run
 
 from storyreason import dataset, runs, training
 from storyreason.config import RunConfig
+from storyreason.scoring.config import RewardConfig
 from storyreason.training import machine, progress
 from storyreason.training.job import MACHINE, deciding, improving
-from tasks import accelerator, tracking, views
+from tasks import accelerator, rounds, tracking, views
 from tasks.data import Base
 from tasks.progress import Progress
 from tasks.results import TRAINING, Pulled, Trained, from_manifest
@@ -30,15 +31,18 @@ DESCRIBED = {
     "stories", "validation_stories", "dropped", "bad", "trainable", "frozen", "distributed_type", "processes", "device",
 }  # fmt: skip
 """What the training process reports about itself when it starts; becomes tags of the run."""
+REWARDED = RewardConfig.model_fields.keys() - {"length_band"}
+"""The parts of a reward."""
 CURVES = {
     "step": {
         "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "answer_tokens_per_s", "mfu", "peak_memory",
-        "data_wait", "margin", "accuracy",
+        "data_wait", *progress.IMPROVING,
     },
     "validation": {"loss", "margin", "accuracy"},
+    "round": {"reward", *REWARDED, "kl", "tokens", "cut", "dropped", "failed"},
 }  # fmt: skip
-"""The values of each event that become curves of the run: `train/loss`, `validation/loss`, …"""
-PREFIX = {"step": "train", "validation": "validation"}
+"""The values of each event that become curves of the run: `train/loss`, `validation/loss`, `round/reward`, …"""
+PREFIX = {"step": "train", "validation": "validation", "round": "round"}
 
 
 def fingerprint(config: RunConfig, data_md5: str, base: str) -> str:
@@ -71,12 +75,20 @@ def train(work: Work, config: RunConfig, data: Pulled, base: Base) -> Trained:
 def improved_fingerprint(config: RunConfig, train: str) -> str:
     """What determines the weights of an improved model: the training that it goes on from, and how it learns then."""
     chosen = config.improve.of(config.training)
+    asked: dict[str, Any] = {}
+    if config.improve.method == "grpo":
+        asked = {
+            "reward": config.reward.model_dump(),
+            "generation": config.generation.model_dump(include={"request", "max_tokens"}),
+            "max_model_len": config.serving.max_model_len,
+        }
     return runs.fingerprint(
         step="improve",
         version=IMPROVE_VERSION,
         train=train,
         training=deciding(chosen) | machine.step_settings(chosen),
         improve=improving(config.improve),
+        **asked,
     )
 
 
@@ -86,11 +98,13 @@ def _improved_by(config: RunConfig, data: Pulled, base: Base, trained: Trained) 
 
 @step(_improved_by, lock=_beside_the_process)
 def improve(work: Work, config: RunConfig, data: Pulled, base: Base, trained: Trained) -> Trained:
-    """Let a trained model learn preferences, in an MLflow run of its own. A killed one resumes as a training does."""
+    """Let a trained model learn preferences, or from rewards, in an MLflow run of its own. A killed one resumes as a training
+    does, with rewards at its last round."""
     more = {"training": config.improve.of(config.training), "improve": config.improve, "start": trained.result}
     job = _job(work, config, data, base).model_copy(update=more)
-    came = {"trained_from": trained.run_id}
-    return _fit(config, data, job, work, views.parameters(config), role="improved", **came)
+    came = {"trained_from": trained.run_id, "role": "improved"}
+    in_rounds = base if config.improve.method == "grpo" else None
+    return _fit(config, data, job, work, views.parameters(config), in_rounds, **came)
 
 
 def _job(work: Work, config: RunConfig, data: Pulled, base: Base) -> training.Job:
@@ -108,9 +122,15 @@ def _job(work: Work, config: RunConfig, data: Pulled, base: Base) -> training.Jo
 
 
 def _fit(
-    config: RunConfig, data: Pulled, job: training.Job, work: Work, parameters: dict[str, str], **tags: str
+    config: RunConfig,
+    data: Pulled,
+    job: training.Job,
+    work: Work,
+    parameters: dict[str, str],
+    in_rounds: Base | None = None,
+    **tags: str,
 ) -> Trained:
-    """Run a job, follow it, and log it in the MLflow run of its step."""
+    """Run a job, follow it, and log it in the MLflow run of its step. `in_rounds`: the base of a model that is asked."""
     run_id = tracking.open_run(
         work.step,
         work.fingerprint,
@@ -122,7 +142,7 @@ def _fit(
     runs.write_text(work.folder / OWNER, str(flow_run.get_id() or ""))
     tracking.log_data(run_id, config.data.target, data, "train")
     with tracking.closing(run_id):
-        result = _run(config, job, work, _follower(run_id))
+        result = _run(config, job, work, _follower(run_id), in_rounds)
     runs.write_text(work.folder / "training_stories.json", json.dumps(_story_ids(job)))
     return Trained(
         files=("result", "training_stories.json"),
@@ -154,13 +174,18 @@ def kept(prefect_run: str) -> str:
     return f"{again}."
 
 
-def _run(config: RunConfig, job: training.Job, work: Work, follow: Callable[[dict[str, Any]], None]) -> Path:
+def _run(
+    config: RunConfig, job: training.Job, work: Work, follow: Callable[[dict[str, Any]], None], in_rounds: Base | None
+) -> Path:
     """Train, and give the folder of the result. A complete training whose MLflow run is lost is only reported again."""
     if complete := runs.read_manifest(work.folder):
         for line in progress.read(work.folder):
             follow(line)
         return from_manifest(Trained, complete, str(work.folder)).result
     who = f"training {run_name(config, work.fingerprint, improved=job.improve is not None)}"
+    if in_rounds is not None:
+        with accelerator.taken(rounds.devices(config)):
+            return rounds.run(config, in_rounds, job, work, follow, who)
     with accelerator.taken(config.training.devices), accelerator.room(config, who):
         return training.run(job, on_progress=follow)
 
@@ -187,8 +212,8 @@ def _follower(run_id: str) -> Callable[[dict[str, Any]], None]:
     mlflow = tracking.client()
     shown = Progress("training", "fine-tuning")
     seen = {
-        event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/loss")), default=0)
-        for event, prefix in PREFIX.items()
+        event: max((metric.step for metric in mlflow.get_metric_history(run_id, f"{prefix}/{name}")), default=0)
+        for (event, prefix), name in zip(PREFIX.items(), ("loss", "loss", "reward"), strict=True)
     }
     warned: set[str] = set()
 
@@ -222,7 +247,9 @@ def _sentence(line: dict[str, Any]) -> str:
 
 
 def _preferred(line: dict[str, Any]) -> str:
-    """How far the right answers are ahead, when a model is trained on preferences."""
+    """How far the right answers are ahead, or the model from its start, when it is improved."""
+    if "kl" in line:
+        return f"KL {line['kl']:.4f}, clipped {line['clipped']:.0%}  "
     return f"margin {line['margin']:.2f}, right {line['accuracy']:.0%}  " if "margin" in line else ""
 
 

@@ -45,7 +45,7 @@ class Prediction:
 
 
 def predict(
-    base_url: str | Sequence[str],
+    base_url: str | Sequence[str | Engine],
     model: str,
     examples: Sequence[Illustrated],
     config: GenerationConfig,
@@ -54,7 +54,7 @@ def predict(
 ) -> list[Prediction]:
     """Answer every example, and write `out` (JSON lines, in the order of `examples`).
 
-    Several addresses share the examples, each of them `config.concurrency` at a time.
+    Several addresses, or engines of this process, share the examples, each of them `config.concurrency` at a time.
 
     Each finished answer is appended to `<out>.partial` immediately; answers found there are not generated again. `out`
     appears by rename once it is complete. `on_progress(done, total)` is called in this thread, also at the start. Raises
@@ -102,7 +102,7 @@ def read(path: Path) -> list[Prediction]:
 
 
 def _answers(
-    urls: Sequence[str], model: str, examples: Iterator[Illustrated], config: GenerationConfig
+    urls: Sequence[str | Engine], model: str, examples: Iterator[Illustrated], config: GenerationConfig
 ) -> Iterator[Prediction]:
     """Predictions in the order in which they finish. Holds only the examples whose answers are being generated.
 
@@ -113,7 +113,7 @@ def _answers(
     abandoned = threading.Event()
     free = [url for _ in range(config.concurrency) for url in reversed(urls)]
     pool = ThreadPoolExecutor(len(free), thread_name_prefix="predict")
-    asked: dict[Future[Prediction], str] = {}
+    asked: dict[Future[Prediction], str | Engine] = {}
     try:
         while True:
             while free and (example := next(examples, None)) is not None:
@@ -132,12 +132,13 @@ def _answers(
 
 
 def _answer(
-    base_url: str, model: str, example: Illustrated, config: GenerationConfig, abandoned: threading.Event
+    base_url: str | Engine, model: str, example: Illustrated, config: GenerationConfig, abandoned: threading.Event
 ) -> Prediction:
+    engine = Endpoint(base_url, model) if isinstance(base_url, str) else base_url
     pause = config.pause
     for left in range(config.retries, -1, -1):
         try:
-            return answer_to(base_url, model, example.story_id, example.images, config)
+            return answer_by(engine, example.story_id, example.images, config)
         except EngineAwayError as error:
             if left == 0 or abandoned.wait(pause):
                 raise EngineError(

@@ -214,7 +214,7 @@ class CheckpointKeeper(TrainerCallback):
         _restore(self._random_state)
         self.trainer.model_wrapped.zero_grad()
         if self.trainer.state.global_step > 0:
-            self.write()
+            self.trainer.write_checkpoint()
 
     def write_result(self) -> None:
         """Write the best weights on the validation films (without such films, the last ones) to `result/`."""

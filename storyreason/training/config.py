@@ -208,22 +208,42 @@ class ImproveConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=forms.describe)
 
-    method: Literal["none", "dpo"] = Field(
+    method: Literal["none", "dpo", "grpo"] = Field(
         "none",
         description="none: what the training left is registered as it is. dpo: from there on, the model learns to prefer the "
-        "data's answers to wrong ones (arXiv 2305.18290), and both versions are registered.",
+        "data's answers to wrong ones (arXiv 2305.18290), and both versions are registered. grpo: it learns from the rewards "
+        "of its own answers, round by round (arXiv 2402.03300).",
     )
     negatives: tuple[Kind, ...] = Field(
         KINDS,
         min_length=1,
-        description="The wrong answers that are made from the data: each story has a pair with each kind that it can have. A "
-        "pair counts as a story in `epochs` and `training.batch_size`, and its two answers are in one row.",
+        description="dpo: the wrong answers that are made from the data: each story has a pair with each kind that it can "
+        "have. A pair counts as a story in `epochs` and `training.batch_size`, and its two answers are in one row.",
     )
     beta: float = Field(
         0.1, gt=0, le=10, description="How strongly the model is held to what the training left; more is closer."
     )
     sft_weight: float = Field(
-        0.0, ge=0, le=100, description="The weight of the right answers' loss beside that of the preferences."
+        0.0, ge=0, le=100, description="dpo: the weight of the right answers' loss beside that of the preferences."
+    )
+    rounds: int = Field(8, ge=1, le=10_000, description="grpo: how often the model is asked, each time as it is then.")
+    stories: int = Field(64, ge=1, description="grpo: how many stories of the training films are asked for in a round.")
+    answers: int = Field(8, ge=2, le=64, description="grpo: answers to each story, which are compared with each other.")
+    steps: int = Field(2, ge=1, le=64, description="grpo: optimizer steps on the answers of a round.")
+    clip: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="grpo: an answer's token is learnt until its probability has fallen by this share …",
+    )
+    clip_high: float = Field(
+        0.28, gt=0, le=10, description="grpo: … or has risen by this one in a round (arXiv 2503.14476, section 3.1)."
+    )
+    temperature: float = Field(1.0, gt=0, le=2, description="grpo: the temperature at which the answers are sampled.")
+    engine: Literal["vllm", "inprocess"] = Field(
+        "vllm",
+        description="grpo: what answers. vllm: the engine that evaluates, with the settings in `serving`; inprocess: "
+        "transformers, one answer at a time, for a tiny model.",
     )
     learning_rate: float | None = Field(
         None,
@@ -232,14 +252,24 @@ class ImproveConfig(BaseModel):
         description="The peak learning rate; empty: a tenth of `training.learning_rate`. The rates of parts change by the same "
         "factor.",
     )
-    epochs: float = Field(1.0, gt=0, le=1000, description="How many times each pair is seen.")
+    epochs: float = Field(1.0, gt=0, le=1000, description="dpo: how many times each pair is seen.")
     max_steps: int | None = Field(
-        None, ge=1, description="Stop after this many optimizer steps; empty: after `epochs`."
+        None, ge=1, description="dpo: stop after this many optimizer steps; empty: after `epochs`."
     )
+
+    @model_validator(mode="after")
+    def _each_step_has_answers(self) -> Self:
+        if self.steps > self.answers:
+            raise ValueError(
+                f"improve.steps={self.steps} is more than improve.answers={self.answers}, and a round may keep the answers of "
+                "one story only: lower it"
+            )
+        return self
 
     def of(self, training: TrainingConfig) -> TrainingConfig:
         """How to train the pairs of a model that was trained in this way."""
         factor = 0.1 if self.learning_rate is None else self.learning_rate / training.learning_rate
         rates = {f"{one}_learning_rate": rate * factor for one, rate in training.rates().items()}
         own = {"learning_rate": training.learning_rate * factor, "epochs": self.epochs, "max_steps": self.max_steps}
-        return training.model_copy(update=own | rates)
+        ends = {"early_stopping": None} if self.method == "grpo" else {}  # its rounds are not validated
+        return training.model_copy(update=own | rates | ends)

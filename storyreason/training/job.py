@@ -57,7 +57,11 @@ class Job(BaseModel):
     start: Path | None = Field(
         None, description="The result of an earlier training of this base in this mode, to go on from; empty: the base."
     )
-    improve: ImproveConfig | None = Field(None, description="Learn preferences; empty: to write the data's answers.")
+    improve: ImproveConfig | None = Field(
+        None, description="Learn from preferences or rewards; empty: to write the data's answers."
+    )
+    round: int | None = Field(None, ge=0, description="With rewards: the round whose answers are learnt from, from 0.")
+    request: str | None = Field(None, description="With rewards: the user's request that was answered.")
 
     def data_version(self) -> str:
         """A name for the content of the data folder. Raises DataError when it has no shards to train on."""

@@ -35,7 +35,7 @@ class Pace(TrainerCallback):
         validated = any(line["step"] == step for line in state.log_history)
         if step and self.plan.ends_epoch(step) and self.validate and not validated:
             self.validate()
-        if self._gains_no_more(state):
+        if self._gains_no_more(state) or self.plan.last <= step < self.plan.steps:
             raise EnoughError
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -43,7 +43,9 @@ class Pace(TrainerCallback):
         control.should_log = True
         control.should_evaluate = ends_epoch and self.validate is not None
         control.should_save = ends_epoch or state.global_step % self.config.save_every == 0
-        if state.global_step < self.plan.steps and self.stop_wanted():
+        if state.global_step == self.plan.last:
+            control.should_training_stop = True
+        elif self.stop_wanted():
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
 
@@ -69,4 +71,4 @@ class HalfStepError(Exception):
 
 
 class EnoughError(Exception):
-    """The early stop was decided already: there is no step left."""
+    """There is no step left: the early stop was decided already, or the round is complete."""

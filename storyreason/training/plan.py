@@ -38,17 +38,56 @@ class Plan:
     def steps(self) -> int:
         return len(self.parts)
 
+    @property
+    def last(self) -> int:
+        """The step after which this process ends."""
+        return self.steps
+
+    @property
+    def per_step(self) -> int:
+        """How many stories a step takes."""
+        return len(self.step(0))
+
     def step(self, number: int) -> list[Item]:
         """All items of a step (from 0), over all processes."""
         return [item for one_pass in self.parts[number] for items in one_pass for item in items]
 
     def epochs_after(self, steps: int) -> float:
         """How many times each story was seen, on average, after this many steps."""
-        return steps * len(self.step(0)) / self.stories
+        return steps * self.per_step / self.stories
 
     def ends_epoch(self, steps: int) -> bool:
         """Whether the last of this many steps completes an epoch. The plan's last step always does."""
         return int(self.epochs_after(steps)) > int(self.epochs_after(steps - 1)) or steps == self.steps
+
+
+@dataclass(frozen=True)
+class RoundPlan(Plan):
+    """The steps of a training in rounds, of which one has its answers: the other steps have no passes."""
+
+    number: int
+    """Of the round, from 0."""
+    per_round: int
+    """Steps."""
+    asked: int
+    """Stories that each round asks for."""
+    answers: int
+    """To each of them."""
+
+    @property
+    def last(self) -> int:
+        return (self.number + 1) * self.per_round
+
+    @property
+    def per_step(self) -> int:
+        return self.asked * self.answers
+
+    def epochs_after(self, steps: int) -> float:
+        return steps / self.per_round * self.asked / self.stories
+
+    def ends_epoch(self, steps: int) -> bool:
+        """A round is to this training what an epoch is to others: only then is there a checkpoint."""
+        return steps % self.per_round == 0
 
 
 def make(
@@ -72,13 +111,13 @@ def make(
     per_pass = batch_size * processes
     per_step = per_pass * accumulation
     steps = max_steps or -(-round(epochs * len(lengths)) // per_step)
-    stream = _stream(len(lengths), seed)
+    items = stream(len(lengths), seed)
     shuffle = random.Random(f"{seed} passes")
     passes: list[tuple[tuple[Item, ...], ...]] = []
     total = steps * accumulation
     while len(passes) < total:
         count = min(WINDOW, total - len(passes))
-        window = sorted((next(stream) for _ in range(count * per_pass)), key=lambda item: lengths[item[1]])
+        window = sorted((next(items) for _ in range(count * per_pass)), key=lambda item: lengths[item[1]])
         made = [
             tuple(tuple(window[start + rank : start + per_pass : processes]) for rank in range(processes))
             for start in range(0, len(window), per_pass)
@@ -89,6 +128,41 @@ def make(
     if pack_tokens:
         parts = (_packed(part, lengths, pack_tokens, processes) for part in parts)
     return Plan(tuple(parts), len(lengths))
+
+
+def of_round(
+    lengths: Sequence[int],
+    *,
+    number: int,
+    rounds: int,
+    steps: int,
+    stories: int,
+    asked: int,
+    answers: int,
+    batch_size: int,
+    processes: int,
+    seed: int,
+    pack_tokens: int | None = None,
+) -> RoundPlan:
+    """Plan the `steps` of one of the `rounds`: all its answers, whose tokens are `lengths`, once, in as many for each step and
+    process as there can be. Where they are not a multiple of the processes, less than that many are left out."""
+    order = list(range(len(lengths)))
+    random.Random(f"{seed} round {number}").shuffle(order)
+    units = len(order) // processes
+    parts: list[tuple[Pass, ...]] = [()] * (rounds * steps)
+    for step in range(steps):
+        mine = order[units * step // steps * processes : units * (step + 1) // steps * processes]
+        mine.sort(key=lengths.__getitem__)
+        per_pass = batch_size * processes
+        passes = tuple(
+            tuple(
+                tuple((number, index) for index in mine[start + rank : start + per_pass : processes])
+                for rank in range(processes)
+            )
+            for start in range(0, len(mine), per_pass)
+        )
+        parts[number * steps + step] = _packed(passes, lengths, pack_tokens, processes) if pack_tokens else passes
+    return RoundPlan(tuple(parts), stories, number, steps, asked, answers)
 
 
 def _packed(part: tuple[Pass, ...], lengths: Sequence[int], budget: int, processes: int) -> tuple[Pass, ...]:
@@ -127,7 +201,8 @@ def pack(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[in
     return [sorted(rows[at]) for at in sorted(range(count), key=lambda at: -filled[at])]
 
 
-def _stream(stories: int, seed: int) -> Iterator[Item]:
+def stream(stories: int, seed: int) -> Iterator[Item]:
+    """All stories in an order of chance, then all again in another one, and so on without end."""
     epoch = 0
     while True:
         order = list(range(stories))

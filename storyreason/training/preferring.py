@@ -154,22 +154,30 @@ def log_probabilities(model: Any, inputs: dict[str, Any], labels: torch.Tensor) 
     """The log-probability of each document's answer [documents], float64: of packed rows [1, tokens], or of padded ones.
 
     A margin is a small difference between sums over thousands of tokens, for which float32 is too coarse.
+    """
+    found = of_tokens(model, inputs, labels)
+    if "position_ids" in inputs:
+        positions = inputs["position_ids"]
+        text = positions[0] if positions.dim() == 3 else positions  # without M-RoPE there is only the text's row
+        count, document = len(packing.lengths_of(text)), (text == 0).cumsum(dim=1) - 1
+    else:
+        count = len(labels)
+        document = torch.arange(count, device=labels.device)[:, None].expand_as(labels)
+    none = torch.zeros(count, dtype=torch.float64, device=found.device)
+    return none.index_add(0, document[:, 1:][labels[:, 1:] != chat.IGNORED], found.double())
+
+
+def of_tokens(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """The log-probability of each token that has a label, float32, row by row: all those of a document, then the next one's.
+
     `labels` [batch, tokens] are `chat.IGNORED` where nothing is to be predicted; `inputs` are the model's other inputs.
     """
     targets = labels[:, 1:]
     columns = (targets != chat.IGNORED).any(dim=0).nonzero().squeeze(1)
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    losses = cross_entropy(
-        logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=chat.IGNORED, reduction="none"
-    )
-    if "position_ids" in inputs:
-        text = inputs["position_ids"][0]
-        count, document = len(packing.lengths_of(text)), (text == 0).cumsum(dim=1) - 1
-    else:
-        count = len(labels)
-        document = torch.arange(count, device=labels.device)[:, None].expand_as(labels)
-    none = torch.zeros(count, dtype=torch.float64, device=losses.device)
-    return none.index_add(0, document[:, 1:][:, columns].flatten(), -losses.double())
+    wanted = targets[:, columns].flatten()
+    losses = cross_entropy(logits.flatten(0, 1).float(), wanted, ignore_index=chat.IGNORED, reduction="none")
+    return -losses[wanted != chat.IGNORED]
 
 
 def preferences(found: torch.Tensor, reference: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,13 +11,19 @@ import torch.distributed as dist
 
 from storyreason import architecture, chat, dataset, model, pictures, runs
 from storyreason.errors import TrainingError
-from storyreason.training import checkpoints, features, pairs, plan, prepared, setup, sharding
+from storyreason.training import checkpoints, features, pairs, plan, prepared, samples, setup, sharding
+from storyreason.training.config import ImproveConfig
 from storyreason.training.examples import StoryDataset, refuse_long
 from storyreason.training.job import Job
 from storyreason.training.pace import EnoughError, HalfStepError
 from storyreason.training.preferring import PreferenceTrainer
+from storyreason.training.rewarded import RewardTrainer
+from storyreason.training.samples import SampleDataset
 from storyreason.training.trainer import StoryTrainer
 from storyreason.training.watch import Watch
+
+TRAINERS: dict[str, type[StoryTrainer]] = {"none": StoryTrainer, "dpo": PreferenceTrainer, "grpo": RewardTrainer}
+"""By `ImproveConfig.method`."""
 
 
 def train(job: Job, watch: Watch) -> None:
@@ -47,7 +53,7 @@ def _train(job: Job, watch: Watch) -> None:
     first = examples[stories.story(0).place]
     encoder.check(pictures.open_frames(first.images, first.story_id), "<think>\n</think>\n")
     settings.max_steps = schedule.steps
-    kind = StoryTrainer if job.improve is None else PreferenceTrainer
+    kind = TRAINERS[job.improve.method if job.improve else "none"]
     trainer = kind(job, settings, setup.load_model(job, cuda), schedule, stories, validation, watch, processor)
     resumed = trainer.begin()
     if config.freezes_tower() and config.feature_cache_gb:
@@ -114,7 +120,11 @@ def scheduled(
 ) -> tuple[StoryDataset, StoryDataset, plan.Plan]:
     """Stories to train on, stories to validate on, and the plan of the steps. Raises a StoryReasonError."""
     config = job.training
-    stories, validation = _split(examples, job, encoder)
+    stories, validation = split(examples, job, encoder)
+    if job.improve and job.improve.method == "grpo":
+        return _of_round(job, job.improve, stories, validation, processes)
+    if job.improve:
+        stories, validation = pairs.made(job, job.improve, stories, validation)
     if config.early_stopping and not len(validation):
         raise TrainingError(
             "training.early_stopping needs stories of a second film to validate on: leave it empty, or add data."
@@ -131,8 +141,39 @@ def scheduled(
     )  # fmt: skip
 
 
-def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder) -> tuple[StoryDataset, StoryDataset]:
+def _of_round(
+    job: Job, improve: ImproveConfig, stories: StoryDataset, validation: StoryDataset, processes: int
+) -> tuple[StoryDataset, StoryDataset, plan.Plan]:
+    """The answers of a round, no stories to validate on, and the plan of the round's steps."""
+    assert job.round is not None and job.request is not None
+    config = job.training
+    found = samples.read(samples.folder(job.work, job.round) / samples.FILE)
+    answers = SampleDataset(stories, found, job.request)
+    if (least := improve.steps * processes) > len(answers):
+        raise TrainingError(
+            f"{len(answers)} answers of round {job.round + 1} teach something, and its steps need {least} (improve.steps x "
+            "processes): raise improve.stories or improve.answers."
+        )
+    return answers, StoryDataset(stories.examples, [], stories.encoder, config, stories.prepared), plan.of_round(
+        answers.lengths,
+        number=job.round,
+        rounds=improve.rounds,
+        steps=improve.steps,
+        stories=len(stories),
+        asked=improve.stories,
+        answers=improve.answers,
+        batch_size=config.batch_size,
+        processes=processes,
+        seed=config.seed,
+        pack_tokens=config.pack_tokens,
+    )  # fmt: skip
+
+
+def split(
+    examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder | None = None
+) -> tuple[StoryDataset, StoryDataset]:
     """Training and validation stories: 5 % of the films are for validation. Bad examples are left out and logged."""
+    encoder = encoder or chat.Encoder(model.load_processor(job.base, job.revision), job.training.images_first)
     ready = prepared.prepare(
         job.prepared or job.work / "prepared",
         islice(examples, job.stories),
@@ -152,4 +193,4 @@ def _split(examples: Sequence[dataset.Example], job: Job, encoder: chat.Encoder)
     refuse_long((stories, validation), job.training.max_tokens)
     if not len(stories):
         raise TrainingError(f"{job.data} has no stories to train on.")
-    return (stories, validation) if job.improve is None else pairs.made(job, job.improve, stories, validation)
+    return stories, validation

@@ -6,6 +6,7 @@
 {"event": "step", "step": 1, "steps": 300, "epoch": 0.01, "loss": 4.1, "learning_rate": 0.0001, …}
 {"event": "checkpoint", "step": 30, "path": "checkpoint-30"}
 {"event": "validation", "step": 30, "loss": 1.2}
+{"event": "round", "step": 30, "round": 3, "reward": 0.61, "identity": 0.52, …, "dropped": 4, "failed": 1}
 {"event": "end", "step": 300, "result": "result"}
 """
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE = "progress.jsonl"
+IMPROVING = ("margin", "accuracy", "kl", "clipped")
+"""What a step that improves a model reports besides its loss: the first two of preferences, the others of rewards."""
 CURVES = {"step": ("training", "#2f6f8f"), "validation": ("validation", "#d98032")}
 """By event, the name and the colour of its loss curve."""
 

@@ -17,7 +17,7 @@ from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
 from storyreason.training.measure import Cost, Speed, peak_memory, peak_operations
 from storyreason.training.plan import Plan
-from storyreason.training.progress import ProgressWriter
+from storyreason.training.progress import IMPROVING, ProgressWriter
 
 ATTEMPT = "STORYREASON_ATTEMPT"
 """Environment: the name of this attempt in the progress file's `start` line, by which its follower recognizes it."""
@@ -111,7 +111,7 @@ class Telemetry(TrainerCallback):
             steps=self.plan.steps,
             epoch=round(self.plan.epochs_after(step), 4),
             loss=logs["loss"],
-            **_preferred(logs),
+            **_improving(logs),
             learning_rate=logs["learning_rate"],
             grad_norm=norm,
             seconds=seconds,
@@ -132,7 +132,7 @@ class Telemetry(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         assert metrics is not None
-        self.writer.write("validation", step=state.global_step, loss=metrics["eval_loss"], **_preferred(metrics))
+        self.writer.write("validation", step=state.global_step, loss=metrics["eval_loss"], **_improving(metrics))
 
     def _refuse_infinite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -160,5 +160,5 @@ class Telemetry(TrainerCallback):
         return total
 
 
-def _preferred(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: values[name] for name in ("margin", "accuracy") if name in values}
+def _improving(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: values[name] for name in IMPROVING if name in values}

@@ -56,7 +56,7 @@ class StoryTrainer(OpenTrainer):
         super().__init__(model=base, args=arguments, train_dataset=stories)
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
         self.telemetry = Telemetry(self, job, schedule, stories, validation)
-        identity = checkpoints.identity(job, stories, base, len(schedule.step(0)), self.is_fsdp_enabled)
+        identity = checkpoints.identity(job, stories, base, schedule.per_step, self.is_fsdp_enabled)
         self.keeper = CheckpointKeeper(self, job, identity, on_saved=self.telemetry.checkpoint)
         pace = Pace(
             schedule,

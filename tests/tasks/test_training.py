@@ -108,6 +108,25 @@ def test_the_log_reports_what_a_training_does_and_how_fast(heard: list[tuple[str
     assert {key: run.data.tags[tracking.TAG + key] for key in ("dropped", "bad")} == {"dropped": "3", "bad": "1"}
 
 
+def test_a_round_becomes_curves_once(heard: list[tuple[str, str]]) -> None:
+    run_id = mlflow.MlflowClient().create_run(tracking.experiment()).info.run_id
+    parts = dict.fromkeys(training.REWARDED, 0.5)
+    line = {"event": "round", "step": 4, "time": 1.0, "round": 2, "reward": 0.4, "tokens": 300.0, "cut": 0.1, "asked": 8,
+            "dropped": 2, "failed": 1, "kl": 0.01, **parts}  # fmt: skip
+    step = {**STEP, "kl": 0.0123, "clipped": 0.05}
+    for one in (line, step):
+        training._follower(run_id)(one)
+    training._follower(run_id)({**line, "reward": 0.9})  # of an attempt that reports it again
+    found = mlflow.MlflowClient()
+    assert [one.value for one in found.get_metric_history(run_id, "round/reward")] == [0.4]
+    shown = found.get_run(run_id).data.metrics
+    assert {name for name in shown if name.startswith("round/")} == {
+        f"round/{name}" for name in training.CURVES["round"]
+    }
+    assert (shown["train/kl"], shown["train/clipped"]) == (0.0123, 0.05)
+    assert "KL 0.0123, clipped 5%  lr 0.0002" in heard[-1][1]
+
+
 def test_the_log_reports_which_features_are_cached_and_which_are_not() -> None:
     more = {**FEATURES, "wanted_bytes": 5_000_000_000, "done": 30, "stories": 90}
     assert training._features_sentence(more) == (

@@ -38,6 +38,17 @@ def test_a_grounded_story_is_valid_and_its_chunks_add_up_to_it(engine: InProcess
     assert told.tokens <= 700 and pieces[-1].tokens <= told.tokens
 
 
+def test_it_answers_a_split_as_addresses_do(
+    engine: InProcess, tiny_examples: list[dataset.Example], tmp_path: Path
+) -> None:
+    config = GenerationConfig(temperature=1.0, max_tokens=8, concurrency=1)
+    few, out = tiny_examples[:2], tmp_path / "answers.jsonl"
+    told = answering.predict([engine], "teller", few, config, out)
+    assert told == [answering.answer_by(engine, one.story_id, one.images, config) for one in few]
+    again = answering.predict([engine], "teller", few, config.model_copy(update={"seed": 1}), tmp_path / "again.jsonl")
+    assert [one.answer for one in again] != [one.answer for one in told]
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
 def test_a_grounded_story_of_another_family_is_valid_in_pixels_of_the_original(
     tiny_bases: Bases, frames: tuple[bytes, ...], family: str

@@ -126,13 +126,13 @@ def test_the_share_of_too_long_stories_counts_training_and_validation_together(
     # When the limit is just below it
     config = TrainingConfig(max_tokens=length - 1)
     job = Job(base="b", data=tmp_path / "data", work=tmp_path, data_md5="a", training=config)
-    train, validation = process._split(many, job, encoder)
+    train, validation = process.split(many, job, encoder)
     # Then it is dropped, as one of many
     assert (train.dropped, validation.dropped) == ([], [length])
     assert len(train) + len(validation) == len(many) - 1
     # and too many of all are too many
     with pytest.raises(TrainingError, match=rf"of {len(many)} stories, more than 5%"):
-        process._split(many, job.model_copy(update={"training": TrainingConfig(max_tokens=length // 2)}), encoder)
+        process.split(many, job.model_copy(update={"training": TrainingConfig(max_tokens=length // 2)}), encoder)
 
 
 def test_the_first_frames_of_a_story_are_a_story(tiny_examples: list[dataset.Example], encoder: chat.Encoder) -> None:

@@ -23,9 +23,9 @@ BETA, SFT_WEIGHT, IMAGES = 0.05, 0.25, 2
 Loss = tuple[float, torch.Tensor]
 
 
-def moved(net: Any) -> Any:
-    """A model some steps from its base: all trained weights differ a little."""
-    chance = torch.Generator().manual_seed(1)
+def moved(net: Any, seed: int = 1) -> Any:
+    """A model some steps from where it was: all trained weights differ a little."""
+    chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in (one for one in net.parameters() if one.requires_grad):
             weight += 0.01 * torch.randn(weight.shape, generator=chance)

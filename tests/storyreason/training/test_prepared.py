@@ -110,7 +110,7 @@ def test_a_training_refuses_many_that_cannot_be_used(
     dataset.write(examples, tmp_path / "data", "train")
     job = Job(base="b", data=tmp_path / "data", work=tmp_path / "work", training=CONFIG)
     with pytest.raises(DataError, match=rf"1 of 16 stories are bad, more than 1%: train story {broken}.*Fix or remove"):
-        process._split(dataset.load(job.data, "train"), job, encoder)
+        process.split(dataset.load(job.data, "train"), job, encoder)
 
 
 def test_a_story_is_parsed_once(
