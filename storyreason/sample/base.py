@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,13 +251,16 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
             f"- then steps of {facts['text_tokens']} tokens of random notes, lists and rows: {facts['reading_steps']}; of "
             f"both: {facts['both_steps']}"
         )
+    about = (
+        f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the people, "
+        "things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes a frame in a few sentences."
+        f"{looks_back} It was trained on random frames, up to seven unrelated ones in a prompt. It never saw an analysis, an "
+        "ID of the format, a tag, a story, or any person or background of the test split."
+    )
     lines = [
         "# Tiny base model of the sample world",
         "",
-        f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the",
-        "people, things, landmarks and backgrounds of a frame in Qwen's JSON style, and describes a frame in a few",
-        f"sentences.{looks_back} It was trained on random frames, up to seven unrelated ones in a prompt. It never saw an",
-        "analysis, an ID of the format, a tag, a story, or any person or background of the test split.",
+        textwrap.fill(about, 100),
         "",
         f"- steps of {FRAMES_PER_STEP} frames: {facts['steps']}",
         *([read] if read else []),
