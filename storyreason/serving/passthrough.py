@@ -131,6 +131,8 @@ class PassThrough:
         ]
         if body:
             headers.append(("content-length", str(len(body))))
+        if isinstance(engine.server, ExternalEngine):  # the next request goes where its address then leads: a new pod
+            headers.append(("connection", "close"))
         url = URL(engine.server.url + path, encoded=True)
         try:
             response = await self._client.request(

@@ -1,15 +1,34 @@
-"""Several engines for one evaluation: their devices, and that two tell what one tells."""
+"""Several engines for one evaluation: their devices, and that two tell what one tells. Then the two, which take a while to
+start, serve as one that somebody else runs and rolls behind the gateway."""
 
+import contextlib
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
+from prefect.logging import disable_run_logger
 
 from storyreason import dataset, generation
+from storyreason.config import RunConfig
 from storyreason.errors import EngineError
 from storyreason.generation import GenerationConfig, command, several
 from storyreason.generation.config import EngineConfig
-from storyreason.generation.vllm import VllmServer
+from storyreason.generation.vllm import NAME, VllmServer
+from storyreason.serving import client
 from storyreason.serving.config import ServingConfig
+from tasks.deployment import _roll
+from tasks.registry import Version
+from tests.storyreason.serving.test_gateway import free_port
+from tests.storyreason.serving.test_swap import SHORT, Listeners, chat
+from tests.storyreason.test_guard import wait_for
 
 
 @pytest.mark.parametrize(
@@ -37,20 +56,128 @@ def test_without_gpus_an_evaluation_may_have_two_engines_and_a_gateway_not() -> 
         command.check(EngineConfig(data_parallel=2, tensor_parallel=2), lambda: 0, evaluates=True)
 
 
+class Somebodys(VllmServer):
+    """An engine as somebody else runs it: it says which version it serves, and tells its stories to the end before it ends."""
+
+    def _command(self) -> list[str]:
+        version = {"vllm": 1, "vllm-2": 2}[self.log.stem]
+        return [*super()._command(), "--served-model-name", NAME, f"{NAME}-{version}", "--shutdown-timeout", "300"]
+
+
+class Service(socketserver.ThreadingTCPServer):
+    """One address before the engine whose port a file names. Like a service of Kubernetes, it leads new connections elsewhere
+    once that changes, and leaves those that stand."""
+
+    daemon_threads = True
+
+    def __init__(self, ready: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.ready = ready
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Connection(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, Service)
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(("127.0.0.1", int(self.server.ready.read_text()))) as engine,
+        ):
+            back = threading.Thread(target=_pass_on, args=(engine, self.request))
+            back.start()
+            _pass_on(self.request, engine)
+            back.join()
+
+
+def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sent := one.recv(65536):
+            other.sendall(sent)
+        other.shutdown(socket.SHUT_WR)
+
+
+def telling(config: ServingConfig, frames: tuple[bytes, ...], tokens: int) -> Iterator[str]:
+    """The pieces of one long story, which must arrive whole."""
+    arguments: dict[str, Any] = {"model": NAME, "messages": chat(frames), "stream": True, "max_tokens": tokens}
+    finished = None
+    with openai.OpenAI(base_url=f"{client.url(config)}/v1", api_key="none", max_retries=0, timeout=900) as teller:
+        for chunk in teller.chat.completions.create(**arguments, extra_body={"ignore_eos": True}):
+            finished = chunk.choices[0].finish_reason or finished
+            yield chunk.choices[0].delta.content or ""
+    assert finished == "length"
+
+
+@pytest.fixture(scope="module")
+def two(
+    untrained: Path, serving: ServingConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[VllmServer]]:
+    """Two engines for one evaluation, which also serve as two versions."""
+    config = serving.model_copy(update={"data_parallel": 2, "dtype": "float32"})
+    logs = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(several, "VllmServer", Somebodys)
+        with several.engines(untrained, config, logs / "vllm.log") as engines:
+            yield engines
+    assert {path.name for path in logs.glob("*.log")} == {"vllm.log", "vllm-2.log"}
+    assert not any(engine.alive() for engine in engines)
+
+
 @pytest.mark.server
 def test_two_engines_tell_in_float32_what_one_tells(
-    vllm_server: VllmServer,
-    untrained: Path,
-    serving: ServingConfig,
-    examples: list[dataset.Example],
-    tmp_path: Path,
+    vllm_server: VllmServer, two: list[VllmServer], examples: list[dataset.Example], tmp_path: Path
 ) -> None:
     asked, stories = GenerationConfig(max_tokens=40, concurrency=1), examples[:6]
     one = generation.predict(vllm_server.url, vllm_server.name, stories, asked, tmp_path / "one.jsonl")
-    two = serving.model_copy(update={"data_parallel": 2, "dtype": "float32"})
-    with several.engines(untrained, two, tmp_path / "vllm.log") as engines:
-        urls = [engine.url for engine in engines]
-        told = generation.predict(urls, engines[0].name, stories, asked, tmp_path / "two.jsonl")
+    urls = [engine.url for engine in two]
+    told = generation.predict(urls, two[0].name, stories, asked, tmp_path / "two.jsonl")
     assert len(set(urls)) == 2 and told == one
-    assert {path.name for path in tmp_path.glob("*.log")} == {"vllm.log", "vllm-2.log"}
-    assert not any(engine.alive() for engine in engines)
+
+
+@pytest.mark.server
+def test_an_engine_of_somebody_elses_is_rolled_and_drained_and_no_client_notices(
+    two: list[VllmServer],
+    untrained: Path,
+    serving: ServingConfig,
+    frames: tuple[bytes, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The preset's command rolls it while clients stream. The old engine has a long story to end."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
+    old, new = two
+    (tmp_path / "ready").write_text(str(old.port))
+    assert old._process is not None
+    roll = (
+        f'cd {tmp_path} && test "$STORYREASON_NAMES" = "{NAME} {NAME}-2" && echo {new.port} > next && mv next ready && '
+        f"sleep 3 && kill -TERM {old._process.pid}"  # what was on its way arrives, as with a `preStop` of Kubernetes
+    )
+    with Service(tmp_path / "ready") as service, contextlib.ExitStack() as stack:
+        config = serving.model_copy(update={"port": free_port(), "external": service.url})
+        client.ensure_running(config)
+        stack.callback(client.stop)
+        deploy = partial(client.deploy, config, folder=untrained, images=frames[:1], generation=SHORT)
+        deploy(version="1", registered="models:/storyteller/1")
+
+        with Listeners(config, frames[:1], 3, tokens=8) as listeners, ThreadPoolExecutor(1) as pool:
+            long = telling(config, frames[:1], tokens=1000)
+            next(long)
+            deploying = pool.submit(deploy, version="2", registered="models:/storyteller/2")
+            wait_for(lambda: client.status(config).deploying == "2")
+            listeners.hear(4)
+            assert client.status(config).deploying == "2" and not deploying.done()  # it waits for the version
+
+            rolling = config.model_copy(update={"roll": roll})
+            with disable_run_logger():
+                _roll(RunConfig(serving=rolling), Version("storyteller", "2", str(untrained), "", "", ""))
+            deploying.result()
+            listeners.hear(4)
+            assert len([*long]) > 500
+        wait_for(lambda: not old.alive(), 300)
+        status = client.status(config)
+        assert (status.healthy, status.version, status.registered) == (True, "2", "models:/storyteller/2")
+    assert re.search(r"draining in-flight requests count=[1-9]", old.log.read_text())

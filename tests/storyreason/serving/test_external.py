@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,32 @@ def test_requests_that_meet_one_that_ends_wait_until_it_takes_requests_again(
         answered = httpx.post(f"{address}{path}", json=body, timeout=60, trust_env=False)
     assert answered.status_code == 200, answered.text
     assert not refusals and not serving.alive()
+
+
+def test_a_connection_is_not_kept_so_that_the_next_request_goes_where_the_address_then_leads(
+    elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    class Noting(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(self.headers["connection"])
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noting) as service, gateway("", tmp_path) as (address, pool):
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        serving = ExternalEngine(settings(f"http://127.0.0.1:{service.server_port}"), None)
+        serving._missed = 0  # it answered until now
+        pool._engine = RunningEngine(serving)
+        for _ in range(2):
+            assert httpx.get(f"{address}/v1/anything", timeout=60, trust_env=False).status_code == 200
+        service.shutdown()
+    assert asked == ["close", "close"]
