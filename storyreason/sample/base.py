@@ -15,7 +15,7 @@ from storyreason import pictures, runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
 from storyreason.sample.drawing import draw, encode
-from storyreason.sample.lessons import COUNT, Lesson, Turn, a_lesson, a_size, locate, read_boxes
+from storyreason.sample.lessons import COUNT, HEAD, ROUND, Lesson, Turn, a_lesson, a_size, locate, read_boxes
 from storyreason.sample.plot import tales
 from storyreason.sample.recall import recalling
 from storyreason.sample.staging import resized
@@ -142,11 +142,11 @@ def _offsets(tokenizer: Any, ids: list[int]) -> list[int]:
 def about(turn: Turn, offsets: list[int]) -> list[int]:
     """Which picture, from 0, the answer is about at each offset; -100 if it is how many they are.
 
-    A line that begins with `Picture 3: ` is about 2, the answer to `Describe image 3.` too, to `Describe the image.` 0.
+    What follows `Picture 3: ` or another head is about 2, the answer to `Describe image 3.` too, to `Describe the image.` 0.
     """
     if turn.question in COUNT:
         return [-100] * len(offsets)
-    lines = [(line.start(), int(line[1]) - 1) for line in re.finditer(r"^Picture ([0-9]): ", turn.answer, re.MULTILINE)]
+    lines = [(line.start(), int(line[1]) - 1) for line in HEAD.finditer(turn.answer)]
     named = re.search(r"\bimage ([0-9])", turn.question)
     whole = [(0, int(named[1]) - 1 if named else 0)]
     return [max(place for place in lines or whole if place[0] <= offset)[1] for offset in offsets]
@@ -188,6 +188,30 @@ def box_f1(
     return 2 * matched / (found + wanted)
 
 
+def box_f1_in_turn(
+    model: "Qwen2_5_VLForConditionalGeneration", processor: "Qwen2_5_VLProcessor", lessons: int = 32, together: int = 5
+) -> float:
+    """F1 over all boxes at IoU 0.5 on frames as in `box_f1`, `together` of which are told in one answer.
+
+    A box counts only for the frame under whose number it stands.
+    """
+    luck = random.Random("evaluation/turn")
+    matched = found = wanted = 0
+    for start in range(0, lessons, 8):
+        shown = [a_lesson(together, luck, "test").frames for _ in range(min(8, lessons - start))]
+        asked = [Lesson(frames, (Turn(ROUND[0], ""),)) for frames in shown]
+        for answer, frames in zip(answers(model, processor, asked, 200 * together), shown, strict=True):
+            heads = [*HEAD.finditer(answer)]
+            ends = [*(head.start() for head in heads[1:]), len(answer)]
+            told = {int(head[1]): answer[head.end() : end] for head, end in zip(heads, ends, strict=True)}
+            for number, frame in enumerate(frames, 1):
+                candidates = [box for box, _ in read_boxes(told.get(number, ""))]
+                truth = [placed.box for placed in frame.placed]
+                matched += len(greedy(boxes.iou_matrix(candidates, truth)))
+                found, wanted = found + len(candidates), wanted + len(truth)
+    return 2 * matched / (found + wanted)
+
+
 def copy_accuracy(model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts: int = 64) -> float:
     """The share of tokens that the model predicts when it repeats nonsense from about `back` tokens before."""
     import torch
@@ -213,8 +237,8 @@ def copy_accuracy(model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts
     return right / asked
 
 
-def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson]) -> list[str]:
-    """The model's greedy answers to the first question of each lesson."""
+def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson], tokens: int = 320) -> list[str]:
+    """The model's greedy answers to the first question of each lesson, of up to so many tokens."""
     import torch
 
     pictures = [draw(frame) for lesson in lessons for frame in lesson.frames]
@@ -226,8 +250,8 @@ def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson])
     batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
     device = model.device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        tokens = model.generate(**batch.to(device), max_new_tokens=320)
-    told = tokens[:, batch["input_ids"].shape[1] :]
+        written = model.generate(**batch.to(device), max_new_tokens=tokens)
+    told = written[:, batch["input_ids"].shape[1] :]
     return list(processor.batch_decode(told, skip_special_tokens=True))
 
 
@@ -275,6 +299,7 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
 _FIGURES = {
     "box_f1": "box F1 at IoU 0.5 on unseen frames (unseen people and backgrounds)",
     "box_f1_third_of_five": "the same for the third of five frames in one prompt",
+    "box_f1_in_turn": "the same for five frames told in one answer",
     "box_f1_other_sizes": "the same for frames of 0.75 to 1.5 times the size",
     **{f"copy_accuracy_{back}": f"copy accuracy at {back} tokens back (nonsense words)" for back in BACK},
 }

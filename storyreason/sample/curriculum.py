@@ -7,7 +7,7 @@ from typing import Any
 
 from storyreason.sample import tower
 from storyreason.sample.base import FRAMES_PER_STEP, batch_of
-from storyreason.sample.lessons import Lesson, a_lesson, a_long_lesson
+from storyreason.sample.lessons import Lesson, a_lesson, a_long_lesson, a_round
 from storyreason.sample.recall import a_text
 
 Batch = dict[str, Any]
@@ -99,11 +99,15 @@ def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
     """Lessons with about `frames` frames. `done` is the fraction of the training that is over.
 
     They go from easy to hard, without which the model learns nothing: one figure per frame, then two, then up to four; one
-    frame per lesson, then up to seven.
+    frame per lesson, then up to seven, with a question about each; then half of these in one answer. A model that was asked
+    about each alone found the fourth of seven (box F1 0.87), and lost count in an answer about all (0.26).
     """
     figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
     count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
-    return [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
+    drawn = [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
+    if count == 1 or done < 0.3 or luck.random() < 0.5:
+        return drawn
+    return [Lesson(lesson.frames, a_round(lesson.frames, luck)) for lesson in drawn]
 
 
 def long_lessons(luck: random.Random, shared: random.Random, frames: int) -> list[Lesson]:

@@ -6,6 +6,7 @@ about one of them, about each in turn, or about an answer that was given before.
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,7 +39,16 @@ ROUND = (
     "Locate everything in each picture in turn. Output JSON.",
     "Detect everything, picture by picture. Output JSON.",
 )
+TELL = ("Describe each picture in turn.", "What can be seen in each picture? One after the other.")
+BOTH = (
+    "Describe each picture in turn, with boxes in JSON.",
+    "Picture by picture: what can be seen, and where? Use JSON.",
+)
 NAMES = ("Name again what each picture shows.", "List the labels of each picture.")
+HEADS = ("Picture {}: ", "Image {}: ", "No. {}: ", "{}. ", "({}) ", "{}: ")
+"""How the part of an answer that is about one of several pictures begins."""
+HEAD = re.compile(r"^(?:Picture |Image |No\. |\()?([0-9])(?:: |\. |\) )", re.MULTILINE)
+"""Any of them, and which picture it is about."""
 AGAIN = ("Repeat your answer about {where}.",)
 COUNT = ("How many pictures are there?", "Count the pictures.")
 _VERBS = {"stand": ("stood", "waited", "paused"), "wave": ("waved", "beckoned"), "walk": ("walked", "strolled")}
@@ -109,13 +119,23 @@ def a_long_lesson(count: int, luck: random.Random, part: Part = "train") -> Less
 
 
 def a_round(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
-    """All boxes of each picture, and then the labels once more."""
+    """Each picture in turn, in one answer: its boxes, a caption, or both; and then the labels once more."""
     rows = [in_reading_order(frame.placed) for frame in frames]
-    boxes = "\n".join(f"Picture {number}: {boxes_as_json(placed)}" for number, placed in enumerate(rows, 1))
-    names = "\n".join(
-        f"Picture {number}: {', '.join(str(one.entity) for one in placed)}." for number, placed in enumerate(rows, 1)
+    boxes = [boxes_as_json(placed) for placed in rows]
+    told = [caption(frame, luck) for frame in frames]
+    asked, parts = luck.choice(
+        ((ROUND, boxes), (TELL, told), (BOTH, [f"{one}\n{two}" for one, two in zip(told, boxes, strict=True)]))
     )
-    return Turn(luck.choice(ROUND), boxes), Turn(luck.choice(NAMES), names)
+    head, gap = luck.choice(HEADS), luck.choice(("\n", "\n\n"))
+    labels = [f"{', '.join(str(one.entity) for one in placed)}." for placed in rows]
+    return (
+        Turn(luck.choice(asked), _one_by_one(head, parts, gap)),
+        Turn(luck.choice(NAMES), _one_by_one(head, labels, "\n")),
+    )
+
+
+def _one_by_one(head: str, parts: Sequence[str], gap: str) -> str:
+    return gap.join(head.format(number) + part for number, part in enumerate(parts, 1))
 
 
 def a_size(luck: random.Random) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from storyreason.sample import tower
 from storyreason.sample.base import (
     BACK,
     box_f1,
+    box_f1_in_turn,
     copy_accuracy,
     new_model,
     save,
@@ -296,6 +297,7 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
         "loss": None if math.isnan(progress.loss) else progress.loss,
         "seconds": progress.seconds,
         "box_f1_third_of_five": box_f1(model, processor, frames // 2, together=5),
+        "box_f1_in_turn": box_f1_in_turn(model, processor, max(8, frames // 8)),
         "box_f1_other_sizes": box_f1(model, processor, frames // 2, other_sizes=True),
         **{f"copy_accuracy_{back}": accuracy for back, accuracy in zip(BACK, copied, strict=False)},
     }
