@@ -105,7 +105,7 @@ def test_the_picker_shows_another_story_and_keeps_it_in_the_address(open_page: O
     shown = open_page()
     shown.select_option(".picker select", "beach-2")
     assert shown.inner_text("h1") == "beach-2"
-    assert shown.url.endswith("#beach-2")
+    assert shown.evaluate("location.hash") == "#beach-2"
     assert shown.locator(".cells").first.locator(".cell").count() == 1
     shown.click("[aria-label='Next story']")
     assert shown.inner_text("h1") == "beach-1"
