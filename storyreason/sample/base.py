@@ -202,7 +202,7 @@ def box_f1_in_turn(
         asked = [Lesson(frames, (Turn(ROUND[0], ""),)) for frames in shown]
         for answer, frames in zip(answers(model, processor, asked, 200 * together), shown, strict=True):
             heads = [*HEAD.finditer(answer)]
-            ends = [*(head.start() for head in heads[1:]), len(answer)]
+            ends = [head.start() for head in heads[1:]] + [len(answer)] * bool(heads)
             told = {int(head[1]): answer[head.end() : end] for head, end in zip(heads, ends, strict=True)}
             for number, frame in enumerate(frames, 1):
                 candidates = [box for box, _ in read_boxes(told.get(number, ""))]

@@ -114,6 +114,8 @@ def test_boxes_that_stand_under_another_frames_number_do_not_count(monkeypatch: 
     assert base.box_f1_in_turn(None, None, 8) == 1.0  # type: ignore[arg-type]
     monkeypatch.setattr(base, "answers", told(late=1))
     assert base.box_f1_in_turn(None, None, 8) < 0.3  # type: ignore[arg-type]
+    monkeypatch.setattr(base, "answers", lambda *_: ["Nobody was there."] * 8)
+    assert base.box_f1_in_turn(None, None, 8) == 0.0  # type: ignore[arg-type]
 
 
 def test_how_many_pictures_there_are_is_asked_before_an_answer_tells_and_is_about_none_of_them() -> None:
