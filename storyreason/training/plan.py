@@ -66,13 +66,13 @@ class RoundPlan(Plan):
     """The steps of a training in rounds, of which one has its answers: the other steps have no passes."""
 
     number: int
-    """Of the round, from 0."""
+    """Which round has its answers, from 0."""
     per_round: int
-    """Steps."""
+    """How many steps a round has."""
     asked: int
-    """Stories that each round asks for."""
+    """How many stories the model answers in a round."""
     answers: int
-    """To each of them."""
+    """How many answers each of these stories gets."""
 
     @property
     def last(self) -> int:

@@ -43,9 +43,9 @@ class RewardTrainer(StoryTrainer):
         self._start: list[torch.Tensor] | None = None
         """The trained weights where the training started, when it goes on from later ones; this process' part of them."""
         self._totals = torch.zeros(3, device=self.args.device)
-        """Of the current step: tokens, the sum of their divergences, and how many of them were clipped."""
+        """The current step's tokens, the sum of their divergences, and the number of clipped ones."""
         self._divergence = torch.zeros(2, dtype=torch.float64)
-        """Tokens of the round, and the sum of their divergences."""
+        """The round's tokens and the sum of their divergences."""
 
     @property
     def samples(self) -> SampleDataset:

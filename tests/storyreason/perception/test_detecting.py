@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from storyreason import pictures
-from storyreason.perception import Detections, detecting, detectors, filming, frames, looks
+from storyreason.perception import Detections, detecting, detectors, frames, looks
 from storyreason.perception.detecting import Face, Found, assigned, chosen
-from storyreason.sample import movie
 
 
 def person(*box: float, score: float = 0.9, mask: np.ndarray | None = None) -> Found:
@@ -55,16 +54,6 @@ def test_a_mask_says_more_than_a_box() -> None:
     # By the boxes alone it would be the other's face, in whose upper middle it is.
     behind, before = person(0, 0, 200, 200, mask=mask), person(60, 0, 200, 200, mask=~mask)
     assert {at: one.box[0] for at, one in assigned([face(120, 10, 150, 40)], [behind, before]).items()} == {0: 120}
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two made films, and their frames in `frames/`."""
-    folder = tmp_path_factory.mktemp("made")
-    for seed in (7, 8):
-        movie.write(folder, seed, shots=4)
-    filming.extract([folder], folder / "frames")
-    return folder
 
 
 class Counting:

@@ -8,21 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from storyreason.perception import detecting, detectors, filming, frames, looks
+from storyreason.perception import detecting, detectors, frames, looks
 from storyreason.perception.detecting import Found
 from storyreason.perception.known import Known
-from storyreason.sample import movie
 from tests.storyreason.perception import models
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two made films, and their frames in `frames/`."""
-    folder = tmp_path_factory.mktemp("made")
-    for seed in (7, 8):
-        movie.write(folder, seed, shots=4)
-    filming.extract([folder], folder / "frames")
-    return folder
 
 
 class Counting(looks.Embedder):
