@@ -8,7 +8,7 @@ from storyreason.training.config import Recompute
 Size = Literal["tiny", "7b"]
 Mode = Literal["lora", "full", "language"]
 
-PACK = {"tiny": 4096, "7b": 10_240}
+PACK = {"tiny": 4096, "7b": 12_288}
 """Tokens of a packed row."""
 PER_STEP = {"tiny": 8, "7b": 8}
 """Stories of an optimizer step."""

@@ -80,11 +80,11 @@ def summary(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, flo
 def hardware() -> dict[str, Any]:
     import torch
 
-    from storyreason.training import machine
+    from storyreason.model import multiplies_bfloat16
 
     found: dict[str, Any] = {
         "torch": torch.__version__,
-        "dtype": "bfloat16" if machine.multiplies_bfloat16() else "float32",
+        "dtype": "bfloat16" if multiplies_bfloat16() else "float32",
         "cores": len(os.sched_getaffinity(0)),
         "os": platform.platform(),
     }

@@ -20,7 +20,9 @@ from transformers.utils import is_flash_attn_2_available, is_liger_kernel_availa
 from worlds import Seven, Tiny, World
 
 from storyreason import architecture
-from storyreason.training import TrainingConfig, machine, packing, plan, setup, windows
+from storyreason.compat import liger
+from storyreason.model import multiplies_bfloat16
+from storyreason.training import TrainingConfig, packing, plan, setup, windows
 from storyreason.training.measure import Cost, peak_memory, peak_operations
 from storyreason.training.trainer import token_losses
 
@@ -126,7 +128,7 @@ class Clock(TrainerCallback):
 def run(size: Size, mode: Mode, name: str, steps: int, longest: int | None) -> dict[str, Any]:
     """Train by one recipe, and return its figures over the steps after the first."""
     recipe = next(recipe for recipe in recipes(size, mode) if recipe.name == name)
-    cuda, bf16, per_step = torch.cuda.is_available(), machine.multiplies_bfloat16(), PER_STEP[size]
+    cuda, bf16, per_step = torch.cuda.is_available(), multiplies_bfloat16(), PER_STEP[size]
     world: World = Tiny(per_step * 3) if size == "tiny" else Seven(per_step * 3, longest)
     base = world.model().to(torch.bfloat16 if mode == "lora" and bf16 else torch.float32)
     base = prepared_model(base, mode, recipe, cuda and is_flash_attn_2_available())
@@ -185,6 +187,8 @@ def prepared_model(base: Any, mode: str, recipe: Recipe, flash: bool) -> Any:
         packing.isolate(base)
         if recipe.kernels and torch.cuda.is_available() and not flash:
             windows.join(base)
+        if recipe.kernels and torch.cuda.is_available() and recipe.recompute != "selective":
+            liger.rotate(base)
     if mode == "language":
         base.model.visual.requires_grad_(False)
     if mode == "lora":

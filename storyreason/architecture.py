@@ -81,12 +81,14 @@ class Family:
     """Whether the tower attends within windows or frames whose ends it hands on (`training.windows`)."""
     liger: bool = True
     """Whether Liger has kernels for its language model."""
+    rotary: bool = False
+    """Whether a training hands Liger's rotary embedding to its language model, for Liger does not."""
     told_on_cpu: bool = True
     """Whether vLLM's build for CPUs tells what transformers tells."""
 
 
 FAMILIES = {
-    "qwen2_5_vl": Family("Qwen2.5-VL", boxes="resized"),
+    "qwen2_5_vl": Family("Qwen2.5-VL", boxes="resized", rotary=True),
     "qwen3_vl": Family("Qwen3-VL", boxes="thousandths"),
     "qwen3_5": Family(
         "Qwen3.5",

@@ -277,3 +277,23 @@ def _generation_config(base: str, revision: str | None) -> Any:
         return GenerationConfig.from_pretrained(base, revision=revision or "main")
     except OSError:  # a base without one: what its config says
         return GenerationConfig.from_model_config(config(base, revision))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether bfloat16 products are fast here: on a GPU, or on a CPU that has instructions for them."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def fast_products(device: str) -> Any:
+    """A context (autocast) in which products on a device, `cpu` or `cuda`, are computed in bfloat16 if that is faster there.
+
+    On a CPU without instructions for it, a step of the tiny base's tower took 8.5 s in bfloat16, and 0.5 s in float32.
+    """
+    import torch
+
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or multiplies_bfloat16())

@@ -6,7 +6,7 @@ test calls it for every entry, so that an update of a library fails there and no
     models     private attributes of models, configurations and processors
     trainer    transformers' Trainer with public names for its private methods
     memory     torch's tensors without content, and a count of what is allocated
-    liger      Liger's kernels, replaced by what they allocate
+    liger      Liger's rotary embedding, and its kernels replaced by what they allocate
     sharding   replaced functions of FSDP2 in accelerate, torch and transformers
 """
 
@@ -119,6 +119,8 @@ BORROWED = (
     Borrowed("liger-kernel", "0.8.5", "liger_kernel.transformers.swiglu", "LigerSiLUMulFunction", None, ALLOCATED),
     Borrowed("liger-kernel", "0.8.5", "liger_kernel.transformers.rope", "dispatch",
              "op_name args impl backend kwargs", ALLOCATED),
+    Borrowed("transformers", "5.19.0", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "apply_rotary_pos_emb",
+             "q k cos sin unsqueeze_dim", "Run tests/storyreason/compat: Liger's takes its place on a GPU (compat/liger.py)."),
     Borrowed("transformers", "5.19.0", "transformers:PreTrainedModel", "_from_config", "config kwargs", COUNTED),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "data_received", "self data", UVICORN),
     Borrowed("uvicorn", "0.54.0", HTTPTOOLS, "on_header", "self name value", UVICORN),

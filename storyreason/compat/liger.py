@@ -1,4 +1,4 @@
-"""What Liger's kernels allocate, without a GPU: they are Triton's, and run on nothing else."""
+"""Liger's rotary embedding for Qwen2.5-VL; and what Liger's kernels allocate, without a GPU: they are Triton's."""
 
 import sys
 from collections.abc import Iterator
@@ -72,13 +72,24 @@ class Head(Function):
         return ctx.saved_tensors
 
 
+def rotate(base: Any) -> None:
+    """Let a model rotate queries and keys by Liger's kernel. It writes over them, so no backward pass may need what they were.
+
+    Liger itself does so for Qwen3-VL. For Qwen2.5-VL it replaces a function that transformers no longer has.
+    """
+    from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+    module: Any = sys.modules[type(base).__module__]
+    module.apply_rotary_pos_emb = liger_rotary_pos_emb
+
+
 def _rotated(name: str, q: Any, k: Any, *_: Any, **__: Any) -> Any:
     return Rotated.apply(q, k)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def counted(net: Any) -> Iterator[None]:
-    """Give a model Liger's kernels as a training does, each replaced by one that only allocates.
+def counted(net: Any, rotates: bool) -> Iterator[None]:
+    """Give a model Liger's kernels as a training does, each replaced by one that only allocates. `rotates`: `rotate`, too.
 
     Liger replaces names in the modules of transformers, too: all are put back.
     """
@@ -91,6 +102,8 @@ def counted(net: Any) -> Iterator[None]:
     try:
         rms_norm.LigerRMSNormFunction, swiglu.LigerSiLUMulFunction, rope.dispatch = Norm, Gated, _rotated
         apply_liger_kernel(base, None)
+        if rotates:
+            rotate(base)
         yield
     finally:
         for module, names in zip(modules, before, strict=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from storyreason import pictures, runs
 from storyreason.chat import REQUESTS, SYSTEM_PROMPT
 from storyreason.format import analysis, boxes, story
+from storyreason.model import fast_products
 from storyreason.sample.drawing import draw, encode
 from storyreason.sample.lessons import COUNT, HEAD, ROUND, Lesson, Turn, a_lesson, a_size, locate, read_boxes
 from storyreason.sample.plot import tales
@@ -225,7 +226,7 @@ def copy_accuracy(model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts
         batch = batch_of([Lesson((), (turn,)) for turn, _ in drawn], processor)
         labels = batch.pop("labels")
         del batch["pictures"]
-        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+        with torch.inference_mode(), fast_products(model.device.type):
             told = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.argmax(2).cpu()
         for row, (turn, wanted) in enumerate(drawn):
             (places,) = torch.nonzero(labels[row] != -100, as_tuple=True)
@@ -249,7 +250,7 @@ def answers(model: Any, processor: "Qwen2_5_VLProcessor", lessons: list[Lesson],
         texts.append(processor.apply_chat_template(messages, add_generation_prompt=True))
     batch = processor(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
     device = model.device
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    with torch.inference_mode(), fast_products(device.type):
         written = model.generate(**batch.to(device), max_new_tokens=tokens)
     told = written[:, batch["input_ids"].shape[1] :]
     return list(processor.batch_decode(told, skip_special_tokens=True))

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from storyreason.model import fast_products
 from storyreason.sample import tower
 from storyreason.sample.base import (
     BACK,
@@ -99,7 +100,7 @@ def train(
 
     Each process has one thread and its share of a step's lessons, and gradients are averaged. Processes wait for each
     other once per step, threads in every operation, which is slow on a busy machine. Matrix products run in bfloat16
-    (autocast); weights and optimizer are float32. On another device than the CPU there is one process.
+    where that is fast (autocast); weights and optimizer are float32. On another device than the CPU there is one process.
     """
     import torch.multiprocessing
 
@@ -261,7 +262,7 @@ class _Learner:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         pictures, labels = batch.pop("pictures"), batch.pop("labels")[:, 1:]
         learnt = labels != -100
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with fast_products(model.device.type):
             output = model.model(**batch, output_hidden_states=True)
             # Logits where something is learnt, about a third of all places.
             logits = model.lm_head(output.last_hidden_state[:, :-1][learnt])

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, get_args
 
+from storyreason.model import fast_products
 from storyreason.sample.drawing import Frame, PlacedEntity, draw
 from storyreason.sample.lessons import a_frame
 from storyreason.sample.world import (
@@ -128,7 +129,7 @@ def teach(
             group["lr"] = rate * min(1.0, step / 50) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
         given = {name: tensor.to(device) for name, tensor in batch.items()}
         truth = given["truth"]
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_products(device.type):
             tokens = tower(given["pixel_values"], grid_thw=given["image_grid_thw"]).pooler_output
             told = reader(tokens).float().split(list(QUESTIONS.values()), dim=1)
         losses = []

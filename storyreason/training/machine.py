@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from storyreason import resources
 from storyreason.errors import ConfigError, TrainingError
+from storyreason.model import multiplies_bfloat16
 from storyreason.training.config import Precision, TrainingConfig
 
 CONFIGS = resources.folder("accelerate")
@@ -199,16 +200,6 @@ def resolve_dtype(wanted: Precision) -> Literal["bfloat16", "float32"]:
     if wanted != "auto":
         return wanted
     return "bfloat16" if multiplies_bfloat16() else "float32"
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether bfloat16 products are fast here: on a GPU, or on a CPU that has instructions for them."""
-    import torch
-
-    if torch.cuda.is_available():
-        return True
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def check_memory(devices: str | None, wanted_gb: float) -> None:

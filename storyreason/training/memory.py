@@ -172,7 +172,7 @@ def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: boo
     setup.recompute_if_long(net, training, row.tokens)
     batch = 1 if training.pack_tokens else training.batch_size
     tokens = row.tokens // batch
-    with memory.without_memory(), liger.counted(net) if fused else nullcontext():
+    with memory.without_memory(), liger.counted(net, setup.rotates(config, training)) if fused else nullcontext():
         memory.renew(net)
         if not place.on_cpu:
             memory.drop_out_as_on_gpus(net)

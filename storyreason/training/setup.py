@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from storyreason import adapters, architecture, model, patches
+from storyreason.compat import liger
 from storyreason.compat.models import use_one_gpu
 from storyreason.errors import ConfigError, ModelError, TrainingError
 from storyreason.training import machine, packing, windows
@@ -53,7 +54,15 @@ def load_model(job: Job, cuda: bool) -> Any:
         packing.isolate(base)
     if cuda and dtype == "bfloat16" and attention is None and architecture.of(base.config).windows:
         windows.join(base)
+    if cuda and config.liger and rotates(base.config, config):
+        liger.rotate(base)
     return marked(base, config, adapter, dropout=DROPOUT if job.improve is None else 0.0)
+
+
+def rotates(base: Any, config: TrainingConfig) -> bool:
+    """Whether a base with this configuration (transformers') takes Liger's rotary embedding, 5 % faster on an H100. Selective
+    checkpointing keeps the products that it would write over, and would rotate them twice."""
+    return architecture.of(base).rotary and config.recompute != "selective"
 
 
 def in_four_bits(job: Job, dtype: str) -> Any:
