@@ -3,6 +3,7 @@
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -81,6 +82,23 @@ def peak_operations(device: torch.device, bf16: bool) -> float:
         float((one @ one)[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+class Utilization:
+    """The share of a device's arithmetic that is used (MFU), by a measure of the most that the device does per second.
+
+    A step that does more shows that others used the device during the measure: it is taken again, and nothing exceeds 1.
+    """
+
+    def __init__(self, measure: Callable[[], float]) -> None:
+        self._measure = measure
+        self._peak = measure()
+
+    def of(self, operations: float, seconds: float) -> float:
+        done = operations / seconds
+        if done > self._peak:
+            self._peak = max(self._measure(), done)
+        return done / self._peak
 
 
 class Speed:

@@ -15,7 +15,7 @@ from storyreason.errors import TrainingError
 from storyreason.training import machine, sharding
 from storyreason.training.examples import StoryDataset
 from storyreason.training.job import Job
-from storyreason.training.measure import Cost, Speed, peak_memory, peak_operations
+from storyreason.training.measure import Cost, Speed, Utilization, peak_memory, peak_operations
 from storyreason.training.plan import Plan
 from storyreason.training.progress import IMPROVING, ProgressWriter
 
@@ -34,7 +34,10 @@ class Telemetry(TrainerCallback):
         self.validation = validation
         self.writer = ProgressWriter(job.work, muted=not trainer.is_world_process_zero())
         self._cost = Cost(trainer.model, job.training.mode)
-        self._peak = peak_operations(trainer.args.device, trainer.args.bf16) * trainer.args.world_size
+        arguments = trainer.args
+        self._utilization = Utilization(
+            lambda: peak_operations(arguments.device, arguments.bf16) * arguments.world_size
+        )
         self._speed = Speed()
         self._waited = 0.0
 
@@ -117,7 +120,7 @@ class Telemetry(TrainerCallback):
             seconds=seconds,
             tokens_per_s=sum(map(self.stories.tokens, items)) / seconds,
             answer_tokens_per_s=sum(self.stories.answer_tokens(index) for _, index in items) / seconds,
-            mfu=self._operations(step - 1) / seconds / self._peak,
+            mfu=self._utilization.of(self._operations(step - 1), seconds),
             peak_memory=peak_memory(),
             data_wait=waited / seconds,
             seconds_left=self._speed.mean * (self.plan.steps - step),

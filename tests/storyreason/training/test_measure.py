@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from storyreason import chat, dataset, model
 from storyreason.training import Job, TrainingConfig, setup
 from storyreason.training.examples import StoryDataset, collate
-from storyreason.training.measure import Cost, peak_operations
+from storyreason.training.measure import Cost, Utilization, peak_operations
 from storyreason.training.trainer import token_losses
 
 
@@ -40,3 +40,14 @@ def test_the_operations_of_a_story_agree_with_torchs_count(
 
 def test_a_device_that_is_not_in_the_table_is_measured() -> None:
     assert peak_operations(torch.device("cpu"), bf16=False) > 1e8
+
+
+def test_a_peak_that_was_measured_on_a_busy_device_is_measured_again() -> None:
+    # Given a device of 1,000 operations per second, of which others used 900 at the start
+    measures = iter([100, 1000, 1000])
+    share = Utilization(lambda: next(measures))
+    assert share.of(120, seconds=2) == 0.6
+    # When a step does more than was measured, then it is no share above 1, and the steps after it are right as well
+    assert [share.of(400, seconds=2), share.of(1000, seconds=2)] == [0.2, 0.5]
+    # and what no measure reaches counts as the peak
+    assert [share.of(3000, seconds=2), share.of(750, seconds=2)] == [1.0, 0.25]

@@ -36,7 +36,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert 0 < last["answer_tokens_per_s"] < last["tokens_per_s"]
     assert last["seconds_left"] == 0
     assert 0 <= last["data_wait"] < 1
-    assert last["mfu"] > 0
+    assert 0 < last["mfu"] <= 1
     assert last["peak_memory"] > 1e8
     start = told.of("start")[0]
     assert (start["distributed_type"], start["frozen"]) == ("NO", 0)
