@@ -6,7 +6,7 @@ from typing import Any
 
 from storyreason.errors import ConfigError
 from storyreason.training import machine, memory
-from storyreason.training.config import TrainingConfig
+from storyreason.training.config import ImproveConfig, TrainingConfig
 from storyreason.training.memory import Memory, Row
 
 ANSWERS, PICTURES = 0.75, 0.25
@@ -28,12 +28,15 @@ class Choice:
         return " ".join(f"training.{key}={value}" for key, value in self.settings.items()) or "as it is"
 
 
-def rows_of(training: TrainingConfig) -> tuple[Row, ...]:
-    """The largest row that a configuration allows, of stories like the published ones; with `recompute: long`, first the
-    largest of those that are not recomputed."""
+def rows_of(training: TrainingConfig, improve: ImproveConfig | None = None) -> tuple[Row, ...]:
+    """The largest row that a configuration allows, of stories like the published ones, or of pairs or answers with `improve`;
+    with `recompute: long`, first the largest of those that are not recomputed. A pair is in one row, as long as two stories."""
+    if improve:
+        training = training.model_copy(update={"loss": "answer"})
+    one = memory.documents(improve) * training.max_tokens
     if not training.pack_tokens:
-        return (_row(training, training.batch_size * training.max_tokens),)
-    longest = max(training.pack_tokens, training.max_tokens)
+        return (_row(training, training.batch_size * one),)
+    longest = max(training.pack_tokens, one)
     kept = (training.pack_tokens,) if training.recompute == "long" and training.pack_tokens < longest else ()
     return tuple(_row(training, tokens) for tokens in (*kept, longest))
 
@@ -43,13 +46,15 @@ def _row(training: TrainingConfig, tokens: int) -> Row:
     return Row(tokens, labels, int(4 * PICTURES * tokens))
 
 
-def choices(config: Any, training: TrainingConfig, rows: Sequence[Row] = ()) -> Iterator[Choice]:
-    """What a training of a base with this configuration takes as it is, and with other settings. Without `rows`, the largest
-    that each allows."""
+def choices(
+    config: Any, training: TrainingConfig, rows: Sequence[Row] = (), improve: ImproveConfig | None = None
+) -> Iterator[Choice]:
+    """What a training of a base with this configuration takes as it is, and with other settings, or its improvement. Without
+    `rows`, the largest that each allows."""
     for settings in ({}, *_others(training)):
         changed = training.model_copy(update=settings)
-        taken = rows_of(changed) if not rows or "max_tokens" in settings else rows
-        found = (memory.of(config, changed, row) for row in taken)
+        taken = rows_of(changed, improve) if not rows or "max_tokens" in settings else rows
+        found = (memory.of(config, changed, row, improve) for row in taken)
         yield Choice(settings, max(found, key=lambda one: one.total))
 
 
@@ -111,11 +116,11 @@ def capacity(training: TrainingConfig) -> float | None:
     return min(totals) / memory.GB if totals else None
 
 
-def advice(base: str, revision: str | None, training: TrainingConfig) -> str:
+def advice(base: str, revision: str | None, training: TrainingConfig, improve: ImproveConfig | None = None) -> str:
     """A sentence for a training that ran out of memory: what it should take, and settings that take less and fit."""
     from storyreason import model
 
-    made = list(choices(model.config(base, revision), training))
+    made = list(choices(model.config(base, revision), training, improve=improve))
     now, gb = made[0].memory.total, capacity(training)
     fitting = [one for one in made[1:] if one.memory.total < now and (gb is None or one.memory.total <= gb * memory.GB)]
     said = [f"{one.words()} ({one.memory.total / memory.GB:.1f} GB)" for one in fitting[:NAMED]]

@@ -232,7 +232,7 @@ def _planned(job: Job) -> str:
     from storyreason.training import choosing
 
     try:
-        return choosing.advice(job.base, job.revision, job.training)
+        return choosing.advice(job.base, job.revision, job.training, job.improve)
     except Exception as error:  # transformers and torch each raise their own; the training's own end matters more
         log.info("No estimate of the memory: %s", error)
         return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from storyreason import architecture
 from storyreason.training import machine, setup
-from storyreason.training.config import TrainingConfig
+from storyreason.training.config import ImproveConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,13 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
-    """The memory that a training of a base with this configuration (transformers') takes in each process."""
+def of(config: Any, training: TrainingConfig, row: Row, improve: ImproveConfig | None = None) -> Memory:
+    """The memory that a training of a base with this configuration (transformers') takes in each process.
+
+    With `improve`, that of a training from preferences or rewards. Its loss needs the log-probability of each token, so logits
+    are not computed in chunks. What the model gave the answers at the start is computed before and kept as numbers: there is
+    no second model. The engine that answers takes turns with the training, and is not counted.
+    """
     from transformers.utils import is_liger_kernel_available
 
     family = architecture.of(config)
@@ -82,11 +87,13 @@ def of(config: Any, training: TrainingConfig, row: Row) -> Memory:
     gathered = (2 if low else 4) * (frozen + trained) if sharded else 0
     # A copy is exchanged between processes that do not shard.
     copies = 2 if place.processes > 1 and not sharded else 1
+    # From the second round on, the trained weights of the start are kept in the CPU's memory.
+    kept = 4 * trained // parts if place.on_cpu and improve and improve.method == "grpo" and improve.rounds > 1 else 0
     fused = training.liger and cuda and family.liger and bool(is_liger_kernel_available())
-    activations, logits = _activations(config, training, row, low, fused)
+    activations, logits = _activations(config, training, row, low, fused, improve)
     activations += _tower(config, training, row, low)
     return Memory(
-        weights=(each * (frozen - quantized) + int(NF4 * quantized) + 4 * trained) * held // parts + gathered,
+        weights=(each * (frozen - quantized) + int(NF4 * quantized) + 4 * trained) * held // parts + gathered + kept,
         gradients=4 * trained * copies,
         optimizer=8 * trained * held // parts,
         activations=activations,
@@ -114,7 +121,7 @@ def _numbers(config: Any, training: TrainingConfig) -> tuple[int, int, int, int]
     return sum(weight.numel() for _, weight in named) - trained, trained, tower, quantized
 
 
-def _made(config: Any, training: TrainingConfig, dtype: str) -> Any:
+def _made(config: Any, training: TrainingConfig, dtype: str, improve: ImproveConfig | None = None) -> Any:
     """A base as it is trained, without its weights."""
     import torch
     from transformers import AutoModelForImageTextToText
@@ -122,7 +129,7 @@ def _made(config: Any, training: TrainingConfig, dtype: str) -> Any:
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
         base.tie_weights()
-        return setup.marked(base, training)
+        return setup.marked(base, training, dropout=setup.dropout(improve))
 
 
 def _unit(config: Any) -> list[str]:
@@ -150,15 +157,19 @@ def _with_layers(config: Any, units: int) -> Any:
     return made
 
 
-def _activations(config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool) -> tuple[int, int]:
+def _activations(
+    config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool, improve: ImproveConfig | None
+) -> tuple[int, int]:
     """Peak bytes of one pass forward and backward without logits, and what these add."""
     few, more = (_with_layers(config, units) for units in (FEW, MORE))
-    first, second = (_peak(one, training, row, low, fused, row.labels) for one in (few, more))
-    logits = max(0, first - _peak(few, training, row, low, fused, labels=0))
+    first, second = (_peak(one, training, row, low, fused, row.labels, improve) for one in (few, more))
+    logits = max(0, first - _peak(few, training, row, low, fused, 0, improve))
     return first - logits + int((second - first) * (_units(config) - FEW)), logits
 
 
-def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool, labels: int) -> int:
+def _peak(
+    config: Any, training: TrainingConfig, row: Row, low: bool, fused: bool, labels: int, improve: ImproveConfig | None
+) -> int:
     """Bytes that a pass of a row through the language model allocates at a time, where gradients are there already."""
     import torch
 
@@ -166,11 +177,11 @@ def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: boo
 
     place = machine.Machine.of(training)
     of_products = low and (training.mode == "lora" or place.fsdp is not None)
-    net = _made(config, training, "bfloat16" if of_products else "float32").train()
+    net = _made(config, training, "bfloat16" if of_products else "float32", improve).train()
     if training.recompute != "none":
         net.gradient_checkpointing_enable(gradient_checkpointing_kwargs=setup.checkpointing(training.recompute))
     setup.recompute_if_long(net, training, row.tokens)
-    batch = 1 if training.pack_tokens else training.batch_size
+    batch = 1 if training.pack_tokens else training.batch_size * documents(improve)
     tokens = row.tokens // batch
     with memory.without_memory(), liger.counted(net, setup.rotates(config, training)) if fused else nullcontext():
         memory.renew(net)
@@ -187,7 +198,7 @@ def _peak(config: Any, training: TrainingConfig, row: Row, low: bool, fused: boo
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 seen = inner.get_input_embeddings()(words)
                 seen = inner.language_model(inputs_embeds=seen, position_ids=positions, use_cache=False)[0]
-                loss = _loss(net, seen.flatten(0, 1), labels, fused)
+                loss = _loss(net, seen.flatten(0, 1), labels, fused and improve is None)
             loss.backward()
         peak: int = counted.peak
         return peak
@@ -247,13 +258,18 @@ def _tower(config: Any, training: TrainingConfig, row: Row, low: bool) -> int:
     return int(whole * row.patches // PATCHES)
 
 
+def documents(improve: ImproveConfig | None) -> int:
+    """How many answers, each with its prompt, an item of the plan has: a pair has two."""
+    return 2 if improve and improve.method == "dpo" else 1
+
+
 def largest(stories: "StoryDataset", schedule: "Plan", training: TrainingConfig) -> tuple[Row, ...]:
     """The row of a plan with the most tokens; with `recompute: long`, first that of those that are not recomputed."""
     rows = [
         Row(
             sum(stories.tokens(item) for item in items),
             sum(stories.loss_tokens(item) for item in items),
-            sum(4 * stories.image_tokens(index) for _, index in items),
+            sum(4 * stories.image_tokens(item[1]) * len(stories.passes(item)) for item in items),
         )
         for part in schedule.parts
         for one_pass in part

@@ -16,7 +16,7 @@ from storyreason.compat import liger
 from storyreason.compat.models import use_one_gpu
 from storyreason.errors import ConfigError, ModelError, TrainingError
 from storyreason.training import machine, packing, windows
-from storyreason.training.config import Recompute, TrainingConfig
+from storyreason.training.config import ImproveConfig, Recompute, TrainingConfig
 from storyreason.training.job import Job
 
 PRODUCTS = {
@@ -56,7 +56,12 @@ def load_model(job: Job, cuda: bool) -> Any:
         windows.join(base)
     if cuda and config.liger and rotates(base.config, config):
         liger.rotate(base)
-    return marked(base, config, adapter, dropout=DROPOUT if job.improve is None else 0.0)
+    return marked(base, config, adapter, dropout(job.improve))
+
+
+def dropout(improve: ImproveConfig | None) -> float:
+    """Of adapters. None where a model is improved: it starts as it answers, and preferences are measured from there."""
+    return DROPOUT if improve is None else 0.0
 
 
 def rotates(base: Any, config: TrainingConfig) -> bool:

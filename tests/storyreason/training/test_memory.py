@@ -3,16 +3,28 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from storyreason import architecture, chat, dataset, model
 from storyreason.cli import app
 from storyreason.compat.memory import Allocated
 from storyreason.errors import ConfigError
-from storyreason.training import Job, TrainingConfig, choosing, launch, memory, setup
+from storyreason.training import (
+    ImproveConfig,
+    Job,
+    TrainingConfig,
+    choosing,
+    launch,
+    memory,
+    packing,
+    preferring,
+    rewarded,
+    setup,
+)
 from storyreason.training.config import Recompute
 from storyreason.training.examples import StoryDataset, collate
 from storyreason.training.memory import Row
@@ -64,6 +76,81 @@ def test_activations_are_those_of_a_real_pass(
         trained = [size for name, size in weights.items() if settings["mode"] == "full" or "visual" not in name]
         assert found.weights == 4 * sum(weights.values())
         assert (found.gradients, found.optimizer) == (4 * sum(trained), 8 * sum(trained))
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_activations_of_preferences_and_rewards_are_those_of_a_real_pass(
+    method: Literal["dpo", "grpo"], tiny_base: Path, tiny_examples: list[dataset.Example]
+) -> None:
+    # Given a row as it passes: two answers with their prompts, which are packed; or one, whose tokens have a weight each
+    improve = ImproveConfig(method=method)
+    training = TrainingConfig(
+        mode="lora", dtype="float32", accelerate="cpu", rank=4, recompute="none", pack_tokens=16_384
+    )
+    job = Job(base=str(tiny_base), data=tiny_base, work=tiny_base, training=training, improve=improve)
+    net = setup.load_model(job, cuda=False).train()
+    stories = StoryDataset(tiny_examples, range(1), chat.Encoder(model.load_processor(job.base)), training)
+    answers = [stories[0, 0]] * memory.documents(improve)
+    batch = packing.join(answers, positions=packing.positions_of(net))
+    labels = batch.pop("labels")
+    with torch.no_grad():  # the tower's features are kept
+        seen = architecture.see(architecture.inside(net), batch.pop("pixel_values"), batch["image_grid_thw"])
+        given = architecture.arguments({**batch, "features": torch.cat(list(seen))}, net.config)
+
+    def learn() -> None:
+        if method == "dpo":
+            found = preferring.log_probabilities(net, given, labels).view(-1, 2)
+            loss = preferring.preferences(found, torch.zeros_like(found), improve.beta)[0].sum()
+        else:
+            found = preferring.of_tokens(net, given, labels)
+            loss = rewarded.policy(found, found.detach(), torch.ones_like(found), improve)[0].sum()
+        loss.backward()
+
+    # When it passes a second time, with gradients there
+    learn()
+    held = [weight.grad for weight in net.parameters() if weight.grad is not None]
+    with Allocated((*net.parameters(), *net.buffers(), *held, *batch.values(), labels)) as counted:
+        learn()
+    # Then the plan agrees, and says more than of a supervised training, in which adapters drop out
+    of_one = (stories.tokens((0, 0)), stories.loss_tokens((0, 0)))
+    row = Row(*(len(answers) * size for size in of_one))
+    found = memory.of(model.config(job.base), training, row, improve)
+    assert found.activations + found.logits == pytest.approx(counted.peak, rel=0.06)
+    assert found.activations < memory.of(model.config(job.base), training, row).activations
+
+
+def test_the_plan_of_an_improvement_counts_its_rows_and_the_logits_that_it_needs(tiny_base: Path) -> None:
+    config, training = (
+        model.config(str(tiny_base)),
+        TrainingConfig(accelerate="1gpu", pack_tokens=4096, max_tokens=4096),
+    )
+    # A pair may be as long as two stories, and then has a row of its own
+    dpo, grpo = ImproveConfig(method="dpo"), ImproveConfig(method="grpo")
+    assert [choosing.rows_of(training, one)[-1].tokens for one in (None, dpo, grpo)] == [4096, 8192, 4096]
+    padded = training.model_copy(update={"pack_tokens": None, "batch_size": 3})
+    assert [choosing.rows_of(padded, one)[-1].tokens for one in (None, dpo)] == [3 * 4096, 6 * 4096]
+    # Liger's loss in chunks gives no log-probabilities
+    row = Row(4096, 3072)
+    plain, paired = (memory.of(config, training, row, one) for one in (None, dpo))
+    assert paired.logits > 10 * plain.logits
+    assert paired.weights == plain.weights  # no second model
+    # On a CPU the weights at the start stay beside those that learn, from the second round on
+    on_cpu = training.model_copy(update={"accelerate": "cpu", "dtype": "float32"})
+    one, more = (memory.of(config, on_cpu, row, grpo.model_copy(update={"rounds": rounds})) for rounds in (1, 2))
+    assert more.weights - one.weights == one.gradients
+
+
+def test_a_plan_with_an_improvement_shows_both_steps(tiny_base: Path) -> None:
+    changed = ("base.name=" + str(tiny_base), "improve.method=dpo")
+    run = CliRunner().invoke(app, ["plan", "sample", *(word for one in changed for word in ("--set", one))])
+    assert run.exit_code == 0, run.output
+    assert (
+        "then improve.method=dpo (pairs of two answers, each with the prompt, in one row), rows of up to 4,096"
+        in run.output
+    )
+    totals = [float(line.split()[1]) for line in run.output.splitlines() if line.split()[0] == "total"]
+    larger = run.output.partition("The larger of both, and with other settings:\n")[2].split()
+    assert len(totals) == 2 and float(larger[0]) == max(totals) == totals[1]
 
 
 MEASURED = json.loads(Path("benchmarks/results/gpu.json").read_text())["lines"]
