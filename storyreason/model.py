@@ -59,13 +59,31 @@ def said(base: str) -> str:
 
 
 def config(base: str, revision: str | None = None) -> Any:
-    """transformers' configuration of a base. Raises ModelError when it cannot be loaded."""
-    from transformers import AutoConfig
+    """transformers' configuration of a base. Raises ModelError when it cannot be loaded, or lacks a part."""
+    from transformers import AutoConfig, PretrainedConfig
 
     try:
-        return AutoConfig.from_pretrained(base, revision=revision)
+        found = AutoConfig.from_pretrained(base, revision=revision)
+        written, _ = PretrainedConfig.get_config_dict(base, revision=revision)
     except Exception as error:  # the Hub's client, transformers and json each raise their own
         raise _unloadable(base, error) from error
+    if found.model_type in architecture.FAMILIES:
+        _refuse_incomplete(base, found, written)
+    return found
+
+
+def _refuse_incomplete(base: str, found: Any, written: dict[str, Any]) -> None:
+    """transformers fills in what is missing with the sizes of some published model, and would make that in memory."""
+    # The first Qwen2.5-VL have the language model's sizes beside `vision_config`.
+    there = {
+        "vision_config": "vision_config" in written,
+        "text_config": {"text_config", "hidden_size"} & written.keys(),
+    }
+    if missing := [name for name, of_it in there.items() if not of_it]:
+        raise ModelError(
+            f"The base model {base} is a {architecture.of(found).name}, and its config.json lacks {' and '.join(missing)}: "
+            "fetch its files again."
+        )
 
 
 def _unloadable(base: str, error: Exception) -> ModelError:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,40 @@ def test_a_base_without_some_of_its_weights_is_refused_by_their_name(
     save_file(kept, file, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"torn {said}: fetch its files again"):
         model.load(str(tmp_path / "torn"))
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("text_config", {"hidden_size": 48}, "cannot be loaded: RuntimeError: "),
+        ("text_config", {"num_attention_heads": 5}, "cannot be loaded: ValueError: hidden_size must be divisible"),
+        ("vision_config", "none", "cannot be loaded: StrictDataclassFieldValidationError: "),
+        ("vision_config", None, "is a Qwen2.5-VL, and its config.json lacks vision_config: fetch its files again."),
+        ("text_config", None, "is a Qwen2.5-VL, and its config.json lacks text_config: fetch its files again."),
+    ],
+    ids=["sizes", "heads", "no part", "without tower", "without language model"],
+)
+def test_a_configuration_that_its_family_does_not_have_is_one_sentence(
+    part: str, changed: dict[str, int] | str | None, said: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copytree(tiny_base, tmp_path / "other")) / "config.json"
+    written = json.loads(file.read_text())
+    kept = written.pop(part)
+    if changed is not None:
+        written[part] = kept | changed if isinstance(changed, dict) else changed
+    file.write_text(json.dumps(written))
+    with pytest.raises(ModelError) as raised:
+        model.load(str(file.parent))
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_first_models_of_a_family_have_the_language_models_sizes_beside_the_towers(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copytree(tiny_base, tmp_path / "flat")) / "config.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written.pop("text_config"), **written}))
+    assert model.config(str(file.parent)).get_text_config().hidden_size == 32
 
 
 def test_merge_writes_a_model_folder_and_refuses_to_write_over_other_things(
