@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import config
+from storyreason import architecture, config
 from storyreason.errors import ConfigError
 
 
@@ -17,6 +17,16 @@ def test_a_try_of_the_line_replaces_no_champion_of_real_trainings() -> None:
     names = {name: config.load(name).model for name in config.presets()}
     assert names.pop("smoke") == "storyteller-smoke"
     assert set(names.values()) == {"storyteller"}
+
+
+@pytest.mark.parametrize("name", [name for name in config.presets() if name.startswith("qwen3")])
+def test_a_preset_of_a_new_base_learns_and_writes_boxes_as_its_family_does(name: str) -> None:
+    chosen = config.load(name)
+    family, _, size = chosen.base.name.removesuffix("-Instruct").rpartition("-")
+    assert name.startswith(f"{family.removeprefix('Qwen/')}-{size}-".lower())
+    (known,) = (one for one in architecture.FAMILIES.values() if f"Qwen/{one.name}" == family)
+    assert chosen.training.boxes == chosen.generation.boxes == known.boxes
+    assert chosen.serving.max_model_len >= chosen.training.max_tokens
 
 
 def test_what_nobody_has_set_goes_together() -> None:
