@@ -27,6 +27,7 @@ class Checkout(editable_wheel):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.distribution.packages += find_packages(include=["flows*", "tasks*"])
+        self.distribution.entry_points["mlflow.artifact_repository"] = ["storyreason = tasks.showing:VersionFiles"]
 
 
 setup(cmdclass={"build_py": Build, "editable_wheel": Checkout})

@@ -71,6 +71,26 @@ def is_whole(stored: Stored) -> bool:
         return hashes is not None and all(odb.exists(one) for one in hashes.values())
 
 
+def names(stored: Stored) -> dict[str, str]:
+    """The MD5 of each file of a folder, by its name. Raises RegistryError when the store is unreachable or lacks the list."""
+    odb = _store()
+    with _understood("looked for"):
+        return _listed(odb, stored)
+
+
+def size(md5: str) -> int:
+    """The bytes of a file in the store. Raises RegistryError."""
+    odb = _store()
+    with _understood("looked for"):
+        return int(odb.fs.size(odb.oid_to_path(md5)))
+
+
+def get_file(md5: str, path: Path) -> None:
+    """Fetch one file, and verify it. Raises RegistryError, as `get` does."""
+    with _understood("fetched"):
+        _fetch(_store(), {path: md5}, compat.counting(lambda _: None))
+
+
 def get(stored: Stored, folder: Path, say: Say = log.info) -> None:
     """Fetch the files of a folder, by links where the store is on the same file system, and verify each.
 
@@ -79,9 +99,7 @@ def get(stored: Stored, folder: Path, say: Say = log.info) -> None:
     """
     odb = _store()
     with _understood("fetched"):
-        hashes = compat.listed(odb, stored.name)
-        if hashes is None:
-            raise _not_whole(f"there is no list {stored.name}")
+        hashes = _listed(odb, stored)
         if outside := [name for name in hashes if not (folder / name).resolve().is_relative_to(folder.resolve())]:
             raise RegistryError(
                 f"The list {stored.name} in {address()} names {outside[0]}, outside of the version: remove it."
@@ -91,11 +109,23 @@ def get(stored: Stored, folder: Path, say: Say = log.info) -> None:
             path.unlink()  # what a killed fetch left
         missing = _not_right(wanted)
         with _told("fetching", stored.bytes, say) as told:
-            try:
-                compat.fetch(odb, list(missing.values()), [str(path) for path in missing], told)
-            except FileNotFoundError as error:
-                raise _not_whole(one_line(error)) from None
-    for path, one in _not_right(missing).items():
+            _fetch(odb, missing, told)
+
+
+def _listed(odb: Any, stored: Stored) -> dict[str, str]:
+    hashes = compat.listed(odb, stored.name)
+    if hashes is None:
+        raise _not_whole(f"there is no list {stored.name}")
+    return hashes
+
+
+def _fetch(odb: Any, wanted: Mapping[Path, str], told: Any) -> None:
+    """Fetch these files, and verify each: one that is not right is removed, and named in a RegistryError."""
+    try:
+        compat.fetch(odb, list(wanted.values()), [str(path) for path in wanted], told)
+    except FileNotFoundError as error:
+        raise _not_whole(one_line(error)) from None
+    for path, one in _not_right(wanted).items():
         raise RegistryError(
             f"{path.name} from {address()} is not what was stored there (its MD5 is not {one}): remove "
             f"{odb.oid_to_path(one)} there, and run `storyreason deploy` where it was registered: that stores it again."

@@ -7,8 +7,9 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from storyreason import adapters, runs
 from storyreason.errors import RegistryError
@@ -16,6 +17,7 @@ from storyreason.serving import state as gateway
 from tasks import artifacts, bases, settings
 from tasks.artifacts import Say, Stored
 
+T = TypeVar("T")
 USED = ".used"
 """A file beside a version's model folder. Its time is when the version was used last; who uses it now holds a lock on it."""
 HELD: dict[Path, int] = {}
@@ -27,6 +29,34 @@ def place(folder: str, identity: str) -> Path:
     made = runs.root() / folder
     fetched = _fetched() / identity / "model"
     return made if (made / "config.json").is_file() or not fetched.exists() else fetched
+
+
+def own(folder: Path) -> dict[str, Path]:
+    """The files of a version without its base, by the names that they have in the store."""
+    beside = folder.with_name("training_stories.json")
+    return {f"model/{path.name}": path for path in folder.iterdir() if path.is_file()} | {beside.name: beside}
+
+
+def base(folder: Path) -> dict[str, Path]:
+    """The files of the base that an adapter goes over; empty for other versions."""
+    found = folder / "base"
+    return {path.name: path for path in found.iterdir()} if found.is_dir() else {}
+
+
+def files(folder: Path, stored: Stored | None, base_stored: Stored | None) -> Mapping[str, Path | str]:
+    """The files of a version as they are now, with those of its base: the path of each here, or else its MD5 in the store.
+
+    Empty if it is neither here nor there. Raises RegistryError when the store cannot be read.
+    """
+    if (folder / "config.json").is_file():
+        return {**own(folder), **_in_model(base(folder))}
+    if stored is None:
+        return {}
+    return {**artifacts.names(stored), **_in_model(artifacts.names(base_stored) if base_stored else {})}
+
+
+def _in_model(base: Mapping[str, T]) -> dict[str, T]:
+    return {f"model/base/{name}": found for name, found in base.items()}
 
 
 def is_fetched(folder: str) -> bool:

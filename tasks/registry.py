@@ -1,5 +1,6 @@
 """Model versions in MLflow with their lineage, and the aliases that say which of them is served. Registration as a step."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,12 +13,12 @@ from prefect.exceptions import MissingContextError
 from storyreason import model, runs
 from storyreason.config import RegistryConfig, RunConfig
 from storyreason.errors import RegistryError
-from tasks import artifacts, bases, cache
+from tasks import artifacts, bases, cache, views
 from tasks.artifacts import Stored
 from tasks.data import Base
 from tasks.results import Registered, Trained
 from tasks.steps import Work, step
-from tasks.tracking import TAG, client, comes_of, experiment, if_there, lineage
+from tasks.tracking import TAG, client, comes_of, experiment_of_versions, if_there, lineage
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -43,8 +44,8 @@ LOADS = {
 }
 """How a notebook loads a version of each form. The base of an adapter is in its folder, or on the Hub by the name above."""
 FILES = """
-Its files are not among the artifacts of its run: `storyreason fetch models:/{name}/{number}` prints their folder, on any \
-machine with this MLflow and the store of its versions, and fetches and verifies what is missing there.
+[Its files]({files}) can be looked at and downloaded here. `storyreason fetch models:/{name}/{number}` prints their folder, on \
+any machine with this MLflow and the store of its versions, and fetches and verifies what is missing there.
 """
 """The end of a version's description in MLflow."""
 MODEL = """Looks at a sequence of images and tells a grounded story (arXiv 2505.10292).
@@ -130,7 +131,8 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
     """The number of a new version, or of the one that a killed run has already registered."""
     import mlflow
 
-    for found in client().search_model_versions(f"name = '{config.model}'"):
+    store = client()
+    for found in store.search_model_versions(f"name = '{config.model}'"):
         if comes_of(found, fingerprint, trained.run_id):
             return str(found.version)
     tags = lineage(
@@ -142,13 +144,12 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
         preset=config.name,
         **stored,
     )
-    logged = mlflow.create_external_model(
-        config.model, source_run_id=trained.run_id, experiment_id=experiment(), tags=tags
-    )
+    logged = store.create_logged_model(experiment_of_versions(), config.model, source_run_id=trained.run_id, tags=tags)
+    store.finalize_logged_model(logged.model_id, "READY")
     version = mlflow.register_model(f"models:/{logged.model_id}", config.model, tags=tags)
-    store = client()
     store.update_registered_model(config.model, MODEL)
-    card = _card(config, trained) + FILES.format(name=config.model, number=version.version)
+    files = views.files(logged.experiment_id, logged.model_id)
+    card = _card(config, trained) + FILES.format(files=files, name=config.model, number=version.version)
     store.update_model_version(config.model, version.version, f"{UNSCORED}\n\n{card}")
     store.set_registered_model_alias(config.model, "challenger", version.version)
     return str(version.version)
@@ -156,12 +157,17 @@ def _register(config: RunConfig, fingerprint: str, folder: Path, trained: Traine
 
 def _store(folder: Path) -> dict[str, str]:
     """Store the bytes of a version for other machines; the tags that name them. Raises RegistryError."""
-    beside = folder.with_name("training_stories.json")
-    files = {f"{folder.name}/{path.name}": path for path in folder.iterdir() if path.is_file()}
-    stored = {"artifact": artifacts.put({**files, beside.name: beside}, _say())}
-    if (base := folder / "base").is_dir():
-        stored["base_artifact"] = artifacts.put({path.name: path for path in base.iterdir()}, _say())
+    stored = {"artifact": artifacts.put(cache.own(folder), _say())}
+    if base := cache.base(folder):
+        stored["base_artifact"] = artifacts.put(base, _say())
     return {tag: f"{one.name} {one.bytes}" for tag, one in stored.items()}
+
+
+def of_model(identity: str) -> Version | None:
+    """The version that was registered from the logged model with this ID in MLflow, or None."""
+    model = if_there(lambda: client().get_logged_model(identity))
+    named = json.loads(model.tags.get("mlflow.modelVersions", "[]")) if model else []
+    return version(named[0]["name"], str(named[0]["version"])) if named else None
 
 
 def _say() -> artifacts.Say:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TAG = "storyreason."
 """The prefix of this project's tags: `storyreason.train` holds the fingerprint of the training step, and so on."""
+VERSIONS = "storyreason:/versions"
+"""Where MLflow thinks that the files of versions are: an address for `showing`."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's error codes for a model, version, run or alias that does not exist."""
 NOTE = "mlflow.note.content"
@@ -53,6 +55,18 @@ def experiment() -> str:
     chosen = os.environ.get("STORYREASON_MLFLOW_ARTIFACTS") or (runs.root() / "mlflow" / "artifacts").as_uri()
     location = chosen if database else None
     return _described(str(mlflow.create_experiment(views.EXPERIMENT, artifact_location=location)), {})
+
+
+def experiment_of_versions() -> str:
+    """The ID of the experiment that holds MLflow's models of registered versions; created when missing.
+
+    MLflow derives where a model's artifacts are from its experiment: here that is where `showing` finds the version's files.
+    """
+    mlflow, name = client(), f"{views.EXPERIMENT} versions"
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(mlflow.create_experiment(name, artifact_location=VERSIONS, tags=views.VERSIONS))
 
 
 def _described(experiment: str, tags: dict[str, str]) -> str:

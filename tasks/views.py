@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 EXPERIMENT = "storyteller"
 """The one experiment in which all models are compared."""
 MODE = "workflowType=machine_learning"
+VERSIONS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "The files of registered versions: open one under *Models*, then *Artifacts*. Runs and scores are in "
+    f"the experiment *{EXPERIMENT}*.",
+}
+"""The tags of the experiment that holds MLflow's models of registered versions."""
 VIEW = "scores"
 """The name of the saved view, which addresses give as `viewStateShareKey`."""
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
@@ -82,6 +88,11 @@ def run(experiment: str, run_id: str, artifact: str = "") -> str:
     """Where MLflow shows a run, or one of its artifacts."""
     page = f"{server()}/#/experiments/{experiment}/runs/{run_id}"
     return f"{page}/artifacts/{artifact}?{MODE}" if artifact else f"{page}?{MODE}"
+
+
+def files(experiment: str, model: str) -> str:
+    """A link within MLflow to the files of a logged model."""
+    return f"#/experiments/{experiment}/models/{model}/artifacts?{MODE}"
 
 
 def runs(experiment: str, at: str | None = None) -> str:

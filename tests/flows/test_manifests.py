@@ -284,7 +284,8 @@ def test_whoever_needs_versions_knows_the_store_and_its_secret() -> None:
     needs = [container for _, container in containers() if container["name"] not in ("prefect",)]
     for container in needs:
         assert container["envFrom"] == STORE, container["name"]
-    assert "STORYREASON_ARTIFACTS" in compose()["services"]["deployments"]["environment"]
+    for name in ("deployments", "mlflow"):
+        assert "STORYREASON_ARTIFACTS" in compose()["services"][name]["environment"]
 
 
 def test_what_trains_or_runs_an_engine_asks_for_gpus_and_memory_that_processes_share() -> None:

@@ -3,6 +3,7 @@
 They want a platform on which two models were trained and scored, and the last one that was deployed told a story.
 """
 
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -120,4 +121,21 @@ def version(page: Any, prefect: str, mlflow: str) -> None:
         assert name in shown
 
 
-CHECKS = (form, flow_run, artifacts, comparison, charts, version, best)
+def files(page: Any, prefect: str, mlflow: str) -> None:
+    """The files of a version, a click away from its page: MLflow lists them, shows a text, and its button downloads it."""
+    pictures.version(page, mlflow, "storyteller-smoke")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Its files").click()
+    tree = opened.value
+    tree.set_default_timeout(120_000)
+    tree.get_by_text("training_stories.json", exact=True).wait_for()
+    tree.get_by_text("model", exact=True).last.click()
+    tree.get_by_text("generation_config.json", exact=True).click()
+    tree.get_by_text("transformers_version").first.wait_for()
+    with tree.expect_download() as saved:
+        tree.locator("button[data-component-id*=artifactview]").click()
+    assert "transformers_version" in Path(saved.value.path()).read_text()
+    tree.close()
+
+
+CHECKS = (form, flow_run, artifacts, comparison, charts, version, files, best)
