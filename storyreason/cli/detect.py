@@ -15,8 +15,8 @@ def detect(
     detector: Annotated[
         str,
         typer.Option(
-            help="A panoptic model's folder or Hub ID; with --names a Grounding DINO; `faces`: people whose face is seen; "
-            "`truth:FOLDER`: that of `sample film`, with noise."
+            help="A panoptic model's folder or Hub ID; with --names a Grounding DINO; `nanodet:FOLDER`: NanoDet, as "
+            "`make nanodet` fetches it; `faces`: people whose face is seen; `truth:FOLDER`: that of `sample film`, with noise."
         ),
     ],
     names: Annotated[
@@ -27,7 +27,8 @@ def detect(
         typer.Option(help="Classes of a panoptic model that are stuff, separated by commas, where it does not say."),
     ] = "",
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The least score. Default: 0.7, of Grounding DINO 0.3.")
+        float | None,
+        typer.Option(min=0, max=1, help="The least score. Default: 0.7, of Grounding DINO 0.3, of NanoDet 0.4."),
     ] = None,
     faces: Annotated[Literal["dlib", "none"], typer.Option(help="What finds and embeds faces.")] = "dlib",
     looks: Annotated[

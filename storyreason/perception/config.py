@@ -17,8 +17,9 @@ class FilmsConfig(BaseModel):
     detector: str = Field(
         "faces",
         min_length=1,
-        description="What finds people and things: a panoptic model's folder or Hub ID; with names, a Grounding DINO; faces: "
-        "people whose face is seen; truth:FOLDER: that of `storyreason sample film`.",
+        description="What finds people and things: a panoptic model's folder or Hub ID; with names, a Grounding DINO; "
+        "nanodet:FOLDER: NanoDet, as `make nanodet` fetches it; faces: people whose face is seen; truth:FOLDER: that of "
+        "`storyreason sample film`.",
     )
     names: tuple[str, ...] = Field(
         (), description="What a Grounding DINO looks for, such as person and landmark: clock tower."

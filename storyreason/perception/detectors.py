@@ -4,6 +4,7 @@
 |---|---|
 | a model's folder or Hub ID | a panoptic model (EoMT, Mask2Former, ...): things by their masks, stuff by its connected parts |
 | the same, with names | a model that finds what it is told (Grounding DINO) |
+| `nanodet:FOLDER` | NanoDet, COCO's 80 things: the folder of a package that has its weights (`make nanodet`) |
 | `faces` | people whose face is seen, by dlib: the box is guessed from the face |
 | `truth:FOLDER` | a film of `storyreason sample film` in a folder: its boxes, moved and missed at random |
 """
@@ -19,7 +20,8 @@ import numpy as np
 
 from storyreason import model
 from storyreason.errors import ConfigError, DataError, ModelError
-from storyreason.perception import faces
+from storyreason.perception import faces, nanodet
+from storyreason.perception.coco import THINGS
 from storyreason.perception.detecting import Detector, Found
 from storyreason.perception.faces import Dlib
 from storyreason.perception.frames import Frame
@@ -30,16 +32,6 @@ STUFF_PARTS = 3
 """Parts of one kind of stuff in a picture, at most: the largest."""
 MOVED, MISSED = 0.04, 0.05
 """What `truth` does to boxes: the standard deviation of their edges, as a share of their size, and how many it misses."""
-_THINGS = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,"
-    "cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
-    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,"
-    "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,"
-    "laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
-    "hair drier,toothbrush"
-)
-THINGS = frozenset(_THINGS.split(","))
-"""COCO's things. Its panoptic models list these first, and then stuff."""
 
 
 def named(
@@ -48,6 +40,9 @@ def named(
     """A detector by its name. Raises ConfigError, ModelError or DataError."""
     if name.startswith("truth:"):
         return Truth(Path(name.removeprefix("truth:")))
+    if name.startswith("nanodet:"):
+        _check("NanoDet", device)
+        return nanodet.NanoDet(Path(name.removeprefix("nanodet:")), threshold, device)
     if name == "faces":
         return People(Dlib())
     if names:
@@ -59,6 +54,8 @@ def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), th
     """What determines what `named` finds, without loading its weights. Raises ModelError or DataError."""
     if name.startswith("truth:"):
         return Truth(Path(name.removeprefix("truth:"))).identity
+    if name.startswith("nanodet:"):
+        return nanodet.identity(Path(name.removeprefix("nanodet:")), threshold)
     if name == "faces":
         return f"people by {faces.identity()}"
     told = f"for {', '.join(names)}, " if names else f"stuff: {', '.join(stuff)}, " if stuff else ""
@@ -96,7 +93,7 @@ class Panoptic:
             things = (getattr(holder, "metadata", None) or {}).get("thing_ids")
             if things is not None:
                 return set(self._labels) - set(map(int, things))
-        if len(THINGS & set(self._labels.values())) < len(THINGS) / 2:
+        if len(set(THINGS) & set(self._labels.values())) < len(THINGS) / 2:
             raise ConfigError(
                 f"{name} does not say which of its {len(self._labels)} classes are stuff, and they are not COCO's: name "
                 "those that are by --stuff."
@@ -233,11 +230,9 @@ def loaded(name: str, kind: str, processor: str, device: str) -> tuple[Any, Any]
 
     Raises ModelError also for one that lacks some of its weights, and ConfigError if the device is not there.
     """
-    import torch
     import transformers
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"No GPU can be used here, and {name} is to run on {device}: choose the device cpu.")
+    _check(name, device)
     try:
         found, info = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
         made = getattr(transformers, processor).from_pretrained(name)
@@ -251,6 +246,14 @@ def loaded(name: str, kind: str, processor: str, device: str) -> tuple[Any, Any]
             f"{name} has no weights for {len(missing)} of its parts, such as {missing[0]}: what it found would be random."
         )
     return found.eval().to(device), made
+
+
+def _check(name: str, device: str) -> None:
+    """Raises ConfigError if the device is not there."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"No GPU can be used here, and {name} is to run on {device}: choose the device cpu.")
 
 
 def box(mask: np.ndarray) -> tuple[float, float, float, float]:
