@@ -276,10 +276,10 @@ class _Learner:
 
 
 def _measured(model: Any, processor: Any, out: Path, course: Course, progress: BaseProgress) -> BaseProgress:
-    """Measure copying where there are texts; after every fifth report and at the end, measure all and save it to `out`."""
+    """Measure copying once there are texts; after every fifth report and at the end, measure all and save it to `out`."""
     total, step = course.total, progress.step
     copied: tuple[float, ...] = ()
-    if course.text_tokens:
+    if course.text_tokens and step > course.steps:
         asked = max(8, course.evaluated // (4 if step == total else 32))
         copied = tuple(copy_accuracy(model, processor, back, asked) for back in BACK)
         progress = replace(progress, copied=copied)
