@@ -12,7 +12,7 @@ from storyreason.config import RunConfig
 from storyreason.dataset import Withdrawn
 from storyreason.errors import DataError
 from storyreason.perception import sources
-from tasks import building, builds, data, filming, withdrawing
+from tasks import ahead, building, builds, data, filming, withdrawing
 from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.filming import Reel
@@ -163,7 +163,9 @@ def _detected(config: RunConfig, place: Path, until: Stage, gone: set[str], outc
             leave_out(str(error))
     if filming.check(config, reels) and until == "stories":
         building.check_author(config)
-    for number, reel in enumerate(reels, 1):
+    if config.films.workers:  # who have models of their own
+        filming.unload()
+    for number, reel in enumerate(ahead.ready(config, reels), 1):
         logger.info("film %d of %d: %s", number, len(reels), reel.name)
         try:
             kept = filming.extract(config, reel)

@@ -34,3 +34,8 @@ class FilmsConfig(BaseModel):
     )
     batch: int = Field(8, ge=1, description="Frames that the detector is given at a time.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where these models run: cpu, or cuda.")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes of Ray that look at films side by side; 0: one film after the other in this process.",
+    )

@@ -34,10 +34,9 @@ def test_qwen3_vl_goes_through_retrain_beside_qwen2_5_vl(project: Project) -> No
     assert first.info.experiment_id == second.info.experiment_id
     for run in (first, second):
         assert [one.step for one in mlflow.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]
-    assert first.data.params.keys() == second.data.params.keys()
-    differing = {key for key, value in first.data.params.items() if value != second.data.params[key]}
-    assert "base.name" in differing
-    assert differing <= {"base.name", "training.boxes", "generation.boxes", "overrides"}
+    of_first, of_second = (set(run.data.params.items()) for run in (first, second))
+    differing = {key for key, _ in of_first ^ of_second}
+    assert differing == {"base.name", "training.boxes", "overrides"}
     names = {"free/strict/grounding/f1", "free/strict/validity/valid"}
     assert names <= second.data.metrics.keys()
     # and the other family's model is what vLLM serves: its build for CPUs runs this class
@@ -48,5 +47,4 @@ def test_qwen3_vl_goes_through_retrain_beside_qwen2_5_vl(project: Project) -> No
     assert served["registered"] == f"models:/{MODEL}/{champion.version}"
     folder = champion.tags["storyreason.folder"]
     assert model.prompt(str(project.runs / folder))["boxes"] == THOUSANDTHS
-    (engine,) = (line for line in project.processes("vllm") if " serve " in line and "--served-model-name" in line)
-    assert folder in engine
+    assert any(folder in line for line in project.processes("vllm"))

@@ -49,15 +49,15 @@ def whole(
 def seen(chosen: RunConfig, films: Path) -> list[Any]:
     """The frames and detections of films, or of a folder that has them."""
     from storyreason.perception import sources
-    from tasks import filming
+    from tasks import ahead, filming
     from tasks.building import Tables
 
     if filming.has_frames(films):
         return [Tables(films, films / "detections.parquet")]
     found = []
-    for name, path in sources.find([films]).items():
-        kept = filming.extract.compute(chosen, filming.reel(name, path))
-        detected = filming.detect.compute(chosen, kept.folder, name, kept.fingerprint)
+    for reel in ahead.ready(chosen, [filming.reel(name, path) for name, path in sources.find([films]).items()]):
+        kept = filming.extract.compute(chosen, reel)
+        detected = filming.detect.compute(chosen, kept.folder, reel.name, kept.fingerprint)
         found.append(Tables(kept.folder, detected.detections))
     return found
 
