@@ -35,6 +35,7 @@ for recompute in (False, True):
 """
 
 
+@pytest.mark.server
 def test_gradients_are_those_of_transformers_also_with_recomputed_layers(tiny_base: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", GRADIENTS, str(tiny_base)]
     env = {**os.environ, "TRITON_INTERPRET": "1"}
