@@ -44,6 +44,9 @@ ON_GPUS = {
 }
 """Environment of a training, unless it is set already."""
 
+PLAIN = [sys.executable]
+"""Starts one process on the CPU. A launcher would import torch for that: 4 s."""
+
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -75,11 +78,12 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
     if instructions := others(command, job_file):
         log.warning("%s", instructions)
     log_path, scratch = job.work / LOG, job.work / ".launcher"
+    # Otherwise a launcher leaves a folder in /tmp each time.
+    temporary = [] if command == PLAIN else ["--log_dir", str(scratch)]
     with log_path.open("a+b") as log_file:
         log_start = log_file.seek(0, os.SEEK_END)
         process = subprocess.Popen(
-            # Otherwise the launcher leaves a folder in /tmp each time.
-            [*command, "--log_dir", str(scratch), "-m", "storyreason.training", str(job_file)],
+            [*command, *temporary, "-m", "storyreason.training", str(job_file)],
             stdout=log_file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -123,6 +127,8 @@ def check_machine(training: TrainingConfig) -> None:
 def _command(machine: Machine, environment: Mapping[str, str]) -> list[str]:
     """The command that starts the processes. Raises TrainingError or ConfigError before anything runs."""
     machine.check()
+    if machine.file is None and machine.processes == 1:
+        return PLAIN
     if machine.file is None:
         return [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
@@ -180,7 +186,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         for child in left:
             _quietly(child.kill)
         try:
-            process.wait(5)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             _quietly(lambda: os.killpg(process.pid, signal.SIGKILL))
     process.wait()
@@ -220,7 +226,7 @@ def _explained(code: int, log_path: Path, start: int, job: Job) -> errors.StoryR
             f"A training process was killed (kill -9), most likely because the machine ran out of memory: {LESS_MEMORY}, "
             f"or end other programs, and run again. Training resumes from its newest checkpoint. {_planned(job)}"
         )
-    elif "SIGTERM" in output:
+    elif code == -signal.SIGTERM or "SIGTERM" in output:
         advice = "It was asked to stop. Run again: training resumes from its newest checkpoint."
     else:
         advice = "Its last lines are below."

@@ -37,7 +37,7 @@ class Machine:
     accelerate: str | None
     """The configuration's name for accelerate's file; None: CPU processes without a file."""
     file: Path | None
-    """accelerate's file. None: torchrun starts several CPU processes."""
+    """accelerate's file. None: one process on the CPU, or several that torchrun starts."""
     processes: int
     """On all machines together."""
     machines: int
@@ -58,10 +58,9 @@ class Machine:
         """Reads accelerate's file. Raises ConfigError when it is missing or is not one."""
         name, dtype = training.accelerate, training.dtype
         if name is None:
-            file = config_file("cpu") if training.processes == 1 else None
             return cls(
                 accelerate=None,
-                file=file,
+                file=None,
                 processes=training.processes,
                 machines=1,
                 on_cpu=True,

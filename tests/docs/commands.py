@@ -110,6 +110,23 @@ def run_by(where: str) -> list[Command]:
     return [command for command in commands() if command.run_by == where]
 
 
+def on_smoke(command: Command, port: int, place: Path) -> list[str]:
+    """A command's words as a test of the pipeline runs it: with the preset that takes a minute, on a port of its own, and
+    pages written to `place`."""
+    text = " ".join(command.words).replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
+    program, *words = text.replace(":8400", f":{port}").replace("storyteller@", "storyteller-smoke@").split()
+    if program != "storyreason":
+        return [program, *words]
+    if words == ["retrain", "sample"]:  # the whole of it is what other tests tell
+        words = ["retrain", "smoke", "--until", "register"]
+    words = [str(place / word) if word.endswith(".html") else word for word in words]
+    if words[0] in ("retrain", "evaluate", "deploy"):
+        words += ["--set", "data.rev=HEAD"]
+    if words[0] == "deploy":
+        words += ["--set", f"serving.port={port}"]
+    return [program, *words]
+
+
 def scripts(paper: Path) -> dict[str, str]:
     """The Python files that a document tells its reader to save, by their names: blocks that begin with `# name.py`."""
     blocks = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", paper.read_text(), re.S)

@@ -6,6 +6,7 @@ although its servers are killed, and one that is cancelled, then ended three tim
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from mlflow import MlflowClient
 from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
-STEPS = {"undisturbed": 120, "ended": 60}
-"""Optimizer steps of the two trainings: the first must last longer than three restarts of servers."""
+STEPS = {"undisturbed": 40, "ended": 30}
+"""Optimizer steps of the two trainings: the first must last longer than the restart of all servers."""
 
 
 def parameters(platform: Platform, name: str, devices: str | None = "0") -> dict[str, Any]:
@@ -68,18 +69,21 @@ def part(platform: Platform, command: str) -> psutil.Process:
     return min(children, key=lambda child: child.create_time())
 
 
-def kill(platform: Platform, command: str, health: str) -> None:
-    """kill -9 of a part; all its processes must end, and it must be restarted."""
-    before = guard_of(platform, command).pid
-    part(platform, command).kill()
+def kill(platform: Platform, health: dict[str, str]) -> None:
+    """kill -9 of parts, each given with the address of its health; all their processes must end, and be started again."""
+    before = {command: guard_of(platform, command).pid for command in health}
+    for command in health:
+        part(platform, command).kill()
 
-    def answers() -> bool:
+    def answers(command: str) -> bool:
         try:
-            return guard_of(platform, command).pid != before and httpx.get(health, trust_env=False).is_success
+            again = guard_of(platform, command).pid != before[command]
+            return again and httpx.get(health[command], trust_env=False).is_success
         except (httpx.HTTPError, psutil.Error, ValueError):
             return False
 
-    wait_for(answers, f"{command} to be started again and to answer")
+    for command in health:
+        wait_for(partial(answers, command), f"{command} to be started again and to answer")
 
 
 def trainers(platform: Platform) -> list[str]:
@@ -121,24 +125,17 @@ def undisturbed(platform: Platform) -> str:
     return identity
 
 
-def test_mlflows_server_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
-    kill(platform, "mlflow server", f"{platform.url('MLFLOW')}/health")
-
-    computes(platform, "undisturbed")
-    assert platform.run(undisturbed)["state_name"] == "Running"
-
-
-def test_the_gateway_is_killed_and_the_training_does_not_notice(platform: Platform, undisturbed: str) -> None:
-    kill(platform, "storyreason serve", platform.url("GATEWAY"))
-
-    computes(platform, "undisturbed")
-    assert platform.run(undisturbed)["state_name"] == "Running"
-
-
-def test_prefects_server_is_killed_and_the_training_keeps_its_slot_and_completes(
+def test_all_servers_are_killed_and_the_training_keeps_its_slot_and_completes(
     platform: Platform, undisturbed: str
 ) -> None:
-    kill(platform, "prefect server", f"{platform.url('PREFECT')}/api/health")
+    kill(
+        platform,
+        {
+            "mlflow server": f"{platform.url('MLFLOW')}/health",
+            "storyreason serve": platform.url("GATEWAY"),
+            "prefect server": f"{platform.url('PREFECT')}/api/health",
+        },
+    )
 
     computes(platform, "undisturbed")
     assert platform.run(undisturbed)["state_name"] == "Running"

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from storyreason import chat, dataset
+from storyreason import architecture, chat, dataset, model
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import Endpoint
 from storyreason.pictures import open_frames
@@ -26,21 +26,8 @@ from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
 MODEL = "storyteller-smoke"
-EXAMPLE = """
-import sys
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-from PIL import Image
-
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(sys.argv[1], torch_dtype="auto", device_map="auto")
-processor = AutoProcessor.from_pretrained(sys.argv[1])
-images = [Image.new("RGB", (196, 112), colour) for colour in ("red", "green", "blue")]
-content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": "Tell a story."}]
-messages = [{"role": "system", "content": "You are an AI storyteller."}, {"role": "user", "content": content}]
-text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-inputs = processor(text=[text], images=images, padding=True, return_tensors="pt").to(model.device)
-told = model.generate(**inputs, max_new_tokens=16, do_sample=True, temperature=0.7, top_p=0.9)
-print("told:", processor.batch_decode(told[:, inputs.input_ids.shape[1]:], skip_special_tokens=True)[0])
-"""
+OTHER = "qwen3_vl"
+PUBLISHED_USAGE = Path(__file__).with_name("published_usage.py")
 
 
 @pytest.fixture
@@ -69,7 +56,7 @@ def compared(run: Run, role: str) -> list[dict[str, Any]]:
 
 
 def test_a_flow_killed_in_training_leaves_no_training_process(project: Project) -> None:
-    checkpoint = "train/*/checkpoint-5"
+    checkpoint = "train/*/checkpoint-2"
 
     project.kill_when(lambda: list(project.runs.glob(checkpoint)), "the first checkpoint", *project.retrain())
 
@@ -88,9 +75,9 @@ def test_it_resumes_from_its_checkpoint_and_killed_in_evaluation_leaves_no_vllm(
     (work,) = (manifest.parent for manifest in trained(project))
     starts = [line for line in lines(work / "progress.jsonl") if line["event"] == "start"]
     assert starts[0]["step"] == 0
-    assert starts[-1]["step"] >= 5
+    assert starts[-1]["step"] >= 2
     steps = [line["step"] for line in lines(work / "progress.jsonl") if line["event"] == "step"]
-    assert steps == list(range(1, 21))
+    assert steps == list(range(1, 9))
 
 
 def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
@@ -104,7 +91,7 @@ def test_killed_during_the_deployment_it_still_makes_and_serves_one_version(
 
     (run,) = training_runs(mlflow)
     assert run.info.status == "FINISHED"
-    assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 21))
+    assert [point.step for point in mlflow.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 9))
     assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
     assert not list(project.runs.glob("train/*/checkpoint-*"))  # nothing resumes from them any more
     assert str(mlflow.get_model_version_by_alias(MODEL, "champion").version) == "1"
@@ -160,22 +147,22 @@ def test_without_changes_nothing_is_repeated(project: Project, mlflow: MlflowCli
     assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
-IMPROVED = ["--set", "improve.max_steps=10"]
+IMPROVED = ["--set", "improve.max_steps=4"]
 
 
 def test_an_improvement_killed_on_its_way_goes_on_and_both_versions_are_compared(
     project: Project, mlflow: MlflowClient
 ) -> None:
     command = project.retrain("--set", "improve.method=dpo", *IMPROVED, "--until", "gate")
-    project.kill_when(lambda: list(project.runs.glob("improve/*/checkpoint-5")), "its first checkpoint", *command)
+    project.kill_when(lambda: list(project.runs.glob("improve/*/checkpoint-2")), "its first checkpoint", *command)
     wait_for(lambda: not project.processes("storyreason.training"), "the training process to end", 20)
     project.run(*command)
 
     (work,) = (manifest.parent for manifest in project.runs.glob("improve/*/manifest.json"))
-    assert [line["step"] >= 5 for line in lines(work / "progress.jsonl") if line["event"] == "start"] == [False, True]
+    assert [line["step"] >= 2 for line in lines(work / "progress.jsonl") if line["event"] == "start"] == [False, True]
     supervised, improved = (mlflow.get_run(str(mlflow.get_model_version(MODEL, number).run_id)) for number in "12")
     assert improved.data.tags["storyreason.trained_from"] == supervised.info.run_id
-    assert len(mlflow.get_metric_history(improved.info.run_id, "train/margin")) == 10
+    assert len(mlflow.get_metric_history(improved.info.run_id, "train/margin")) == 4
     (row,) = (row for row in compared(improved, "champion") if row["name"] == "strict/grounding/f1")
     assert row["champion"] == pytest.approx(supervised.data.metrics["free/strict/grounding/f1"])
     assert row["challenger"] == pytest.approx(improved.data.metrics["free/strict/grounding/f1"])
@@ -185,7 +172,7 @@ def test_an_improvement_killed_on_its_way_goes_on_and_both_versions_are_compared
 
 def test_the_published_usage_runs_on_the_registered_folder(project: Project, mlflow: MlflowClient) -> None:
     folder = str(project.runs / mlflow.get_model_version(MODEL, "1").tags["storyreason.folder"])
-    done = subprocess.run([sys.executable, "-c", EXAMPLE, folder], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(PUBLISHED_USAGE), folder], capture_output=True, text=True)
     assert "told:" in done.stdout, done.stderr
 
 
@@ -207,18 +194,6 @@ def test_the_openai_client_streams_a_story_of_five_images(project: Project) -> N
     assert len([piece for piece in pieces if piece]) > 5
 
 
-def test_another_learning_rate_trains_again_on_the_same_data(project: Project, mlflow: MlflowClient) -> None:
-    printed = project.run(*project.retrain("--set", "training.learning_rate=2e-3", "--until", "register"))
-
-    assert any("pull" in line and "Cached" in line for line in printed.splitlines())
-    assert len(trained(project)) == 2
-    one, two = training_runs(mlflow)
-    assert one.data.params.keys() == two.data.params.keys()
-    assert one.data.metrics.keys() & two.data.metrics.keys() >= {"train/loss", "train/tokens_per_s"}
-    differing = {key for key in one.data.params if one.data.params[key] != two.data.params[key]}
-    assert differing == {"training.learning_rate", "overrides"}
-
-
 def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(project: Project) -> None:
     folder = project.folder / "data"
     examples = list(dataset.load(folder, "test"))
@@ -236,37 +211,30 @@ def test_local_changes_are_refused_and_a_new_data_version_runs_from_the_data_on(
     subprocess.run([sys.executable, "-m", "dvc", "-q", "add", "data"], cwd=project.folder, check=True)
     printed = project.run(*project.retrain("--until", "train"))
     assert not any("pull-" in line and "data.dvc" in line and "Cached" in line for line in printed.splitlines())
-    assert len(trained(project)) == 3
-
-
-def _as_written(command: Command, project: Project, tmp_path: Path) -> list[str]:
-    """A command's words, with the preset that takes a minute, this project's port, and files only in this test's folder."""
-    text = " ".join(command.words).replace("sample --set", "smoke --set").replace("--preset sample", "--preset smoke")
-    program, *words = text.replace(":8400", f":{project.port}").replace("storyteller@", f"{MODEL}@").split()
-    if program != "storyreason":
-        return [program, *words]
-    if words == ["retrain", "sample"]:  # the whole of it is what the tests before this one tell
-        words = ["retrain", "smoke", "--until", "register"]
-    words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
-    if "improve.method=dpo" in words:
-        words += IMPROVED
-    if words[0] in ("retrain", "evaluate", "deploy"):
-        words += ["--set", "data.rev=HEAD"]
-    if words[0] == "deploy":
-        words += ["--set", f"serving.port={project.port}"]
-    return [STORYREASON, *words]
+    assert len(trained(project)) == 2
 
 
 @pytest.mark.parametrize("command", commands.run_by(commands.LINE), ids=str)
 def test_a_command_of_the_docs_runs(project: Project, tmp_path: Path, command: Command) -> None:
-    arguments = _as_written(command, project, tmp_path)
+    program, *words = commands.on_smoke(command, project.port, tmp_path)
+    words += IMPROVED if "improve.method=dpo" in words else []
+    arguments = [STORYREASON if program == "storyreason" else program, *words]
     environment = {**project.environment, "STORYREASON_GATEWAY_PORT": str(project.port)}
     done = subprocess.run(arguments, cwd=project.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_readmes_other_learning_rate_trained_again_on_the_same_data(mlflow: MlflowClient) -> None:
+    one = training_runs(mlflow)[0]
+    (two,) = (run for run in training_runs(mlflow) if run.data.params["training.learning_rate"] == "0.0005")
+    assert one.data.params.keys() == two.data.params.keys()
+    assert one.data.metrics.keys() & two.data.metrics.keys() >= {"train/loss", "train/tokens_per_s"}
+    differing = {key for key in one.data.params if one.data.params[key] != two.data.params[key]}
+    assert differing == {"training.learning_rate", "overrides"}
+
+
 SHARDED = [
-    *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=6", "--set", "data.rev=HEAD"),
+    *("--set", "training.accelerate=fsdp2-cpu2", "--set", "training.max_steps=4", "--set", "data.rev=HEAD"),
     *("--set", "training.mode=lora", "--set", "training.learning_rate=5e-3"),
 ]
 
@@ -348,3 +316,30 @@ def test_no_retraining_promotes_a_version_that_was_taken_down_by_hand(project: P
 
     assert f"version {down} was taken down by hand for version {champion}" in printed
     assert mlflow.get_model_version_by_alias(MODEL, "champion").version == champion
+
+
+def test_another_family_goes_through_all_of_it_beside_the_first(project: Project, mlflow: MlflowClient) -> None:
+    family = architecture.FAMILIES[OTHER]
+    project.run("sample", "untrained", "--out", "build/other", "--family", OTHER)
+    keys = (
+        "data.rev=HEAD",
+        "base.name=build/other",
+        f"training.boxes={family.boxes}",
+        f"generation.boxes={family.boxes}",
+    )
+
+    printed = project.run(*project.retrain(*(word for key in keys for word in ("--set", key))))
+
+    # Both are in one experiment, with the same curves and parameters, of which the base differs
+    first, other = training_runs(mlflow)[0], training_runs(mlflow)[-1]
+    differing = {key for key, _ in set(first.data.params.items()) ^ set(other.data.params.items())}
+    assert differing == {"base.name", "training.boxes", "overrides"}
+    curves = [mlflow.get_metric_history(run.info.run_id, "train/loss") for run in (first, other)]
+    assert [point.step for point in curves[0]] == [point.step for point in curves[1]]
+    # and its version is what vLLM serves
+    champion = mlflow.get_model_version_by_alias(MODEL, "champion")
+    assert champion.run_id == other.info.run_id and project.url in printed.strip().splitlines()[-1]
+    served = httpx.get(f"{project.url}/healthz", timeout=60, trust_env=False).json()
+    assert served["healthy"] and served["registered"] == f"models:/{MODEL}/{champion.version}"
+    folder = project.runs / champion.tags["storyreason.folder"]
+    assert model.prompt(str(folder))["boxes"] == family.boxes == "thousandths"
