@@ -70,8 +70,12 @@ ui: $(STAMP)  ## look at runs in Prefect and MLflow, until Ctrl-C (`storyreason 
 	$(BIN)/python -m flows.up
 
 .PHONY: test
-test: $(STAMP)  ## every test, real servers included
-	$(PYTEST) $(TWO) --durations=20
+test: $(STAMP)  ## the tests, real servers included
+	$(PYTEST) $(TWO) -m "not long" --durations=20
+
+.PHONY: test-long
+test-long: $(STAMP)  ## the other tests: whole trainings that are compared with one another (10 to 20 minutes)
+	$(PYTEST) $(TWO) -m long --durations=20
 
 .PHONY: check
 check: $(STAMP)  ## the everyday loop: lint, types, tests that need no server

@@ -43,6 +43,7 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     def started(name: str) -> Generator[BaseProgress, None, None]:
         return train(

@@ -101,6 +101,7 @@ def test_it_goes_on_from_an_adapter_or_from_whole_weights(make_job: MakeJob, tmp
         setup.load_model(job.model_copy(update={"start": tmp_path / "full result"}), cuda=False)
 
 
+@pytest.mark.long
 def test_a_training_learns_to_prefer_and_one_that_was_stopped_learns_the_same(make_job: MakeJob) -> None:
     settings = {**PACKED, **CONFIG, "max_steps": 4, "learning_rate": 3e-3, "pack_tokens": 4096}
     improve = DPO.model_copy(update={"sft_weight": 0.1})

@@ -24,6 +24,7 @@ def job(base: Path, data: Path, work: Path, **config: object) -> Job:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_it_trains_resumes_and_merges_into_the_bases_own_weights(
     tiny_examples: list[dataset.Example], tiny_data: Path, tmp_path: Path
 ) -> None:

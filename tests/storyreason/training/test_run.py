@@ -85,6 +85,7 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert checkpoints.steps(other.work) == [1]
 
 
+@pytest.mark.long
 def test_with_the_same_precision_and_number_of_threads_a_training_writes_the_same_bytes(make_job: MakeJob) -> None:
     settings = {**PACKED, "dtype": "auto", "max_steps": 2, "mode": "language"}
     one, other = (
@@ -162,6 +163,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_names_its_stories_and_keeps
     assert file.read_bytes() == whole
 
 
+@pytest.mark.long
 def test_with_cached_features_a_training_has_the_same_losses(make_job: MakeJob) -> None:
     # Given a frozen tower whose features are not cached
     without, told = make_job("without", mode="language", feature_cache_gb=0, **PACKED), Lines()

@@ -33,6 +33,7 @@ from tests.storyreason.training.whole import (
 pytestmark = pytest.mark.server
 
 
+@pytest.mark.long
 def test_a_training_resumes_in_other_processes_if_a_step_takes_as_many_stories(make_job: MakeJob) -> None:
     # Given a training in one process that was cancelled
     calm, stirred = make_job("calm", max_steps=4), make_job("stirred", max_steps=4)
@@ -84,6 +85,7 @@ def test_two_fsdp2_processes_save_the_tower_that_they_trained_without(make_job: 
         sharding.check(shards, model.load(job.base))
 
 
+@pytest.mark.long
 def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
     """Both are this one; they share the folder of the run, and meet at an address."""
     config = (machine.CONFIGS / "fsdp2-2nodes.yaml").read_text()
@@ -118,7 +120,7 @@ def test_two_machines_train_together(make_job: MakeJob, tmp_path: Path) -> None:
     assert left_running(job) == []
 
 
-@pytest.mark.parametrize("mode", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("mode", [{}, pytest.param(LORA, marks=pytest.mark.long)], ids=["full", "lora"])
 def test_two_fsdp2_processes_train_what_one_trains_and_resume_where_they_were_killed(
     make_job: MakeJob, mode: dict[str, Any]
 ) -> None:
