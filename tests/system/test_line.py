@@ -230,7 +230,7 @@ def test_the_readmes_other_learning_rate_trained_again_on_the_same_data(mlflow: 
     assert one.data.params.keys() == two.data.params.keys()
     assert one.data.metrics.keys() & two.data.metrics.keys() >= {"train/loss", "train/tokens_per_s"}
     differing = {key for key in one.data.params if one.data.params[key] != two.data.params[key]}
-    assert differing == {"training.learning_rate", "overrides"}
+    assert differing == {"training.learning_rate", "data.rev", "overrides"}
 
 
 SHARDED = [
@@ -333,7 +333,7 @@ def test_another_family_goes_through_all_of_it_beside_the_first(project: Project
     # Both are in one experiment, with the same curves and parameters, of which the base differs
     first, other = training_runs(mlflow)[0], training_runs(mlflow)[-1]
     differing = {key for key, _ in set(first.data.params.items()) ^ set(other.data.params.items())}
-    assert differing == {"base.name", "training.boxes", "overrides"}
+    assert differing == {"base.name", "training.boxes", "data.rev", "overrides"}
     curves = [mlflow.get_metric_history(run.info.run_id, "train/loss") for run in (first, other)]
     assert [point.step for point in curves[0]] == [point.step for point in curves[1]]
     # and its version is what vLLM serves
