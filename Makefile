@@ -74,7 +74,7 @@ test: $(STAMP)  ## the tests, real servers included
 	$(PYTEST) $(TWO) -m "not long" --durations=20
 
 .PHONY: test-long
-test-long: $(STAMP)  ## the other tests: whole trainings that are compared with one another (10 to 20 minutes)
+test-long: $(STAMP)  ## the other tests, minutes each: whole trainings that are compared with one another (15 to 30 minutes)
 	$(PYTEST) $(TWO) -m long --durations=20
 
 .PHONY: check

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from storyreason import architecture, chat, dataset, model
+from storyreason import chat, dataset
 from storyreason.generation import GenerationConfig
 from storyreason.generation.openai import Endpoint
 from storyreason.pictures import open_frames
@@ -26,7 +26,6 @@ from tests.system.conftest import REPOSITORY, STORYREASON, Project, wait_for
 
 pytestmark = pytest.mark.server
 MODEL = "storyteller-smoke"
-OTHER = "qwen3_vl"
 PUBLISHED_USAGE = Path(__file__).with_name("published_usage.py")
 
 
@@ -316,30 +315,3 @@ def test_no_retraining_promotes_a_version_that_was_taken_down_by_hand(project: P
 
     assert f"version {down} was taken down by hand for version {champion}" in printed
     assert mlflow.get_model_version_by_alias(MODEL, "champion").version == champion
-
-
-def test_another_family_goes_through_all_of_it_beside_the_first(project: Project, mlflow: MlflowClient) -> None:
-    family = architecture.FAMILIES[OTHER]
-    project.run("sample", "untrained", "--out", "build/other", "--family", OTHER)
-    keys = (
-        "data.rev=HEAD",
-        "base.name=build/other",
-        f"training.boxes={family.boxes}",
-        f"generation.boxes={family.boxes}",
-    )
-
-    printed = project.run(*project.retrain(*(word for key in keys for word in ("--set", key))))
-
-    # Both are in one experiment, with the same curves and parameters, of which the base differs
-    first, other = training_runs(mlflow)[0], training_runs(mlflow)[-1]
-    differing = {key for key, _ in set(first.data.params.items()) ^ set(other.data.params.items())}
-    assert differing == {"base.name", "training.boxes", "data.rev", "overrides"}
-    curves = [mlflow.get_metric_history(run.info.run_id, "train/loss") for run in (first, other)]
-    assert [point.step for point in curves[0]] == [point.step for point in curves[1]]
-    # and its version is what vLLM serves
-    champion = mlflow.get_model_version_by_alias(MODEL, "champion")
-    assert champion.run_id == other.info.run_id and project.url in printed.strip().splitlines()[-1]
-    served = httpx.get(f"{project.url}/healthz", timeout=60, trust_env=False).json()
-    assert served["healthy"] and served["registered"] == f"models:/{MODEL}/{champion.version}"
-    folder = project.runs / champion.tags["storyreason.folder"]
-    assert model.prompt(str(folder))["boxes"] == family.boxes == "thousandths"
