@@ -15,7 +15,7 @@ from tests.adapting import write_result
 from tests.stores import S3, s3
 from tests.system.conftest import Project, clone, wait_for
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 RETRAIN = (
     "--set", "registry.form=adapter", "--set", "training.mode=lora", "--set", "training.max_steps=2", "--until", "register",
 )  # fmt: skip

@@ -21,7 +21,7 @@ from tasks.results import Trained
 from tests.adapting import write_result
 from tests.system.conftest import Project, clone, wait_for
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 PACKAGES = Path(prefect.__file__).parents[1]
 
 

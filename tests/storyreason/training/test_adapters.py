@@ -90,6 +90,7 @@ def test_each_weight_has_the_learning_rate_of_its_target(
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_adapters_everywhere_are_trained_resumed_exactly_and_change_every_target(
     tiny_bases: Bases, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -20,10 +20,8 @@ def job(base: Path, data: Path, work: Path, **config: object) -> training.Job:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(
-    "family",
-    ["qwen3_vl", pytest.param("qwen3_5", marks=pytest.mark.long), pytest.param("lfm2_vl", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
 def test_sharded_packed_interrupted_and_without_its_tower_it_has_the_losses_of_a_plain_training(
     family: str, tiny_bases: Bases, tiny_data: Path, tmp_path: Path
 ) -> None:

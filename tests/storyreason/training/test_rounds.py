@@ -78,6 +78,7 @@ def asking(teller: Teller) -> Asking:
     return Asking(teller.opened, GenerationConfig(), RewardConfig())
 
 
+@pytest.mark.long
 def test_a_round_that_was_killed_is_repeated_and_gives_the_same(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
