@@ -44,9 +44,6 @@ ON_GPUS = {
 }
 """Environment of a training, unless it is set already."""
 
-PLAIN = [sys.executable]
-"""Starts one process on the CPU. A launcher would import torch for that: 4 s."""
-
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -79,7 +76,7 @@ def run(job: Job, on_progress: OnProgress, *, after_step: int = 0, env: Mapping[
         log.warning("%s", instructions)
     log_path, scratch = job.work / LOG, job.work / ".launcher"
     # Otherwise a launcher leaves a folder in /tmp each time.
-    temporary = [] if command == PLAIN else ["--log_dir", str(scratch)]
+    temporary = ["--log_dir", str(scratch)] if len(command) > 1 else []
     with log_path.open("a+b") as log_file:
         log_start = log_file.seek(0, os.SEEK_END)
         process = subprocess.Popen(
@@ -128,7 +125,7 @@ def _command(machine: Machine, environment: Mapping[str, str]) -> list[str]:
     """The command that starts the processes. Raises TrainingError or ConfigError before anything runs."""
     machine.check()
     if machine.file is None and machine.processes == 1:
-        return PLAIN
+        return [sys.executable]  # a launcher would import torch, 4 s, to start one process
     if machine.file is None:
         return [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
