@@ -1,4 +1,4 @@
-"""`python -m storyreason.training job.json`: one training process, as `accelerate launch` or torchrun starts it."""
+"""`python -m storyreason.training job.json`: one training process, started by `accelerate launch`, by torchrun or alone."""
 
 import json
 import sys

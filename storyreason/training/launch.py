@@ -167,7 +167,7 @@ def _follow(work: Path, attempt: str, after_step: int, process: "subprocess.Pope
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the launcher and everything it started. torchrun puts its children into sessions of their own, so they are
+    """End the process and everything it started. torchrun puts its children into sessions of their own, so they are
     looked up first."""
     import psutil
 

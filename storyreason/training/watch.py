@@ -57,10 +57,10 @@ class Watch:
 
     def _poll(self) -> None:
         while not self._wanted.wait(0.5):
-            if os.getppid() != self._launcher:
-                self.stop("the launcher is gone")
-            elif self._parent and not alive(self._parent):
+            if self._parent and not alive(self._parent):  # it may be the launcher
                 self.stop("the process that asked for the training is gone")
+            elif os.getppid() != self._launcher:
+                self.stop("the launcher is gone")
         if not self.done.wait(DEADLINE):
             sys.stderr.write(
                 f"No checkpoint within {DEADLINE:.0f} s after {self.reason}: the last complete one stays.\n"

@@ -100,6 +100,7 @@ def test_a_job_is_read_back_from_its_file(tmp_path: Path) -> None:
             "ran out of memory: lower training.pack_tokens, or lower training.batch",
         ),
         (-9, "", "kill -9"),
+        (-15, "", "asked to stop"),
         (-9, "", "lower training.batch_size and raise training.accumulation by the same factor, or end"),
         (1, "subprocess.CalledProcessError: died with <Signals.SIGKILL: 9>.", "kill -9"),
         (

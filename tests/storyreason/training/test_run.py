@@ -97,7 +97,7 @@ def test_with_the_same_precision_and_number_of_threads_a_training_writes_the_sam
 
 
 def test_when_its_follower_is_killed_the_training_writes_a_checkpoint_and_ends(make_job: MakeJob) -> None:
-    job = make_job("orphan", epochs=50, save_every=1000)
+    job = make_job("orphan", epochs=50, save_every=1000, accelerate=None)
     job_file = job.work.parent / "follow.json"
     job_file.write_text(job.model_dump_json())
     follower = subprocess.Popen(
