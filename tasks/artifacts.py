@@ -6,11 +6,15 @@ one more, which is written last; so files that versions share, such as their bas
 the list with the version.
 """
 
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +54,49 @@ def store() -> Any | None:
 
 
 def put(files: Mapping[str, Path], say: Say = log.info) -> Stored:
-    """Store files by their paths in a folder. What the store has already is not sent again. Raises RegistryError."""
+    """Store files by their paths in a folder: each is sent while the next are hashed, unless the store has it already.
+
+    Raises RegistryError.
+    """
     odb = _store()
-    listed, hashes = compat.listing({name: str(path) for name, path in files.items()})
-    sizes = {hashes[name]: path.stat().st_size for name, path in files.items()}
-    places = {hashes[name]: str(path) for name, path in files.items()}
-    with _understood("stored"):
-        missing = [one for one, size in sizes.items() if not _is_whole(odb, one, size)]
-        with _told("storing", sum(sizes[one] for one in missing), say) as told:
-            compat.add(odb, [places[one] for one in missing], missing, told)
+    total = sum(path.stat().st_size for path in files.values())
+    hashes: dict[str, str] = {}
+    sendings: list[Future[None]] = []
+    with _understood("stored"), _told("storing", total, say) as told, ThreadPoolExecutor(odb.fs.jobs) as senders:
+        try:
+            for (name, path), one in zip(files.items(), _md5s(files.values()), strict=True):
+                size = path.stat().st_size
+                if one in hashes.values() or _is_whole(odb, one, size):
+                    told.total -= size
+                else:
+                    sendings.append(senders.submit(compat.add, odb, str(path), one, told.callback))
+                hashes[name] = one
+                _raise_what_failed(sendings)
+            wait(sendings, return_when=FIRST_EXCEPTION)
+            _raise_what_failed(sendings)
+        except BaseException:
+            senders.shutdown(wait=False, cancel_futures=True)
+            raise
+        listed = compat.listing(hashes)
         compat.add_list(odb, listed)
-    return Stored(str(listed.oid), sum(path.stat().st_size for path in files.values()))
+    return Stored(str(listed.oid), total)
+
+
+def _raise_what_failed(sendings: Iterable["Future[None]"]) -> None:
+    for sending in sendings:
+        if sending.done():
+            sending.result()
+
+
+def _md5s(paths: Iterable[Path]) -> Iterator[str]:
+    """The MD5 of each of these files in turn. All cores hash: that of gigabytes is half of a transfer."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(_md5, paths)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def is_whole(stored: Stored) -> bool:
@@ -109,7 +145,7 @@ def get(stored: Stored, folder: Path, say: Say = log.info) -> None:
             path.unlink()  # what a killed fetch left
         missing = _not_right(wanted)
         with _told("fetching", stored.bytes, say) as told:
-            _fetch(odb, missing, told)
+            _fetch(odb, missing, told.callback)
 
 
 def _listed(odb: Any, stored: Stored) -> dict[str, str]:
@@ -135,7 +171,7 @@ def _fetch(odb: Any, wanted: Mapping[Path, str], told: Any) -> None:
 def _not_right(wanted: Mapping[Path, str]) -> dict[Path, str]:
     """Which of these files are missing or have another MD5. The latter are removed."""
     there = [path for path in wanted if path.exists()]
-    found = dict(zip(there, compat.md5s([str(path) for path in there]), strict=True))
+    found = dict(zip(there, _md5s(there), strict=True))
     wrong = {path: md5 for path, md5 in wanted.items() if found.get(path) != md5}
     for path in wrong:
         path.unlink(missing_ok=True)
@@ -204,9 +240,17 @@ def _not_whole(why: str) -> RegistryError:
     )
 
 
+@dataclass
+class _Transfer:
+    """How far a transfer is, and what it is told through: fsspec's callback."""
+
+    total: int
+    callback: Any = None
+
+
 @contextmanager
-def _told(what: str, total: int, say: Say) -> Iterator[Any]:
-    """A callback for a transfer that says how far it is, at most once in 15 s, and how long it took."""
+def _told(what: str, total: int, say: Say) -> Iterator[_Transfer]:
+    """A transfer that says how far it is, at most once in 15 s, and how long it took."""
     started = said = time.monotonic()
     done = 0
 
@@ -215,8 +259,9 @@ def _told(what: str, total: int, say: Say) -> Iterator[Any]:
         done += count
         if time.monotonic() - said >= EVERY:
             said = time.monotonic()
-            say(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+            say(f"{what}: {done / 1e9:.2f} of {transfer.total / 1e9:.2f} GB")
 
-    yield compat.counting(more)
-    if total:
-        say(f"{what} {total / 1e6:,.1f} MB took {time.monotonic() - started:.1f} s ({address()})")
+    transfer = _Transfer(total, compat.counting(more))
+    yield transfer
+    if transfer.total:
+        say(f"{what} {transfer.total / 1e6:,.1f} MB took {time.monotonic() - started:.1f} s ({address()})")

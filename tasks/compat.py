@@ -6,7 +6,6 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -203,18 +202,17 @@ def store(url: str) -> Any:
     return get_odb(files, files.join(path, "files", "md5"), hash_name="md5")
 
 
-def listing(files: dict[str, str]) -> tuple[Any, dict[str, str]]:
-    """DVC's tree of files (local paths) by their names, and the MD5 of each by its name."""
+def listing(hashes: dict[str, str]) -> Any:
+    """DVC's tree of files, by the MD5 of each by its name."""
+    from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
     make: Any = Tree
-    found, hashes = make(), {}
-    names = sorted(files)
-    for name, (meta, content) in zip(names, _hashed([files[name] for name in names]), strict=True):
-        found.add(tuple(name.split("/")), meta, content)
-        hashes[name] = str(content.value)
+    found = make()
+    for name in sorted(hashes):
+        found.add(tuple(name.split("/")), None, HashInfo("md5", hashes[name]))
     found.digest()
-    return found, hashes
+    return found
 
 
 def listed(odb: Any, name: str) -> dict[str, str] | None:
@@ -231,26 +229,11 @@ def listed(odb: Any, name: str) -> dict[str, str] | None:
     return dict(entries(found)) if found.oid == name else None
 
 
-def md5s(paths: list[str]) -> list[str]:
-    """The MD5 of each of these local files."""
-    return [str(content.value) for _, content in _hashed(paths)]
-
-
-def _hashed(paths: list[str]) -> list[tuple[Any, Any]]:
-    """What DVC knows of each local file, and its hash: on all cores, since the hash of gigabytes is half of a transfer."""
-    from dvc_data.hashfile.hash import hash_file
+def add(odb: Any, path: str, name: str, callback: Any) -> None:
+    """Add a local file to a store under its MD5, by a link where it is on its file system."""
     from dvc_objects.fs.local import localfs
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda path: hash_file(path, localfs, "md5"), paths))
-
-
-def add(odb: Any, paths: list[str], names: list[str], callback: Any) -> None:
-    """Add local files to a store under their MD5, by links where it is on their file system."""
-    from dvc_objects.fs.local import localfs
-
-    if paths:
-        odb.add(paths, localfs, names, hardlink=True, callback=callback, check_exists=False)
+    odb.add(path, localfs, name, hardlink=True, callback=callback, check_exists=False)
 
 
 def add_list(odb: Any, listed: Any) -> None:
