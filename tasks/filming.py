@@ -74,14 +74,18 @@ def _extract_named_by(config: RunConfig, film: Reel) -> str:
         version=filming.VERSION,
         film=film.name,
         content=film.content,
-        settings=[chosen.per_scene, chosen.longest_side],
+        settings=[*_settings(chosen).identity().values()],
     )
+
+
+def _settings(chosen: FilmsConfig) -> filming.Settings:
+    return filming.Settings(chosen.per_scene, chosen.longest_side, chosen.cuts, chosen.device)
 
 
 @step(_extract_named_by, run_name="extract-{film.name}")
 def extract(work: Work, config: RunConfig, film: Reel) -> Extracted:
     """Cut a film into scenes, and keep the sharp frames of each that differ."""
-    settings = filming.Settings(config.films.per_scene, config.films.longest_side)
+    settings = _settings(config.films)
     out = work.folder / frames.FILE
     report = filming.film(film.name, film.path, work.fingerprint, out, settings, _Told("extract"))
     get_run_logger().info(

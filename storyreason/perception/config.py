@@ -14,6 +14,12 @@ class FilmsConfig(BaseModel):
 
     per_scene: int = Field(3, ge=1, description="Frames of a scene, at most.")
     longest_side: int = Field(1280, ge=64, description="Pixels: larger frames are made smaller.")
+    cuts: str = Field(
+        "scenedetect",
+        pattern=r"^(scenedetect|transnetv2:.+)$",
+        description="What finds the cuts of videos: scenedetect; or transnetv2:FOLDER, a network that finds dissolves too, as "
+        "`make transnet` fetches it.",
+    )
     detector: str = Field(
         "faces",
         min_length=1,

@@ -4,6 +4,7 @@
 While a run lasts, finished films lie in `films/`, under their fingerprints.
 """
 
+import functools
 import io
 import json
 import shutil
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyreason import pictures, runs
-from storyreason.errors import DataError
-from storyreason.perception import choosing, cuts, frames, sources
+from storyreason.errors import ConfigError, DataError
+from storyreason.perception import choosing, cuts, frames, sources, transnet
 from storyreason.perception.frames import Frame
 from storyreason.perception.video import WIDTH, Seen
 
@@ -28,6 +29,11 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a frame without bars."""
 
 
+CUTS = "scenedetect"
+"""What finds cuts, by default (`cuts.py`)."""
+_NETWORK = "transnetv2:"
+
+
 @dataclass(frozen=True)
 class Settings:
     """What of a film is kept."""
@@ -36,6 +42,31 @@ class Settings:
     """Frames of a scene, at most. Where subfolders say the scenes, all frames that differ are kept."""
     longest_side: int = 1280
     """Pixels: larger frames are made smaller."""
+    cuts: str = CUTS
+    """What finds the cuts of videos: this, or `transnetv2:FOLDER`."""
+    device: str = "cpu"
+    """Where a network runs."""
+
+    def identity(self) -> dict[str, Any]:
+        """What determines which frames are kept. Raises ModelError or ConfigError."""
+        kept = {"per_scene": self.per_scene, "longest_side": self.longest_side}
+        if self.cuts == CUTS:
+            return kept
+        if not self.cuts.startswith(_NETWORK):
+            raise ConfigError(f"Nothing that finds cuts is called {self.cuts}: name {CUTS}, or {_NETWORK}FOLDER.")
+        return {**kept, "cuts": transnet.identity(Path(self.cuts.removeprefix(_NETWORK)))}
+
+    def scenes(self, seen: Iterator[Seen], rate: float | None) -> Iterator[tuple[int, Seen]]:
+        """The pictures of a film with their scenes, counted from 0. `rate` is that of a video; None for pictures."""
+        if self.cuts == CUTS or rate is None:
+            return cuts.scenes(seen, rate)
+        return transnet.scenes(seen, _network(self.cuts.removeprefix(_NETWORK), self.device))
+
+
+@functools.lru_cache(maxsize=1)
+def _network(folder: str, device: str) -> transnet.Network:
+    """It stays loaded from film to film."""
+    return transnet.Network(Path(folder), device)
 
 
 @dataclass
@@ -72,7 +103,7 @@ def extract(
         for name, path in found.items():
             try:
                 print_ = runs.fingerprint(
-                    version=VERSION, film=name, content=sources.fingerprint(path), **asdict(settings)
+                    version=VERSION, film=name, content=sources.fingerprint(path), **settings.identity()
                 )
                 part = _part(out, print_)
                 report = before.get(print_) or _done(part) or film(name, path, print_, part, settings, tell)
@@ -148,7 +179,7 @@ def film(
         told = first.scene is not None
         whole = _joined(first, stream)
         chooser = choosing.Chooser(None if told else settings.per_scene)
-        scenes = ((one.scene or 0, one) for one in whole) if told else cuts.scenes(whole, source.rate)
+        scenes = ((one.scene or 0, one) for one in whole) if told else settings.scenes(whole, source.rate)
         for one in chooser.kept(scenes):
             report.kept += 1
             yield _frame(name, one, settings.longest_side)
