@@ -11,7 +11,7 @@ from tasks import tracking
 from tests.stores import PASSWORD, S3, Postgres, postgres, s3
 from tests.system.conftest import Platform, clone, free_port
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

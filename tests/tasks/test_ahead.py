@@ -57,6 +57,7 @@ def busy(driver: int) -> list[psutil.Process]:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_what_workers_see_has_the_bytes_of_the_plain_loop_whoever_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def test_with_cached_features_a_training_has_the_same_losses(make_job: MakeJob) 
     assert {name for name in base if tuned[name].equal(base[name])} == {name for name in base if "visual" in name}
 
 
+@pytest.mark.long
 def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(make_job: MakeJob) -> None:
     job, told = make_job("early", learning_rate=0.5, epochs=20, early_stopping=2, scheduler="constant"), Lines()
     result = training.run(job, told, env={"OMP_NUM_THREADS": "1"})
@@ -205,6 +206,7 @@ def test_a_training_that_no_longer_gains_stops_on_request_and_leaves_its_best(ma
     assert (again.steps(), len(again.of("early_stop"))) == (told.steps(), 1)
 
 
+@pytest.mark.long
 def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job: MakeJob) -> None:
     # Given a training that was asked to stop while it validated its first epoch
     job, told = make_job("hurried"), Lines(stop_at=("validation", 4))

@@ -12,7 +12,7 @@ from storyreason.training import progress
 from tests import frozen
 
 FULL = {
-    "mode": "full", "dtype": "float32", "accelerate": "cpu", "learning_rate": 3e-3, "batch_size": 2, "accumulation": 2,
+    "mode": "full", "dtype": "float32", "accelerate": None, "learning_rate": 3e-3, "batch_size": 2, "accumulation": 2,
     "epochs": 2, "recompute": "none", "save_every": 2,
 }  # fmt: skip
 FSDP = {"accelerate": "fsdp2-cpu2", "batch_size": 1}
