@@ -116,29 +116,36 @@ def _event(found: Found) -> tuple[str, Json]:
 
 
 class Outbox:
-    """Events that wait to be sent. Those of a client that does not read would otherwise pile up without an end."""
+    """Events that wait to be sent. Those of a client that does not read would otherwise pile up without an end.
+
+    All that wait are sent as one part: one by one, those of 200 clients kept the event loop from anything else for seconds.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._arrived = asyncio.Event()
         self._lock = threading.Lock()
-        self._unsent = 0
+        self._waiting: list[bytes] = []
+        self._views = self._unsent = 0
+        """How many views were not sent yet, and how many bytes."""
         self._room = threading.Event()
         self._room.set()
-        self._has_view = False
-        self._closed = False
+        self._ended = self._closed = False
 
     def put(self, event: str, data: Json | bytes) -> None:
         """Add an event, from any thread. `data` may be JSON that is written already, in one line."""
         line = data if isinstance(data, bytes) else _json(data)
         content = b"event: %s\ndata: %s\n\n" % (event.encode(), line)
         with self._lock:
+            first = not self._waiting
+            self._waiting.append(content)
             self._unsent += len(content)
-            self._has_view |= event == "view"
+            self._views += event == "view"
             if self._unsent > MAX_UNSENT and not self._closed:
                 self._room.clear()
-        with contextlib.suppress(RuntimeError):  # the event loop has ended, and the client with it
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, content)
+        if first:
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and the client with it
+                self._loop.call_soon_threadsafe(self._arrived.set)
 
     def wait(self) -> None:
         """Wait, in a thread, until there is room for more, or nobody reads it any more."""
@@ -146,11 +153,12 @@ class Outbox:
 
     def keeps_up(self) -> bool:
         """Whether the last view was sent."""
-        return not self._has_view
+        return not self._views
 
     def end(self) -> None:
         """Nothing comes any more."""
-        self._loop.call_soon(self._queue.put_nowait, None)
+        self._ended = True
+        self._arrived.set()
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -162,19 +170,23 @@ class Outbox:
         """Send what comes, until its end."""
         while True:
             try:
-                async with asyncio.timeout(KEEP_ALIVE):  # `wait_for` loses a cancellation if an event comes meanwhile
-                    event = await self._queue.get()
+                async with asyncio.timeout(KEEP_ALIVE):
+                    await self._arrived.wait()
             except TimeoutError:
                 await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
                 continue
-            if event is None:
-                return await send({"type": "http.response.body", "body": b""})
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            self._arrived.clear()
             with self._lock:
-                self._unsent -= len(event)
-                self._has_view &= not event.startswith(b"event: view\n")
-                if self._unsent <= MAX_UNSENT:
-                    self._room.set()
+                events, self._waiting, views = self._waiting, [], self._views
+            if events:
+                await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
+                with self._lock:
+                    self._unsent -= sum(map(len, events))
+                    self._views -= views
+                    if self._unsent <= MAX_UNSENT:
+                        self._room.set()
+            if self._ended and not self._waiting:
+                return await send({"type": "http.response.body", "body": b""})
 
 
 Tell = Callable[[Outbox], Awaitable[tuple[str, Json | bytes]]]
