@@ -17,6 +17,7 @@ def measure() -> None:
         evaluated=16,
         reading_steps=0,
         both_steps=STEPS,
+        last_steps=0,
         device=DEVICE,
     )
     lines = list(course)

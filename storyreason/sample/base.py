@@ -274,7 +274,7 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
         looks_back = " It looks up what its text has said before."
         read = (
             f"- then steps of {facts['text_tokens']} tokens of random notes, lists and rows: {facts['reading_steps']}; of "
-            f"both: {facts['both_steps']}"
+            f"both: {facts['both_steps']}; of frames, and of texts in every third: {facts['last_steps']}"
         )
     about = (
         f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the people, "

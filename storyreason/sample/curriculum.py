@@ -27,7 +27,9 @@ class Course:
     reading_steps: int
     """Steps of texts alone, after those of frames; 0 without texts."""
     both_steps: int
-    """Steps of texts and frames, at the end; 0 without texts."""
+    """Steps of texts and frames, after those; 0 without texts."""
+    last_steps: int
+    """Steps of frames, a third of which have texts too, at the end; 0 without texts."""
     seed: int
     processes: int
     report_every: int
@@ -38,7 +40,12 @@ class Course:
     @property
     def total(self) -> int:
         """All steps but those of the tower."""
-        return self.steps + self.reading_steps + self.both_steps
+        return sum(self.parts)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The steps of each part in turn."""
+        return self.steps, self.reading_steps, self.both_steps, self.last_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class Batches:
         read = texts(luck, shared, tokens, easy=read_alone)
         if read_alone:
             return [read]
-        return [read, long_lessons(luck, shared, frames) if number % 2 else lessons(luck, 1.0, frames)]
+        seen = long_lessons(luck, shared, frames) if number % 2 else lessons(luck, 1.0, frames)
+        return [seen] if number > course.total - course.last_steps and number % 3 else [read, seen]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ READING_STEPS = 150
 """Steps of short texts alone, after those of frames alone."""
 BOTH_STEPS = 1350
 """Steps of texts and frames, after those."""
+LAST_STEPS = 1500
+"""Steps of frames, a third of which have texts too, at the end: texts are half of a step's time, and copying is learnt by then,
+boxes are not."""
 LOOKING = 1.5
 """Weight of the auxiliary loss of texts (`looking.py`). After 150 steps without it, 13 % of nonsense words' tokens were
 repeated right from 50 tokens back; with it, 40 %, but the first 120 of these steps held short texts alone."""
@@ -85,11 +88,13 @@ def train(
     evaluated: int = 256,
     reading_steps: int = READING_STEPS,
     both_steps: int = BOTH_STEPS,
+    last_steps: int = LAST_STEPS,
     device: str = "cpu",
 ) -> Generator[BaseProgress, None, None]:
     """Train a new base for `steps` steps of frames, and save it to `out`, also after every 250 steps.
 
-    With `text_tokens`, `reading_steps` steps of as many tokens of texts follow, and then `both_steps` of texts and frames.
+    With `text_tokens`, `reading_steps` steps of as many tokens of texts follow, then `both_steps` of texts and frames, and
+    then `last_steps` of frames, a third of which have texts too.
 
     A training that was killed goes on after its last report when it is started again with the same settings. It keeps its
     state beside `out`, in a hidden file.
@@ -105,8 +110,8 @@ def train(
     import torch.multiprocessing
 
     processes = processes if device == "cpu" else 1
-    read, both = (reading_steps, both_steps) if text_tokens else (0, 0)
-    course = Course(steps, text_tokens, read, both, seed, processes, report_every, tower_steps, evaluated, device)
+    after = (reading_steps, both_steps, last_steps) if text_tokens else (0, 0, 0)
+    course = Course(steps, text_tokens, *after, seed, processes, report_every, tower_steps, evaluated, device)
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
@@ -293,6 +298,7 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
         "steps": course.steps,
         "reading_steps": course.reading_steps,
         "both_steps": course.both_steps,
+        "last_steps": course.last_steps,
         "text_tokens": course.text_tokens,
         "box_f1": f1,
         "loss": None if math.isnan(progress.loss) else progress.loss,
@@ -321,8 +327,12 @@ def _average_gradients(parameters: Iterable[Any], processes: int) -> None:
 
 
 def _rate(step: int, course: Course) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the learning rate: once for frames alone, once for what follows."""
-    step, steps = (step, course.steps) if step < course.steps else (step - course.steps, course.total - course.steps)
+    """Linear warm-up, then a cosine down to 2 % of the learning rate: for frames alone, for the two parts that follow, and
+    for the last one."""
+    for steps in (course.steps, course.reading_steps + course.both_steps, course.last_steps):
+        if step < steps:
+            break
+        step -= steps
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)))

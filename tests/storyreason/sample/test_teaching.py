@@ -18,8 +18,9 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
 
     out = tmp_path / "base"
     training = train(
-        out, 2, 256, processes=2, report_every=2, tower_steps=3, evaluated=16, reading_steps=2, both_steps=2
-    )
+        out, 2, 256, processes=2, report_every=2, tower_steps=3, evaluated=16, reading_steps=2, both_steps=1,
+        last_steps=1,
+    )  # fmt: skip
     told: list[BaseProgress] = list(training)
 
     assert [progress.step for progress in told] == [0, 2, 4, 6]
@@ -36,7 +37,10 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     assert 0.0 <= box_f1(model, processor, frames=16) <= 1.0
     card = (tmp_path / "base" / "README.md").read_text()
     assert "- steps of 16 frames: 2\n" in card
-    assert "- then steps of 256 tokens of random notes, lists and rows: 2; of both: 2\n" in card
+    assert (
+        "- then steps of 256 tokens of random notes, lists and rows: 2; of both: 1; of frames, and of texts in every third: 1\n"
+        in card
+    )
     assert "unfinished" not in card
     assert "copy accuracy at 200 tokens back" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
@@ -55,7 +59,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) ->
             tower_steps=2,
             evaluated=16,
             reading_steps=1,
-            both_steps=2,
+            both_steps=1,
+            last_steps=1,
         )
 
     whole = list(started("whole"))
@@ -74,12 +79,12 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) ->
 
 def test_the_rate_falls_and_rises_again_for_what_follows_the_frames() -> None:
     course = Course(
-        steps=1800, text_tokens=4096, reading_steps=150, both_steps=1350, seed=0, processes=1, report_every=1,
-        tower_steps=0, evaluated=16, device="cpu",
+        steps=1800, text_tokens=4096, reading_steps=150, both_steps=1350, last_steps=1500, seed=0, processes=1,
+        report_every=1, tower_steps=0, evaluated=16, device="cpu",
     )  # fmt: skip
     rates = [_rate(step, course) for step in range(course.total)]
 
-    for begin, end in ((0, 1800), (1800, 3300)):
+    for begin, end in ((0, 1800), (1800, 3300), (3300, 4800)):
         assert rates[begin] == 0.01
         assert rates[begin + 100] == pytest.approx(1)
         assert rates[end - 1] == pytest.approx(0.02, abs=1e-4)
@@ -91,13 +96,18 @@ def test_other_processes_draw_the_same_batches() -> None:
     import torch
 
     course = Course(
-        steps=1, text_tokens=256, reading_steps=1, both_steps=2, seed=0, processes=1, report_every=1, tower_steps=1,
-        evaluated=16, device="cuda",
+        steps=1, text_tokens=256, reading_steps=1, both_steps=2, last_steps=2, seed=0, processes=1, report_every=1,
+        tower_steps=1, evaluated=16, device="cuda",
     )  # fmt: skip
     batches = Batches(make_processor(vocabulary_texts()), course, rank=0)
-    alone, ahead = ([batch for step in drawn(batches, 0, 4, device) for batch in step] for device in ("cpu", "cuda"))
+    alone, ahead = ([batch for step in drawn(batches, 0, 6, device) for batch in step] for device in ("cpu", "cuda"))
 
-    assert ["pixel_values" in batch for batch in alone] == [True, False, False, True, False, True]
+    assert ["pixel_values" in batch for batch in alone] == [
+        True,
+        *(False, False, True, False, True),
+        True,
+        *(False, True),
+    ]
     for one, other in zip(alone, ahead, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
