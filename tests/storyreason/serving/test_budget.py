@@ -152,7 +152,9 @@ def test_events_wait_for_a_client_up_to_a_limit() -> None:
 
     asyncio.run(check(reads=True))
     whole = b"".join(sent)
-    assert whole.count(b"event: text\n") == 100 and len(whole) == 100 * len(b'event: text\ndata: {"text":""}\n\n') + 10**6
+    assert (
+        whole.count(b"event: text\n") == 100 and len(whole) == 100 * len(b'event: text\ndata: {"text":""}\n\n') + 10**6
+    )
     assert sent[-1] == b"" and len(sent) < 80  # what waits is sent together
     asyncio.run(check(reads=False))
 
