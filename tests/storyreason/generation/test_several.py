@@ -128,6 +128,7 @@ def two(
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_two_engines_tell_in_float32_what_one_tells(
     vllm_server: VllmServer, two: list[VllmServer], examples: list[dataset.Example], tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_two_engines_tell_in_float32_what_one_tells(
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_an_engine_of_somebody_elses_is_rolled_and_drained_and_no_client_notices(
     two: list[VllmServer],
     untrained: Path,
