@@ -43,7 +43,7 @@ class GenerationConfig(BaseModel):
     max_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="Longest answer in tokens; empty: what max_model_len leaves.",
+        description="Longest answer in tokens; empty: what max_model_len leaves. A grounded answer may take more to end whole.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampling; without meaning at temperature 0.")
     concurrency: int = Field(default=8, ge=1, le=1024, description="Requests at a time.")

@@ -10,7 +10,8 @@ afterwards, and counted.
 
 Tokens are budgeted so that an answer always ends in a valid way. Before it starts, the tokens of a minimal
 analysis and a minimal story are counted and reserved. A stage that reaches its share is cut back to its
-last complete row or tag, then ended under a grammar that allows only a short ending.
+last complete row or tag, then ended under a grammar that allows only a short ending. If even that does not fit, because a
+poor model writes it letter by letter, it is written again with all that the engine's context leaves.
 """
 
 import functools
@@ -33,7 +34,7 @@ from storyreason.generation.engine import Engine, Session
 from storyreason.generation.openai import Chunk, OnChunk, Stop
 
 SAFETY = 2
-"""Tokens reserved for an ending, as a multiple of its tokens: a poor model may write a word letter by letter."""
+"""Tokens reserved for an ending, as a multiple of its tokens: a poor model may write a word in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Grounded:
     """An answer in the published format, valid unless `cut`. All counts but `mended` are in tokens.
 
     `mended` is the number of boxes that were repaired, `unmended` the answer before that. `ended`: the analysis or the
-    story reached its share of the tokens and was ended early. `cut`: even the ending ran out of tokens.
+    story reached its share of the tokens and was ended early. `cut`: even the ending ran out of the engine's context.
     """
 
     text: str
@@ -141,9 +142,8 @@ class _GroundedAnswer:
             written, _ = analysis.read(text.rpartition("\n")[0])
             text = analysis.render(written)
             if rest := grammar.end_of_analysis(sizes, written):
-                more, whole = self._go_on(begin + text, rest, self._left)
-                text, self.cut = text + more, not whole
-        self._left += least_story
+                text += self._ending(begin + text, rest, least_story)
+        self._left = max(0, self._left) + least_story
         return analysis.read(text)[0]
 
     def story(self, of: Analysis, begin: str) -> str:
@@ -154,8 +154,18 @@ class _GroundedAnswer:
             self.ended = True
             text = _without_open_tag(text)
             if rest := grammar.end_of_story(of, text):
-                more, whole = self._go_on(begin + text, rest, max(1, self._left))
-                text, self.cut = text + more, self.cut or not whole
+                text += self._ending(begin + text, rest)
+        return text
+
+    def _ending(self, written: str, rules: str, reserved: int = 0) -> str:
+        """What ends a stage; `reserved` are the tokens of the context that the next one needs."""
+        most = max(1, self._left)
+        text, whole = self._go_on(written, rules, most)
+        if not whole:
+            room = (self.session.room(self.stop) or 0) - self.count(written) - reserved
+            if room > most:
+                text, whole = self._go_on(written, rules, room)
+        self.cut = self.cut or not whole
         return text
 
     def _go_on(self, written: str, rules: str, most: int) -> tuple[str, bool]:

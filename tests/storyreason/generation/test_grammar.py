@@ -1,6 +1,7 @@
 """Everything written under the grammars is a valid answer: random texts, letter by letter, also after a cut."""
 
 import random
+from dataclasses import dataclass
 
 import pytest
 import xgrammar
@@ -10,7 +11,8 @@ from storyreason.format import analysis, answer, rules
 from storyreason.format.boxes import Box
 from storyreason.format.naming import Naming
 from storyreason.format.tables import Character, Object
-from storyreason.generation import grammar, grounded
+from storyreason.generation import GenerationConfig, grammar, grounded
+from storyreason.generation.openai import Completion
 
 SIZES = [(196, 112), (100, 99), (575, 240)]
 END = 256
@@ -100,6 +102,40 @@ def test_an_answer_that_was_cut_anywhere_is_ended_as_a_valid_one(compiler: xgram
 
     found = rules.check(answer.read(answer.join(analysis.render(mended), told)), SIZES)
     assert rules.is_valid(found, grounded=True), (found[:3], told)
+
+
+@dataclass
+class Letters:
+    """An engine that writes random letters one by one, and counts tokens of four."""
+
+    compiler: xgrammar.GrammarCompiler
+    luck: random.Random
+
+    def session(self, images: object, config: object) -> "Letters":
+        return self
+
+    def count(self, text: str) -> int:
+        return len(text) // 4
+
+    def room(self, stop: object = None) -> int:
+        return 100_000
+
+    def tell(self, *, grammar: str, max_tokens: int, **_: object) -> Completion:
+        text = write(self.compiler, grammar, self.luck, max_tokens)
+        return Completion(text, len(text) == max_tokens, 10, len(text))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_ending_that_is_written_letter_by_letter_is_whole_if_the_context_leaves_room(
+    compiler: xgrammar.GrammarCompiler, seed: int, frames: tuple[bytes, ...]
+) -> None:
+    engine, config = Letters(compiler, random.Random(seed)), GenerationConfig(max_tokens=1500)
+    told = grounded.tell(engine, frames[:3], config)  # type: ignore[arg-type]
+    found = rules.check(answer.read(told.text), [(196, 112)] * 3)
+
+    assert told.ended
+    assert not told.cut
+    assert rules.is_valid(found, grounded=True), found[:3]
 
 
 NAMED = """\
