@@ -66,8 +66,9 @@ class Batches:
         read = texts(luck, shared, tokens, easy=read_alone)
         if read_alone:
             return [read]
-        seen = long_lessons(luck, shared, frames) if number % 2 else lessons(luck, 1.0, frames)
-        return [seen] if number > course.total - course.last_steps and number % 3 else [read, seen]
+        last = number > course.total - course.last_steps
+        seen = long_lessons(luck, shared, frames, last) if number % 2 else lessons(luck, 1.0, frames)
+        return [seen] if last and number % 3 else [read, seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,13 @@ def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
     return [Lesson(lesson.frames, a_round(lesson.frames, luck)) for lesson in drawn]
 
 
-def long_lessons(luck: random.Random, shared: random.Random, frames: int) -> list[Lesson]:
-    """Lessons that take looking back, with about `frames` frames; `shared` chooses how many are in each."""
+def long_lessons(luck: random.Random, shared: random.Random, frames: int, listed: bool) -> list[Lesson]:
+    """Lessons that take looking back, with about `frames` frames, in the last part also lists; `shared` chooses how many are
+    in each."""
     count = shared.choice((1, 1, 2, 3, 4, 5, 6, 7))
     short = count == 1 and shared.random() < 0.5
-    return [(a_lesson if short else a_long_lesson)(count, luck) for _ in range(max(1, round(frames / count)))]
+    lots = max(1, round(frames / count))
+    return [a_lesson(count, luck) if short else a_long_lesson(count, luck, listed=listed) for _ in range(lots)]
 
 
 def texts(luck: random.Random, shared: random.Random, tokens: int, easy: bool = False) -> list[Lesson]:

@@ -44,10 +44,16 @@ BOTH = (
     "Describe each picture in turn, with boxes in JSON.",
     "Picture by picture: what can be seen, and where? Use JSON.",
 )
+LIST = (
+    "List who and what each picture shows, kind by kind, with boxes.",
+    "Picture by picture: people, things, and what is far away, with boxes.",
+)
+KINDS = (("person", "thing", "far"), ("people", "objects", "distance"), ("who", "what", "behind"))
+"""What the three kinds of rows are called."""
 NAMES = ("Name again what each picture shows.", "List the labels of each picture.")
 HEADS = ("Picture {}: ", "Image {}: ", "No. {}: ", "{}. ", "({}) ", "{}: ")
 """How the part of an answer that is about one of several pictures begins."""
-HEAD = re.compile(r"^(?:Picture |Image |No\. |\()?([0-9])(?:: |\. |\) )", re.MULTILINE)
+HEAD = re.compile(r"^(?:Picture |Image |No\. |\()?([0-9])[:.)](?: |$)", re.MULTILINE)
 """Any of them, and which picture it is about."""
 AGAIN = ("Repeat your answer about {where}.",)
 COUNT = ("How many pictures are there?", "Count the pictures.")
@@ -100,17 +106,17 @@ def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int
     return Lesson(frames, tuple(_turn(frames[index], _where(index, count), luck) for index in order))
 
 
-def a_long_lesson(count: int, luck: random.Random, part: Part = "train") -> Lesson:
+def a_long_lesson(count: int, luck: random.Random, part: Part = "train", listed: bool = False) -> Lesson:
     """`count` unrelated frames of one random size, and questions that take looking back.
 
-    Either one question about all frames and then one about their labels; or how many they are, a question about each, and
-    one that asks for an answer of before.
+    Either one question about all frames (in half of them for lists, if `listed`) and then one about their labels; or how many
+    they are, a question about each, and one that asks for an answer of before.
     """
     size = a_size(luck) if luck.random() < OTHER_SIZES else (WIDTH, HEIGHT)
     lesson = a_lesson(count, luck, part)
     frames = tuple(resized(frame, size) for frame in lesson.frames)
     if luck.random() < 0.5:
-        return Lesson(frames, a_round(frames, luck))
+        return Lesson(frames, a_list(frames, luck) if listed and luck.random() < 0.5 else a_round(frames, luck))
     order = luck.sample(range(count), count)
     turns = [_turn(frames[index], _where(index, count), luck) for index in order]
     again = luck.randrange(count)
@@ -132,6 +138,36 @@ def a_round(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
         Turn(luck.choice(asked), _one_by_one(head, parts, gap)),
         Turn(luck.choice(NAMES), _one_by_one(head, labels, "\n")),
     )
+
+
+def a_list(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
+    """Each picture in turn, in one answer, in rows: people, then things, then what is far away; names first, boxes last.
+
+    A model that was only taught boxes before labels, from left to right, was right about all of seven pictures (box F1 0.95),
+    but tuned to write rows it gave a lighthouse's box the name of a bicycle in another picture.
+    """
+    kinds, grouped, link = luck.choice(KINDS), luck.random() < 0.5, luck.choice(("; ", " / ", " - "))
+    columns = [luck.random() < 0.5 for _ in range(3)]
+    parts = []
+    for frame in frames:
+        rows = in_reading_order(frame.placed)
+        lines = []
+        for number, kind in enumerate(kinds):
+            here = [row for row in rows if _kind(row.entity) == number]
+            lines += [kind] * (grouped and bool(here))
+            for row in here:
+                verbs = ("lay", "stood") if number else _VERBS[row.pose]
+                said = (luck.choice(verbs), frame.place.phrase, frame.light.phrase)
+                between = [text for text, has in zip(said, columns, strict=True) if has]
+                lines.append(link.join(([] if grouped else [kind]) + [str(row.entity), *between, str(row.box)]))
+        parts.append("\n".join(lines))
+    head = luck.choice(HEADS).rstrip() + "\n"
+    return (Turn(luck.choice(LIST), _one_by_one(head, parts, luck.choice(("\n", "\n\n")))),)
+
+
+def _kind(entity: Entity) -> int:
+    """The index of an entity's kind in `KINDS`."""
+    return 0 if isinstance(entity, Look) else 1 if isinstance(entity, Thing) else 2
 
 
 def _one_by_one(head: str, parts: Sequence[str], gap: str) -> str:

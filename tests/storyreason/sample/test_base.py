@@ -23,6 +23,7 @@ from storyreason.sample.lessons import (
     Lesson,
     Turn,
     a_lesson,
+    a_list,
     a_long_lesson,
     a_round,
     boxes_as_json,
@@ -30,6 +31,7 @@ from storyreason.sample.lessons import (
     read_boxes,
 )
 from storyreason.sample.recall import a_text
+from storyreason.sample.staging import in_reading_order
 from storyreason.sample.tokenizer import make_processor
 from storyreason.sample.world import COLOURS, Look, Region, Thing, backgrounds, looks
 
@@ -46,7 +48,11 @@ def test_lessons_show_only_people_and_backgrounds_of_the_train_split() -> None:
 
 def test_lessons_hold_no_table_no_id_no_tag() -> None:
     luck = random.Random(2)
-    drawn = [lesson for _ in range(150) for lesson in (a_lesson(3, luck), a_long_lesson(3, luck), a_text(200, luck))]
+    drawn = [
+        lesson
+        for _ in range(150)
+        for lesson in (a_lesson(3, luck), a_long_lesson(3, luck, listed=True), a_text(200, luck))
+    ]
     texts = [text for lesson in drawn for turn in lesson.turns for text in turn]
     for foreign in ("|", "<", "##", "char1", "obj1", "lm1", "bg1", "think", "Introduction", "Protagonist"):
         assert not any(foreign in text for text in texts), foreign
@@ -99,6 +105,27 @@ def test_an_answer_about_each_picture_in_turn_is_about_each_picture_in_turn() ->
         for line, frame in zip(HEAD.sub("", turns[1].answer).splitlines(), frames, strict=True):
             assert sorted(line.removesuffix(".").split(", ")) == sorted(str(one.entity) for one in frame.placed)
     assert len(kinds) > 10
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_list_has_the_people_then_the_things_then_the_distance_of_each_picture(seed: int) -> None:
+    luck = random.Random(seed)
+    frames = a_lesson(4, luck).frames
+    (turn,) = a_list(frames, luck)
+    heads = [*HEAD.finditer(turn.answer)]
+    parts = HEAD.split(turn.answer)[2::2]
+
+    assert [int(head[1]) for head in heads] == [1, 2, 3, 4]
+    for part, frame in zip(parts, frames, strict=True):
+        rows = [line for line in part.splitlines() if line.count(",") == 3]
+        placed = sorted(
+            in_reading_order(frame.placed),
+            key=lambda one: (not isinstance(one.entity, Look), not isinstance(one.entity, Thing)),
+        )
+        for row, one in zip(rows, placed, strict=True):
+            assert str(one.entity) in row
+            assert row.endswith(f" {one.box}")
+    assert about(turn, [heads[2].end(), len(turn.answer) - 1]) == [2, 3]
 
 
 def test_boxes_that_stand_under_another_frames_number_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
