@@ -109,8 +109,8 @@ def a_lesson(count: int, luck: random.Random, part: Part = "train", figures: int
 def a_long_lesson(count: int, luck: random.Random, part: Part = "train", listed: bool = False) -> Lesson:
     """`count` unrelated frames of one random size, and questions that take looking back.
 
-    Either one question about all frames (in half of them for lists, if `listed`) and then one about their labels; or how many
-    they are, a question about each, and one that asks for an answer of before.
+    Either one question about all frames and then one about their labels (if `listed`, half of these are lists instead); or how
+    many they are, a question about each, and one that asks for an answer of before.
     """
     size = a_size(luck) if luck.random() < OTHER_SIZES else (WIDTH, HEIGHT)
     lesson = a_lesson(count, luck, part)
