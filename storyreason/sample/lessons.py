@@ -1,7 +1,8 @@
 """What the tiny base model learns from: frames and questions about them, in Qwen's JSON style and plain prose.
 
-No tables, no IDs, no tags, no stories: several frames in one lesson have nothing to do with each other. A question is
-about one of them, about each in turn, or about an answer that was given before. Lessons without frames: `recall.py`.
+No analysis, no ID or tag of the format, no stories: several frames in one lesson have nothing to do with each other. A
+question is about one of them, about each in turn, or about an answer that was given before. Lessons without frames:
+`recall.py`.
 """
 
 import json
@@ -55,6 +56,8 @@ HEADS = ("Picture {}: ", "Image {}: ", "No. {}: ", "{}. ", "({}) ", "{}: ")
 """How the part of an answer that is about one of several pictures begins."""
 HEAD = re.compile(r"^(?:Picture |Image |No\. |\()?([0-9])[:.)](?: |$)", re.MULTILINE)
 """Any of them, and which picture it is about."""
+MARKDOWN = " | "
+"""What is between the cells of a row."""
 AGAIN = ("Repeat your answer about {where}.",)
 COUNT = ("How many pictures are there?", "Count the pictures.")
 _VERBS = {"stand": ("stood", "waited", "paused"), "wave": ("waved", "beckoned"), "walk": ("walked", "strolled")}
@@ -146,7 +149,7 @@ def a_list(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
     A model that was only taught boxes before labels, from left to right, was right about all of seven pictures (box F1 0.95),
     but tuned to write rows it gave a lighthouse's box the name of a bicycle in another picture.
     """
-    kinds, grouped, link = luck.choice(KINDS), luck.random() < 0.5, luck.choice(("; ", " / ", " - "))
+    kinds, grouped, link = luck.choice(KINDS), luck.random() < 0.5, luck.choice(("; ", " / ", " - ", MARKDOWN))
     columns = [luck.random() < 0.5 for _ in range(3)]
     parts = []
     for frame in frames:
@@ -159,10 +162,16 @@ def a_list(frames: Sequence[Frame], luck: random.Random) -> tuple[Turn, ...]:
                 verbs = ("lay", "stood") if number else _VERBS[row.pose]
                 said = (luck.choice(verbs), frame.place.phrase, frame.light.phrase)
                 between = [text for text, has in zip(said, columns, strict=True) if has]
-                lines.append(link.join(([] if grouped else [kind]) + [str(row.entity), *between, str(row.box)]))
+                lines.append(a_row(link, ([] if grouped else [kind]) + [str(row.entity), *between, str(row.box)]))
         parts.append("\n".join(lines))
     head = luck.choice(HEADS).rstrip() + "\n"
     return (Turn(luck.choice(LIST), _one_by_one(head, parts, luck.choice(("\n", "\n\n")))),)
+
+
+def a_row(link: str, cells: Sequence[str]) -> str:
+    """Cells with a link between them; those of Markdown have it around them, too: `| K3 | Tom |`."""
+    text = link.join(cells)
+    return f"{MARKDOWN}{text}{MARKDOWN}".strip() if link == MARKDOWN else text
 
 
 def _kind(entity: Entity) -> int:

@@ -33,7 +33,7 @@ from storyreason.sample.lessons import (
 from storyreason.sample.recall import a_text
 from storyreason.sample.staging import in_reading_order
 from storyreason.sample.tokenizer import make_processor
-from storyreason.sample.world import COLOURS, Look, Region, Thing, backgrounds, looks
+from storyreason.sample.world import COLOURS, NAMES, Look, Region, Thing, backgrounds, looks
 
 PROCESSOR = make_processor(vocabulary_texts())
 LESSONS = [a_lesson(count, random.Random(count)) for count in (1, 2, 7)]
@@ -46,7 +46,7 @@ def test_lessons_show_only_people_and_backgrounds_of_the_train_split() -> None:
         assert {one.entity for one in frame.placed if isinstance(one.entity, Look)} <= set(looks("train"))
 
 
-def test_lessons_hold_no_table_no_id_no_tag() -> None:
+def test_lessons_hold_no_analysis_and_no_id_or_tag_of_the_format() -> None:
     luck = random.Random(2)
     drawn = [
         lesson
@@ -54,8 +54,17 @@ def test_lessons_hold_no_table_no_id_no_tag() -> None:
         for lesson in (a_lesson(3, luck), a_long_lesson(3, luck, listed=True), a_text(200, luck))
     ]
     texts = [text for lesson in drawn for turn in lesson.turns for text in turn]
-    for foreign in ("|", "<", "##", "char1", "obj1", "lm1", "bg1", "think", "Introduction", "Protagonist"):
+    for foreign in ("gd", "---", "##", "char1", "obj1", "lm1", "bg1", "think", "Introduction", "Protagonist"):
         assert not any(foreign in text for text in texts), foreign
+
+
+def test_lessons_of_looking_up_have_words_as_text_rows_and_marks_have_them() -> None:
+    """` Leo`, `Leo` and `>Leo` are different tokens."""
+    luck = random.Random(3)
+    texts = " ".join(text for _ in range(500) for turn in a_text(400, luck).turns for text in turn)
+    tokens = set(PROCESSOR.tokenizer.tokenize(texts))
+    for name in (name for names in NAMES.values() for name in names):
+        assert {name, f"Ġ{name}", f">{name}"} & set(PROCESSOR.tokenizer.get_vocab()) <= tokens, name
 
 
 def test_boxes_in_json_read_back() -> None:
@@ -124,7 +133,7 @@ def test_a_list_has_the_people_then_the_things_then_the_distance_of_each_picture
         )
         for row, one in zip(rows, placed, strict=True):
             assert str(one.entity) in row
-            assert row.endswith(f" {one.box}")
+            assert row.removesuffix(" |").endswith(f" {one.box}")
     assert about(turn, [heads[2].end(), len(turn.answer) - 1]) == [2, 3]
 
 
