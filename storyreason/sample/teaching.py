@@ -5,6 +5,7 @@ texts alone then take from it (F1 0.09 from 0.90, after 120 steps), steps of bot
 """
 
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -13,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from storyreason.errors import ConfigError
+from storyreason.guard import PR_SET_PDEATHSIG, prctl
 from storyreason.model import fast_products
 from storyreason.sample import tower
 from storyreason.sample.base import (
@@ -97,7 +100,7 @@ def train(
     then `last_steps` of frames, a third of which have texts too.
 
     A training that was killed goes on after its last report when it is started again with the same settings. It keeps its
-    state beside `out`, in a hidden file.
+    state beside `out`, in a hidden file. Raises ConfigError when it was started with others: hours of work stay where they are.
 
     The final figures are measured on `evaluated` frames, the earlier ones on an eighth of them.
 
@@ -112,6 +115,7 @@ def train(
     processes = processes if device == "cpu" else 1
     after = (reading_steps, both_steps, last_steps) if text_tokens else (0, 0, 0)
     course = Course(steps, text_tokens, *after, seed, processes, report_every, tower_steps, evaluated, device)
+    _unfinished(out, course)  # refused before any process starts
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
@@ -131,6 +135,7 @@ def train(
 
 
 def _follow(course: Course, meeting: str, rank: int, out: Path) -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it tells of a broken connection when the first process is killed
     for _ in _train(course, meeting, rank, out):
         pass
 
@@ -199,13 +204,20 @@ def _keep(out: Path, course: Course, **state: Any) -> None:
 
 
 def _unfinished(out: Path, course: Course) -> dict[str, Any] | None:
-    """What a training with the same settings was killed at, if one was."""
+    """What a training with the same settings was killed at, if one was. Raises ConfigError when its settings were others."""
     import torch
 
     if not _state_file(out).is_file():
         return None
     state: dict[str, Any] = torch.load(_state_file(out), map_location=course.device, weights_only=True)
-    return state if state["course"] == asdict(course) else None
+    if state["course"] == asdict(course):
+        return state
+    begun, wanted = state["course"], asdict(course)
+    differ = ", ".join(f"{key}={begun.get(key)}" for key in wanted if begun.get(key) != wanted[key])
+    raise ConfigError(
+        f"{_state_file(out)} holds a training of {state['step']} steps that was begun with {differ}: go on with these "
+        "settings, choose another --out, or delete that file."
+    )
 
 
 def _mean(losses: Iterable[float]) -> float:

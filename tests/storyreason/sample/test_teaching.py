@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from storyreason.errors import ConfigError
 from storyreason.sample.base import box_f1, vocabulary_texts
 from storyreason.sample.curriculum import Batches, Course, drawn
-from storyreason.sample.teaching import BaseProgress, _rate, train
+from storyreason.sample.teaching import BaseProgress, _keep, _rate, train
 from storyreason.sample.tokenizer import make_processor
 
 
@@ -75,6 +76,19 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) ->
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def test_an_unfinished_training_with_other_settings_is_not_written_over(tmp_path: Path) -> None:
+    course = Course(1800, 4096, 150, 1350, 1500, 0, 2, 50, 800, 256, "cpu")
+    _keep(tmp_path / "base", course, step=3250)
+    kept = (tmp_path / ".base.unfinished.pt").read_bytes()
+
+    with pytest.raises(
+        ConfigError, match=r"3250 steps .* with text_tokens=4096, reading_steps=150.*: go on with these"
+    ):
+        next(train(tmp_path / "base", 1800))
+
+    assert (tmp_path / ".base.unfinished.pt").read_bytes() == kept
 
 
 def test_the_rate_falls_and_rises_again_for_what_follows_the_frames() -> None:
