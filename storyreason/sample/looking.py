@@ -3,12 +3,19 @@
 The loss of the answers alone finds out, but only after thousands of steps.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 BEFORE = (1, 0)
 """Layer and head that look at the token before."""
 AGAIN = (3, 0)
 """Layer and head that look at what followed when the same was read before."""
+LAST_WORD = (2, 0)
+"""Layer and head that look at the word before, past the signs between."""
+LOOKED_UP = (3, 1)
+"""Layer and head that look at the word that followed the same words, past the signs between: in `<p K3>Tom`, from `3` at the
+` Tom` of `| K3 | Tom |`. With the loss of the answers alone 5 % of such names were right after 1,550 steps; with this head, 100 %
+at 100 tokens and 78 % at 400 after 100 steps of short texts."""
 LONGEST = 8
 """Tokens: among places that were read before, those count with which most of the last tokens agree, up to so many."""
 
@@ -22,13 +29,56 @@ def pointing_loss(pointer: Any, hidden: Any, pictures: Any) -> Any:
     return torch.nn.functional.cross_entropy(pointer(seen), pictures[asked])
 
 
-def looking_loss(model: Any, hidden: Any, ids: Any, mask: Any) -> Any:
-    """How little two heads attend to where they should: one to the token before, one to the token that comes next, where
-    it followed the same tokens before.
+def words_of(tokenizer: Any) -> Any:
+    """The word of each token, from 1 [vocabulary]: ` Leo` and `>Leo` have the same. 0 for signs alone and special tokens."""
+    import torch
 
-    `hidden` are the hidden states of all layers, `ids` and `mask` [texts, tokens] are padded at the right. There are no
-    pictures.
+    special, known = set(tokenizer.all_special_ids), dict[str, int]()
+    tokens = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    bare = ["".join(filter(str.isalnum, token)).casefold() for token in tokens]
+    return torch.tensor(
+        [
+            0 if index in special or not word else known.setdefault(word, len(known) + 1)
+            for index, word in enumerate(bare)
+        ]
+    )
+
+
+def looking_loss(model: Any, hidden: Any, batch: Mapping[str, Any], words: Any) -> Any:
+    """How little four heads attend to where they should: to the token before, and to the token that comes next, where it
+    followed the same tokens before; and the same with words.
+
+    `hidden` are the hidden states of all layers. The batch has texts, padded at the right, and no pictures. `words` are
+    `words_of` the tokenizer.
     """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    return _among_tokens(model, hidden, ids, mask) + _among_words(model, hidden, words[ids] * mask)
+
+
+def _among_words(model: Any, hidden: Any, words: Any) -> Any:
+    """`words` [texts, tokens] are 0 where there is none."""
+    import torch
+
+    back, found = attention(model, hidden, *LAST_WORD), attention(model, hidden, *LOOKED_UP)
+    before, again = [], []
+    for row, text in enumerate(words):
+        at, wanted = followed_words(text)
+        before.append(back[row, at[1:], at[:-1]])
+        looks = found[row, at[1:] - 1][:, at].masked_fill(~wanted, -torch.inf)
+        again.append(looks[wanted.any(1)].logsumexp(1))
+    return -torch.cat(before).mean() - (torch.cat(again).mean() if any(map(len, again)) else 0.0)
+
+
+def followed_words(text: Any) -> tuple[Any, Any]:
+    """Where the words of a text [tokens] are [words], and whether each is worth a look from just before the next one
+    [words - 1, words]: it is the same, and the words before it are too. `text` is 0 where there is no word."""
+    import torch
+
+    at = text.nonzero().squeeze(1)
+    return at, followed(text[at][None], torch.ones_like(at, dtype=torch.bool)[None])[0, :-1]
+
+
+def _among_tokens(model: Any, hidden: Any, ids: Any, mask: Any) -> Any:
     import torch
 
     here = mask.bool()

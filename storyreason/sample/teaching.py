@@ -28,7 +28,7 @@ from storyreason.sample.base import (
     vocabulary_texts,
 )
 from storyreason.sample.curriculum import Batch, Batches, Course, Views, drawn
-from storyreason.sample.looking import looking_loss, pointing_loss
+from storyreason.sample.looking import looking_loss, pointing_loss, words_of
 from storyreason.sample.tokenizer import make_processor
 
 LEARNING_RATE = 1e-3
@@ -167,9 +167,9 @@ def _steps(course: Course, rank: int, out: Path) -> Iterator[BaseProgress]:
         right = tower.teach(
             model, views, course.tower_steps, lambda parameters: _average_gradients(parameters, course.processes)
         )
-        learner, done = _Learner(model, course), 0
+        learner, done = _Learner(model, course, processor), 0
     else:
-        learner, done, right = _Learner(model, course), state["step"], state["tower"]
+        learner, done, right = _Learner(model, course, processor), state["step"], state["tower"]
         learner.load(state["learner"])
         began -= state["seconds"]
     if rank == 0:
@@ -229,10 +229,11 @@ def _mean(losses: Iterable[float]) -> float:
 class _Learner:
     """The model with its optimizer, and the linear probe of an auxiliary loss."""
 
-    def __init__(self, model: Any, course: Course) -> None:
+    def __init__(self, model: Any, course: Course, processor: Any) -> None:
         import torch
 
         self.model, self.course = model, course
+        self.words = words_of(processor.tokenizer).to(model.device)
         width = model.lm_head.in_features
         self.pointer = torch.nn.Linear(width, MOST_PICTURES, device=model.device)
         seeing = list(model.model.visual.parameters())
@@ -253,9 +254,7 @@ class _Learner:
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        return {
-            "model": self.model, "pointer": self.pointer, "optimizer": self.optimizer, "schedule": self.schedule,
-        }  # fmt: skip
+        return {name: getattr(self, name) for name in ("model", "pointer", "optimizer", "schedule")}
 
     def step(self, batches: Iterable[Batch]) -> tuple[float, float]:
         """One optimizer step on this process' batches. Returns the losses of the answers: about frames, about texts, NaN
@@ -287,7 +286,7 @@ class _Learner:
         if "pixel_values" in batch:
             other = POINTING * pointing_loss(self.pointer, output.hidden_states[POINTING_LAYER], pictures)
         else:
-            other = LOOKING * looking_loss(model, output.hidden_states, batch["input_ids"], batch["attention_mask"])
+            other = LOOKING * looking_loss(model, output.hidden_states, batch, self.words)
         (loss + other).backward()
         return float(loss.item())
 

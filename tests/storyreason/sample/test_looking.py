@@ -7,7 +7,17 @@ import torch
 
 from storyreason.sample import recall
 from storyreason.sample.base import batch_of, new_model, vocabulary_texts
-from storyreason.sample.looking import AGAIN, BEFORE, attention, followed, looking_loss
+from storyreason.sample.looking import (
+    AGAIN,
+    BEFORE,
+    LAST_WORD,
+    LOOKED_UP,
+    attention,
+    followed,
+    followed_words,
+    looking_loss,
+    words_of,
+)
 from storyreason.sample.tokenizer import make_processor
 
 
@@ -29,7 +39,23 @@ def test_the_longest_agreement_counts_and_padding_does_not() -> None:
     assert places[1].nonzero().tolist() == [[2, 1], [3, 2], [4, 3]]
 
 
-@pytest.mark.parametrize("where", [BEFORE, AGAIN])
+def test_a_name_is_looked_up_past_the_signs_around_it() -> None:
+    tokenizer = make_processor(vocabulary_texts()).tokenizer
+    ids = torch.tensor(tokenizer("| K3 | Tom |\n| K4 | Ida |\n<p K4>Ida</p> <p K3>Tom</p><|im_end|>").input_ids)
+
+    at, wanted = followed_words(words_of(tokenizer)[ids])
+
+    def text(*places: int) -> str:
+        return str(tokenizer.decode(ids[list(places)]))
+
+    looks = [(text(int(at[t + 1]) - 1), text(int(at[t + 1])), text(int(at[to]))) for t, to in wanted.nonzero().tolist()]
+    assert ("4", ">Ida", " Ida") in looks
+    assert ("3", ">Tom", " Tom") in looks
+    assert all(of.strip("> ") == to.strip("> ") for _, of, to in looks)
+    assert text(int(at[-1])) == "p"  # what ends a message is no word
+
+
+@pytest.mark.parametrize("where", [BEFORE, AGAIN, LAST_WORD, LOOKED_UP])
 def test_the_attention_is_the_models_own(where: tuple[int, int]) -> None:
     luck = random.Random(1)
     processor = make_processor(vocabulary_texts())
@@ -45,5 +71,5 @@ def test_the_attention_is_the_models_own(where: tuple[int, int]) -> None:
 
     read = batch["attention_mask"].bool()
     torch.testing.assert_close(ours[read], output.attentions[layer][:, head][read], atol=1e-5, rtol=1e-4)
-    loss = looking_loss(model, output.hidden_states, batch["input_ids"], batch["attention_mask"])
-    assert loss > 1.0
+    loss = looking_loss(model, output.hidden_states, batch, words_of(processor.tokenizer))
+    assert loss > 2.0

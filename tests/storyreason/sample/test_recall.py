@@ -27,9 +27,11 @@ def test_texts_are_not_longer_than_asked_and_seldom_much_shorter(size: int) -> N
     assert sum(lengths) / len(lengths) > 0.6 * CHARACTERS_PER_TOKEN * size
 
 
-@pytest.mark.parametrize("kind", [recall._copy, recall._cycle, recall._notes, recall._rows, recall._shelves])
+@pytest.mark.parametrize(
+    "kind", [recall._copy, recall._cycle, recall._notes, recall._rows, recall._shelves, recall._marked]
+)
 def test_the_words_of_an_answer_were_read_before(kind: object) -> None:
-    links = {"has", "shows", "and", "is"}
+    links = {"has", "shows", "and", "is", "p", "item"}
     for characters in (200, 800, 2400):
         for _ in range(20):
             lesson = Lesson((), kind(characters, LUCK))  # type: ignore[operator]
@@ -47,8 +49,21 @@ def test_each_place_is_told_with_what_was_put_there() -> None:
         assert {re.match(r"[A-Z][a-z]+ [0-9]+", line)[0] for line in told} == set(put)  # type: ignore[index]
         for line in told:
             place = re.match(r"[A-Z][a-z]+ [0-9]+", line)[0]  # type: ignore[index]
-            keys = [re.split(r"; |, | / ", row)[0] for row in put[place]]
+            keys = [re.split(r"; |, | / | \| ", row.removeprefix("| "))[0] for row in put[place]]
             assert [key for key in keys if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", line)] == keys
+
+
+def test_every_name_is_marked_and_a_key_has_one_name() -> None:
+    for _ in range(50):
+        (turn,) = recall._marked(900, LUCK)
+        rows = [
+            re.split(r"; |: | \| ", line.removeprefix("| ").removesuffix(" |"))[:2]
+            for line in turn.given.split("\n")
+            if line
+        ]
+        marked = re.findall(r"<(?:p |item )?([^>/]+)>([^<]+)</", turn.answer)
+        assert marked[0] in map(tuple, rows)
+        assert set(marked) == set(map(tuple, rows))
 
 
 def test_lists_are_numbered_to_their_end() -> None:
