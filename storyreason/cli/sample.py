@@ -38,9 +38,9 @@ def base(
         int,
         typer.Option(
             min=0,
-            help="Tokens of texts in each step of a second part, which teaches it to look back (4096); 0: no second part.",
+            help="Tokens of texts in each step of the parts that teach it to look back; 0: no such parts.",
         ),
-    ] = 0,
+    ] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and the lessons.")] = 0,
     processes: Annotated[int, typer.Option(min=1, max=16, help="On a CPU: processes, each with one thread.")] = 2,
     device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu",
