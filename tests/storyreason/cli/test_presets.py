@@ -24,5 +24,5 @@ def test_what_show_prints_can_be_given_to_set() -> None:
 
 def test_show_marks_what_differs_from_the_default() -> None:
     lines = CliRunner().invoke(app, ["show", "sample"]).output.splitlines()
-    assert any(line.startswith("* training.learning_rate=0.0025  # ") for line in lines)
+    assert any(line.startswith("* training.learning_rate=0.002  # ") for line in lines)
     assert any(line.startswith("  training.seed=42  # ") for line in lines)
