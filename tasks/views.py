@@ -37,7 +37,7 @@ MOST_TEXT = 6000
 """MLflow's limit for the value of a parameter."""
 DECISIVE = {
     "name", "model", "generation.temperature", "generation.max_tokens", "evaluation.decodings", "gate.primary", "gate.min_gain",
-    "serving.max_model_len", "serving.dtype",
+    "serving.max_model_len",
 }  # fmt: skip
 """The parameters that a run shows besides those of its data, base model and training."""
 NOT_COMPARED = {"training.recompute", "training.liger", "data.source"}

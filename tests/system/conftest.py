@@ -197,25 +197,19 @@ class Platform:
         """What the gateway says of itself."""
         return httpx.get(f"{self.url('GATEWAY')}/healthz", timeout=120, trust_env=False).json()
 
-    def processes(self) -> list[psutil.Process]:
-        """The processes that came of `up` in this checkout."""
-        found = []
+    def processes(self) -> dict[psutil.Process, list[str]]:
+        """The processes that came of `up` in this checkout, with the words of their command lines."""
+        found = {}
         for process in psutil.process_iter():
-            try:
+            with contextlib.suppress(psutil.Error):  # ended while it is asked
                 ours = process.environ().get("STORYREASON_UP") == str(self.project.runs / "up")
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
+                    found[process] = process.cmdline()
         return found
 
     def marked(self) -> list[str]:
         """Command lines of the processes that came of `up` in this checkout."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                found.append(" ".join(process.cmdline()))
-        return found
+        return [" ".join(words) for words in self.processes().values()]
 
 
 @pytest.fixture(scope="module")

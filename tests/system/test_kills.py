@@ -57,15 +57,16 @@ def guard_of(platform: Platform, command: str) -> psutil.Process:
     def is_guard(words: list[str]) -> bool:  # the shell that it starts has the line, too, until it becomes the command
         return f"exec {command}" in " ".join(words) and any("guard" in word for word in words[:4])
 
-    return min((one for one in platform.processes() if is_guard(one.cmdline())), key=psutil.Process.create_time)
+    found = [one for one, words in platform.processes().items() if is_guard(words)]
+    return min(found, key=psutil.Process.create_time)
 
 
 def part(platform: Platform, command: str) -> psutil.Process:
     """The process of a line of the Procfile."""
+    found = platform.processes()
     guard = guard_of(platform, command)
-    living = [child for child in guard.children() if child.status() != psutil.STATUS_ZOMBIE]
-    children = [child for child in living if child.cmdline() != guard.cmdline()]
-    return min(children, key=lambda child: child.create_time())
+    mine = [one for one in guard.children() if found.get(one, found[guard]) != found[guard]]
+    return min(mine, key=psutil.Process.create_time)
 
 
 def kill(platform: Platform, health: dict[str, str]) -> None:
@@ -146,7 +147,7 @@ def test_all_servers_are_killed_and_the_training_keeps_its_slot_and_completes(
 def test_a_cancelled_run_ends_with_all_of_it_and_says_what_it_kept(platform: Platform) -> None:
     identity = platform.start(parameters(platform, "ended"))["id"]
     computes(platform, "ended")
-    (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
+    (flow,) = (one for one, words in platform.processes().items() if "prefect.engine" in " ".join(words))
 
     # What the button in Prefect's UI sends.
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
@@ -172,7 +173,7 @@ def test_the_run_of_a_killed_flow_has_crashed_and_says_what_to_do(platform: Plat
     before = steps(platform, "ended")[-1]
     identity = platform.start(parameters(platform, "ended"))["id"]
     assert computes(platform, "ended") > before  # it goes on where the cancelled one ended
-    (flow,) = (one for one in platform.processes() if "prefect.engine" in " ".join(one.cmdline()))
+    (flow,) = (one for one, words in platform.processes().items() if "prefect.engine" in " ".join(words))
 
     flow.kill()
 
