@@ -29,6 +29,13 @@ _LIGHTINGS = {"Morning": "Soft light", "Noon": "Clear light", "Evening": "Golden
 _THING_VERBS = {"kite": ("flew", "danced"), "dog": ("sat", "barked"), "lantern": ("glowed", "stood")}
 _REGION_VERBS = {"sea": "shone", "forest": "rustled"}
 
+# An image's number decides these, so that no sentence stands twice in a story and a small model can learn how.
+_OPENINGS = ("Soon", "Then", "Later", "After that", "A little later", "At last")
+"""How the second and further images begin; the first begins with the time of day."""
+_NEAR = ("near", "beside", "close to", "not far from", "next to", "by", "at the side of")
+_ABOVE = ("above", "over", "high above", "high over", "in the air above", "in the sky above", "up above")
+_FAR = ("in the distance", "far away", "in the background", "behind it all", "on the horizon", "at the back", "far off")
+
 _EVENTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     # (plot, phase): (what the phase does, its key event); {hero}, {friend}, {thing}, {at} are filled in
     ("lost", "Introduction"): (("{hero} sets out {at}", "{hero} brings {thing}"),),
@@ -48,7 +55,8 @@ _EVENTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("quarrel", "Conclusion"): (("They share {thing}", "{hero} and {friend} make peace"),),
 }
 
-# What the first person of an image does or feels in a phase: `{she}` and the action are tagged.
+# What the first person of an image does or feels in a phase: `{she}` and the action are tagged. Images with even numbers
+# take the first, those with odd ones the second: a phase has two images at most.
 _FEELINGS: dict[tuple[str, str], tuple[tuple[str, str, str], ...]] = {
     ("lost", "Introduction"): (("", "hoped", "for a good day"), ("", "smiled", "at the day ahead")),
     ("lost", "Development"): (("Time passed, and ", "hummed", "a song"), ("For a while ", "forgot", "the world")),
@@ -75,7 +83,7 @@ def tell(tale: Tale) -> tuple[Analysis, Story]:
     phases = tuple(_phase(tale, name) for name in PHASES)
     told: set[str] = set()
     passages = tuple(
-        Passage(number, tuple(_passage(tale, shot, told, luck))) for number, shot in enumerate(tale.shots, 1)
+        Passage(number, tuple(_passage(tale, number, shot, told, luck))) for number, shot in enumerate(tale.shots, 1)
     )
     return Analysis(sections, phases), Story(passages)
 
@@ -133,25 +141,24 @@ def _phase(tale: Tale, name: str) -> Phase:
     return Phase(name, _capital(description.format(**words)), _capital(events.format(**words)), images)
 
 
-def _passage(tale: Tale, shot: Shot, told: set[str], luck: random.Random) -> list[str | Mention]:
+def _passage(tale: Tale, number: int, shot: Shot, told: set[str], luck: random.Random) -> list[str | Mention]:
     """Two to four sentences that mention everyone and everything in the image, and no one else."""
     rows = in_reading_order(shot.frame.placed)
     people = [row for row in rows if isinstance(row.entity, Look)]
     where = tale.film.place.phrase if shot.phase in ("Introduction", "Conclusion") else ""
     parts: list[str | Mention] = []
-    if shot is tale.shots[0]:
-        parts.append(f"{_capital(tale.film.light.phrase)}, ")
-    for number, row in enumerate(people):
-        if number:
-            parts.append(", " if number < len(people) - 1 else " and ")
+    parts.append(f"{_capital(tale.film.light.phrase)}, " if number == 1 else f"{_OPENINGS[number - 2]} ")
+    for position, row in enumerate(people):
+        if position:
+            parts.append(", " if position < len(people) - 1 else " and ")
         identity = tale.ids[row.entity]
         parts += [_person(tale, row, told), " ", Mention("gda", (identity,), luck.choice(_POSES[row.pose][1]))]
         told.add(identity)
     parts.append(f" {where}. " if where else ". ")
     for row in rows:
         if not isinstance(row.entity, Look):
-            parts += _surrounding(tale, row, rows, luck)
-    return [*parts, *_feeling(tale, shot, people, luck)]
+            parts += _surrounding(tale, number, row, rows, luck)
+    return [*parts, *_feeling(tale, number, shot, people)]
 
 
 def _person(tale: Tale, row: PlacedEntity, told: set[str]) -> Mention:
@@ -163,21 +170,23 @@ def _person(tale: Tale, row: PlacedEntity, told: set[str]) -> Mention:
     return Mention("gdo", (identity,), name if identity in told else introduction)
 
 
-def _surrounding(tale: Tale, row: PlacedEntity, rows: list[PlacedEntity], luck: random.Random) -> list[str | Mention]:
+def _surrounding(
+    tale: Tale, number: int, row: PlacedEntity, rows: list[PlacedEntity], luck: random.Random
+) -> list[str | Mention]:
     entity, identity = row.entity, tale.ids[row.entity]
     name = _capital(_the(str(entity)))
     if isinstance(entity, Thing):
         _, near, them = _nearest(tale, row, rows)
         verb = luck.choice(_THING_VERBS.get(entity.shape, ("lay", "stood")))
-        place = "above" if entity.shape == "kite" else luck.choice(("near", "beside"))
+        place = (_ABOVE if entity.shape == "kite" else _NEAR)[number - 1]
         return [Mention("gdo", (identity,), name), f" {verb} {place} ", Mention("gdo", (near,), them), ". "]
     verb = _REGION_VERBS.get(entity.name, "lay") if isinstance(entity, Region) else "rose"
-    return [Mention("gdl", (identity,), name), f" {verb} in the distance. "]
+    return [Mention("gdl", (identity,), name), f" {verb} {_FAR[number - 1]}. "]
 
 
-def _feeling(tale: Tale, shot: Shot, people: list[PlacedEntity], luck: random.Random) -> list[str | Mention]:
+def _feeling(tale: Tale, number: int, shot: Shot, people: list[PlacedEntity]) -> list[str | Mention]:
     """The closing sentence: `Something was missing, and she searched everywhere.`"""
-    before, action, after = luck.choice(_FEELINGS[tale.plot, shot.phase])
+    before, action, after = _FEELINGS[tale.plot, shot.phase][number % 2]
     if len(people) > 1 and shot.phase == "Conclusion":
         who, pronoun = tuple(tale.ids[row.entity] for row in people), "they"
     else:

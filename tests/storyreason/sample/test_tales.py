@@ -1,12 +1,13 @@
 """The sample data: the same bytes each time, true to their frames, and nothing of the test split appears in training."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from storyreason import dataset, sample
-from storyreason.format import answer, rules
+from storyreason.format import answer, rules, story
 from storyreason.format.story import Mention
 from storyreason.sample.plot import Tale, tales
 from storyreason.sample.telling import tell
@@ -47,6 +48,13 @@ def test_entities_come_and_go() -> None:
         return all({placed.entity for placed in shot.frame.placed} == set(tale.ids) for shot in tale.shots)
 
     assert not any(always_there(tale) for tale in ALL)
+
+
+def test_no_sentence_stands_twice_in_a_story() -> None:
+    for tale in ALL:
+        told = story.without_tags(story.render(tell(tale)[1]))
+        sentences = Counter(re.findall(r"[^.]+[.]", " ".join(told.split())))
+        assert max(sentences.values()) == 1, (tale.story_id, sentences.most_common(1))
 
 
 def test_the_test_split_shares_no_film_person_or_background_with_training() -> None:
