@@ -18,7 +18,7 @@ from storyreason.model import fast_products
 from storyreason.sample.drawing import draw, encode
 from storyreason.sample.lessons import COUNT, HEAD, ROUND, Lesson, Turn, a_lesson, a_size, locate, read_boxes
 from storyreason.sample.plot import tales
-from storyreason.sample.recall import recalling
+from storyreason.sample.recall import marking, recalling
 from storyreason.sample.staging import resized
 from storyreason.sample.telling import tell
 from storyreason.sample.world import Part
@@ -213,16 +213,19 @@ def box_f1_in_turn(
     return 2 * matched / (found + wanted)
 
 
-def copy_accuracy(model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts: int = 64) -> float:
-    """The share of tokens that the model predicts when it repeats nonsense from about `back` tokens before."""
+def copy_accuracy(
+    model: Any, processor: "Qwen2_5_VLProcessor", back: int, texts: int = 64, marked: bool = False
+) -> float:
+    """The share of tokens that the model predicts when it repeats nonsense from about `back` tokens before; if `marked`, a
+    name whose token is another one there: ` Leo` in a row is `>Leo` after a mark."""
     import torch
 
-    luck = random.Random(f"evaluation/recall/{back}")
+    luck, a_turn = random.Random(f"evaluation/recall/{back}"), marking if marked else recalling
     tokenizer = processor.tokenizer
     model.eval()
     right = asked = 0
     for _ in range(0, texts, 8):
-        drawn = [recalling(back, lambda text: len(tokenizer(text)["input_ids"]), luck) for _ in range(8)]
+        drawn = [a_turn(back, lambda text: len(tokenizer(text)["input_ids"]), luck) for _ in range(8)]
         batch = batch_of([Lesson((), (turn,)) for turn, _ in drawn], processor)
         labels = batch.pop("labels")
         del batch["pictures"]
@@ -274,7 +277,7 @@ def _card(model: Any, facts: dict[str, Any]) -> str:
         looks_back = " It looks up what its text has said before."
         read = (
             f"- then steps of {facts['text_tokens']} tokens of random notes, lists and rows: {facts['reading_steps']}; of "
-            f"both: {facts['both_steps']}; of frames, and of texts in every third: {facts['last_steps']}"
+            f"both: {facts['both_steps']}; of frames, and of texts in every other: {facts['last_steps']}"
         )
     about = (
         f"A `Qwen2_5_VLForConditionalGeneration` of {parameters / 1e6:.1f} million parameters. It names and locates the people, "
@@ -303,4 +306,5 @@ _FIGURES = {
     "box_f1_in_turn": "the same for five frames told in one answer",
     "box_f1_other_sizes": "the same for frames of 0.75 to 1.5 times the size",
     **{f"copy_accuracy_{back}": f"copy accuracy at {back} tokens back (nonsense words)" for back in BACK},
+    **{f"lookup_accuracy_{back}": f"names looked up from {back} tokens back" for back in BACK},
 }

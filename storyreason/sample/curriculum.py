@@ -29,7 +29,7 @@ class Course:
     both_steps: int
     """Steps of texts and frames, after those; 0 without texts."""
     last_steps: int
-    """Steps of frames, a third of which have texts too, at the end; 0 without texts."""
+    """Steps of frames, half of which have texts too, at the end; 0 without texts."""
     seed: int
     processes: int
     report_every: int
@@ -68,7 +68,7 @@ class Batches:
             return [read]
         last = number > course.total - course.last_steps
         seen = long_lessons(luck, shared, frames, last) if number % 2 else lessons(luck, 1.0, frames)
-        return [seen] if last and number % 3 else [read, seen]
+        return [seen] if last and number % 2 else [read, seen]
 
 
 @dataclass(frozen=True, slots=True)

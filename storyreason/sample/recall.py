@@ -25,8 +25,12 @@ CHARACTERS_PER_TOKEN = 2.0
 
 
 def a_text(tokens: int, luck: random.Random, easy: bool = False) -> Lesson:
-    """A lesson without pictures of about `tokens` tokens. The easy ones mostly say the same over and over."""
-    weights = (3, 3, 2, 0, 0, 0, 0) if easy else (2, 1, 3, 4, 1, 2, 3)
+    """A lesson without pictures of about `tokens` tokens. The easy ones say the same over and over, or tell of few names.
+
+    Marked names are the most: of 200 steps with 3 in 16 such lessons, a base that had got 78 % of first mentions right at 400
+    tokens came out with 14 %, although its heads looked at the right word; what that word is after a mark it had unlearnt.
+    """
+    weights = (3, 3, 2, 0, 0, 0, 4) if easy else (2, 1, 3, 4, 1, 2, 9)
     kind: Callable[[int, random.Random], tuple[Turn, ...]] = luck.choices(
         (_copy, _cycle, _notes, _shelves, _numbered, _rows, _marked), weights
     )[0]
@@ -254,6 +258,16 @@ def recalling(back: int, count: Callable[[str], int], luck: random.Random) -> tu
         notes += note
         between += count(note)
     return Turn(f"Notes: {notes}{question}", f"{key}: {wanted}."), wanted
+
+
+def marking(back: int, count: Callable[[str], int], luck: random.Random) -> tuple[Turn, str]:
+    """A turn whose answer marks a name that stands in a row about `back` tokens before, without a mark, and that name."""
+    key, *others = _keys(2 + back // 4, luck)
+    wanted, told = luck.choice(_NAMES), luck.choice(_XML)
+    rows = a_row(MARKDOWN, [key, wanted])
+    while count(rows) < back:
+        rows += "\n" + a_row(MARKDOWN, [others.pop(), luck.choice(_NAMES), _words(back / 4, luck)])
+    return Turn("Write who is who, then tell of them.", _entry(told, key, wanted), f"{rows}\n\n"), wanted
 
 
 def _distinct(count: int, luck: random.Random) -> list[str]:

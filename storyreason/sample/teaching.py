@@ -43,7 +43,7 @@ READING_STEPS = 150
 BOTH_STEPS = 1350
 """Steps of texts and frames, after those."""
 LAST_STEPS = 1500
-"""Steps of frames, a third of which have texts too, at the end: texts are half of a step's time, and copying is learnt by then,
+"""Steps of frames, half of which have texts too, at the end: texts are half of a step's time, and copying is learnt by then,
 boxes are not."""
 LOOKING = 1.5
 """Weight of the auxiliary loss of texts (`looking.py`). After 150 steps without it, 13 % of nonsense words' tokens were
@@ -97,7 +97,7 @@ def train(
     """Train a new base for `steps` steps of frames, and save it to `out`, also after every 250 steps.
 
     With `text_tokens`, `reading_steps` steps of as many tokens of texts follow, then `both_steps` of texts and frames, and
-    then `last_steps` of frames, a third of which have texts too.
+    then `last_steps` of frames, half of which have texts too.
 
     A training that was killed goes on after its last report when it is started again with the same settings. It keeps its
     state beside `out`, in a hidden file. Raises ConfigError when it was started with others: hours of work stay where they are.
@@ -318,6 +318,7 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
         "box_f1_in_turn": box_f1_in_turn(model, processor, max(8, frames // 8)),
         "box_f1_other_sizes": box_f1(model, processor, frames // 2, other_sizes=True),
         **{f"copy_accuracy_{back}": accuracy for back, accuracy in zip(BACK, copied, strict=False)},
+        **{f"lookup_accuracy_{back}": copy_accuracy(model, processor, back, frames, True) for back in BACK if copied},
     }
     save(model, processor, out, facts)
     return replace(progress, f1=f1)

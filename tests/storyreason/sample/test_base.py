@@ -195,8 +195,9 @@ def boxes_of(frame: Frame) -> list[Box]:
     return [one.box for one in frame.placed]
 
 
+@pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("back", BACK)
-def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int) -> None:
+def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int, marked: bool) -> None:
     """For a model that knows the text, and for one that is a token late."""
 
     def knowing(late: int) -> Any:
@@ -208,8 +209,8 @@ def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int) -> None:
         model.device = torch.device("cpu")  # type: ignore[attr-defined]
         return model
 
-    assert copy_accuracy(knowing(0), PROCESSOR, back, texts=8) == 1.0
-    assert copy_accuracy(knowing(1), PROCESSOR, back, texts=8) < 0.2
+    assert copy_accuracy(knowing(0), PROCESSOR, back, 8, marked) == 1.0
+    assert copy_accuracy(knowing(1), PROCESSOR, back, 8, marked) < 0.2
 
 
 def test_the_tower_is_asked_what_is_in_each_cell() -> None:

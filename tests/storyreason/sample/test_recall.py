@@ -7,7 +7,7 @@ import pytest
 
 from storyreason.sample import recall
 from storyreason.sample.lessons import Lesson
-from storyreason.sample.recall import CHARACTERS_PER_TOKEN, a_text, nonsense, recalling
+from storyreason.sample.recall import CHARACTERS_PER_TOKEN, a_text, marking, nonsense, recalling
 from storyreason.sample.world import looks
 
 LUCK = random.Random(1)
@@ -83,17 +83,30 @@ def test_only_people_of_the_train_split_are_named() -> None:
         assert not re.search(rf"{look}(?! and a \w+ hat)", text), look
 
 
+def _count(text: str) -> int:
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
 @pytest.mark.parametrize("back", [50, 200, 800])
 def test_what_is_to_be_repeated_stands_at_the_distance(back: int) -> None:
-    def count(text: str) -> int:
-        return len(re.findall(r"\w+|[^\w\s]", text))
-
-    turn, wanted = recalling(back, count, LUCK)
+    turn, wanted = recalling(back, _count, LUCK)
     asked = f"{turn.question}{turn.answer}"
     assert asked.count(wanted) == 2
     assert turn.answer.count(wanted) == 1
     between = asked[asked.index(wanted) : asked.rindex(wanted)]
-    assert back - 12 <= count(between) <= back + 12
+    assert back - 12 <= _count(between) <= back + 12
+
+
+@pytest.mark.parametrize("back", [50, 200, 800])
+def test_a_name_to_be_marked_stands_at_about_the_distance_beside_its_key(back: int) -> None:
+    for _ in range(20):
+        turn, wanted = marking(back, _count, LUCK)
+        first = turn.given.split("\n")[0]
+        key = first.removeprefix("| ").split(" | ")[0]
+        assert first == f"| {key} | {wanted} |"
+        assert f"{key}>{wanted}</" in turn.answer
+        assert turn.given.count(f"| {key} |") == 1
+        assert back - 12 <= _count(turn.given) <= 1.5 * back + 12
 
 
 def test_nonsense_is_no_word_of_the_world() -> None:
