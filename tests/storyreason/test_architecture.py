@@ -211,7 +211,7 @@ def test_a_story_does_not_see_the_one_before_it(
     family = architecture.of(model.load(base).config)
     if family.recurrent is not None:
         monkeypatch.setattr(architecture, "of", lambda *_: replace(family, recurrent=None))
-        assert moved(loaded(base, pack_tokens=8192).double()) > 1e-3
+        assert moved(loaded(base, pack_tokens=8192).double()) > 1e-4
 
 
 def test_adapters_reach_every_layer_of_the_language_model_and_no_other(base: str) -> None:
