@@ -68,7 +68,7 @@ class Command:
     @property
     def words(self) -> list[str]:
         """What a shell makes of it, without the folder of the environment."""
-        return shlex.split(self.text.replace(".venv/bin/", ""))
+        return [one for word in shlex.split(self.text.replace(".venv/bin/", "")) for one in _files(word)]
 
     @property
     def run_by(self) -> str:
@@ -103,6 +103,12 @@ def commands() -> list[Command]:
                 why_not = next((why for one, why in NOT_RUN_OF_SCRIPTS.items() if re.fullmatch(one, text)), "")
                 found.setdefault(text, Command(text, _name(script), number, why_not))
     return list(found.values())
+
+
+def _files(word: str) -> list[str]:
+    """The files of the repository that a word with `*` names, else the word."""
+    found = sorted(REPOSITORY.glob(word)) if "*" in word else []
+    return [str(path.relative_to(REPOSITORY)) for path in found] or [word]
 
 
 def run_by(where: str) -> list[Command]:
