@@ -27,7 +27,7 @@ CHARACTERS_PER_TOKEN = 2.0
 def a_text(tokens: int, luck: random.Random, easy: bool = False) -> Lesson:
     """A lesson without pictures of about `tokens` tokens. The easy ones say the same over and over, or tell of few names.
 
-    Marked names are the most: of 200 steps with 3 in 16 such lessons, a base that had got 78 % of first mentions right at 400
+    Marked names are the most: after 200 steps with 3 in 16 such lessons, a base that had got 78 % of first mentions right at 400
     tokens came out with 14 %, although its heads looked at the right word; what that word is after a mark it had unlearnt.
     """
     weights = (3, 3, 2, 0, 0, 0, 4) if easy else (2, 1, 3, 4, 1, 2, 9)

@@ -63,8 +63,8 @@ def guard_of(platform: Platform, command: str) -> psutil.Process:
 
 def part(platform: Platform, command: str) -> psutil.Process:
     """The process of a line of the Procfile."""
-    found = platform.processes()
     guard = guard_of(platform, command)
+    found = platform.processes()
     mine = [one for one in guard.children() if found.get(one, found[guard]) != found[guard]]
     return min(mine, key=psutil.Process.create_time)
 
