@@ -308,6 +308,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Clones and storm.jsonl; a later call goes on from there.")],
     kills: Annotated[int, typer.Option(min=0, help="Kills in all.")] = 200,
     each: Annotated[int, typer.Option(min=1, help="Kills in a round.")] = 8,
+    first: Annotated[int, typer.Option(min=1, help="The first round's seed: another one beside a storm that runs.")] = 1,
 ) -> None:
     """Rounds until there were so many kills, the undisturbed one first."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,7 +316,7 @@ def main(
     done = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
     while (total := sum(len(one["kills"]) for one in done)) < kills or not done:
-        seed = len(done)
+        seed = first + len(done) - 1 if done else 0
         clone = Clone.make(folder.absolute() / "clone", environment)
         one = storm(clone, seed, 0 if seed == 0 else min(each, kills - total))
         if seed:

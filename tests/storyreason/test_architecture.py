@@ -154,8 +154,8 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
     # Then nothing has changed
     batch = batches[one_pass]
     assert "pixel_values" not in batch
-    assert loss(net, batch).item() == pytest.approx(from_pictures, rel=1e-6)
-    assert float((gradient(net, [batch]) - wanted).norm() / wanted.norm()) < 1e-5
+    assert loss(net, batch).item() == pytest.approx(from_pictures, rel=1e-5)
+    assert float((gradient(net, [batch]) - wanted).norm() / wanted.norm()) < 1e-4
 
 
 @pytest.mark.server
@@ -182,7 +182,7 @@ def test_activations_that_are_computed_again_give_the_same_gradient(
     inputs = [made[0, index] for index in range(2)]
     wanted, _ = trained(Path(base), "lora", "none", inputs)
     found, _ = trained(Path(base), "lora", recompute, inputs)
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
 
 
 def neighbour(net: Any, inputs: Sequence[chat.Inputs]) -> float:
@@ -260,7 +260,7 @@ def test_a_result_becomes_a_folder_that_tells_what_the_trained_model_tells(
         assert abs(float(loss(model.load(base).eval(), batch)) / wanted - 1) > 3e-4
         for one in found:
             assert tell(one, published, tiny_examples[0]) == told
-            assert float(loss(one, batch)) == pytest.approx(wanted, rel=1e-6)
+            assert float(loss(one, batch)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_adapter_that_was_not_trained_is_refused(base: str, tmp_path: Path) -> None:

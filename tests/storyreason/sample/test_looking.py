@@ -70,6 +70,6 @@ def test_the_attention_is_the_models_own(where: tuple[int, int]) -> None:
         ours = attention(model, output.hidden_states, layer, head).exp()
 
     read = batch["attention_mask"].bool()
-    torch.testing.assert_close(ours[read], output.attentions[layer][:, head][read], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours[read], output.attentions[layer][:, head][read], atol=1e-4, rtol=1e-3)
     loss = looking_loss(model, output.hidden_states, batch, words_of(processor.tokenizer))
     assert loss > 2.0

@@ -63,8 +63,8 @@ def test_cached_features_give_the_loss_of_the_pictures_and_the_tower_does_not_ru
     from_features = loss(base, batch)
     from_features.backward()
     # Then nothing has changed
-    assert from_features.item() == pytest.approx(from_pictures.item(), rel=1e-6)
-    assert float((base.lm_head.weight.grad - gradient).norm() / gradient.norm()) < 1e-5
+    assert from_features.item() == pytest.approx(from_pictures.item(), rel=1e-5)
+    assert float((base.lm_head.weight.grad - gradient).norm() / gradient.norm()) < 1e-4
     # and a pass with a story whose features are not cached, in whatever process, uses the pictures
     assert "features" not in batches[((0, 0),), ((0, 1),)]
 

@@ -49,7 +49,7 @@ def ours(make_job: MakeJob, items: Sequence[tuple[int, int]], **config: Any) -> 
     encoder = chat.Encoder(model.load_processor(job.base), images_first=True)
     pairs, validation, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
     assert isinstance(pairs, PairDataset)
-    settings, net = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False)
+    settings, net = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False).double()
     watch: Any = SimpleNamespace(wanted=False)
     trainer = PreferenceTrainer(job, settings, net, schedule, pairs, validation, watch, encoder.processor)
     trainer.know_reference()
@@ -85,8 +85,8 @@ def of_trl(base: Path, pairs: PairDataset, items: Sequence[tuple[int, int]], fol
             }
         )
     trainer: Any = DPOTrainer(
-        model=moved(AutoModelForImageTextToText.from_pretrained(base)).train(),
-        ref_model=AutoModelForImageTextToText.from_pretrained(base),
+        model=moved(AutoModelForImageTextToText.from_pretrained(base).double()).train(),
+        ref_model=AutoModelForImageTextToText.from_pretrained(base).double(),
         processing_class=processor,
         train_dataset=Dataset.from_list(rows),
         args=DPOConfig(

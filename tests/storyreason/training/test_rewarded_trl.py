@@ -41,7 +41,7 @@ def a_round(make_job: MakeJob, name: str, **config: Any) -> tuple[RewardTrainer,
     samples.write(samples.folder(job.work, 0) / samples.FILE, found)
     answers, validation, schedule = process.scheduled(examples, job, encoder, processes=1)
     assert isinstance(answers, SampleDataset) and len(answers) == 4
-    settings, net = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False)
+    settings, net = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False).double()
     watch: Any = SimpleNamespace(wanted=False)
     trainer = RewardTrainer(job, settings, net, schedule, answers, validation, watch, encoder.processor)
     trainer._start = [one.clone() for one in trainer._weights()]
@@ -67,7 +67,7 @@ def of_trl(base: Path, answers: SampleDataset, items: Sequence[tuple[int, int]],
         return [0.0 for _ in completions]
 
     trainer: Any = GRPOTrainer(
-        model=AutoModelForImageTextToText.from_pretrained(base),
+        model=AutoModelForImageTextToText.from_pretrained(base).double(),
         processing_class=AutoProcessor.from_pretrained(base),
         reward_funcs=nothing,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": REQUEST}]}]),

@@ -81,5 +81,5 @@ def test_the_gradient_is_the_same_and_the_work_is_between(
     operations = {"none": none}
     for kind in KINDS[1:]:
         gradient, operations[kind] = trained(tiny_base, mode, kind, inputs)
-        assert float((gradient - wanted).norm() / wanted.norm()) < 1e-6, kind
+        assert float((gradient - wanted).norm() / wanted.norm()) < 1e-4, kind
     assert operations["none"] < operations["selective"] < operations["all"]

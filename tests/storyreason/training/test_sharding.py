@@ -68,15 +68,15 @@ def test_a_head_that_is_read_and_not_called_is_gathered(alone: None, tiny_base: 
     }  # fmt: skip
     for _ in range(2):  # steps; and validation in between
         expected, loss = whole(TOKENS), base(TOKENS)
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         expected.backward(), loss.backward()
         for one in ("lm_head.weight", "model.language_model.norm.weight", "model.language_model.embed_tokens.weight"):
             mine = base.get_parameter(one).grad
             assert isinstance(mine, DTensor)
-            assert torch.allclose(mine.full_tensor(), whole.get_parameter(one).grad, atol=1e-6)
+            assert torch.allclose(mine.full_tensor(), whole.get_parameter(one).grad, atol=1e-5)
         whole.zero_grad(), base.zero_grad()
         with torch.no_grad():
-            assert base(TOKENS).item() == pytest.approx(expected.item(), rel=1e-6)
+            assert base(TOKENS).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_in_bfloat16_losses_and_sums_of_gradients_are_float32(alone: None, tiny_base: Path) -> None:
