@@ -4,10 +4,12 @@ python benchmarks/sample.py --out benchmarks/results/sample.json
 python benchmarks/sample.py --seeds 1 --dtype float32 --preset smoke     to try it
 
 Each run is `storyreason retrain PRESET --until evaluate` with its seed and precision, so that what is complete is not repeated
-and a benchmark that was killed goes on. The base model is evaluated once in each precision.
+and a benchmark that was killed goes on. The base model is evaluated once in each precision. A run that is in the file already,
+with the same data, base and settings, is not made again: six runs may be made on several days and machines.
 """
 
 import json
+import os
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -16,7 +18,10 @@ import typer
 from training import hardware
 
 from flows import local
-from storyreason.scoring.catalogue import HEADLINES
+from storyreason import runs
+from storyreason.config import load
+from storyreason.scoring.catalogue import MAIN
+from tasks import versioning
 
 FIRST_SEED = 42
 """The presets' own."""
@@ -28,21 +33,45 @@ def sample(
     dtype: Annotated[list[str], typer.Option(help="The precisions.")] = ["bfloat16", "float32"],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Write the figures there as JSON.")] = None,
 ) -> None:
-    runs = []
-    with local.platform():
-        from flows.retrain import retrain
+    made: list[dict[str, Any]] = json.loads(out.read_text())["runs"] if out and out.is_file() else []
+    made = [run for run in made if run["of"] == identity(preset, run["dtype"], run["seed"])]
+    wanted = [
+        {"dtype": one, "seed": seed, "of": identity(preset, one, seed)}
+        for one in dtype
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
+    ]
+    missing = [one for one in wanted if not any(one.items() <= run.items() for run in made)]
+    typer.echo(f"{len(wanted) - len(missing)} of {len(wanted)} runs are in {out or 'no file'}")
+    if missing:
+        with local.platform():
+            from flows.retrain import retrain
 
-        for precision in dtype:
-            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                outcome = retrain(preset, until="evaluate", overrides=overrides(precision, seed))
+            for one in missing:
+                outcome = retrain(preset, until="evaluate", overrides=overrides(one["dtype"], one["seed"]))
                 for role in ("base", "challenger"):
-                    runs.append(
-                        {"model": role, "dtype": precision, "seed": seed, "scores": outcome.scores[role].metrics}
-                    )
-                typer.echo(f"{precision}, seed {seed}: {json.dumps(outcome.seconds)}")
-    typer.echo(table(runs))
-    if out:
-        out.write_text(json.dumps({"preset": preset, "machine": hardware(), "runs": runs}, indent=1) + "\n")
+                    scores = outcome.scores[role].metrics
+                    made.append({"model": role, **one, "machine": machine(), "scores": scores})
+                if out:
+                    runs.write_text(out, json.dumps({"preset": preset, "runs": made}, indent=1) + "\n")
+                typer.echo(f"{one['dtype']}, seed {one['seed']}: {json.dumps(outcome.seconds)}")
+    typer.echo(table([run for run in made if any(one.items() <= run.items() for one in wanted)]))
+
+
+def identity(preset: str, dtype: str, seed: int) -> str:
+    """What the figures are made of: the versions of data and base, and all settings that decide."""
+    config = load(preset, overrides(dtype, seed))
+    targets = config.data.target, f"{config.base.name}.dvc"
+    versions = [versioning.identify(one, None).md5 for one in targets if Path(one).is_file()]
+    settings = config.model_dump(mode="json", include={"training", "generation", "evaluation"})
+    return runs.fingerprint(versions=versions, **settings)
+
+
+def machine() -> str:
+    """The machine in words, such as "2 cores of AMD EPYC, torch 2.11.0"."""
+    found = hardware()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{found['cores']} cores of {names[0] if names else os.uname().machine}, torch {found['torch']}"
 
 
 def overrides(dtype: str, seed: int) -> list[str]:
@@ -51,18 +80,19 @@ def overrides(dtype: str, seed: int) -> list[str]:
     return [f"{key}={value}" for key, value in chosen.items()]
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def table(made: list[dict[str, Any]]) -> str:
     """A Markdown table of the main scores: mean (lowest to highest) over the runs of each model and decoding."""
     columns = [(model, decoding) for model in ("base", "challenger") for decoding in ("free", "grounded")]
     lines = ["| | " + " | ".join(f"{model}, {decoding}" for model, decoding in columns) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
-    for score in HEADLINES:
+    for score in MAIN:
         cells = []
         for model, decoding in columns:
-            found = [run["scores"].get(f"{decoding}/{score.name}") for run in runs if run["model"] == model]
+            found = [run["scores"].get(f"{decoding}/{score.name}") for run in made if run["model"] == model]
             known = [value for value in found if value is not None]
             cells.append(f"{fmean(known):.3f} ({min(known):.3f} to {max(known):.3f})" if known else "")
-        lines.append(f"| {score.title} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {score.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

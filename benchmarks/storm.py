@@ -308,7 +308,9 @@ def main(
     folder: Annotated[Path, typer.Option(help="Clones and storm.jsonl; a later call goes on from there.")],
     kills: Annotated[int, typer.Option(min=0, help="Kills in all.")] = 200,
     each: Annotated[int, typer.Option(min=1, help="Kills in a round.")] = 8,
-    first: Annotated[int, typer.Option(min=1, help="The first round's seed: another one beside a storm that runs.")] = 1,
+    first: Annotated[
+        int, typer.Option(min=1, help="The first round's seed: another one beside a storm that runs.")
+    ] = 1,
 ) -> None:
     """Rounds until there were so many kills, the undisturbed one first."""
     folder.mkdir(parents=True, exist_ok=True)
