@@ -3,12 +3,14 @@
 python benchmarks/hostile.py                      every heavy kind of the table, 200 requests at a time, then all mixed
 python benchmarks/hostile.py --kind "a well"      one kind
 
-The requests are those of tests/storyreason/serving/worst.py. Clients, engine and gateway share the machine.
+The requests are those of tests/storyreason/serving/worst.py. Clients, engine and gateway share the machine; clients and engine,
+which would be on others, leave the gateway the processor when it wants it.
 """
 
 import contextlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
 MIXED, UNREAD, GONE, SLOW = "all mixed", "a stream that nobody reads", "clients that vanish", "bodies that never end"
+ELSEWHERE = 15
+"""How much lower the priority is of what would be on another machine."""
 PATIENCE = 25.0
 """Seconds that a client waits for more."""
 
@@ -76,6 +80,7 @@ def engine() -> None:
     """An engine by script, in a process of its own: a long answer, as a stream or at once. Prints its address."""
     from tests.storyreason.generation.endpoint import answer, endpoint, stream
 
+    os.nice(ELSEWHERE)
     row = "| char{} | Mara | a woman with a red coat and a long shadow | waits | 1,2,3,4 |\n"
     text = "<think>\n## Image 1\n### Characters\n" + "".join(map(row.format, range(1000)))
     pieces = [text[start : start + 8] for start in range(0, len(text), 8)]
@@ -87,6 +92,7 @@ def engine() -> None:
 @app.command(hidden=True)
 def send(url: str, kind: str, count: int) -> None:
     """Send `count` requests of a kind at a time. Prints how many had which status."""
+    os.nice(ELSEWHERE)
     place = urlsplit(url)
     kinds = contents()
     names = list(kinds) if kind == MIXED else [kind]

@@ -29,13 +29,13 @@ def test_a_run_that_is_in_the_file_is_not_made_again(
     assert "0.500 (0.250 to 0.750)" in said
     # and what is not there would be made
 
-    class Started(Exception):
+    class StartedError(Exception):
         pass
 
     def platform() -> None:
-        raise Started
+        raise StartedError
 
     monkeypatch.setattr(sample.local, "platform", platform)
-    with pytest.raises(Started):
+    with pytest.raises(StartedError):
         sample.sample("smoke", seeds=3, dtype=["float32"], out=file)
     assert "2 of 3 runs are in" in capsys.readouterr().out

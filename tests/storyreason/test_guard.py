@@ -149,6 +149,7 @@ def test_temporary_files_of_a_guard_that_was_killed_with_its_second_go_at_the_ne
         return started, Path(said.read_text().strip())
 
     first, left = start(1)
+    first.send_signal(signal.SIGSTOP)  # else it might see that its command ended, and tidy up
     for one in psutil.Process(first.pid).children():
         one.kill()
     first.kill()

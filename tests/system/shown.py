@@ -33,8 +33,8 @@ def flow_run(page: Any, prefect: str, mlflow: str) -> None:
     assert "retrain-smoke" in shown and "Completed" in shown
     # Artifacts of steps are fetched when one comes to where they stand.
     page.mouse.move(640, 700)
-    page.mouse.wheel(0, 5000)
     for key in ("data-card", "training-curves", "scorecard", "gate-report", "story-page"):
+        page.mouse.wheel(0, 5000)
         page.get_by_text(key, exact=True).first.wait_for()
 
 
@@ -49,7 +49,7 @@ def artifacts(page: Any, prefect: str, mlflow: str) -> None:
     assert fits(report.locator("table"))
     assert "Promote storyteller-smoke version" in report.inner_text("h1 >> nth=-1")
     picture = pictures.artifact(page, prefect, "training-curves").get_by_alt_text("The loss over the steps")
-    assert picture.evaluate("image => image.complete && image.naturalWidth") > 500
+    assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 500
 
     link = (
         pictures.artifact(page, prefect, "story-page").get_by_role("link", name="the story page").get_attribute("href")
@@ -75,6 +75,7 @@ def best(page: Any, prefect: str, mlflow: str) -> None:
     pictures.scores(page, mlflow)
 
     rows = [page.locator(f".ag-row[row-index='{number}']") for number in range(2)]
+    rows[0].get_by_text("better").first.wait_for()
     shown = [" ".join(row.all_inner_texts()) for row in rows]
     assert ["better" in shown[0], "worse" in shown[1]] == [True, True], shown
     assert "box F1 0.8" in shown[0] and "box F1 0.7" in shown[1]

@@ -125,6 +125,7 @@ def test_a_cron_starts_a_run_each_minute_in_its_time_zone(platform: Platform) ->
     wait_for(done, "a run that the cron started", 900)
     client = platform.client
     assert client.delete(f"/deployments/{deployment['id']}/schedules/{made['id']}").status_code == 204
+    wait_for(lambda: not [r for r in platform.runs() if r["state_type"] in ("PENDING", "RUNNING")], "its last run", 300)
 
 
 def test_moving_the_champion_in_mlflow_deploys_it_and_a_broken_version_is_moved_back(platform: Platform) -> None:

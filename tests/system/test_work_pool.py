@@ -1,5 +1,6 @@
 """The Prefect deployments of a work pool, and a worker: the commands of docs/operations.md."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def server(prefect_server: dict[str, str]) -> Iterator[httpx.Client]:
 def end(worker: "subprocess.Popen[bytes]") -> None:
     """Kill a worker with its runs; on a busy machine its own end takes more than a minute."""
     for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     worker.wait()
 
 

@@ -43,7 +43,7 @@ def test_gradients_are_those_of_transformers_also_with_recomputed_layers(tiny_ba
     assert done.returncode == 0, done.stderr[-2000:]
     differences = [float(line) for line in done.stdout.split()]
     assert len(differences) == 2
-    assert max(differences) < 1e-6
+    assert max(differences) < 1e-4
 
 
 @pytest.mark.parametrize(

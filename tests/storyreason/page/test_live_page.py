@@ -55,11 +55,11 @@ def _running(engine: str) -> RunningEngine:
 
 
 def half_told(shown: Any, files: list[Path]) -> None:
-    """Asks for a story and waits for its first image."""
+    """Asks for a story and waits for its first image, which has three mentions."""
     add(shown, files)
     shown.click("text=Free")
     shown.click("text=Tell a story from 2 images")
-    shown.wait_for_selector("#image-1 .mention")
+    shown.wait_for_selector("#image-1 .mention >> nth=2")
 
 
 def test_a_story_is_shown_while_it_is_told(open_: Open, scripted: tuple[str, Any, Script], files: list[Path]) -> None:
@@ -78,7 +78,7 @@ def test_a_story_is_shown_while_it_is_told(open_: Open, scripted: tuple[str, Any
     script.go.set()
     shown.wait_for_selector(".status.warning")
     # now the picture is the gateway's, which is what the model saw
-    assert shown.locator("#image-1 img").first.get_attribute("src").startswith("data:image/")
+    shown.wait_for_selector("#image-1 img[src^='data:image/']")
     assert shown.locator("#image-1 .box.lit").get_attribute("data-ids") == "obj2"
     assert shown.locator("#image-1 .tables").is_visible()
     assert shown.locator(".passage").count() == 2
@@ -148,5 +148,5 @@ def test_a_real_model_tells_a_story(open_: Open, runs: None, vllm_server: VllmSe
         assert "## Image 1" in shown.locator("pre.raw").text_content()
         shown.click("text=Tell a story from 2 images")
         shown.wait_for_selector(".status.good", timeout=600_000)
+        shown.wait_for_selector("#players .state:text-is('valid')")
         assert shown.locator(".passage").count() == 2
-        assert shown.inner_text("#players .state") == "valid"

@@ -56,7 +56,7 @@ def test_a_chunked_body_is_measured_while_it_arrives(url: str) -> None:
 @pytest.mark.parametrize("path", [STORIES, "/nothing/there"])
 def test_a_client_that_goes_on_sending_after_the_response_loses_its_connection(url: str, path: str) -> None:
     chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
-    said = raw(url, f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 20, pause=0.1)
+    said = raw(url, f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked", *[chunk] * 40, pause=0.03)
     assert said.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 404 "))
     assert b"connection: close" in said
 

@@ -277,7 +277,7 @@ def test_closing_the_connection_cancels_the_request_at_the_engine(
                 f"{url}/v1/stories",
                 json=body,
                 headers=headers,
-                timeout=httpx.Timeout(60, read=1),
+                timeout=httpx.Timeout(60, read=5),
                 trust_env=False,
             ) as response,
         ):

@@ -74,7 +74,7 @@ HOLDER = """
 import sys, time
 from storyreason.serving import client
 from storyreason.serving.config import ServingConfig
-with client.suspended(ServingConfig(port=int(sys.argv[1])), "training a1", lease=4):
+with client.suspended(ServingConfig(port=int(sys.argv[1])), "training a1", lease=8):
     print("rests", flush=True)
     time.sleep(1000)
 """
@@ -88,7 +88,7 @@ def test_serving_resumes_by_itself_when_the_training_is_killed_and_not_before(se
     try:
         assert holder.stdout.readline() == "rests\n"
 
-        def outlived() -> bool:  # it is renewed every second
+        def outlived() -> bool:  # it is renewed every two seconds
             text = httpx.get(f"{client.url(served)}/metrics", timeout=60, trust_env=False).text
             counter = 'storyreason_requests_total{route="/admin/rest",status="200"}'
             (line,) = (line for line in text.splitlines() if line.startswith(counter))

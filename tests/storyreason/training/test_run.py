@@ -177,12 +177,12 @@ def test_with_cached_features_a_training_has_the_same_losses(make_job: MakeJob) 
     assert 0 < announced["bytes"] <= 100_000 < announced["wanted_bytes"]
     kept = [file for file in (some.work / "features").glob("*/*/*") if file.is_file()]
     assert (len(kept), sum(file.stat().st_size for file in kept)) == (announced["pictures"], announced["bytes"])
-    assert losses(some) == pytest.approx(losses(without), abs=1e-5)
+    assert losses(some) == pytest.approx(losses(without), abs=1e-4)
     # and when there is room for all, the tower is left out of the training, and complete in its result
     all_, told = make_job("all", mode="language", **PACKED), Lines()
     result = training.run(all_, told, env={"OMP_NUM_THREADS": "1"})
     assert told.of("features")[-1]["tower"] == "left out"
-    assert losses(all_) == pytest.approx(losses(without), abs=1e-5)
+    assert losses(all_) == pytest.approx(losses(without), abs=1e-4)
     base, tuned = weights(Path(all_.base)), weights(result)
     assert {name for name in base if tuned[name].equal(base[name])} == {name for name in base if "visual" in name}
 
@@ -223,7 +223,7 @@ def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job
     # Then the epoch is validated, and its loss is that of the checkpoint
     validated = {line["step"]: line["loss"] for line in again.of("validation") if line["time"] > first["time"]}
     assert list(validated) == [4, 7]
-    assert validated[4] == pytest.approx(first["loss"])
+    assert validated[4] == pytest.approx(first["loss"], rel=1e-4)
     assert again.of("end")[0]["best_loss"] == min(validated.values())
 
     # and after the last epoch only the validation is left
@@ -232,7 +232,7 @@ def test_an_epoch_whose_validation_was_left_out_has_it_after_the_resume(make_job
     forget_validation(checkpoints.path(job.work, 7), log_history=known, best_metric=validated[4], best_global_step=4)
     last = Lines()
     assert weights(training.run(job, last, env={"OMP_NUM_THREADS": "1"}))
-    assert [line["loss"] for line in last.of("validation")[-2:]] == [pytest.approx(validated[7])] * 2
+    assert [line["loss"] for line in last.of("validation")[-2:]] == [pytest.approx(validated[7], rel=1e-4)] * 2
     assert (last.steps(), last.of("end")[0]["best_loss"]) == (again.steps(), again.of("end")[0]["best_loss"])
 
 

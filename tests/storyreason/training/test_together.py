@@ -138,7 +138,7 @@ def test_two_fsdp2_processes_train_what_one_trains_and_resume_where_they_were_ki
     assert (parts["Qwen2_5_VLDecoderLayer"], parts.get("Qwen2_5_VLVisionBlock", 0)) == (2, 0 if mode else 2)
     if not mode:
         training.run(alone, Lines(), env={"OMP_NUM_THREADS": "1"})
-        assert losses(shared) == pytest.approx(losses(alone), abs=1e-4)
+        assert losses(shared) == pytest.approx(losses(alone), abs=1e-3)
     # When another is cut off in the middle
     with pytest.raises(KeyboardInterrupt):
         training.run(apart, Lines(stop_at=("step", 3)), env=PATCH)
