@@ -83,7 +83,7 @@ ui: $(STAMP)  ## look at runs in Prefect and MLflow, until Ctrl-C (`storyreason 
 
 .PHONY: test
 test: $(STAMP)  ## the tests, real servers included
-	$(PYTEST) $(TWO) -m "not long" --durations=20
+	$(PYTEST) $(TWO) -m "not long" --durations=60
 
 .PHONY: test-long
 test-long: $(STAMP)  ## the other tests, minutes each: whole trainings that are compared with one another (15 to 30 minutes)

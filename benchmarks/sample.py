@@ -35,7 +35,7 @@ def sample(
 ) -> None:
     made: list[dict[str, Any]] = json.loads(out.read_text())["runs"] if out and out.is_file() else []
     made = [run for run in made if run["of"] == identity(preset, run["dtype"], run["seed"])]
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {"dtype": one, "seed": seed, "of": identity(preset, one, seed)}
         for one in dtype
         for seed in range(FIRST_SEED, FIRST_SEED + seeds)

@@ -1,11 +1,14 @@
 """Serve a registered version, by its number or an alias (`previous` rolls back)."""
 
+from contextlib import suppress
+
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from flows import form
 from storyreason import dataset
 from storyreason.config import RunConfig
-from storyreason.errors import StoryReasonError
+from storyreason.errors import GatewayError, StoryReasonError
 from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from tasks import data, deployment, registry
@@ -24,10 +27,23 @@ def deploy(which: str = "champion", preset: str = "sample", overrides: form.Over
         overrides: Everything else, as `--set` takes it: serving.max_num_seqs=4, one in a line.
     """
     config = form.chosen(preset, overrides)
-    version = registry.with_weights(config.model, which)
+    version = registry.with_weights(config.model, _deployed(config) or which)
     command.check(config.serving, vllm.gpus, version.folder)
     gateway.check(config.serving)
     return deployment.deploy(config, version, probe(config), by_hand=True)
+
+
+def _deployed(config: RunConfig) -> str | None:
+    """The number of the version that this flow run has deployed before it was killed and restarted, if it has.
+
+    By then `previous` is the version that it replaced: it would go back again.
+    """
+    with suppress(GatewayError):
+        served = gateway.status(config.serving)
+        model, _, number = (served.registered or "").removeprefix("models:/").rpartition("/")
+        if model == config.model and served.run_id == flow_run.get_id() is not None:
+            return number
+    return None
 
 
 def probe(config: RunConfig) -> dataset.Example:

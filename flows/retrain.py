@@ -10,7 +10,7 @@ from storyreason.config import RunConfig
 from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
 from storyreason.training import launch
-from tasks import cards, data, deployment, evaluation, gate, registry, training
+from tasks import cards, data, deployment, evaluation, gate, judging, registry, training
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.gate import Promotion
 from tasks.pace import Clock
@@ -81,16 +81,26 @@ def retrain(
         approval=approval,
     )
     launch.check_machine(config.training)
-    if until in ("evaluate", "deploy"):
-        command.check(config.serving, vllm.gpus, evaluates=until == "evaluate")
-        vllm.refuse_untold(config.base.name)
-    if until == "deploy":
-        gateway.check(config.serving)
+    _check_what_comes_after_training(config, until)
     outcome = Outcome()
     for step in _steps(config, outcome, Clock(config.name, until, outcome.seconds)):
         if step == until:
             break
     return outcome
+
+
+def _check_what_comes_after_training(config: RunConfig, until: Until) -> None:
+    """Raise now what the later steps would raise hours later."""
+    compares = until in ("evaluate", "gate", "deploy")
+    if compares or (config.improve.method == "grpo" and until in ("improve", "register")):
+        command.check(config.serving, vllm.gpus, evaluates=until != "deploy")
+        vllm.refuse_untold(config.base.name)
+    if compares and registry.number_of(config.model, "champion") is not None:
+        registry.with_weights(config.model, "champion")
+    if until in ("gate", "deploy"):
+        judging.check(config)
+    if until == "deploy":
+        gateway.check(config.serving)
 
 
 def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]:

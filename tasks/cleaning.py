@@ -41,9 +41,9 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     """What can be removed when the newest `keep` versions of each model stay, and all that an alias or the gateway names.
 
     These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
-    version, except the newest `keep`; checkpoints of complete trainings; cached data and features that are not among
-    the newest `keep` of their kind; and what the newest `keep` builds of data sets do not use. Raises RunError while a job
-    runs, unless the caller only means to `look`.
+    version, except the newest `keep` and those that an improvement that stays starts from; checkpoints of complete
+    trainings; cached data and features that are not among the newest `keep` of their kind; and what the newest `keep`
+    builds of data sets do not use. Raises RunError while a job runs, unless the caller only means to `look`.
     """
     if not look:
         refuse_while_running()
@@ -65,7 +65,10 @@ def plan(keep: int, look: bool = False) -> list[Item]:
             ]
     loose.sort(key=lambda folder: folder.stat().st_mtime)
     stale = set(loose[: max(len(loose) - keep, 0)])
-    items = [item for item in items if item.path.parent not in stale]
+    going = stale | {item.path for item in items}
+    needed = {_start_of(folder) for folder in _folders(root / "improve") if folder not in going}
+    stale -= needed
+    items = [item for item in items if item.path.parent not in stale and item.path not in needed]
     items += [_item(folder, "a training without a version") for folder in sorted(stale)]
     for step in ("evaluate", "compare"):
         for folder in _folders(root / step):
@@ -168,11 +171,21 @@ def refuse_while_running() -> None:
 
 def _keeps_checkpoints(training: Path) -> bool:
     """Whether the configuration of a training asks to keep its checkpoints (`training.keep_checkpoints`)."""
+    return bool(_job_of(training).get("training", {}).get("keep_checkpoints"))
+
+
+def _start_of(improvement: Path) -> Path | None:
+    """The training that an improvement goes on from: it is needed until both have their versions."""
+    start = _job_of(improvement).get("start")
+    return runs.root() / "train" / Path(start).parent.name if start else None
+
+
+def _job_of(training: Path) -> dict[str, Any]:
     try:
         job: dict[str, Any] = json.loads((training / "job.json").read_text())
     except FileNotFoundError:
-        return False
-    return bool(job["training"].get("keep_checkpoints"))
+        return {}
+    return job
 
 
 def _run_of(folder: Path) -> str | None:

@@ -11,7 +11,8 @@ from storyreason import judging, runs, scoring
 from storyreason.authoring.calls import Author, Budget
 from storyreason.authoring.config import AuthoringConfig
 from storyreason.config import RunConfig
-from storyreason.generation import answering
+from storyreason.errors import ConfigError
+from storyreason.generation import answering, openai
 from storyreason.judging import rubric, veto
 from tasks import tracking
 from tasks.data import stories_to_tell
@@ -44,6 +45,18 @@ def asked(
     _log(run_id, config.judge.model, {**asdict(judging.report(candidates, found)), "spent": asdict(budget.total())})
     get_run_logger().info("%s: %s", veto.NAME, decided.checks[-1].found)
     return decided
+
+
+def check(config: RunConfig) -> None:
+    """Ask the judge's endpoint, if there is one, for its models. Raises EngineError, and ConfigError if it lacks the judge's."""
+    chosen = config.judge
+    if not chosen.endpoint:
+        return
+    served = openai.models(chosen.endpoint, os.environ.get("STORYREASON_API_KEY"))
+    if served and chosen.model not in served:
+        raise ConfigError(
+            f"{chosen.endpoint} has no model {chosen.model!r}, only {', '.join(sorted(served))}: name one of them as judge.model."
+        )
 
 
 def _shown(name: str) -> Callable[[int, int], object]:

@@ -1,7 +1,6 @@
 """Model versions in MLflow with their lineage, and the aliases that say which of them is served. Registration as a step."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +54,8 @@ Each version's description begins with its scores and the gate's decision; its s
 tables and story pages.
 """
 UNSCORED = "Not scored yet."
-TAKEN_DOWN = "taken_down"
-"""The tag of a champion that somebody replaced with `storyreason deploy`."""
+TAKEN_DOWN, REPLACES = "taken_down", "replaces"
+"""Tags: of a champion that somebody replaced with `storyreason deploy`; of a champion whose move has not ended yet."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,13 @@ def _named_by(config: RunConfig, base: Base, trained: Trained) -> str:
 def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Registered:
     """Write once the model folder that is evaluated and served, and register it as a version in MLflow."""
     target = work.folder / "model"
+    stories = trained.result.with_name(
+        "training_stories.json"
+    )  # before the folder, which a killed run may have finished
+    runs.write_bytes(work.folder / stories.name, stories.read_bytes())
     if not target.exists():
         card, said = _card(config, trained), get_run_logger().info
         write_model(config, base, trained.result, target, card, said)
-        shutil.copy(trained.result.with_name("training_stories.json"), work.folder)
     number = _register(config, work.fingerprint, target, trained, _store(target) if artifacts.address() else {})
     get_run_logger().info("registered %s version %s: %s", config.model, number, target)
     if not config.training.keep_checkpoints:
@@ -281,12 +283,16 @@ def move_champion(new: Version, by_hand: bool = False) -> None:
     """Make a served version the champion; the old champion becomes `previous`. Does nothing if it is the champion already.
 
     When somebody did this by hand, a tag on the old champion keeps a retraining from promoting it again by itself.
+    A move that was killed ends when it is repeated: until then `previous` is what a rollback goes back to, and a tag says more.
     """
-    old = alias(new.name, "champion")
-    number = None if old is None else old.number
-    replaced(new.name, new.number, number, by_hand)
-    if number != new.number:
+    old = number_of(new.name, "champion")
+    if old != new.number:
+        tag_version(new, **{REPLACES: old or ""})
         client().set_registered_model_alias(new.name, "champion", new.number)
+    before = tags_of(new).get(REPLACES)
+    replaced(new.name, new.number, new.number if before is None else before or None, by_hand)
+    if before is not None:
+        client().delete_model_version_tag(new.name, new.number, TAG + REPLACES)
 
 
 def replaced(name: str, new: str, old: str | None, by_hand: bool) -> None:

@@ -4,10 +4,12 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+from prefect.runtime import flow_run
 
 from flows import deploy
 from storyreason import dataset
@@ -68,3 +70,27 @@ def test_a_rollback_without_data_says_that_no_story_is_told_first(
 def test_a_rollback_needs_no_base_model(back: Callable[..., tuple[str, dataset.Example]]) -> None:
     number, probe = back(name="./nothing")
     assert number == "1" and len(probe.images) > 1
+
+
+def test_a_restarted_rollback_does_not_go_back_again(
+    back: Callable[..., tuple[str, dataset.Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a run that was killed after it had served version 1 in place of version 2
+    client = mlflow.MlflowClient()
+    tags = {f"{tracking.TAG}folder": str(tmp_path / "model"), f"{tracking.TAG}register": "0123456789abcdee"}
+    client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    client.set_registered_model_alias("storyteller", "previous", "2")
+    served = SimpleNamespace(run_id="killed", registered="models:/storyteller/1")
+    monkeypatch.setattr("storyreason.serving.client.status", lambda serving: served)
+    # When it is restarted
+    monkeypatch.setattr(flow_run, "get_id", lambda: "killed")
+    assert back()[0] == "1"
+
+
+def test_another_rollback_goes_back_again(
+    back: Callable[..., tuple[str, dataset.Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = SimpleNamespace(run_id="an earlier one", registered="models:/storyteller/2")
+    monkeypatch.setattr("storyreason.serving.client.status", lambda serving: served)
+    monkeypatch.setattr(flow_run, "get_id", lambda: "this one")
+    assert back()[0] == "1"

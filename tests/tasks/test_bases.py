@@ -57,6 +57,12 @@ def test_versions_in_the_form_of_adapters_share_their_base(base: Base, tmp_path:
             made = registry.register.compute(chosen, base, trained)
         version = registry.with_weights(made.name, made.number)
         found.append(adapters.of(version.folder))
+    # A run that was killed when it had written a model folder still keeps what the model was trained on, for the gate
+    stories = Path(version.folder).with_name("training_stories.json")
+    stories.unlink()
+    with disable_run_logger():
+        registry.register.compute(chosen, base, trained)
+    assert stories.read_text() == "[]"
     one, two = found
     assert one is not None and two is not None and one.folder != two.folder
     assert one.base == two.base == str(runs.root() / "bases" / base.identity)

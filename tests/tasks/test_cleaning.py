@@ -1,5 +1,6 @@
 """Cleaning removes old versions, trainings and data, but nothing that an alias, the gateway or a running job uses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -99,6 +100,21 @@ def test_checkpoints_that_the_configuration_keeps_stay(root: Path) -> None:
     cleaning.remove(cleaning.plan(keep=2))
 
     assert {path.parent.name for path in root.glob("train/*/checkpoint-*")} == {work("train", 5).name}
+
+
+def test_the_training_that_an_unfinished_improvement_starts_from_stays(root: Path) -> None:
+    """A full disk ends an improvement before either has a version; the remedy that is named must not undo days of work."""
+    for number in (7, 8):
+        write(work("train", number) / "result/adapter", 100)
+        os.utime(work("train", number), (number, number))
+    improvement = work("improve", 9)
+    write(improvement / "checkpoint-5/weights", 100)
+    (improvement / "job.json").write_text(json.dumps({"training": {}, "start": "/moved/train/0000000000000007/result"}))
+
+    cleaning.remove(cleaning.plan(keep=1))
+
+    assert left(root, "improve") == {9}
+    assert left(root, "train") == {5, 7}
 
 
 @pytest.mark.parametrize("cache", ["features", "prepared"])

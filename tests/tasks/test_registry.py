@@ -103,16 +103,53 @@ def test_a_description_begins_with_the_newest_scores_and_keeps_the_card(
     )
 
 
-def test_a_version_taken_down_by_hand_stays_marked_until_it_is_served_by_hand(
-    tmp_path: Path, mlflow_store: None
-) -> None:
+def two_versions(folder: Path) -> list[registry.Version]:
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     for number in ("1", "2"):
         tags = {f"{tracking.TAG}folder": number, f"{tracking.TAG}register": number}
-        client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
-    first, second = (registry.version("storyteller", number) for number in "12")
+        client.create_model_version("storyteller", source=str(folder), tags=tags)
+    return [registry.version("storyteller", number) for number in "12"]
 
+
+def test_a_rollback_that_is_killed_goes_back_to_the_same_version_when_it_is_repeated(
+    tmp_path: Path, mlflow_store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_versions(tmp_path)
+    registry.move_champion(first)
+    registry.move_champion(second)
+
+    def dying(writes: int) -> Any:
+        """MLflow's client, until it has written so often."""
+        left, real = iter(range(writes)), mlflow.MlflowClient()
+
+        def ask(name: str) -> Any:
+            if name.startswith(("set_", "delete_")) and next(left, None) is None:
+                raise KeyboardInterrupt
+            return getattr(real, name)
+
+        return type("Dying", (), {"__getattr__": lambda _, name: ask(name)})
+
+    for writes in (0, 1, 2, 1):  # up to each of the writes: a repeat begins where the last one ended
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(registry, "client", dying(writes))
+            registry.move_champion(first, by_hand=True)
+        # `storyreason deploy previous` again: still the version before
+        assert registry.alias("storyteller", "previous") == first
+
+    registry.move_champion(first, by_hand=True)
+    assert registry.aliases("storyteller") == {"champion": "1", "previous": "2"}
+    assert registry.tags_of(second)[registry.TAKEN_DOWN] == "for version 1"
+    assert registry.REPLACES not in registry.tags_of(first)
+    # and deploying what is the champion changes nothing
+    registry.move_champion(first, by_hand=True)
+    assert registry.aliases("storyteller") == {"champion": "1", "previous": "2"}
+
+
+def test_a_version_taken_down_by_hand_stays_marked_until_it_is_served_by_hand(
+    tmp_path: Path, mlflow_store: None
+) -> None:
+    first, second = two_versions(tmp_path)
     registry.move_champion(first)
     registry.move_champion(second)
     assert registry.TAKEN_DOWN not in registry.tags_of(first)  # it lost to a better one
