@@ -14,7 +14,7 @@ from storyreason.dataset import Example
 from storyreason.format import answer
 from storyreason.judging.agreement import preference, report
 from storyreason.judging.asking import Candidate, Judgement
-from storyreason.scoring import Decision
+from storyreason.scoring import Decision, scorecard
 from storyreason.scoring.config import GateConfig, JudgeConfig
 from storyreason.scoring.gate import Check
 
@@ -36,7 +36,7 @@ def candidates(examples: Iterable[Example], ours: Mapping[str, str], theirs: Map
 
 
 def check(asked: Sequence[Candidate], judgements: Sequence[Judgement], judge: JudgeConfig, gate: GateConfig) -> Check:
-    """Whether the incumbent's stories are preferred, beyond chance: the bootstrap interval of the mean preference over stories
+    """Whether the incumbent's stories are preferred, beyond chance: the bootstrap interval (over films) of the mean preference
     (1: the challenger's in all comparisons, -1: the incumbent's) lies below 0.
 
     Passed, and said to be so, where that cannot be told: too few stories were judged, or the judge contradicts itself.
@@ -54,9 +54,9 @@ def check(asked: Sequence[Candidate], judgements: Sequence[Judgement], judge: Ju
     if agrees < judge.min_agreement:
         found = f"not counted: {agrees:.0%} of its preferences are the same when the stories change places"
         return Check(NAME, True, found, f"{judge.min_agreement:.0%} to count (`judge.min_agreement`)", "")
-    chosen = np.random.default_rng(gate.seed).integers(len(values), size=(gate.resamples, len(values)))
+    means = [times @ values / times.sum(axis=1) for times in scorecard.draws([*by_story], gate.resamples, gate.seed)]
     rest = (1 - gate.confidence) / 2
-    low, high = (float(one) for one in np.quantile(values[chosen].mean(axis=1), [rest, 1 - rest]))
+    low, high = (float(one) for one in np.quantile(np.concatenate(means), [rest, 1 - rest]))
     found = (
         f"{values.mean():+.2f} ({gate.confidence:.0%} interval {low:+.2f} to {high:+.2f}) over {len(values)} stories, from -1 "
         f"(always the incumbent's) to +1; {agrees:.0%} the same when they change places"

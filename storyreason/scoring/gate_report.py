@@ -21,7 +21,7 @@ def report(decision: Decision) -> str:
         "## Scores",
         "\n".join(_scores(decision, decoding)),
         f"In brackets: the paired {decision.config.confidence:.0%} interval, from {decision.config.resamples} bootstrap "
-        f"resamples of the stories, seed {decision.config.seed}. In bold: the difference is real, because its interval leaves "
+        f"resamples of the films, seed {decision.config.seed}. In bold: the difference is real, because its interval leaves "
         "out 0. The intervals of each model are in `scores.json` of its run.",
     ]
     return "\n\n".join(parts) + "\n"

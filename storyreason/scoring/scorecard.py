@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from storyreason.dataset import films
 from storyreason.errors import ScoringError
 from storyreason.scoring.catalogue import SCORES
 
@@ -42,8 +43,8 @@ class Scorecard:
     ) -> dict[str, tuple[float, float]]:
         """The percentile bootstrap interval of every score in `metrics()`, as (low, high).
 
-        Stories are drawn with replacement, and the scores recomputed from their sums (Efron and Tibshirani 1993,
-        chapter 13).
+        Films are drawn with replacement, with all their stories, and the scores recomputed from their sums (Efron and
+        Tibshirani 1993, chapters 8 and 13).
         """
         drawn = _values(self, self._resampled(resamples, seed))
         return {name: _interval(drawn[name], confidence) for name in self.metrics()}
@@ -95,10 +96,10 @@ class Scorecard:
     def _resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
         """The sum of each column in every resample: [resamples] each.
 
-        The draws depend only on the seed and the number of stories. Two scorecards of the same stories get the same
+        The draws depend only on the seed and the stories' IDs. Two scorecards of the same stories get the same
         draws, which makes their comparison paired.
         """
-        parts = [weights @ self.sums for weights in _draws(len(self.story_ids), resamples, seed)]
+        parts = [weights @ self.sums for weights in draws(self.story_ids, resamples, seed)]
         return dict(zip(self.columns, np.concatenate(parts).T, strict=True))
 
 
@@ -182,16 +183,27 @@ def _aligned(card: Scorecard, other: Scorecard) -> Scorecard:
     return Scorecard(other.story_ids, card.columns, card.sums[rows], card.controls)
 
 
-def _draws(stories: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each story is drawn in each resample: blocks of [resamples, stories], float64."""
-    if not stories:
+def draws(story_ids: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each story is drawn in each resample: blocks of [resamples, stories], float64.
+
+    Films are drawn, each with all its stories: two stories of one film share people, places and pictures, and say less than
+    two of different films. The stories of a single film are drawn one by one, which says nothing about other films.
+    """
+    if not story_ids:
         raise ScoringError("There is no story to resample: score at least one.")
-    generator = np.random.default_rng(seed)
-    block = max(1, _CELLS // stories)
+    of_film = films(story_ids)
+    names = list(dict.fromkeys(of_film.values()))
+    if len(names) == 1:
+        of_film, names = {one: one for one in story_ids}, list(story_ids)
+    place = {name: number for number, name in enumerate(names)}
+    columns = [place[of_film[story_id]] for story_id in story_ids]
+    generator, drawable = np.random.default_rng(seed), len(names)
+    block = max(1, _CELLS // len(story_ids))
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        drawn = generator.integers(0, stories, (count, stories)) + np.arange(count)[:, None] * stories
-        yield np.bincount(drawn.ravel(), minlength=count * stories).reshape(count, stories).astype(float)
+        drawn = generator.integers(0, drawable, (count, drawable)) + np.arange(count)[:, None] * drawable
+        times = np.bincount(drawn.ravel(), minlength=count * drawable).reshape(count, drawable).astype(float)
+        yield times[:, columns]
 
 
 def _values(card: Scorecard, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import pytest
 
 from storyreason.errors import ScoringError
 from storyreason.scoring import Scorecard, compare
+from storyreason.scoring.scorecard import draws
 
 
 def card(matched: list[float], predicted: list[float], reference: list[float]) -> Scorecard:
@@ -120,3 +121,26 @@ def test_many_stories_are_resampled_in_bounded_memory() -> None:
     low, high = many.intervals(resamples=1000)["strict/grounding/f1"]
     assert low < many.metrics()["strict/grounding/f1"] < high
     assert high - low < 0.02
+
+
+def test_the_stories_of_a_film_are_drawn_together() -> None:
+    ids = ["a-1", "b-1", "a-2", "c-1", "c-2", "c-3"]
+    times = np.concatenate(list(draws(ids, 500, seed=0)))
+    assert times.shape == (500, 6)
+    for one, other in ((0, 2), (3, 4), (4, 5)):
+        assert (times[:, one] == times[:, other]).all()
+    assert ((times[:, 0] + times[:, 1] + times[:, 3]) == 3).all()  # as many films as there are
+    # The stories of a single film, and those without films, are drawn one by one
+    for ids in (["a-1", "a-2", "a-3"], ["one", "two", "three"]):
+        times = np.concatenate(list(draws(ids, 500, seed=0)))
+        assert (times.sum(axis=1) == 3).all() and (times[:, 0] != times[:, 1]).any()
+
+
+def test_a_gain_in_some_films_only_is_less_certain_than_one_in_as_many_stories() -> None:
+    gains = np.repeat([0.5, -0.2, 0.4, -0.1, 0.3], 12)[:, None]
+    alike, apart = (
+        Scorecard(tuple(f"film {place // 12}{sign}{place}" for place in range(60)), ("hits",), gains) for sign in "-_"
+    )
+    widths = [np.ptp(np.quantile(np.concatenate([w @ card.sums for w in draws(card.story_ids, 2000, 0)]), [0.025, 0.975]))
+              for card in (alike, apart)]  # fmt: skip
+    assert widths[0] > 3 * widths[1]
