@@ -27,7 +27,9 @@ def deploy(which: str = "champion", preset: str = "sample", overrides: form.Over
     version = registry.with_weights(config.model, which)
     command.check(config.serving, vllm.gpus, version.folder)
     gateway.check(config.serving)
-    return deployment.deploy(config, version, probe(config), by_hand=True)
+    first = probe(config)
+    with deployment.alone(config.model):
+        return deployment.deploy(config, version, first, by_hand=True)
 
 
 def probe(config: RunConfig) -> dataset.Example:

@@ -48,7 +48,9 @@ def follow(model: str, number: str, before: str, preset: str = "sample") -> Serv
                 raise RegistryError(f"Version {number} was not approved: {said}.")
         command.check(config.serving, vllm.gpus, version.folder)
         gateway.check(config.serving)
-        served = deployment.deploy(config, version, deploy.probe(config), by_hand=True)
+        probe = deploy.probe(config)
+        with deployment.alone(model):
+            served = deployment.deploy(config, version, probe, by_hand=True)
     except StoryReasonError as error:
         following.undo(move, str(error))
         get_run_logger().error("version %s is the champion of %s again: %s", before, model, error)

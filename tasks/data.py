@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from storyreason import chat, dataset, model, runs, sample
 from storyreason.config import BaseModelConfig, DataConfig, RunConfig
 from storyreason.dataset.checking import NAMED
-from storyreason.errors import DataError, ModelError, RunError
+from storyreason.errors import DataError, ModelError
 from tasks import releasing, versioning
 from tasks.faults import one_line
 from tasks.results import Fitted, Pulled
@@ -50,13 +50,11 @@ def fingerprint(version: DataVersion, check: bool = True) -> str:
 @contextmanager
 def _alone(_: Work, version: DataVersion, check: bool = True) -> Iterator[None]:
     """The exclusive right to fetch content with this md5. A second flow logs that it waits, for as long as the first takes."""
-    place = runs.root() / "pull" / version.md5
-    with ExitStack() as held:
-        try:
-            held.enter_context(runs.lock(place, wait=0))
-        except RunError:
-            get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
-            held.enter_context(runs.lock(place, wait=math.inf))
+
+    def held() -> None:
+        get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
+
+    with runs.lock(runs.root() / "pull" / version.md5, math.inf, held):
         yield
 
 

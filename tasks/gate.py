@@ -161,15 +161,20 @@ def to_serve(
 ) -> tuple[Promotion, Version | None]:
     """The version to serve: the challenger if it is promoted, else the current champion.
 
-    The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion.
+    The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion, unless the
+    challenger itself is: so it is for a run that was killed. Ask while `deployment.alone` keeps others from moving the alias.
     """
     now = registry.alias(config.model, "champion")
-    if promotion.granted and (now and now.number) != (champion and champion.number):
+    if promotion.granted and _number(now) not in (_number(champion), challenger.number):
         reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
         registry.describe(challenger, f"Held: {reason}")
         promotion = Promotion(False, reason)
         announce_held(challenger.name, challenger.number, reason)
     return promotion, challenger if promotion.granted else now
+
+
+def _number(champion: Version | None) -> str | None:
+    return champion.number if champion else None
 
 
 def _name(champion: Version | None) -> str:
