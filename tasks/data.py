@@ -43,8 +43,9 @@ def identify(config: DataConfig) -> DataVersion:
 
 
 def fingerprint(version: DataVersion, check: bool = True) -> str:
-    """What determines the pulled files: their content and their folder."""
-    return runs.fingerprint(step="pull", version=VERSION, md5=version.md5, folder=version.folder)
+    """What determines the pulled files: their content and their folder, and whether they are examples to check."""
+    unchecked = {} if check else {"checked": False}
+    return runs.fingerprint(step="pull", version=VERSION, md5=version.md5, folder=version.folder, **unchecked)
 
 
 @contextmanager
@@ -60,13 +61,12 @@ def _alone(_: Work, version: DataVersion, check: bool = True) -> Iterator[None]:
 
 @step(fingerprint, lock=_alone, retries=2, delay=2, run_name="pull-{version.target}")
 def pull(work: Work, version: DataVersion, check: bool = True) -> Pulled:
-    """Fetch one data version, verify every file's hash, check every example, and make the data card."""
+    """Fetch one version and verify every file's hash; if it is data, check every example and make the data card."""
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     versioning.fetch(version)
-    place, card, faulty = Path(version.folder), "", {}
+    place, card, faulty = versioning.keep(version), "", {}
     if check:
-        place = versioning.keep(version)
         report = dataset.check(place)
         card = report.markdown()
         faulty = {one.story_id: str(one) for one in report.bad if one.split == "test"}
@@ -86,9 +86,7 @@ def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
         _refuse_missing(config.base.name)
     data = pull(version)
     _check_source(config, data)
-    if under_dvc is not None:
-        pull(under_dvc, check=False)
-    base = _base(config.base, under_dvc)
+    base = _base(config.base, None if under_dvc is None else pull(under_dvc, check=False))
     data = _fitting(data, fit(config, data, base))
     stories_to_tell(config.data, data)
     return data, base
@@ -147,11 +145,11 @@ def _refuse_missing(name: str) -> None:
         )
 
 
-def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
-    """The pulled folder, a local folder, or the unchanged name of a model on the Hub."""
+def _base(config: BaseModelConfig, pulled: Pulled | None) -> Base:
+    """The folder that is kept of what was pulled, a local folder, or the unchanged name of a model on the Hub."""
     name = config.name
     here = str(Path(name).absolute()) if Path(name).is_dir() else name
-    folder = here if version is None else version.folder
+    folder = here if pulled is None else str(pulled.folder)
     return Base(folder, model.load_identity(folder, config.revision))
 
 
