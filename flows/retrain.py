@@ -140,7 +140,8 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
             get_run_logger().warning("nothing is served: no version has passed the gate yet")
             return
         with clock.step("deploy"):
-            outcome.url = deployment.deploy(config, serve, unseen).url
+            promoted = outcome.promotion.granted
+            outcome.url = deployment.deploy(config, serve, unseen, moves_champion=promoted).url
     with clock.step("tell"):
         told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told.text, told.page

@@ -17,7 +17,7 @@ from storyreason.errors import GatewayError
 from storyreason.format import answer
 from storyreason.generation.vllm import NAME
 from storyreason.serving import client as gateway
-from tasks import accelerator, cards, registry, tracking
+from tasks import accelerator, cards, registry, tracking, waiting
 from tasks.faults import from_outside, plainly
 from tasks.registry import Version
 
@@ -58,10 +58,16 @@ def alone(model: str) -> Iterator[None]:
 
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
-def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand: bool = False) -> Served:
+def deploy(
+    config: RunConfig,
+    version: Version,
+    probe: dataset.Example,
+    by_hand: bool = False,
+    moves_champion: bool = True,
+) -> Served:
     """Swap the served model without interruption, then move `champion` and `previous`. Never cached.
 
-    The caller holds `alone`.
+    The caller holds `alone`. Without `moves_champion` the version is what was served before, and the aliases stay.
     """
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
@@ -83,7 +89,9 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
                 registered=f"models:/{version.name}/{version.number}",
             )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    registry.move_champion(version, by_hand)
+    if moves_champion:
+        registry.move_champion(version, by_hand)
+        waiting.over(version.name)
     return Served(version.number, version.folder, gateway.url(config.serving))
 
 

@@ -15,7 +15,8 @@ import pytest
 from flows import deploy, retrain
 from storyreason import dataset, runs
 from storyreason.config import RunConfig
-from tasks import cards, data, deployment, evaluation, gate, registry, tracking, training
+from tasks import cards, data, deployment, evaluation, following, gate, registry, tracking, training
+from tasks.following import Move
 from tasks.gate import Promotion
 from tasks.pace import Clock
 from tests.tasks.cloned import clone, origin, pushed, stories  # noqa: F401 (fixtures)
@@ -95,7 +96,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> 
     monkeypatch.setattr("storyreason.serving.client.url", lambda serving: "")
     monkeypatch.setattr(deployment, "deploy", deployment.deploy.fn)
     monkeypatch.setattr(deploy, "probe", lambda config: dataset.Example("none", (), "", ""))
-    for place in (deploy, deployment, retrain):
+    for place in (deploy, deployment, gate, retrain):
         monkeypatch.setattr(place, "get_run_logger", lambda: logging.getLogger("run"))
     return put
 
@@ -169,3 +170,29 @@ def test_a_version_that_became_the_champion_meanwhile_is_promoted_all_the_same(
     outcome = retraining(promoted, lambda: registry.move_champion(registry.version("storyteller", "3")))
     assert outcome.promotion == promoted and put == ["1", "3"]
     assert registry.aliases("storyteller") == {"champion": "3", "previous": "1"}
+
+
+def test_a_retraining_does_not_serve_a_version_that_waits_for_approval(
+    put: list[str], retraining: Callable[..., retrain.Outcome]
+) -> None:
+    assert following.look(RunConfig()) is None
+    mlflow.MlflowClient().set_registered_model_alias("storyteller", "champion", "2")  # as MLflow's page does it
+    assert following.look(RunConfig()) == Move("storyteller", "2", "1")
+
+    held = Promotion(False, "box F1 fell")
+    assert retraining(held).promotion == held
+
+    assert put == ["1"] and registry.aliases("storyteller") == {"champion": "2"}
+    following.undo(Move("storyteller", "2", "1"), "Version 2 was not approved.")
+    assert registry.aliases("storyteller") == {"champion": "1"}
+
+
+def test_a_version_that_was_approved_is_what_a_retraining_serves(
+    put: list[str], retraining: Callable[..., retrain.Outcome]
+) -> None:
+    following.look(RunConfig())
+    mlflow.MlflowClient().set_registered_model_alias("storyteller", "champion", "2")
+    following.look(RunConfig())
+    deploy.deploy.fn("2")  # as `follow` does it after the answer
+    retraining(Promotion(False, "box F1 fell"))
+    assert put == ["1", "2"] and registry.aliases("storyteller")["champion"] == "2"
