@@ -30,7 +30,9 @@ def deploy(which: str = "champion", preset: str = "sample", overrides: form.Over
     version = registry.with_weights(config.model, _deployed(config) or which)
     command.check(config.serving, vllm.gpus, version.folder)
     gateway.check(config.serving)
-    return deployment.deploy(config, version, probe(config), by_hand=True)
+    first = probe(config)
+    with deployment.alone(config.model):
+        return deployment.deploy(config, version, first, by_hand=True)
 
 
 def _deployed(config: RunConfig) -> str | None:

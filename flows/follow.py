@@ -7,9 +7,11 @@ from collections.abc import Callable
 from prefect import flow, get_run_logger
 
 from flows import deploy, form
+from storyreason.config import RunConfig
 from storyreason.errors import RegistryError, StoryReasonError
 from storyreason.generation import command, vllm
 from storyreason.serving import client as gateway
+from storyreason.serving import state
 from tasks import approval, deployment, following, registry
 from tasks.deployment import Served
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
@@ -48,13 +50,26 @@ def follow(model: str, number: str, before: str, preset: str = "sample") -> Serv
                 raise RegistryError(f"Version {number} was not approved: {said}.")
         command.check(config.serving, vllm.gpus, version.folder)
         gateway.check(config.serving)
-        served = deployment.deploy(config, version, deploy.probe(config), by_hand=True)
+        probe = deploy.probe(config)
+        with deployment.alone(model):
+            served = deployment.deploy(config, version, probe, by_hand=True)
     except StoryReasonError as error:
-        following.undo(move, str(error))
+        with deployment.alone(model):
+            following.undo(move, str(error))
+            _serve_again(config, move)
         get_run_logger().error("version %s is the champion of %s again: %s", before, model, error)
         raise
     registry.replaced(model, number, before, by_hand=True)
     return served
+
+
+def _serve_again(config: RunConfig, move: Move) -> None:
+    """Serve the version before, if the gateway took the other one meanwhile: `storyreason deploy champion` names it, too."""
+    served = state.served(config.serving.gateway)
+    taken = served is not None and served.registered == f"models:/{move.model}/{move.number}"
+    if taken and registry.number_of(move.model, "champion") == move.before:
+        before = registry.with_weights(move.model, move.before)
+        deployment.deploy(config, before, deploy.probe(config), moves_champion=False)
 
 
 def watch(chosen: Settings, start: Callable[[Move], object], ending: threading.Event) -> None:

@@ -143,13 +143,15 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
         outcome.promotion = gate.decide(config, version, champion, subjects, outcome.scores, pulled)
     yield "gate"
 
-    outcome.promotion, serve = gate.to_serve(config, outcome.promotion, version, champion)
-    if serve is None:
-        get_run_logger().warning("nothing is served: no version has passed the gate yet")
-        return
     unseen = next(data.stories_to_tell(config.data, pulled))
-    with clock.step("deploy"):
-        outcome.url = deployment.deploy(config, serve, unseen).url
+    with deployment.alone(config.model):
+        outcome.promotion, serve = gate.to_serve(config, outcome.promotion, version, champion)
+        if serve is None:
+            get_run_logger().warning("nothing is served: no version has passed the gate yet")
+            return
+        with clock.step("deploy"):
+            promoted = outcome.promotion.granted
+            outcome.url = deployment.deploy(config, serve, unseen, moves_champion=promoted).url
     with clock.step("tell"):
         told = deployment.tell(config, unseen, serve)
     outcome.story, outcome.page = told.text, told.page

@@ -8,12 +8,13 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,20 +212,23 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def lock(folder: Path, wait: float = 60.0) -> Iterator[None]:
+def lock(folder: Path, wait: float = 60.0, held: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the exclusive right to write in a work folder. The lock ends with its process, even by kill -9.
 
-    Raises RunError, which names the holder, when the lock is still held after `wait` seconds.
+    `held` is called once when another process has the lock and must be waited for. Raises RunError, which names the holder,
+    when the lock is still held after `wait` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     with path.open("a+") as file:
         deadline = time.monotonic() + wait
-        while True:
+        for attempt in itertools.count():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if attempt == 0:
+                    held()
                 if time.monotonic() >= deadline:
                     file.seek(0)
                     holder = file.read().strip() or "another process"

@@ -42,8 +42,9 @@ def plan(keep: int, look: bool = False) -> list[Item]:
 
     These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
     version, except the newest `keep` and those that an improvement that stays starts from; checkpoints of complete
-    trainings; cached data and features that are not among the newest `keep` of their kind; and what the newest `keep`
-    builds of data sets do not use. Raises RunError while a job runs, unless the caller only means to `look`.
+    trainings; cached data and features that are not among the newest `keep` of their kind, nor the base of a training that
+    stays; and what the newest `keep` builds of data sets do not use. Raises RunError while a job runs, unless the caller
+    only means to `look`.
     """
     if not look:
         refuse_while_running()
@@ -74,8 +75,12 @@ def plan(keep: int, look: bool = False) -> list[Item]:
         for folder in _folders(root / step):
             if (run_id := _run_of(folder)) in of_old:
                 items.append(_item(folder, f"{step} of run {run_id}"))
+    gone = {item.path for item in items}
+    based_on = {
+        Path(_job(folder)["base"]) for step in TRAINING for folder in _folders(root / step) if folder not in gone
+    }
     for kind, what in CACHES.items():
-        made = sorted(_folders(root / kind), key=lambda folder: folder.stat().st_mtime)
+        made = sorted(set(_folders(root / kind)) - based_on, key=lambda folder: folder.stat().st_mtime)
         items += [_item(folder, what) for folder in made[: max(len(made) - keep, 0)]]
     items += [_item(folder, "a base that no version goes over") for folder in bases.unreferenced()]
     items += [_item(folder, what) for folder, what in builds.removable(keep)]
@@ -171,21 +176,22 @@ def refuse_while_running() -> None:
 
 def _keeps_checkpoints(training: Path) -> bool:
     """Whether the configuration of a training asks to keep its checkpoints (`training.keep_checkpoints`)."""
-    return bool(_job_of(training).get("training", {}).get("keep_checkpoints"))
+    return bool(_job(training)["training"].get("keep_checkpoints"))
 
 
 def _start_of(improvement: Path) -> Path | None:
     """The training that an improvement goes on from: it is needed until both have their versions."""
-    start = _job_of(improvement).get("start")
+    start = _job(improvement)["start"]
     return runs.root() / "train" / Path(start).parent.name if start else None
 
 
-def _job_of(training: Path) -> dict[str, Any]:
+def _job(training: Path) -> dict[str, Any]:
+    """The job of a training, as far as it says what is kept."""
     try:
-        job: dict[str, Any] = json.loads((training / "job.json").read_text())
+        found: dict[str, Any] = json.loads((training / "job.json").read_text())
     except FileNotFoundError:
-        return {}
-    return job
+        found = {}
+    return {"training": {}, "base": "", "start": None, **found}
 
 
 def _run_of(folder: Path) -> str | None:

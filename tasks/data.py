@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from storyreason import chat, dataset, model, runs, sample
 from storyreason.config import BaseModelConfig, DataConfig, RunConfig
 from storyreason.dataset.checking import NAMED
-from storyreason.errors import DataError, ModelError, RunError
+from storyreason.errors import DataError, ModelError
 from tasks import releasing, versioning
 from tasks.faults import one_line
 from tasks.results import Fitted, Pulled
@@ -43,32 +43,30 @@ def identify(config: DataConfig) -> DataVersion:
 
 
 def fingerprint(version: DataVersion, check: bool = True) -> str:
-    """What determines the pulled files: their content and their folder."""
-    return runs.fingerprint(step="pull", version=VERSION, md5=version.md5, folder=version.folder)
+    """What determines the pulled files: their content and their folder, and whether they are examples to check."""
+    unchecked = {} if check else {"checked": False}
+    return runs.fingerprint(step="pull", version=VERSION, md5=version.md5, folder=version.folder, **unchecked)
 
 
 @contextmanager
 def _alone(_: Work, version: DataVersion, check: bool = True) -> Iterator[None]:
     """The exclusive right to fetch content with this md5. A second flow logs that it waits, for as long as the first takes."""
-    place = runs.root() / "pull" / version.md5
-    with ExitStack() as held:
-        try:
-            held.enter_context(runs.lock(place, wait=0))
-        except RunError:
-            get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
-            held.enter_context(runs.lock(place, wait=math.inf))
+
+    def held() -> None:
+        get_run_logger().info("waiting for another flow that pulls %s (md5 %s)", version.target, version.md5[:8])
+
+    with runs.lock(runs.root() / "pull" / version.md5, math.inf, held):
         yield
 
 
 @step(fingerprint, lock=_alone, retries=2, delay=2, run_name="pull-{version.target}")
 def pull(work: Work, version: DataVersion, check: bool = True) -> Pulled:
-    """Fetch one data version, verify every file's hash, check every example, and make the data card."""
+    """Fetch one version and verify every file's hash; if it is data, check every example and make the data card."""
     logger = get_run_logger()
     logger.info("pulling %s (md5 %s) from %s", version.target, version.md5[:8], version.remote)
     versioning.fetch(version)
-    place, card, faulty = Path(version.folder), "", {}
+    place, card, faulty = versioning.keep(version), "", {}
     if check:
-        place = versioning.keep(version)
         report = dataset.check(place)
         card = report.markdown()
         faulty = {one.story_id: str(one) for one in report.bad if one.split == "test"}
@@ -88,9 +86,7 @@ def pull_all(config: RunConfig) -> tuple[Pulled, Base]:
         _refuse_missing(config.base.name)
     data = pull(version)
     _check_source(config, data)
-    if under_dvc is not None:
-        pull(under_dvc, check=False)
-    base = _base(config.base, under_dvc)
+    base = _base(config.base, None if under_dvc is None else pull(under_dvc, check=False))
     data = _fitting(data, fit(config, data, base))
     stories_to_tell(config.data, data)
     return data, base
@@ -149,11 +145,11 @@ def _refuse_missing(name: str) -> None:
         )
 
 
-def _base(config: BaseModelConfig, version: DataVersion | None) -> Base:
-    """The pulled folder, a local folder, or the unchanged name of a model on the Hub."""
+def _base(config: BaseModelConfig, pulled: Pulled | None) -> Base:
+    """The folder that is kept of what was pulled, a local folder, or the unchanged name of a model on the Hub."""
     name = config.name
     here = str(Path(name).absolute()) if Path(name).is_dir() else name
-    folder = here if version is None else version.folder
+    folder = here if pulled is None else str(pulled.folder)
     return Base(folder, model.load_identity(folder, config.revision))
 
 

@@ -1,8 +1,11 @@
 """Deployment as a step: a request to the gateway, then the aliases, then one story told by the served version."""
 
+import math
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
@@ -14,7 +17,7 @@ from storyreason.errors import GatewayError
 from storyreason.format import answer
 from storyreason.generation.vllm import NAME
 from storyreason.serving import client as gateway
-from tasks import accelerator, cards, registry, tracking
+from tasks import accelerator, cards, registry, tracking, waiting
 from tasks.faults import from_outside, plainly
 from tasks.registry import Version
 
@@ -39,10 +42,33 @@ class Told:
     page: str
 
 
+@contextmanager
+def alone(model: str) -> Iterator[None]:
+    """The exclusive right to deploy a version of a model. Who finds another deployment at work says so, and waits.
+
+    Whoever deploys holds it from before it looks at the champion until the alias is moved.
+    """
+
+    def held() -> None:
+        get_run_logger().info("waiting for another deployment of %s", model)
+
+    with runs.lock(runs.root() / "deploying" / model, math.inf, held):
+        yield
+
+
 @task(name="deploy", retries=2, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=from_outside)
 @plainly()
-def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand: bool = False) -> Served:
-    """Swap the served model without interruption, then move `champion` and `previous`. Never cached."""
+def deploy(
+    config: RunConfig,
+    version: Version,
+    probe: dataset.Example,
+    by_hand: bool = False,
+    moves_champion: bool = True,
+) -> Served:
+    """Swap the served model without interruption, then move `champion` and `previous`. Never cached.
+
+    The caller holds `alone`. Without `moves_champion` the version is what was served before, and the aliases stay.
+    """
     logger = get_run_logger()
     gateway.ensure_running(config.serving)
     if gateway.serves(config.serving, version.folder, config.generation):
@@ -63,7 +89,9 @@ def deploy(config: RunConfig, version: Version, probe: dataset.Example, by_hand:
                 registered=f"models:/{version.name}/{version.number}",
             )
         registry.tag_version(version, deployed=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    registry.move_champion(version, by_hand)
+    if moves_champion:
+        registry.move_champion(version, by_hand)
+        waiting.over(version.name)
     return Served(version.number, version.folder, gateway.url(config.serving))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from storyreason import runs
 from storyreason.config import RunConfig
 from storyreason.serving import state as gateway
-from tasks import gate, registry, tracking
+from tasks import gate, registry, tracking, waiting
 
 EVERY = 4.0
 """Seconds between two questions."""
@@ -29,7 +29,7 @@ class Move:
 
 
 def look(config: RunConfig) -> Move | None:
-    """A move of the champion that was not seen before, and that is not our own. Raises RegistryError.
+    """A move of the champion that was not seen before, and that is not our own; it waits from now on. Raises RegistryError.
 
     Our own deployments serve a version before they make it the champion.
     """
@@ -41,7 +41,11 @@ def look(config: RunConfig) -> Move | None:
     if known is None or (served is not None and served.registered == f"models:/{config.model}/{found}"):
         seen(config.model, found)
         return None
-    return Move(config.model, found, known)
+    before = waiting.before(config.model, known) or known  # a move before this one may wait, too
+    if before == found:  # and was taken back
+        return Move(config.model, found, known)
+    waiting.note(config.model, found, before)
+    return Move(config.model, found, before)
 
 
 def seen(model: str, number: str) -> None:
@@ -62,6 +66,8 @@ def undo(move: Move, reason: str) -> None:
     seen(move.model, move.before)
     if registry.number_of(move.model, "champion") == move.number:
         mlflow.set_registered_model_alias(move.model, "champion", move.before)
+    if waiting.before(move.model, move.number):
+        waiting.over(move.model)
     mlflow.set_model_version_tag(move.model, move.number, f"{tracking.TAG}{REFUSED}", reason[:4000])
     gate.announce_held(move.model, move.number, reason)
 

@@ -17,7 +17,7 @@ from storyreason.format import answer
 from storyreason.generation.config import Decoding
 from storyreason.scoring import control, gate_report
 from storyreason.scoring.catalogue import BOX_F1, IDF1
-from tasks import approval, judging, registry, tracking, views
+from tasks import approval, judging, registry, tracking, views, waiting
 from tasks.data import stories_to_tell
 from tasks.evaluation import Subject
 from tasks.faults import plainly
@@ -92,6 +92,12 @@ def decide(
     """
     if champion is not None and champion.number == challenger.number:
         promotion = Promotion(True, f"version {challenger.number} is the champion already: nothing to decide")
+        if before := waiting.before(champion.name, champion.number):
+            promotion = Promotion(
+                False,
+                f"version {challenger.number} was made the champion in MLflow, and waits there to be served in place of "
+                f"version {before}",
+            )
         get_run_logger().info("gate: %s", promotion.reason)
         return promotion
     if taken_down := registry.tags_of(challenger).get(registry.TAKEN_DOWN):
@@ -159,17 +165,27 @@ def gate(
 def to_serve(
     config: RunConfig, promotion: Promotion, challenger: Version, champion: Version | None
 ) -> tuple[Promotion, Version | None]:
-    """The version to serve: the challenger if it is promoted, else the current champion.
+    """The version to serve: the challenger if it is promoted, else the current champion, or, while that waits, the one before.
 
-    The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion.
+    The promotion is withdrawn when `champion`, with which the challenger was compared, is no longer the champion, unless the
+    challenger itself is: so it is for a run that was killed. Ask while `deployment.alone` keeps others from moving the alias.
     """
     now = registry.alias(config.model, "champion")
-    if promotion.granted and (now and now.number) != (champion and champion.number):
+    if promotion.granted and _number(now) not in (_number(champion), challenger.number):
         reason = f"the champion changed during this run, from {_name(champion)} to {_name(now)}: run it again"
         registry.describe(challenger, f"Held: {reason}")
         promotion = Promotion(False, reason)
         announce_held(challenger.name, challenger.number, reason)
-    return promotion, challenger if promotion.granted else now
+    if promotion.granted:
+        return promotion, challenger
+    if now and (before := waiting.before(now.name, now.number)):
+        get_run_logger().info("version %s waits to be served: until then it is version %s", now.number, before)
+        now = registry.version(now.name, before)
+    return promotion, now
+
+
+def _number(champion: Version | None) -> str | None:
+    return champion.number if champion else None
 
 
 def _name(champion: Version | None) -> str:

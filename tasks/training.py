@@ -10,7 +10,7 @@ from prefect import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import flow_run
 
-from storyreason import dataset, runs, training
+from storyreason import dataset, model, runs, training
 from storyreason.config import RunConfig
 from storyreason.scoring.config import RewardConfig
 from storyreason.training import machine, progress
@@ -109,7 +109,7 @@ def improve(work: Work, config: RunConfig, data: Pulled, base: Base, trained: Tr
 
 def _job(work: Work, config: RunConfig, data: Pulled, base: Base) -> training.Job:
     return training.Job(
-        base=base.folder,
+        base=_where(work, base),
         revision=config.base.revision,
         data=data.folder,
         stories=config.data.train_stories,
@@ -119,6 +119,16 @@ def _job(work: Work, config: RunConfig, data: Pulled, base: Base) -> training.Jo
         data_md5=data.md5,
         training=config.training,
     )
+
+
+def _where(work: Work, base: Base) -> str:
+    """The base's folder; the one that an unfinished training began with, if it holds the same: checkpoints name it."""
+    try:
+        before = str(json.loads((work.folder / "job.json").read_text())["base"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return base.folder
+    there = before != base.folder and (Path(before) / "config.json").is_file()
+    return before if there and model.load_identity(before) == base.identity else base.folder
 
 
 def _fit(

@@ -1,8 +1,10 @@
-"""A rollback needs nothing but the version: without data, no story is told first."""
+"""A rollback needs nothing but the version: without data, no story is told first. A retraining does not undo it."""
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,13 @@ import mlflow
 import pytest
 from prefect.runtime import flow_run
 
-from flows import deploy
-from storyreason import dataset
-from tasks import data, deployment, tracking
+from flows import deploy, retrain
+from storyreason import dataset, runs
+from storyreason.config import RunConfig
+from tasks import cards, data, deployment, evaluation, following, gate, registry, tracking, training
+from tasks.following import Move
+from tasks.gate import Promotion
+from tasks.pace import Clock
 from tests.tasks.cloned import clone, origin, pushed, stories  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
@@ -94,3 +100,124 @@ def test_another_rollback_goes_back_again(
     monkeypatch.setattr("storyreason.serving.client.status", lambda serving: served)
     monkeypatch.setattr(flow_run, "get_id", lambda: "this one")
     assert back()[0] == "1"
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: None) -> list[str]:
+    """What is put behind the gateway. Of three registered versions, the first is the champion."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    client = mlflow.MlflowClient()
+    client.create_registered_model("storyteller")
+    for number in "123":
+        runs.write_text(runs.root() / number / "config.json", "{}")
+        tags = {f"{tracking.TAG}folder": number, f"{tracking.TAG}register": number}
+        client.create_model_version("storyteller", source=str(tmp_path), tags=tags)
+    client.set_registered_model_alias("storyteller", "champion", "1")
+    put = ["1"]
+    monkeypatch.setattr("storyreason.serving.client.check", lambda serving: None)
+    monkeypatch.setattr("storyreason.serving.client.ensure_running", lambda serving: None)
+    monkeypatch.setattr("storyreason.serving.client.serves", lambda serving, folder, _: Path(folder).name == put[-1])
+    monkeypatch.setattr("storyreason.serving.client.deploy", lambda serving, version, **_: put.append(version))
+    monkeypatch.setattr("storyreason.serving.client.url", lambda serving: "")
+    monkeypatch.setattr(deployment, "deploy", deployment.deploy.fn)
+    monkeypatch.setattr(deploy, "probe", lambda config: dataset.Example("none", (), "", ""))
+    for place in (deploy, deployment, gate, retrain):
+        monkeypatch.setattr(place, "get_run_logger", lambda: logging.getLogger("run"))
+    return put
+
+
+@pytest.fixture
+def retraining(monkeypatch: pytest.MonkeyPatch) -> Callable[..., retrain.Outcome]:
+    """A retraining of version 3: takes the gate's decision, and what happens before it deploys; gives the outcome."""
+    registered = SimpleNamespace(name="storyteller", number="3")
+    for place, name, answer in (
+        (data, "pull_all", (None, None)),
+        (data, "stories_to_tell", iter([dataset.Example("none", (), "", "")])),
+        (training, "train", None),
+        (registry, "register", registered),
+        (evaluation, "subjects", []),
+        (evaluation, "compare", None),
+        (deployment, "tell", deployment.Told("", "")),
+        (gate, "check_primary", None),
+        (gate, "announce_held", None),
+        *((cards, name, None) for name in ("data", "training", "scorecard")),
+    ):
+        monkeypatch.setattr(place, name, lambda *_, answer=answer: answer)
+
+    def retraining(decision: Promotion, before_it_deploys: Callable[[], object] = lambda: None) -> retrain.Outcome:
+        monkeypatch.setattr(gate, "decide", lambda *_: decision)
+        outcome = retrain.Outcome()
+        for step in retrain._steps(RunConfig(), outcome, Clock("sample", "deploy", {})):
+            if step == "gate":
+                before_it_deploys()
+        return outcome
+
+    return retraining
+
+
+def test_a_retraining_that_meets_a_rollback_does_not_undo_it(
+    put: list[str],
+    retraining: Callable[..., retrain.Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, met, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(serving: Any, version: str, **_: Any) -> None:
+        begun.set()
+        if version == "2":  # until the retraining waits, or does not
+            assert met.wait(60)
+        else:
+            met.set()
+            assert done.wait(60)
+        put.append(version)
+
+    def by_hand() -> None:
+        deploy.deploy.fn("2")
+        done.set()
+
+    monkeypatch.setattr("storyreason.serving.client.deploy", slowly)
+    monkeypatch.setattr(logging.getLogger("run"), "info", lambda said, *what: met.set() if "waiting" in said else None)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = retraining(Promotion(True, "box F1 rose by 0.1"), lambda: (pool.submit(by_hand), begun.wait(60)))
+
+    assert registry.aliases("storyteller") == {"champion": "2", "previous": "1"} and put == ["1", "2"]
+    assert outcome.promotion == Promotion(
+        False, "the champion changed during this run, from version 1 to version 2: run it again"
+    )
+    assert registry.tags_of(registry.version("storyteller", "1"))["taken_down"] == "for version 2"
+
+
+def test_a_version_that_became_the_champion_meanwhile_is_promoted_all_the_same(
+    put: list[str], retraining: Callable[..., retrain.Outcome]
+) -> None:
+    """By another run with these settings, for example."""
+    promoted = Promotion(True, "box F1 rose by 0.1")
+    outcome = retraining(promoted, lambda: registry.move_champion(registry.version("storyteller", "3")))
+    assert outcome.promotion == promoted and put == ["1", "3"]
+    assert registry.aliases("storyteller") == {"champion": "3", "previous": "1"}
+
+
+def test_a_retraining_does_not_serve_a_version_that_waits_for_approval(
+    put: list[str], retraining: Callable[..., retrain.Outcome]
+) -> None:
+    assert following.look(RunConfig()) is None
+    mlflow.MlflowClient().set_registered_model_alias("storyteller", "champion", "2")  # as MLflow's page does it
+    assert following.look(RunConfig()) == Move("storyteller", "2", "1")
+
+    held = Promotion(False, "box F1 fell")
+    assert retraining(held).promotion == held
+
+    assert put == ["1"] and registry.aliases("storyteller") == {"champion": "2"}
+    following.undo(Move("storyteller", "2", "1"), "Version 2 was not approved.")
+    assert registry.aliases("storyteller") == {"champion": "1"}
+
+
+def test_a_version_that_was_approved_is_what_a_retraining_serves(
+    put: list[str], retraining: Callable[..., retrain.Outcome]
+) -> None:
+    following.look(RunConfig())
+    mlflow.MlflowClient().set_registered_model_alias("storyteller", "champion", "2")
+    following.look(RunConfig())
+    deploy.deploy.fn("2")  # as `follow` does it after the answer
+    retraining(Promotion(False, "box F1 fell"))
+    assert put == ["1", "2"] and registry.aliases("storyteller")["champion"] == "2"

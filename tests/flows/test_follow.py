@@ -9,8 +9,9 @@ import mlflow
 import pytest
 
 from flows import deploy, follow
-from storyreason import dataset
+from storyreason import config, dataset
 from storyreason.errors import GatewayError, RegistryError
+from storyreason.serving import state
 from tasks import approval, deployment, following, gate, registry, settings, tracking
 from tasks.following import Move
 
@@ -40,11 +41,14 @@ def deployed(monkeypatch: pytest.MonkeyPatch, fault: str | None = None) -> list[
     """The versions that are put behind the gateway, which may refuse them."""
     asked: list[str] = []
 
-    def put(config: Any, version: registry.Version, probe: Any, by_hand: bool) -> str:
+    def put(
+        config: Any, version: registry.Version, probe: Any, by_hand: bool = False, moves_champion: bool = True
+    ) -> str:
         asked.append(version.number)
-        if fault:
+        if fault and by_hand:
             raise GatewayError(fault)
-        registry.move_champion(version, by_hand)
+        if moves_champion:
+            registry.move_champion(version, by_hand)
         return "served"
 
     monkeypatch.setattr(deployment, "deploy", put)
@@ -67,6 +71,18 @@ def test_one_that_fails_is_taken_back(client: mlflow.MlflowClient, monkeypatch: 
         follow.follow.fn(MODEL, "2", "1", "smoke")
     assert registry.aliases(MODEL) == {"champion": "1"}
     assert registry.tags_of(registry.version(MODEL, "2"))["champion_refused"].endswith("Its story cannot be read.")
+
+
+def test_when_it_is_served_already_the_one_before_is_served_again(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `storyreason deploy champion`, or because MLflow failed after the gateway had taken it."""
+    asked = deployed(monkeypatch, "MLflow's server does not answer.")
+    served = state.Served("folder", "2", None, "", registered=f"models:/{MODEL}/2")
+    state.write_served(served, config.load("smoke").serving.gateway)
+    with pytest.raises(GatewayError):
+        follow.follow.fn(MODEL, "2", "1", "smoke")
+    assert asked == ["2", "1"] and registry.aliases(MODEL) == {"champion": "1"}
 
 
 def test_one_without_weights_that_nobody_registered_by_a_retraining_is_taken_back(

@@ -143,6 +143,19 @@ def test_unfinished_trainings_and_fetched_data_are_removed_except_the_newest(roo
     assert [folder.name for folder in (root / "data").iterdir()] == ["4567"]
 
 
+def test_the_base_of_a_training_that_stays_is_not_taken_for_data(root: Path) -> None:
+    for number, name in enumerate(("base", "older base", "0123", "4567")):
+        write(root / "data" / name / "file", 10)
+        os.utime(root / "data" / name, (number, number))
+    for number, name in ((5, "base"), (1, "older base")):
+        (work("train", number) / "job.json").write_text(json.dumps({"base": str(root / "data" / name), "training": {}}))
+
+    cleaning.remove(cleaning.plan(keep=1))
+
+    assert left(root, "train") == {5}
+    assert {folder.name for folder in (root / "data").iterdir()} == {"base", "4567"}
+
+
 def test_what_no_new_build_uses_is_removed_and_what_many_folders_hold_is_one_line(root: Path) -> None:
     for number in range(1, 9):
         write(work("extract", number) / "frames.parquet", 1_000_000)

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from prefect.logging import disable_run_logger
 
-from storyreason import dataset, sample
+from storyreason import dataset, model, sample
 from storyreason.config import DataConfig, RunConfig
 from storyreason.dataset.changing import Put
 from storyreason.errors import DataError, ModelError
 from tasks import data, versioning
 from tasks.data import Base
-from tasks.results import Pulled
-from tests.tasks.cloned import clone, dvc, origin, pull, pushed, stories  # noqa: F401 (fixtures)
+from tasks.results import Fitted, Pulled
+from tests.tasks.cloned import clone, commit, dvc, origin, pull, pushed, run, stories  # noqa: F401 (fixtures)
 from tests.tiny import tiny_base, tiny_bases, tiny_examples  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (the same as arguments)
@@ -172,6 +172,31 @@ def test_what_the_base_cannot_take_is_found_before_training(
     asked = RunConfig.model_validate({"generation": {"request": "Tell <|image_pad|> it."}})
     with pytest.raises(DataError, match=r"The request contains <\|image_pad\|>"):
         data.fit.compute(asked, pulled, base)
+
+
+def test_a_base_under_dvc_is_the_version_that_its_file_names(
+    clone: Path, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.model_validate({"base": {"name": "base"}})
+    monkeypatch.setattr(data, "pull", data.pull.compute)
+    monkeypatch.setattr(data, "fit", lambda *_: Fitted((), {}, []))
+    monkeypatch.setattr(data, "get_run_logger", lambda: logging.getLogger("run"))
+    found: list[Base] = []
+    (clone / "base").mkdir()
+    for version in ("a", "b"):  # A run with each of two versions
+        (clone / "base" / "config.json").write_text(version)
+        dvc(clone, "add", "base")
+        dvc(clone, "push")
+        commit(clone, f"base {version}")
+        found.append(data.pull_all(config)[1])
+    run(clone, "git", "checkout", "-q", "HEAD~1", "base.dvc")
+
+    again = data.pull_all(config)[1]
+
+    assert again == found[0] and again.identity != found[1].identity
+    assert (Path(again.folder) / "config.json").read_text() == "a"
+    # Replaced during a training, it is what the training began with
+    assert model.load_identity(found[1].folder) == found[1].identity
 
 
 def test_nothing_is_fetched_for_a_base_that_does_not_exist(clone: Path, stories: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from storyreason import config, runs
 from storyreason.config import RunConfig
 from storyreason.serving import state
-from tasks import following, gate, registry
+from tasks import following, gate, registry, waiting
 from tasks.following import Move
 
 MODEL = "storyteller-smoke"
@@ -53,6 +53,22 @@ def test_a_move_is_seen_once_also_one_that_was_made_while_nobody_looked(
     assert following.look(chosen) is None
     move(client, "1")
     assert following.look(chosen) == Move(MODEL, "1", "2")
+
+
+def test_while_a_move_waits_the_next_one_is_in_place_of_what_is_served(
+    client: mlflow.MlflowClient, chosen: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "announce_held", lambda *what: None)
+    serve(chosen, "1")
+    following.look(chosen)
+    for number in ("2", "3"):
+        move(client, number)
+        assert following.look(chosen) == Move(MODEL, number, "1")
+        following.seen(MODEL, number)
+    following.undo(Move(MODEL, "2", "1"), "not approved")  # somebody was faster: 3 waits all the same
+    assert (waiting.before(MODEL, "2"), waiting.before(MODEL, "3")) == (None, "1")
+    following.undo(Move(MODEL, "3", "1"), "not approved")
+    assert waiting.before(MODEL, "3") is None
 
 
 def test_our_own_move_is_not_somebodys(client: mlflow.MlflowClient, chosen: RunConfig) -> None:

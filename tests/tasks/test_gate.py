@@ -12,7 +12,7 @@ from prefect.logging import disable_run_logger
 from storyreason import dataset, sample
 from storyreason.config import RunConfig
 from storyreason.errors import ScoringError
-from tasks import gate, registry, tracking
+from tasks import gate, registry, tracking, waiting
 from tasks.gate import Promotion
 from tasks.results import Pulled
 
@@ -21,8 +21,9 @@ PULLED = Pulled(("data",), md5="0" * 32, rev=None, card="", faulty_test_stories=
 
 
 @pytest.fixture
-def versions(tmp_path: Path, mlflow_store: None) -> dict[str, registry.Version]:
+def versions(tmp_path: Path, mlflow_store: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Version]:
     """Three registered versions, of which the first is the champion."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
     client = mlflow.MlflowClient()
     client.create_registered_model("storyteller")
     for number in "123":
@@ -92,6 +93,15 @@ def test_a_champion_is_not_decided_on_again(versions: dict[str, registry.Version
     with disable_run_logger():
         promotion = gate.decide(CONFIG, versions["1"], champion=versions["1"], subjects=[], scores={}, data=PULLED)
     assert promotion == Promotion(True, "version 1 is the champion already: nothing to decide")
+
+
+def test_a_champion_whose_move_waits_is_held(versions: dict[str, registry.Version]) -> None:
+    waiting.note("storyteller", "2", before="1")
+    registry.move_champion(versions["2"])
+    with disable_run_logger():
+        promotion = gate.decide(CONFIG, versions["2"], champion=versions["2"], subjects=[], scores={}, data=PULLED)
+    said = "version 2 was made the champion in MLflow, and waits there to be served in place of version 1"
+    assert promotion == Promotion(False, said)
 
 
 def test_a_version_that_was_taken_down_by_hand_is_not_promoted(versions: dict[str, registry.Version]) -> None:

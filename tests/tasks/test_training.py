@@ -3,6 +3,7 @@
 What a training process reports goes to the log and to MLflow.
 """
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import mlflow
 import pytest
 
-from storyreason import config
+from storyreason import config, model, runs
 from storyreason.training import checkpoints, machine
 from tasks import progress, tracking, training
+from tasks.data import Base
+from tasks.results import Pulled
+from tasks.steps import Work
 
 
 def test_a_runs_name_says_what_differs() -> None:
@@ -57,6 +61,27 @@ def test_the_place_of_training_does_not_determine_the_weights() -> None:
     )
     assert one == other
     assert one != training.fingerprint(config.load("sample", ["training.epochs=1"]), "md5", "base")
+
+
+def test_an_unfinished_training_goes_on_with_the_same_base_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoints say where the base is."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    for name in ("before", "kept"):
+        runs.write_text(tmp_path / name / "config.json", "{}")
+    base = Base(str(tmp_path / "kept"), model.load_identity(str(tmp_path / "kept")))
+    pulled = Pulled((str(tmp_path),), md5="0" * 32, rev=None, card="", faulty_test_stories={})
+    work = Work("train", "0123456789abcdef")
+
+    def job_base() -> str:
+        return training._job(work, config.load("sample"), pulled, base).base
+
+    assert job_base() == base.folder
+    runs.write_text(work.folder / "job.json", json.dumps({"base": str(tmp_path / "before")}))
+    assert job_base() == str(tmp_path / "before")
+    (tmp_path / "before" / "config.json").write_text("[]")
+    assert job_base() == base.folder
 
 
 START = {"event": "start", "step": 0, "stories": 90, "validation_stories": 6, "dropped": 3, "bad": 1, "processes": 2}
