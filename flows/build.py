@@ -97,6 +97,8 @@ def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withd
     shown = []
     for table in tables:
         table, said = building.hide(table, building.recognize(table.detections, corrections).ids, withdrawn)
+        for sentence in said:
+            get_run_logger().warning("%s", sentence)
         outcome.unusable += said
         shown.append(table)
     return shown

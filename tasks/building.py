@@ -156,7 +156,7 @@ def hide(tables: Tables, ids: Path, withdrawn: Sequence[Withdrawn]) -> tuple[Tab
     for film in frames.films(tables.kept):
         entries = [one for one in withdrawn if one.film == film]
         shots = Footage(film, tables, ids, "").shots() if entries else []
-        if found := withdrawing.hidden(shots, entries):
+        if found := withdrawing.hidden(shots, entries, withdrawing.removed(tables.kept, film), said.append):
             hidden |= {(film, *place) for place in found}
             said.append(f"{len(found)} of {len(shots)} frames of {film} are left out: they show what was withdrawn.")
     return replace(tables, hidden=frozenset(hidden)), said
