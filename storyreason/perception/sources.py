@@ -112,7 +112,7 @@ class Pictures:
                     bad.append(f"{name} ({error})")
                     continue
                 scene = scenes[str(PurePosixPath(name).parent)] if len(scenes) > 1 else None
-                yield Seen(number, None, name, shrunk(pixels), _Decoded(pixels), scene, encoded)
+                yield Seen(number, None, name, shrunk(pixels), _Encoded(encoded), scene, encoded)
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             self.problem = (
@@ -123,11 +123,13 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    pixels: np.ndarray
+class _Encoded:
+    """Decoded again when it is wanted: all pictures of a subfolder may wait for its last one."""
+
+    encoded: bytes
 
     def __call__(self) -> np.ndarray:
-        return self.pixels
+        return np.asarray(pictures.rgb(self.encoded))
 
 
 def _films(path: Path) -> list[Path]:

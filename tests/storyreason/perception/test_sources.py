@@ -1,6 +1,7 @@
 """Films on disk: what is one, and how their pictures are read."""
 
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_pictures_are_read_by_number_and_subfolders_are_scenes(tmp_path: Path, k
         (2, 1, "scene 10/1.png", None),
     ]
     assert (seen[1].pixels() == videos.scene(1)).all()
+
+
+def test_pictures_that_wait_for_the_end_of_their_scene_are_not_held_decoded(tmp_path: Path) -> None:
+    size = (1000, 800)
+    (tmp_path / "scene").mkdir()
+    for number in range(10):
+        (tmp_path / "scene" / f"{number}.png").write_bytes(videos.png(videos.scene(number, size)))
+    tracemalloc.start()
+    try:
+        seen = list(sources.open_film(tmp_path).frames())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * 1000 * 800 * 3 / 4
+    assert (seen[7].pixels() == videos.scene(7, size)).all()
 
 
 def test_a_picture_that_does_not_decode_is_left_out_and_named(tmp_path: Path) -> None:
