@@ -6,8 +6,10 @@ on the Hub, is a folder of films, too.
 """
 
 import hashlib
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,9 @@ from storyreason.perception.video import Seen, Video, shrunk
 VIDEOS = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 PICTURES = (".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError,
+            RuntimeError)  # fmt: skip
+"""What reading an archive raises that is damaged or has a password; RuntimeError is what `zipfile` has for that."""
 
 
 class Source(Protocol):
@@ -211,6 +216,6 @@ def _opened(path: Path) -> Iterator[_Files]:
         else:
             with tarfile.open(path) as tape:
                 yield _Files(path, tape)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
+    except _DAMAGED as error:
         why = " ".join(str(error).split("\n")[0].split())  # tarfile lists what each kind of compression says
         raise DataError(f"{path} cannot be read ({why}): pack or copy it again.") from error

@@ -101,6 +101,41 @@ def test_an_archive_that_is_none_is_said(tmp_path: Path, name: str) -> None:
         sources.open_film(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (zipfile.ZIP_DEFLATED, "Error -3 while decompressing data"),
+        (zipfile.ZIP_LZMA, "Corrupt input data"),
+        (zipfile.ZIP_BZIP2, "Invalid data stream"),
+        (zipfile.ZIP_STORED, "Bad CRC-32"),
+    ],
+)
+def test_an_archive_with_damaged_data_is_said(tmp_path: Path, kind: int, why: str) -> None:
+    with zipfile.ZipFile(tmp_path / "film.zip", "w", kind) as packed:
+        packed.writestr("1.png", videos.png(videos.scene(1)))
+    content = bytearray((tmp_path / "film.zip").read_bytes())
+    content[60:120] = b"\xff" * 60  # behind the header of the file
+    (tmp_path / "film.zip").write_bytes(content)
+    with pytest.raises(DataError, match=rf"film.zip cannot be read \({why}.*\): pack or copy it again"):
+        list(sources.open_film(tmp_path / "film.zip").frames())
+
+
+def test_an_archive_with_a_password_or_damaged_names_is_said(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "film.zip", "w") as packed:
+        packed.writestr("1ä.png", videos.png(videos.scene(1)))
+    whole = (tmp_path / "film.zip").read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    locked = bytearray(whole)
+    locked[6] |= 1  # general purpose bit 0: encrypted
+    locked[directory + 8] |= 1
+    (tmp_path / "film.zip").write_bytes(locked)
+    with pytest.raises(DataError, match=r"film.zip cannot be read \(.*password required.*\): pack or copy it again"):
+        list(sources.open_film(tmp_path / "film.zip").frames())
+    (tmp_path / "film.zip").write_bytes(whole.replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"film.zip cannot be read \('utf-8' codec .*\): pack or copy it again"):
+        sources.open_film(tmp_path / "film.zip")
+
+
 def test_a_fingerprint_follows_from_content(tmp_path: Path) -> None:
     one, other = film(tmp_path / "a", "1.png", "2.png"), film(tmp_path / "b", "1.png", "2.png")
     assert sources.fingerprint(one) == sources.fingerprint(other)
