@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1, 2
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 2, 1, 1, 2, 2
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
@@ -108,15 +108,28 @@ def _landmarks_named_by(config: RunConfig, tables: Tables, before: float) -> str
 def landmarks(work: Work, config: RunConfig, tables: Tables, before: float) -> Named:
     """Have a model name the landmarks among the detections. `before` is what was spent on other tables."""
     logger, (chosen, key) = get_run_logger(), _endpoint(config)
-    names, cost = dict[int, str](), 0.0
+    names, spent = dict[int, str](), Spent()
     for film in frames.films(tables.kept):
         found = naming.candidates(tables.detections, film, chosen.landmarks)
-        budget = Budget(chosen, before + cost)
+        budget = Budget(chosen, before + spent.cost)
         author = Author(chosen, calls(film), budget, key)
         names |= naming.name(author, chosen, tables.read(film), found, lambda said: logger.warning("%s", said))
-        cost += budget.total().cost
+        spent += budget.total()
     naming.write(tables.detections, names, work.folder / "detections.parquet")
-    return Named(("detections.parquet",), work.folder / "detections.parquet", len(names), cost)
+    return Named(
+        ("detections.parquet",),
+        work.folder / "detections.parquet",
+        len(names),
+        spent.calls,
+        spent.refused,
+        spent.prompt_tokens,
+        spent.tokens,
+    )
+
+
+def cost(config: RunConfig, done: Iterable[Named | Authored]) -> float:
+    """What was spent in steps, by today's prices: theirs may have been others, or none."""
+    return sum(Budget(config.authoring).price(one.prompt_tokens, one.tokens) for one in done)
 
 
 def _endpoint(config: RunConfig) -> tuple[AuthoringConfig, str | None]:
@@ -228,11 +241,18 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
         work.folder / "stories.json",
         len(told.stories),
         len(told.left_out),
-        told.spent.cost,
+        told.spent.prompt_tokens,
+        told.spent.tokens,
     )
 
 
-def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str) -> str:
+def _assemble_named_by(
+    config: RunConfig,
+    films: Sequence[Footage],
+    authored: Sequence[Authored],
+    licence: str,
+    named: Sequence[Named] = (),
+) -> str:
     parts = sorted(one.fingerprint for one in authored)
     return runs.fingerprint(
         step="assemble",
@@ -242,6 +262,7 @@ def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Se
         share=config.authoring.test_share,
         prices=[config.authoring.price_in, config.authoring.price_out],
         licence=licence,
+        **({"landmarks": [[one.calls, one.refused, one.prompt_tokens, one.tokens] for one in named]} if named else {}),
     )
 
 
@@ -262,16 +283,18 @@ def _made_by(tables: Set[Path]) -> dict[str, str]:
 
 @step(_assemble_named_by)
 def assemble(
-    work: Work, config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str
+    work: Work,
+    config: RunConfig,
+    films: Sequence[Footage],
+    authored: Sequence[Authored],
+    licence: str,
+    named: Sequence[Named] = (),
 ) -> Assembled:
-    """Write the shards and the card of the data set."""
+    """Write the shards and the card of the data set. `named` are the landmarks of its films."""
     told = [FilmStories.from_json(one.stories.read_text()) for one in authored]
-    chosen, total = config.authoring, Spent()
-    for one in told:
-        total.calls += one.spent.calls
-        total.refused += one.spent.refused
-        total.prompt_tokens += one.spent.prompt_tokens
-        total.tokens += one.spent.tokens
+    chosen, total = config.authoring, sum((one.spent for one in told), Spent())
+    for one in named:
+        total += Spent(one.calls, 0, one.refused, one.prompt_tokens, one.tokens)
     total.cost = Budget(chosen).price(total.prompt_tokens, total.tokens)
     card = {
         "licence": licence,

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,9 @@ class Spent:
     prompt_tokens: int = 0
     tokens: int = 0
     cost: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 @dataclass
