@@ -109,6 +109,8 @@ def _recognized(
 ) -> tuple[list[Footage], list[Named]]:
     """The films with their entities, shown on contact sheets, and the landmarks that were named before."""
     logger, named, known = get_run_logger(), list[Named](), list[Footage]()
+    for sentence in building.elsewhere(corrections, tables):
+        logger.warning("%s", sentence)
     for table in tables:
         if config.authoring.landmarks:
             named.append(building.landmarks(config, table, building.cost(config, named)))

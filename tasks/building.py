@@ -27,7 +27,7 @@ from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 2, 1, 1, 2, 2
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 2, 2, 1, 2, 2
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
@@ -161,6 +161,24 @@ def recognize(work: Work, detections: Path, corrections: Path | None) -> Recogni
         left_out += linked.left_out
     perception.write(work.folder / "ids.parquet", table, found)
     return Recognized(("ids.parquet",), work.folder / "ids.parquet", left_out)
+
+
+def elsewhere(corrections: Path | None, tables: Sequence[Tables]) -> list[str]:
+    """A sentence for each correction of a film in which nothing is detected: it applies nowhere."""
+    import pyarrow.parquet as pq
+
+    if corrections is None:
+        return []
+    films = {
+        str(film)
+        for one in tables
+        for film in pq.read_table(one.detections, columns=["film"]).column("film").unique().to_pylist()
+    }
+    return [
+        f"Correction {number} of {corrections} is of film {str(one.film)!r}, in which nothing is detected here: it is left out."
+        for number, one in enumerate(perception.load_corrections(corrections), 1)
+        if str(one.film) not in films
+    ]
 
 
 def hide(tables: Tables, ids: Path, withdrawn: Sequence[Withdrawn]) -> tuple[Tables, list[str]]:

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storyreason import dataset
@@ -80,6 +82,27 @@ def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path
     assert f"- Authoring: {asked} requests, {asked},000 tokens in" in (folder / "README.md").read_text()
     told = [one for split in dataset.SPLITS for one in dataset.load(folder, split)]
     assert any("| lm1 | The red gate, " in one.chain_of_thought for one in told)
+
+
+def test_each_correction_that_applies_nowhere_is_said(kept: Path, tmp_path: Path) -> None:
+    from tasks import building
+
+    of = {"frame": 101, "box": [1, 2, 3, 4]}
+    films_ = ("red-lantern-482", "blue", 7)
+    lines = [json.dumps({"merge": [{"film": film, **of}, {"film": film, **of}]}) for film in films_]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    table = building.Tables(kept, kept / "detections.parquet")
+    assert building.elsewhere(tmp_path / "mine.jsonl", [table]) == [
+        f"Correction {number} of {tmp_path / 'mine.jsonl'} is of film '{film}', in which nothing is detected here: it is left "
+        "out."
+        for number, film in ((2, "blue"), (3, "7"))
+    ]
+    rows = pq.read_table(kept / "detections.parquet")
+    film = pa.array([7] * len(rows))
+    pq.write_table(rows.set_column(rows.schema.get_field_index("film"), "film", film), tmp_path / "numbered.parquet")
+    numbered = building.Tables(kept, tmp_path / "numbered.parquet")
+    assert len(building.elsewhere(tmp_path / "mine.jsonl", [table, numbered])) == 1
+    assert building.elsewhere(None, [table]) == []
 
 
 @pytest.mark.server
