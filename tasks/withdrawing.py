@@ -50,8 +50,9 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
     if kept is not None and (gone := withdrawing.withdraw(kept, tables.detections, ids, film, entity)):
         said.append(f"{gone} frames of {film} and what was detected in them are removed from {kept}")
     made += _pulled(film, target)
-    if made or not nothing:
-        made += [folder for kind in CACHES if (folder := runs.root() / kind).is_dir()]
+    its = any(one.film == film for one in listed(target))
+    if made or its:
+        made = [*(folder for kind in CACHES if (folder := runs.root() / kind).is_dir()), *made]
     made += _interrupted()
     for folder in made:
         shutil.rmtree(folder)
@@ -61,7 +62,7 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
         raise DataError(
             f"Neither {target} nor the runs of this checkout have anything of film {film!r}: look at its name."
         )
-    if any(one.film == film for one in listed(target)):
+    if its:
         said.append(f"{target.removesuffix('.dvc')}/{FILE} lists it: what is built, imported or added leaves it out")
     return "\n".join([*said, OLDER])
 
