@@ -16,8 +16,6 @@ from storyreason.perception.frames import Frame
 
 At = tuple[int, int]
 """The scene and the frame of a shot."""
-_GONE = "storyreason.withdrawn"
-"""In the metadata of a table of frames: film, scene and frame of those that were removed with one of the people in them."""
 
 
 def hidden(
@@ -91,7 +89,7 @@ def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | N
     before = frames.films(kept).get(film, 0)
     # The reports of films stay: `storyreason frames` with the same films would cut this one again.
     said = {key: value for key, value in frames.metadata(kept).items() if key.startswith("storyreason.")}
-    gone = [one for one in json.loads(said.get(_GONE, "[]")) if entity is not None or one[0] != film]
+    gone = [one for one in frames.gone(kept) if entity is not None or one[0] != film]
 
     def staying() -> Iterator[Frame]:
         for one in frames.read(kept):
@@ -100,15 +98,14 @@ def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | N
             elif entity is not None:
                 gone.append((one.film, one.scene, one.frame))
 
-    frames.write(kept / frames.FILE, staying(), lambda: {**said, _GONE: json.dumps(gone)})
+    frames.write(kept / frames.FILE, staying(), lambda: {**said, frames.GONE: json.dumps(gone)})
     _filter(detections, stays)
     return before - frames.films(kept).get(film, 0)
 
 
 def removed(kept: Path, film: str) -> frozenset[At]:
     """The shots that `withdraw` has removed from a film's table with one of the people in them."""
-    gone = json.loads(frames.metadata(kept).get(_GONE, "[]"))
-    return frozenset((scene, frame) for of, scene, frame in gone if of == film)
+    return frozenset((scene, frame) for of, scene, frame in frames.gone(kept) if of == film)
 
 
 def _filter(detections: Path, stays: Any) -> None:

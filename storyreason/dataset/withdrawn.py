@@ -18,9 +18,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storyreason import runs
+from storyreason import pictures, runs
 from storyreason.dataset.films import films
-from storyreason.dataset.shards import Example, sizes
+from storyreason.dataset.shards import Example
 from storyreason.errors import DataError
 from storyreason.format import analysis
 
@@ -104,20 +104,26 @@ def places(example: Example, entity: str) -> list[Place]:
     if example.origin is None:
         return []
     read, _ = analysis.read(example.chain_of_thought)
-    sized = sizes(example)
     return [
         Place(
             scene=example.origin.scene[at],
             frame=example.origin.frame[at],
             box=tuple(map(float, row.box)),
-            width=sized[at][0],
-            height=sized[at][1],
+            **_size(example.images[at]),
         )
         for section in read.sections
         if 0 <= (at := section.image - 1) < len(example.images)
         for row in section.entities
         if row.id == entity and row.box is not None
     ]
+
+
+def _size(image: bytes) -> dict[str, int]:
+    """Width and height; nothing of a picture that cannot be read, which must not keep its story from being withdrawn."""
+    try:
+        return dict(zip(("width", "height"), pictures.size(image), strict=True))
+    except pictures.PictureError:
+        return {}
 
 
 def read(folder: Path) -> list[Withdrawn]:
