@@ -16,7 +16,7 @@ from tasks import ahead, building, builds, data, filming, withdrawing
 from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.filming import Reel
-from tasks.results import Authored, Stage
+from tasks.results import Authored, Named, Stage
 
 
 @dataclass
@@ -69,10 +69,10 @@ def build(
     with builds.recorded(films, preset) as record:
         tables = _tables(config, Path(films), detections, until, withdrawn, outcome)
         tables = _shown(tables, Path(corrections) if corrections else None, withdrawn, outcome)
-        known, cost = _recognized(config, tables, Path(corrections) if corrections else None, outcome)
+        known, named = _recognized(config, tables, Path(corrections) if corrections else None, outcome)
         if until == "sheets":
             return outcome
-        folder = _written(config, known, cost, licence or "", outcome)
+        folder = _written(config, known, named, licence or "", outcome)
         if target:
             _refuse_one_film(folder)
             outcome.version = data.change(target, str(folder), dataset.adopt)
@@ -97,6 +97,8 @@ def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withd
     shown = []
     for table in tables:
         table, said = building.hide(table, building.recognize(table.detections, corrections).ids, withdrawn)
+        for sentence in said:
+            get_run_logger().warning("%s", sentence)
         outcome.unusable += said
         shown.append(table)
     return shown
@@ -104,13 +106,15 @@ def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withd
 
 def _recognized(
     config: RunConfig, tables: list[Tables], corrections: Path | None, outcome: Built
-) -> tuple[list[Footage], float]:
-    """The films with their entities, shown on contact sheets, and what naming landmarks has cost."""
-    logger, cost, known = get_run_logger(), 0.0, list[Footage]()
+) -> tuple[list[Footage], list[Named]]:
+    """The films with their entities, shown on contact sheets, and the landmarks that were named before."""
+    logger, named, known = get_run_logger(), list[Named](), list[Footage]()
+    for sentence in building.elsewhere(corrections, tables):
+        logger.warning("%s", sentence)
     for table in tables:
         if config.authoring.landmarks:
-            named = building.landmarks(config, table, cost)
-            table, cost = replace(table, detections=named.detections), cost + named.cost
+            named.append(building.landmarks(config, table, building.cost(config, named)))
+            table = replace(table, detections=named[-1].detections)
         recognized = building.recognize(table.detections, corrections)
         for sentence in recognized.left_out:
             logger.warning("%s", sentence)
@@ -121,16 +125,16 @@ def _recognized(
         outcome.sheets[film.film] = str(building.sheet(film).page)
     outcome.expected = estimating.sentence(building.expected(config.authoring, known))
     logger.info("%d films; expected: %s", len(known), outcome.expected)
-    return known, cost
+    return known, named
 
 
-def _written(config: RunConfig, films: list[Footage], cost: float, licence: str, outcome: Built) -> Path:
-    """The folder of the data set; `cost` is what was spent before."""
+def _written(config: RunConfig, films: list[Footage], named: list[Named], licence: str, outcome: Built) -> Path:
+    """The folder of the data set."""
     authored: list[Authored] = []
     for film in films:
-        authored.append(building.author(config, film, cost + sum(one.cost for one in authored)))
+        authored.append(building.author(config, film, building.cost(config, [*named, *authored])))
     outcome.stories, outcome.left_out = sum(one.told for one in authored), sum(one.left_out for one in authored)
-    folder = building.assemble(config, films, authored, licence).folder
+    folder = building.assemble(config, films, authored, licence, named).folder
     outcome.folder = str(folder)
     return folder
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 1, 1, 1, 1, 2
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 2, 2, 1, 2, 2
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
@@ -108,15 +108,28 @@ def _landmarks_named_by(config: RunConfig, tables: Tables, before: float) -> str
 def landmarks(work: Work, config: RunConfig, tables: Tables, before: float) -> Named:
     """Have a model name the landmarks among the detections. `before` is what was spent on other tables."""
     logger, (chosen, key) = get_run_logger(), _endpoint(config)
-    names, cost = dict[int, str](), 0.0
+    names, spent = dict[int, str](), Spent()
     for film in frames.films(tables.kept):
         found = naming.candidates(tables.detections, film, chosen.landmarks)
-        budget = Budget(chosen, before + cost)
+        budget = Budget(chosen, before + spent.cost)
         author = Author(chosen, calls(film), budget, key)
         names |= naming.name(author, chosen, tables.read(film), found, lambda said: logger.warning("%s", said))
-        cost += budget.total().cost
+        spent += budget.total()
     naming.write(tables.detections, names, work.folder / "detections.parquet")
-    return Named(("detections.parquet",), work.folder / "detections.parquet", len(names), cost)
+    return Named(
+        ("detections.parquet",),
+        work.folder / "detections.parquet",
+        len(names),
+        spent.calls,
+        spent.refused,
+        spent.prompt_tokens,
+        spent.tokens,
+    )
+
+
+def cost(config: RunConfig, done: Iterable[Named | Authored]) -> float:
+    """What was spent in steps, by today's prices: theirs may have been others, or none."""
+    return sum(Budget(config.authoring).price(one.prompt_tokens, one.tokens) for one in done)
 
 
 def _endpoint(config: RunConfig) -> tuple[AuthoringConfig, str | None]:
@@ -150,13 +163,31 @@ def recognize(work: Work, detections: Path, corrections: Path | None) -> Recogni
     return Recognized(("ids.parquet",), work.folder / "ids.parquet", left_out)
 
 
+def elsewhere(corrections: Path | None, tables: Sequence[Tables]) -> list[str]:
+    """A sentence for each correction of a film in which nothing is detected: it applies nowhere."""
+    import pyarrow.parquet as pq
+
+    if corrections is None:
+        return []
+    films = {
+        str(film)
+        for one in tables
+        for film in pq.read_table(one.detections, columns=["film"]).column("film").unique().to_pylist()
+    }
+    return [
+        f"Correction {number} of {corrections} is of film {str(one.film)!r}, in which nothing is detected here: it is left out."
+        for number, one in enumerate(perception.load_corrections(corrections), 1)
+        if str(one.film) not in films
+    ]
+
+
 def hide(tables: Tables, ids: Path, withdrawn: Sequence[Withdrawn]) -> tuple[Tables, list[str]]:
     """The tables without the frames that show what was withdrawn, and a sentence for each film that loses some."""
     hidden, said = set[tuple[str, int, int]](), list[str]()
     for film in frames.films(tables.kept):
         entries = [one for one in withdrawn if one.film == film]
         shots = Footage(film, tables, ids, "").shots() if entries else []
-        if found := withdrawing.hidden(shots, entries):
+        if found := withdrawing.hidden(shots, entries, withdrawing.removed(tables.kept, film), said.append):
             hidden |= {(film, *place) for place in found}
             said.append(f"{len(found)} of {len(shots)} frames of {film} are left out: they show what was withdrawn.")
     return replace(tables, hidden=frozenset(hidden)), said
@@ -228,11 +259,18 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
         work.folder / "stories.json",
         len(told.stories),
         len(told.left_out),
-        told.spent.cost,
+        told.spent.prompt_tokens,
+        told.spent.tokens,
     )
 
 
-def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str) -> str:
+def _assemble_named_by(
+    config: RunConfig,
+    films: Sequence[Footage],
+    authored: Sequence[Authored],
+    licence: str,
+    named: Sequence[Named] = (),
+) -> str:
     parts = sorted(one.fingerprint for one in authored)
     return runs.fingerprint(
         step="assemble",
@@ -242,6 +280,7 @@ def _assemble_named_by(config: RunConfig, films: Sequence[Footage], authored: Se
         share=config.authoring.test_share,
         prices=[config.authoring.price_in, config.authoring.price_out],
         licence=licence,
+        **({"landmarks": [[one.calls, one.refused, one.prompt_tokens, one.tokens] for one in named]} if named else {}),
     )
 
 
@@ -262,16 +301,18 @@ def _made_by(tables: Set[Path]) -> dict[str, str]:
 
 @step(_assemble_named_by)
 def assemble(
-    work: Work, config: RunConfig, films: Sequence[Footage], authored: Sequence[Authored], licence: str
+    work: Work,
+    config: RunConfig,
+    films: Sequence[Footage],
+    authored: Sequence[Authored],
+    licence: str,
+    named: Sequence[Named] = (),
 ) -> Assembled:
-    """Write the shards and the card of the data set."""
+    """Write the shards and the card of the data set. `named` are the landmarks of its films."""
     told = [FilmStories.from_json(one.stories.read_text()) for one in authored]
-    chosen, total = config.authoring, Spent()
-    for one in told:
-        total.calls += one.spent.calls
-        total.refused += one.spent.refused
-        total.prompt_tokens += one.spent.prompt_tokens
-        total.tokens += one.spent.tokens
+    chosen, total = config.authoring, sum((one.spent for one in told), Spent())
+    for one in named:
+        total += Spent(one.calls, 0, one.refused, one.prompt_tokens, one.tokens)
     total.cost = Budget(chosen).price(total.prompt_tokens, total.tokens)
     card = {
         "licence": licence,

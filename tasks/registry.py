@@ -89,10 +89,8 @@ def _named_by(config: RunConfig, base: Base, trained: Trained) -> str:
 def register(work: Work, config: RunConfig, base: Base, trained: Trained) -> Registered:
     """Write once the model folder that is evaluated and served, and register it as a version in MLflow."""
     target = work.folder / "model"
-    stories = trained.result.with_name(
-        "training_stories.json"
-    )  # before the folder, which a killed run may have finished
-    runs.write_bytes(work.folder / stories.name, stories.read_bytes())
+    stories = trained.result.with_name("training_stories.json")
+    runs.write_bytes(work.folder / stories.name, stories.read_bytes())  # first: a killed run may have finished the rest
     if not target.exists():
         card, said = _card(config, trained), get_run_logger().info
         write_model(config, base, trained.result, target, card, said)

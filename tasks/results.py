@@ -154,7 +154,10 @@ class Named:
     files: tuple[str, ...]
     detections: Path
     named: int
-    cost: float
+    calls: int
+    refused: int
+    prompt_tokens: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ class Authored:
     stories: Path
     told: int
     left_out: int
-    cost: float
+    prompt_tokens: int
+    tokens: int
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from storyreason.authoring import withdrawing
 from storyreason.config import DataConfig
 from storyreason.dataset.withdrawn import FILE, Place, parse
 from storyreason.errors import DataError
-from tasks import building, data, filming, versioning
+from tasks import building, cleaning, data, filming, versioning
 
 OLDER = (
     "Older versions of the data still have it, in Git, in DVC's cache and in its remote: `dvc gc --workspace --cloud` removes "
@@ -21,6 +21,8 @@ STEPS = ("extract", "sheet", "author", "assemble")
 TABLES = ("detect/*/detections.parquet", "detect/*/.detections.parquet.films/*.parquet", "landmarks/*/detections.parquet",
           "recognize/*/ids.parquet")  # fmt: skip
 """The tables in `runs/` with rows of films."""
+CACHES = ("prepared", "features")
+"""What trainings keep of stories and pictures, by their content: it does not say of which film it is, and is made again."""
 
 
 def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corrections: Path | None) -> str:
@@ -28,8 +30,9 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
 
     `kept` is a folder of frames and detections, and `corrections` what their IDs were made with. The data are changed first:
     whatever is interrupted after that is done by the next try, and nothing is forgotten. Raises DataError when nothing was
-    found.
+    found, and RunError while a job runs, which may read or write what is to go.
     """
+    cleaning.refuse_while_running()
     made, places, ids = list(dict.fromkeys(_made_of(film))), list[Place](), Path()
     known = bool(made)
     if kept is not None:
@@ -46,6 +49,10 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
     nothing = said == ["nothing changed"]
     if kept is not None and (gone := withdrawing.withdraw(kept, tables.detections, ids, film, entity)):
         said.append(f"{gone} frames of {film} and what was detected in them are removed from {kept}")
+    made += _pulled(film, target)
+    its = any(one.film == film for one in listed(target))
+    if made or its:
+        made = [*(folder for kind in CACHES if (folder := runs.root() / kind).is_dir()), *made]
     made += _interrupted()
     for folder in made:
         shutil.rmtree(folder)
@@ -55,7 +62,7 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
         raise DataError(
             f"Neither {target} nor the runs of this checkout have anything of film {film!r}: look at its name."
         )
-    if any(one.film == film for one in listed(target)):
+    if its:
         said.append(f"{target.removesuffix('.dvc')}/{FILE} lists it: what is built, imported or added leaves it out")
     return "\n".join([*said, OLDER])
 
@@ -91,8 +98,17 @@ def _made_of(film: str) -> Iterator[Path]:
             yield folder
 
 
+def _pulled(film: str, target: str) -> Iterator[Path]:
+    """The versions in `runs/` with stories of a film, but for the current one: a run that its event started may use it."""
+    current = data.identify(DataConfig(target=target)).md5 if Path(target).is_file() else None
+    for folder in sorted((runs.root() / "data").glob("[!.]*")):
+        if folder.name != current and _has(folder, film):
+            yield folder
+
+
 def _interrupted() -> Iterator[Path]:
     """The folders in `runs/` that do not say of which film they are: what was interrupted may be of any."""
+    yield from (runs.root() / "data").glob(".*.part")
     for step in STEPS:
         for folder in sorted((runs.root() / step).glob("*")):
             if runs.read_manifest(folder) is None:
@@ -100,6 +116,10 @@ def _interrupted() -> Iterator[Path]:
 
 
 def _has(folder: Path, film: str) -> bool:
-    found = [*folder.glob("train-*.parquet"), *folder.glob("test-*.parquet")]
+    """Whether a folder of shards has stories of a film."""
+    found = [*folder.glob("**/train-*.parquet"), *folder.glob("**/test-*.parquet")]
     splits = {path.name.partition("-")[0] for path in found}
-    return any(film in dataset.films(dataset.load(folder, split).story_ids()).values() for split in splits)
+    try:
+        return any(film in dataset.films(dataset.load(folder, split).story_ids()).values() for split in splits)
+    except DataError:  # damaged: it may have
+        return True

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ PIXELS = 750
 """Pixels for one token of a picture, about; Qwen2.5-VL and Claude take as many, others fewer tokens."""
 LETTERS = 4
 """Characters for one token of a text, about."""
-MEANT_FOR_ALL = {401, 403, 404}
-"""Statuses that say nothing about the single request: a wrong key, model or address."""
+MEANT_FOR_ALL = {401, 402, 403, 404}
+"""Statuses that say nothing about the single request: a wrong key, model or address, or no credit left."""
 LONGEST_WAIT = 120.0
 """Seconds that a request waits at most before it is sent again, whatever the endpoint says."""
 
@@ -55,6 +55,9 @@ class Spent:
     prompt_tokens: int = 0
     tokens: int = 0
     cost: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 @dataclass

@@ -1,36 +1,55 @@
 """Withdrawal from the tables that stories are made of, and what a new build of the same films leaves out."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storyreason.authoring.windows import Shot, recognized
-from storyreason.dataset.withdrawn import Place, Withdrawn
+from storyreason.dataset.withdrawn import Place, Withdrawn, again
 from storyreason.format.boxes import iou_matrix
 from storyreason.perception import frames
 from storyreason.perception.corrections import OVERLAP
+from storyreason.perception.frames import Frame
 
 At = tuple[int, int]
 """The scene and the frame of a shot."""
 
 
-def hidden(shots: Sequence[Shot], withdrawn: Sequence[Withdrawn]) -> frozenset[At]:
+def hidden(
+    shots: Sequence[Shot],
+    withdrawn: Sequence[Withdrawn],
+    gone: Set[At] = frozenset(),
+    say: Callable[[str], object] = lambda _: None,
+) -> frozenset[At]:
     """The shots of a film that show what was withdrawn: where it was seen before, and all with the same entity as there.
 
-    A film is hidden whole if it is withdrawn, or if it is not known where in it the entity was.
+    A film is hidden whole if it is withdrawn, or if it is not known where in it the entity is, which is told. Of an entity
+    that was only in shots that are `gone` from the film, nothing is left to hide.
     """
     at = {(shot.frame.scene, shot.frame.frame): shot for shot in shots}
     found: set[At] = set()
     for entry in withdrawn:
         if not entry.places:
             return frozenset(at)
+        if entry.frames <= gone:
+            continue
+        now = again(entry.frames, at)
         there = (
-            _entity(at[place.scene, place.frame], place) for place in entry.places if (place.scene, place.frame) in at
+            _entity(at[now[place.scene, place.frame]], place)
+            for place in entry.places
+            if (place.scene, place.frame) in now
         )
         entities = set(there) - {None}
-        found |= entry.frames & at.keys()
+        if at and not entities:
+            say(
+                f"Film {entry.film} is left out: nothing is detected where what was withdrawn ({entry.entity}) was seen. Build "
+                "with the settings and the detector of then."
+            )
+            return frozenset(at)
+        found |= set(now.values())
         found |= {place for place, shot in at.items() if any(one.entity in entities for one in shot.seen)}
     return frozenset(found)
 
@@ -39,7 +58,7 @@ def _entity(shot: Shot, place: Place) -> str | None:
     """The entity whose box is at a place."""
     if not shot.seen:
         return None
-    (overlaps,) = iou_matrix(np.array([place.box]), np.array([one.box for one in shot.seen]))
+    (overlaps,) = iou_matrix(np.array([place.scaled(*shot.size)]), np.array([one.box for one in shot.seen]))
     best = int(overlaps.argmax())
     return shot.seen[best].entity if overlaps[best] >= OVERLAP else None
 
@@ -47,7 +66,7 @@ def _entity(shot: Shot, place: Place) -> str | None:
 def places(shots: Sequence[Shot], entity: str) -> list[Place]:
     """Where a film shows an entity."""
     return [
-        Place(scene=shot.frame.scene, frame=shot.frame.frame, box=one.box)
+        Place(scene=shot.frame.scene, frame=shot.frame.frame, box=one.box, width=shot.size[0], height=shot.size[1])
         for shot in shots
         for one in shot.seen
         if one.entity == entity
@@ -70,10 +89,23 @@ def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | N
     before = frames.films(kept).get(film, 0)
     # The reports of films stay: `storyreason frames` with the same films would cut this one again.
     said = {key: value for key, value in frames.metadata(kept).items() if key.startswith("storyreason.")}
-    staying = (one for one in frames.read(kept) if stays(one.film, one.scene, one.frame))
-    frames.write(kept / frames.FILE, staying, lambda: said)
+    gone = [one for one in frames.gone(kept) if entity is not None or one[0] != film]
+
+    def staying() -> Iterator[Frame]:
+        for one in frames.read(kept):
+            if stays(one.film, one.scene, one.frame):
+                yield one
+            elif entity is not None:
+                gone.append((one.film, one.scene, one.frame))
+
+    frames.write(kept / frames.FILE, staying(), lambda: {**said, frames.GONE: json.dumps(gone)})
     _filter(detections, stays)
     return before - frames.films(kept).get(film, 0)
+
+
+def removed(kept: Path, film: str) -> frozenset[At]:
+    """The shots that `withdraw` has removed from a film's table with one of the people in them."""
+    return frozenset((scene, frame) for of, scene, frame in frames.gone(kept) if of == film)
 
 
 def _filter(detections: Path, stays: Any) -> None:

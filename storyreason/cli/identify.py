@@ -50,7 +50,8 @@ def identify(
     perception.write(out, table, found)
     for sentence in left_out:
         typer.echo(sentence, err=True)
-    if elsewhere := sum(one.film not in found for one in given):
+    names = set(map(str, found))
+    if elsewhere := sum(str(one.film) not in names for one in given):
         typer.echo(f"{elsewhere} of {len(given)} corrections are of films that {detections} does not have.", err=True)
     entities = [set(names) for _, names, _ in found.values()]
     people = sum(name.startswith("char") for names in entities for name in names)

@@ -4,7 +4,8 @@ Films, and people or things in one, so that they stay away when the film is buil
 each line of `withdrawn.jsonl`:
 
     {"film": "clara"}
-    {"film": "clara", "entity": "char7", "places": [{"scene": 3, "frame": 81, "box": [10, 20, 60, 140]}, ...]}
+    {"film": "clara", "entity": "char7", "places": [{"scene": 3, "frame": 81, "box": [10, 20, 60, 140], "width": 640,
+     "height": 360}, ...]}
     {"film": "anton", "entity": "char2", "stories": ["anton-1", "anton-4"]}
 
 A person is known by where the detections were, in pixels, not by an ID or an embedding: that also holds for another
@@ -17,7 +18,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storyreason import runs
+from storyreason import pictures, runs
 from storyreason.dataset.films import films
 from storyreason.dataset.shards import Example
 from storyreason.errors import DataError
@@ -27,13 +28,28 @@ FILE = "withdrawn.jsonl"
 
 
 class Place(BaseModel):
-    """Where a detection of what was withdrawn was: scene and frame in its film, and the box in pixels."""
+    """Where a detection of what was withdrawn was: scene and frame in its film, and the box in pixels.
+
+    `width` and `height` are those of the frame then. Entries of older versions lack them: their boxes are taken as they are.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scene: int
     frame: int
     box: tuple[float, float, float, float]
+    width: int | None = None
+    height: int | None = None
+
+    def scaled(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The box in a frame of another size.
+
+        >>> Place(scene=0, frame=0, box=(10, 20, 30, 40), width=100, height=50).scaled(200, 200)
+        (20.0, 80.0, 60.0, 160.0)
+        """
+        across, down = width / (self.width or width), height / (self.height or height)
+        x1, y1, x2, y2 = self.box
+        return x1 * across, y1 * down, x2 * across, y2 * down
 
 
 class Withdrawn(BaseModel):
@@ -54,8 +70,8 @@ class Withdrawn(BaseModel):
         if self.entity is None:
             return True
         if example.origin is not None and self.places:
-            shown = zip(example.origin.scene, example.origin.frame, strict=True)
-            return not self.frames.isdisjoint(shown)
+            shown = list(zip(example.origin.scene, example.origin.frame, strict=True))
+            return bool(again(self.frames, shown))
         read, _ = analysis.read(example.chain_of_thought)
         rows = (row.id for section in read.sections for row in section.entities)
         return example.story_id in self.stories or self.entity in rows
@@ -64,6 +80,18 @@ class Withdrawn(BaseModel):
     def frames(self) -> frozenset[tuple[int, int]]:
         """Scene and frame of each place."""
         return frozenset((place.scene, place.frame) for place in self.places)
+
+
+def again(places: Iterable[tuple[int, int]], film: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Where places (scene and frame) are among those of a film that may be cut elsewhere now.
+
+    The frame alone says it, unless one side counts frames anew in each scene.
+    """
+    places, film = set(places), set(film)
+    if any(len({frame for _, frame in side}) < len(side) for side in (places, film)):
+        return {place: place for place in places & film}
+    by_frame = {frame: (scene, frame) for scene, frame in film}
+    return {place: by_frame[place[1]] for place in places if place[1] in by_frame}
 
 
 def film_of(example: Example) -> str:
@@ -77,12 +105,25 @@ def places(example: Example, entity: str) -> list[Place]:
         return []
     read, _ = analysis.read(example.chain_of_thought)
     return [
-        Place(scene=example.origin.scene[at], frame=example.origin.frame[at], box=tuple(map(float, row.box)))
+        Place(
+            scene=example.origin.scene[at],
+            frame=example.origin.frame[at],
+            box=tuple(map(float, row.box)),
+            **_size(example.images[at]),
+        )
         for section in read.sections
         if 0 <= (at := section.image - 1) < len(example.images)
         for row in section.entities
         if row.id == entity and row.box is not None
     ]
+
+
+def _size(image: bytes) -> dict[str, int]:
+    """Width and height; nothing of a picture that cannot be read, which must not keep its story from being withdrawn."""
+    try:
+        return dict(zip(("width", "height"), pictures.size(image), strict=True))
+    except pictures.PictureError:
+        return {}
 
 
 def read(folder: Path) -> list[Withdrawn]:

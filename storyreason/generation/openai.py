@@ -18,8 +18,8 @@ from storyreason.pictures import canonical, data_url, each
 if TYPE_CHECKING:
     import httpx
 
-RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses for which the same request may succeed later."""
+RETRYABLE = {408, 425, 429, *range(500, 1000)}
+"""Statuses for which the same request may succeed later. Proxies have their own above 504: 520 to 524, 529."""
 
 
 _OTHER_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)

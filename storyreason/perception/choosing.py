@@ -67,17 +67,20 @@ class Chooser:
         for scene, parts in groupby(seen, key=lambda pair: pair[0]):
             self.scenes += 1
             candidates, brightest = self._candidates(one for _, one in parts)
-            box = bars(brightest)
-            yield from (Kept(scene, one, box) for one in self._chosen(candidates))
+            boxes = {shape: bars(light) for shape, light in brightest.items()}
+            yield from (Kept(scene, one, boxes[one.small.shape]) for one in self._chosen(candidates))
 
-    def _candidates(self, scene: Iterable[Seen]) -> tuple[list[_Candidate], np.ndarray]:
-        """The sharpest frame of each stretch, and how bright each pixel gets, of shape [height, width]."""
+    def _candidates(self, scene: Iterable[Seen]) -> tuple[list[_Candidate], dict[tuple[int, ...], np.ndarray]]:
+        """The sharpest frame of each stretch, and how bright each pixel gets, of shape [height, width].
+
+        The latter for each shape of small pictures: subfolders may have pictures of several, with bars of their own.
+        """
         found: list[_Candidate] = []
-        brightest = np.zeros((1, 1), np.uint8)
+        brightest: dict[tuple[int, ...], np.ndarray] = {}
         most, stretch, start = (self._limit or 0) * CANDIDATES, 1, 0
         for at, seen in enumerate(scene):
             light = seen.small.max(axis=2)
-            brightest = np.maximum(brightest, light) if brightest.shape == light.shape else light
+            brightest[seen.small.shape] = np.maximum(brightest.get(seen.small.shape, light), light)
             new = _candidate(seen)
             if found and at < start + stretch:
                 found[-1] = self._sharper(found[-1], new)

@@ -7,7 +7,7 @@ JSON object on each line of a file:
     {"split": [{"film": "film 1", "frame": 12, "box": [10, 20, 60, 140]}, {"film": "film 1", "frame": 40, "box": [...]}]}
 
 `merge` makes the entities of all its detections one; `split` puts each of its detections into another entity. A place also
-names its `scene` where frames are counted anew in each.
+names its `scene` where frames are counted anew in each. Names are compared as text: `1` is `"1"`.
 """
 
 import itertools
@@ -64,7 +64,7 @@ class Correction(BaseModel):
     def _is_one(self) -> "Correction":
         if (self.merge is None) == (self.split is None):
             raise ValueError("either merge or split is required")
-        if len({place.film for place in self.places}) > 1:
+        if len({str(place.film) for place in self.places}) > 1:
             raise ValueError("the places of a correction are in one film")
         return self
 
@@ -107,7 +107,7 @@ def linked(film: Film, corrections: Sequence[Correction]) -> Linked:
     apart: list[tuple[int, int]] = []
     left_out = []
     for correction in corrections:
-        if correction.film != film.name:
+        if str(correction.film) != str(film.name):
             continue
         found = []
         for place in correction.places:
@@ -131,7 +131,7 @@ def _find(film: Film, place: Place) -> int | None:
     rows = [
         at
         for at, frame in enumerate(film.frame_names)
-        if frame == place.frame and place.scene in (None, film.scene_names[at])
+        if str(frame) == str(place.frame) and (place.scene is None or str(place.scene) == str(film.scene_names[at]))
     ]
     if len({film.frames[at] for at in rows}) > 1:
         raise DataError(f"A correction names {place}, which is in more than one scene: add its `scene`.")

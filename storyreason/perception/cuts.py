@@ -10,6 +10,7 @@ Pictures of a folder may be seconds apart: there, what surrounds a change says n
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +31,20 @@ BLACK = 6
 def scenes(seen: Iterable[Seen], rate: float | None) -> Iterator[tuple[int, Seen]]:
     """Each picture with its scene, counted from 0. `rate` is that of a video, in pictures a second; None for pictures.
 
-    Holds about half a second of pictures, and decides as soon as these are there.
+    A change of shape is a cut: pictures of two shapes cannot be compared. Holds about half a second of pictures, and decides as
+    soon as these are there.
     """
-    scene = 0
-    for one, cut in _Cuts(rate).decided(seen):
-        scene += cut
-        yield scene, one
+    scene = -1
+    for _, alike in groupby(seen, key=lambda one: one.small.shape):
+        scene += 1
+        for one, cut in _Cuts(rate).decided(alike):
+            scene += cut
+            yield scene, one
 
 
 class _Cuts:
+    """Of pictures of one shape."""
+
     def __init__(self, rate: float | None) -> None:
         from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
 
@@ -104,6 +110,4 @@ def _black(small: np.ndarray) -> bool:
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    if one.shape != other.shape:
-        return 255.0
     return float(np.abs(one.astype(np.int16) - other).mean())

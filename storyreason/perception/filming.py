@@ -113,9 +113,10 @@ def extract(
             reports.append(report)
         if not reports:
             raise DataError(f"No film could be read. {' '.join(left_out)}")
-        frames.write(
-            out / frames.FILE, _all(out, reports, before), lambda: {_KEY: json.dumps([asdict(one) for one in reports])}
-        )
+        held = {one.film for one in reports if one.fingerprint in before}
+        gone = [one for one in frames.gone(out) if one[0] in held] if held else []
+        said = {_KEY: json.dumps([asdict(one) for one in reports])} | ({frames.GONE: json.dumps(gone)} if gone else {})
+        frames.write(out / frames.FILE, _all(out, reports, before), lambda: said)
         shutil.rmtree(out / "films", ignore_errors=True)
     return reports, left_out
 

@@ -13,6 +13,7 @@ A folder with `frames.parquet`, one row for each frame, sorted by film, scene an
 | `image` | binary | a JPEG that every decoder reads alike (`storyreason.pictures.canonical`) |
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Metadata = Callable[[], Mapping[str, str]]
 FILE = "frames.parquet"
+GONE = "storyreason.withdrawn"
+"""In the metadata: film, scene and frame of those that were removed with one of the people in them."""
 BATCH = 32
 """Frames that are read at a time, and rows of a row group."""
 
@@ -101,6 +104,11 @@ def metadata(folder: Path) -> dict[str, str]:
     with _readable(path):
         found = pq.read_metadata(path).metadata or {}
     return {key.decode(): value.decode() for key, value in found.items()}
+
+
+def gone(folder: Path) -> list[tuple[str, int, int]]:
+    """Film, scene and frame of what was removed because somebody in it was withdrawn. Raises DataError."""
+    return [tuple(one) for one in json.loads(metadata(folder).get(GONE, "[]"))]
 
 
 def _groups(frames: Iterable[Frame]) -> Iterator[list[Frame]]:

@@ -6,8 +6,10 @@ on the Hub, is a folder of films, too.
 """
 
 import hashlib
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,9 @@ from storyreason.perception.video import Seen, Video, shrunk
 VIDEOS = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 PICTURES = (".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError,
+            RuntimeError)  # fmt: skip
+"""What reading an archive raises that is damaged or has a password; RuntimeError is what `zipfile` has for that."""
 
 
 class Source(Protocol):
@@ -112,7 +117,7 @@ class Pictures:
                     bad.append(f"{name} ({error})")
                     continue
                 scene = scenes[str(PurePosixPath(name).parent)] if len(scenes) > 1 else None
-                yield Seen(number, None, name, shrunk(pixels), _Decoded(pixels), scene, encoded)
+                yield Seen(number, None, name, shrunk(pixels), _Encoded(encoded), scene, encoded)
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             self.problem = (
@@ -123,11 +128,13 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    pixels: np.ndarray
+class _Encoded:
+    """Decoded again when it is wanted: all pictures of a subfolder may wait for its last one."""
+
+    encoded: bytes
 
     def __call__(self) -> np.ndarray:
-        return self.pixels
+        return np.asarray(pictures.rgb(self.encoded))
 
 
 def _films(path: Path) -> list[Path]:
@@ -209,6 +216,6 @@ def _opened(path: Path) -> Iterator[_Files]:
         else:
             with tarfile.open(path) as tape:
                 yield _Files(path, tape)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
+    except _DAMAGED as error:
         why = " ".join(str(error).split("\n")[0].split())  # tarfile lists what each kind of compression says
         raise DataError(f"{path} cannot be read ({why}): pack or copy it again.") from error

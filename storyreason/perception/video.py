@@ -89,7 +89,8 @@ class Video:
         import av
 
         try:
-            container = av.open(str(self.path))
+            # Titles are not read, and may be in any encoding.
+            container = av.open(str(self.path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise DataError(
                 f"{self.path} cannot be read as a video ({error.strerror}): copy or download it again, or leave it out."

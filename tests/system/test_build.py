@@ -42,7 +42,8 @@ def seldom(data: Path) -> tuple[str, str]:
 
 def test_films_become_a_data_version_that_a_retraining_takes(project: Project, films: Path, tmp_path: Path) -> None:
     wrong = {"film": "film-7", "frame": 99999, "box": [1, 2, 3, 4]}
-    (tmp_path / "corrections.jsonl").write_text(json.dumps({"merge": [wrong, wrong]}) + "\n")
+    lines = [{"merge": [wrong, wrong]}, {"split": [{**wrong, "film": 9}] * 2}]
+    (tmp_path / "corrections.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with scripted.endpoint(models=["storyteller", "gpt"]) as endpoint:
         preset = tmp_path / "mine.yaml"
         preset.write_text(
@@ -61,6 +62,7 @@ def test_films_become_a_data_version_that_a_retraining_takes(project: Project, f
             "dark.mp4 is left out: none of its frames shows anything",
             "The truth of film 'unknown' is not known",
             "No detection is at frame 99999",
+            "is of film '9', in which nothing is detected here: it is left out.",
             "contact sheet of film-7: ",
         ):
             assert sentence in said

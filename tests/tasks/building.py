@@ -30,20 +30,21 @@ def whole(
 
     from tasks import building
 
-    chosen, authored = config(url, **settings), list[Any]()
+    chosen, authored, named = config(url, **settings), list[Any](), list[Any]()
     with disable_run_logger():
         films = list[Any]()
         for table in seen(chosen, kept):
             if withdrawn:
                 table, _ = building.hide(table, building.recognize.compute(table.detections, None).ids, withdrawn)
             if chosen.authoring.landmarks:
-                table = replace(table, detections=building.landmarks.compute(chosen, table, 0.0).detections)
+                named.append(building.landmarks.compute(chosen, table, building.cost(chosen, named)))
+                table = replace(table, detections=named[-1].detections)
             films += building.footage(table, building.recognize.compute(table.detections, None).ids)
         for film in films:
             building.sheet.compute(film)
         for film in films:
-            authored.append(building.author.compute(chosen, film, sum(one.cost for one in authored)))
-        return building.assemble.compute(chosen, films, authored, licence).folder
+            authored.append(building.author.compute(chosen, film, building.cost(chosen, [*named, *authored])))
+        return building.assemble.compute(chosen, films, authored, licence, named).folder
 
 
 def seen(chosen: RunConfig, films: Path) -> list[Any]:

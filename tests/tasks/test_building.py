@@ -1,9 +1,12 @@
 """A data set of films is built in steps: each computed once, killed and resumed without paying or writing anything twice."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storyreason import dataset
@@ -55,6 +58,16 @@ def test_what_films_cost_is_added_up(kept: Path, tmp_path: Path) -> None:
     assert "12 requests, 12,000 tokens in and 1,200 out, 12.00; 0 refusals" in (folder / "README.md").read_text()
 
 
+def test_what_was_done_without_prices_counts_by_those_of_today(kept: Path, tmp_path: Path) -> None:
+    with scripted.endpoint() as endpoint:
+        whole(kept, tmp_path / "runs", endpoint.url)
+        *_, last = sorted((tmp_path / "runs" / "author").iterdir())
+        shutil.rmtree(last)
+        shutil.rmtree(tmp_path / "runs" / "calls")
+        with pytest.raises(ConfigError, match=r"max_cost = 8.5 is not enough: 8\.\d+ is spent"):  # two films of 4 calls
+            whole(kept, tmp_path / "runs", endpoint.url, price_in=1000.0, price_out=0.001, max_cost=8.5)
+
+
 def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path: Path) -> None:
     def script(body: dict[str, Any], _: int) -> str:
         if "response_format" in body:
@@ -66,8 +79,30 @@ def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path
         asked = len(endpoint.bodies)
         whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"], attempts=3)
         assert len(endpoint.bodies) == asked > 12
+    assert f"- Authoring: {asked} requests, {asked},000 tokens in" in (folder / "README.md").read_text()
     told = [one for split in dataset.SPLITS for one in dataset.load(folder, split)]
     assert any("| lm1 | The red gate, " in one.chain_of_thought for one in told)
+
+
+def test_each_correction_that_applies_nowhere_is_said(kept: Path, tmp_path: Path) -> None:
+    from tasks import building
+
+    of = {"frame": 101, "box": [1, 2, 3, 4]}
+    films_ = ("red-lantern-482", "blue", 7)
+    lines = [json.dumps({"merge": [{"film": film, **of}, {"film": film, **of}]}) for film in films_]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    table = building.Tables(kept, kept / "detections.parquet")
+    assert building.elsewhere(tmp_path / "mine.jsonl", [table]) == [
+        f"Correction {number} of {tmp_path / 'mine.jsonl'} is of film '{film}', in which nothing is detected here: it is left "
+        "out."
+        for number, film in ((2, "blue"), (3, "7"))
+    ]
+    rows = pq.read_table(kept / "detections.parquet")
+    film = pa.array([7] * len(rows))
+    pq.write_table(rows.set_column(rows.schema.get_field_index("film"), "film", film), tmp_path / "numbered.parquet")
+    numbered = building.Tables(kept, tmp_path / "numbered.parquet")
+    assert len(building.elsewhere(tmp_path / "mine.jsonl", [table, numbered])) == 1
+    assert building.elsewhere(None, [table]) == []
 
 
 @pytest.mark.server

@@ -12,9 +12,9 @@ import pytest
 from storyreason import dataset, runs
 from storyreason.authoring.windows import recognized
 from storyreason.config import DataConfig
-from storyreason.errors import DataError
+from storyreason.errors import DataError, RunError
 from storyreason.perception import frames
-from tasks import building, data, withdrawing
+from tasks import building, data, versioning, withdrawing
 from tests.storyreason.authoring import films, scripted
 from tests.tasks.building import whole
 from tests.tasks.cloned import clone, origin  # noqa: F401 (fixtures)
@@ -81,6 +81,29 @@ def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> No
         DataError, match=f"Neither films.dvc nor the runs of this checkout have anything of film '{FILM}'"
     ):
         withdrawing.withdraw("films.dvc", FILM, None, kept, None)
+
+
+def test_what_trainings_keep_of_its_pictures_goes_and_not_while_one_runs(kept: Path) -> None:
+    old = data.identify(DataConfig(target="films.dvc"))
+    pulled = [versioning.keep(old), runs.root() / "data" / ".0123.part"]
+    caches = [runs.root() / name / ("0" * 16) for name in ("prepared", "features")]
+    for folder in (pulled[1], *caches):
+        folder.mkdir(parents=True)
+    pulled.append(damaged := runs.root() / "data" / "0123")
+    damaged.mkdir()
+    (damaged / "train-0.parquet").write_text("none")
+    (base := runs.root() / "data" / "base").mkdir()
+    (base / "model.safetensors").write_text("")
+
+    with runs.lock(runs.work_folder("train", "0" * 16)), pytest.raises(RunError, match="A job is running"):
+        withdrawing.withdraw("films.dvc", FILM, PERSON, kept, None)
+    assert all(folder.is_dir() for folder in (*pulled, *caches)) and withdrawing.listed("films.dvc") == []
+    withdrawing.withdraw("films.dvc", FILM, PERSON, kept, None)
+    assert not any(folder.exists() for folder in (*pulled, *caches)) and base.is_dir()
+
+    new = versioning.keep(data.identify(DataConfig(target="films.dvc")))
+    withdrawing.withdraw("films.dvc", "black-bicycle-481", PERSON, kept, None)
+    assert not new.exists()
 
 
 def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,11 +141,12 @@ def test_an_invalid_story_is_left_out_and_never_kept(
     [
         error(429, "slow down", **{"retry-after": "0"}),
         error(503, "busy"),
+        *(error(status, "a proxy's own") for status in (501, 520, 522, 524, 529, 599)),
         Response(200, "<html>a proxy</html>"),
         Response(200, '{"choices": []}'),
         Response(200, reply("## Image 1").body, cut=True),
     ],
-    ids=["rate", "busy", "nonsense", "empty", "cut"],
+    ids=["rate", "busy", "501", "520", "522", "524", "529", "599", "nonsense", "empty", "cut"],
 )
 def test_a_failure_that_passes_is_asked_again(failure: Response, film: tuple[Window, ...], tmp_path: Path) -> None:
     run = Run(film[:1], tmp_path / "kept", in_turn([failure, failure]))
@@ -168,7 +169,7 @@ def test_an_endpoint_that_is_too_slow_is_given_up(film: tuple[Window, ...], tmp_
         over.set()
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_a_wrong_key_or_model_ends_it_at_once(status: int, film: tuple[Window, ...], tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=f"{status}: no such thing") as caught:
         Run(film, tmp_path, lambda *_: error(status, "no such thing"))

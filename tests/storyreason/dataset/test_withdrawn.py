@@ -41,9 +41,14 @@ def test_a_story_is_out_if_a_picture_of_it_shows_them_whatever_its_ids(
     entity = next(row.id for row in analysis.read(example.chain_of_thought)[0].sections[0].entities if row.box)
     where = withdrawn.places(example, entity)
     film = withdrawn.film_of(example)
-    assert where and where[0].frame == 100
+    assert where and where[0].frame == 100 and (where[0].width, where[0].height) == dataset.sizes(example)[0]
     known = Withdrawn(film=film, entity="char99", places=tuple(where))
     assert known.shown_by(example) and not known.shown_by(with_origin(example, scene=2))
+    assert example.origin is not None
+    recut = replace(example, origin=replace(example.origin, scene=(9,) * len(example.images)))
+    assert known.shown_by(recut)  # cut elsewhere, the frame is the same
+    (damaged,) = withdrawn.places(replace(example, images=(b"none", *example.images[1:])), entity)[:1]
+    assert damaged == Place(scene=where[0].scene, frame=where[0].frame, box=where[0].box)
     assert not Withdrawn(film="another", entity=entity, places=tuple(where)).shown_by(example)
     # Stories that do not say their frames, by the ID or by name.
     bare = replace(example, origin=None)

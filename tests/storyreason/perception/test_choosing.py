@@ -79,3 +79,12 @@ def test_bars_are_dark_in_the_whole_scene_and_on_both_sides() -> None:
     light[:, :30] = 0  # a dark half of the picture is no bar
     assert bars(light) == (0, 0.12, 1, 0.88)
     assert bars(np.full((100, 200), 20, np.uint8)) == (0, 0, 1, 1)
+
+
+def test_bars_are_those_of_pictures_of_one_shape() -> None:
+    barred = videos.scene(1).copy()
+    barred[:12] = barred[-12:] = 0
+    found = list(
+        Chooser(None).kept(of(videos.scene(2, (96, 160)), videos.scene(3), barred.swapaxes(0, 1), barred[:, :120]))
+    )
+    assert [one.box for one in found] == [(0, 0, 1, 1), (0, 0, 1, 1), (0, 0, 1, 1), (0, 0.125, 1, 0.875)]

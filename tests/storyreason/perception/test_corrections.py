@@ -117,6 +117,16 @@ def test_corrections_survive_another_detector_and_another_embedding_model(film: 
     assert after[unlike[0]] == after[unlike[1]]
 
 
+def test_names_are_compared_as_text(film: Film) -> None:
+    """Tables of other programs have numbers where contact sheets write text, and the other way round."""
+    one, other = people(film)[:2]
+    places = [place(film, at, film="7", frame=str(film.frame_names[at])) for at in (one, other)]
+    numbered = replace(film, name=7)
+    assert linked(numbered, [correction("split", *places)]).apart == ((one, other),)
+    scenes = [{**place(film, at, film=7), "scene": str(film.scene_names[at])} for at in (one, other)]
+    assert linked(replace(film, name="7"), [correction("split", places[0], scenes[1])]).apart == ((one, other),)
+
+
 def test_a_place_without_a_detection_is_left_out_and_said(film: Film) -> None:
     gone = place(film, 0, box=[9000, 0, 9100, 100])
     found = linked(film, [correction("merge", place(film, 1), gone)])

@@ -70,3 +70,9 @@ def test_pictures_that_are_seconds_apart_may_return(tmp_path: Path) -> None:
     """A change and back is a flash in a video, and in pictures a view and its reverse."""
     one, other = videos.scene(1), videos.scene(2)
     assert begun(scenes(seen([one, other, one, one, other]), None)) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("rate", [None, 24])
+def test_a_change_of_shape_is_a_cut(rate: float | None) -> None:
+    wide, high = videos.scene(1), videos.scene(1, (96, 160))
+    assert begun(scenes(seen([wide] * 20 + [high] * 20 + [wide] * 20), rate)) == [20, 40]

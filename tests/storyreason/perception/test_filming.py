@@ -1,5 +1,6 @@
 """From films to the table of frames: what is in it, and that nothing is done twice."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_only_what_is_new_is_read(films: Path, tmp_path: Path, read: Counter[str
     assert read == {"a": 70, "b": 90, "c": 10}
     filming.extract([films / "a.mp4"], tmp_path, filming.Settings(per_scene=1))
     assert read["a"] == 140 and frames.films(tmp_path) == {"a": 2}
+
+
+def test_what_was_removed_from_a_film_is_known_until_it_is_read_again(films: Path, tmp_path: Path) -> None:
+    filming.extract([films / "a.mp4"], tmp_path)
+    gone = [("a", 0, 3), ("b", 1, 2)]
+    said = {**frames.metadata(tmp_path), frames.GONE: json.dumps(gone)}
+    frames.write(tmp_path / frames.FILE, list(frames.read(tmp_path)), lambda: said)
+    filming.extract([films / "a.mp4", films / "c"], tmp_path)
+    assert frames.gone(tmp_path) == gone[:1]
+    filming.extract([films / "a.mp4"], tmp_path, filming.Settings(per_scene=1))
+    assert frames.gone(tmp_path) == []
 
 
 def test_bars_are_cut_and_large_frames_made_smaller(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Films on disk: what is one, and how their pictures are read."""
 
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_pictures_are_read_by_number_and_subfolders_are_scenes(tmp_path: Path, k
     assert (seen[1].pixels() == videos.scene(1)).all()
 
 
+def test_pictures_that_wait_for_the_end_of_their_scene_are_not_held_decoded(tmp_path: Path) -> None:
+    size = (1000, 800)
+    (tmp_path / "scene").mkdir()
+    for number in range(10):
+        (tmp_path / "scene" / f"{number}.png").write_bytes(videos.png(videos.scene(number, size)))
+    tracemalloc.start()
+    try:
+        seen = list(sources.open_film(tmp_path).frames())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * 1000 * 800 * 3 / 4
+    assert (seen[7].pixels() == videos.scene(7, size)).all()
+
+
 def test_a_picture_that_does_not_decode_is_left_out_and_named(tmp_path: Path) -> None:
     folder = film(tmp_path / "film", "1.png", "2.png", "3.png")
     whole = (folder / "2.png").read_bytes()
@@ -83,6 +99,41 @@ def test_an_archive_that_is_none_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("none")
     with pytest.raises(DataError, match=f"{name} cannot be read .*: pack or copy it again"):
         sources.open_film(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (zipfile.ZIP_DEFLATED, "Error -3 while decompressing data"),
+        (zipfile.ZIP_LZMA, "Corrupt input data"),
+        (zipfile.ZIP_BZIP2, "Invalid data stream"),
+        (zipfile.ZIP_STORED, "Bad CRC-32"),
+    ],
+)
+def test_an_archive_with_damaged_data_is_said(tmp_path: Path, kind: int, why: str) -> None:
+    with zipfile.ZipFile(tmp_path / "film.zip", "w", kind) as packed:
+        packed.writestr("1.png", videos.png(videos.scene(1)))
+    content = bytearray((tmp_path / "film.zip").read_bytes())
+    content[60:120] = b"\xff" * 60  # behind the header of the file
+    (tmp_path / "film.zip").write_bytes(content)
+    with pytest.raises(DataError, match=rf"film.zip cannot be read \({why}.*\): pack or copy it again"):
+        list(sources.open_film(tmp_path / "film.zip").frames())
+
+
+def test_an_archive_with_a_password_or_damaged_names_is_said(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "film.zip", "w") as packed:
+        packed.writestr("1ä.png", videos.png(videos.scene(1)))
+    whole = (tmp_path / "film.zip").read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    locked = bytearray(whole)
+    locked[6] |= 1  # general purpose bit 0: encrypted
+    locked[directory + 8] |= 1
+    (tmp_path / "film.zip").write_bytes(locked)
+    with pytest.raises(DataError, match=r"film.zip cannot be read \(.*password required.*\): pack or copy it again"):
+        list(sources.open_film(tmp_path / "film.zip").frames())
+    (tmp_path / "film.zip").write_bytes(whole.replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"film.zip cannot be read \('utf-8' codec .*\): pack or copy it again"):
+        sources.open_film(tmp_path / "film.zip")
 
 
 def test_a_fingerprint_follows_from_content(tmp_path: Path) -> None:

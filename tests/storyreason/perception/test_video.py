@@ -90,6 +90,12 @@ def test_a_video_that_breaks_off_is_kept_up_to_there(clip: Path, tmp_path: Path)
         Video(cut)
 
 
+def test_a_title_in_another_encoding_does_not_matter(tmp_path: Path) -> None:
+    path = videos.write(tmp_path / "a.mkv", videos.shots(3), title="Les annees")
+    path.write_bytes(path.read_bytes().replace(b"annees", b"ann\xe9es"))
+    assert len(list(Video(path).frames())) == 3
+
+
 def test_what_has_no_pictures_is_said(tmp_path: Path) -> None:
     import av
 

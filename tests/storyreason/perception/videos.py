@@ -42,10 +42,12 @@ def write(
     codec: str = "libx264",
     seconds: Sequence[float] | None = None,
     pixel_format: str = "yuv420p",
+    title: str = "",
     **colours: int,
 ) -> Path:
     """A video of 24 frames a second, or with these time stamps. `colours` are those of the codec's context."""
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         # With x265's own threads, the last packets could not be written on a busy machine, now and then.
         alone = "log-level=error:pools=none:frame-threads=1:bframes=0"
         stream: Any = container.add_stream(codec, rate=24, options={"threads": "1", "x265-params": alone})
