@@ -92,7 +92,8 @@ def _start_server(home: Path) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    begin = [sys.executable, "-m", "flows.server", "prefect", "server", "start"]
+    command = [*begin, "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     process = guard.start(command, log)
     atexit.register(_stop, process)

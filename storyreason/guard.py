@@ -8,7 +8,8 @@ the whole group is ended: vLLM starts further processes, which stay in it. A fol
 own (`TMPDIR`) is removed then too, because vLLM leaves its sockets there.
 
 The guard itself may be killed: a second process waits for that and ends the group, and the kernel ends the command when
-both are killed at once. Then the folder stays, until the next guard starts and removes it.
+both are killed at once; vLLM's further processes ask the kernel for the same (`end_with_parent`). Then the folder stays, until
+the next guard starts and removes it.
 
 Only the standard library is imported, so that the guard starts fast.
 """
@@ -33,6 +34,8 @@ SCRATCH = ("storyreason-", "-g")
 """How the names of the folders for temporary files begin and end. Short: the path of a socket has at most 107 bytes."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+GUARDED = "STORYREASON_GUARDED"
+"""The environment variable of a guarded command and all that comes of it."""
 
 
 def start(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
@@ -65,7 +68,7 @@ def main() -> None:
     command = subprocess.Popen(
         sys.argv[sys.argv.index("--") + 1 :],
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": scratch},
+        env={**os.environ, "TMPDIR": scratch, GUARDED: "1"},
         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
@@ -106,6 +109,21 @@ def prctl(option: int, value: int) -> None:
     """Linux alone has it; elsewhere nothing happens."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(option, value)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process with the one that started it, if that is a guarded command.
+
+    vLLM calls this plugin in each of its processes. Its engine does not notice when the first one is killed (-9), and would
+    hold its memory for ever.
+    """
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None and GUARDED in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it ended before that
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start_second_guard(scratch: str) -> int:

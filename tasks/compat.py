@@ -3,9 +3,10 @@
 `storyreason/compat` has those of the library's own dependencies, and says what `BORROWED` is for.
 """
 
+import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,8 @@ BORROWED = (
              "Read how a deployment sends the schema of its form, then run tests/system/test_deployments.py."),
     Borrowed("prefect", "3.7.7", "prefect.cli.deploy._storage", "_PullStepStorage", None,
              "Read how `prefect deploy` sends pull steps, then run tests/system/test_work_pool.py."),
+    Borrowed("prefect", "3.7.7", "prefect.server.events.models.automations", "run_coro_as_sync", None,
+             "Read what follows the commit of an automation on SQLite, then run tests/tasks/test_compat.py without the patch."),
     Borrowed("mlflow", "3.17.2", "mlflow.utils.mlflow_tags", "MLFLOW_LOGGED_ARTIFACTS", None,
              "MLflow's page finds the tables of a run by this tag; compare with MlflowClient.log_table."),
     Borrowed("dvc-data", "3.18.3", "dvc_data.hashfile.tree:Tree", "load", "odb hash_info hash_name", DVC),
@@ -57,6 +60,24 @@ def let_cancel_after_an_outage() -> None:
 
     patient = functools.partial(observers.critical_service_loop, consecutive=LOOKS)
     observers.critical_service_loop = patient
+
+
+def let_automations_change() -> None:
+    """Keep Prefect's server on SQLite from a deadlock when an automation is changed (PrefectHQ/prefect#23055).
+
+    After the commit its event loop waits for a thread that waits for a lock, which a task of that loop may hold: the server
+    never answers again. Here the loop does that work itself, as its next task.
+    """
+    from prefect.server.events.models import automations
+
+    begun = set[asyncio.Task[Any]]()  # a loop alone does not keep its tasks
+
+    def soon(work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        begun.add(task)
+        task.add_done_callback(begun.discard)
+
+    automations.run_coro_as_sync = soon  # type: ignore[assignment]
 
 
 def form_of(deployment: "RunnerDeployment") -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """No process outlives its owner: told with processes that start further processes, as vLLM does."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -135,6 +138,52 @@ def test_what_a_command_leaves_among_temporary_files_goes_with_it(tmp_path: Path
     scratch = Path(said.read_text().strip())
     assert scratch.parent == tmp_path
     assert not scratch.exists()
+
+
+FURTHER = """
+import multiprocessing, os, sys, time
+from storyreason import guard
+def further(place):
+    guard.end_with_parent()
+    with open(place + ".tmp", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(place + ".tmp", place)
+    time.sleep(600)
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=further, args=sys.argv[1:]).start()
+    time.sleep(600)
+"""
+
+
+def test_what_the_command_started_ends_when_both_guards_are_killed_with_it(tmp_path: Path) -> None:
+    """As vLLM's engine, which loads `end_with_parent` as a plugin."""
+    (tmp_path / "engine.py").write_text(FURTHER)
+    number = tmp_path / "number"
+    command = [sys.executable, guard.__file__, "--", sys.executable, str(tmp_path / "engine.py"), str(number)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        wait_for(number.exists)
+        further = int(number.read_text())
+        process.send_signal(signal.SIGSTOP)
+        for one in psutil.Process(process.pid).children():
+            one.kill()
+        process.kill()
+
+    wait_for(lambda: not running(further), 10)
+    assert {one.value for one in entry_points(group="vllm.general_plugins")} == {"storyreason.guard:end_with_parent"}
+
+
+def test_a_process_that_no_guard_has_started_outlives_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(guard, "prctl", lambda option, value: asked.append(option))
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=os.getppid()))
+    monkeypatch.delenv(guard.GUARDED, raising=False)
+    guard.end_with_parent()
+    assert asked == []
+    monkeypatch.setenv(guard.GUARDED, "1")
+    guard.end_with_parent()
+    assert asked == [guard.PR_SET_PDEATHSIG]
 
 
 def test_temporary_files_of_a_guard_that_was_killed_with_its_second_go_at_the_next_start(tmp_path: Path) -> None:

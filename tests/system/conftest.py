@@ -202,7 +202,9 @@ class Platform:
         found = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # ended while it is asked
-                ours = process.environ().get("STORYREASON_UP") == str(self.project.runs / "up")
+                ours = process.environ().get("STORYREASON_UP") == str(self.project.runs / "up") or (
+                    "VLLM" in process.name() and Path(process.cwd()).is_relative_to(self.project.folder)
+                )  # which names itself over its environment
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found[process] = process.cmdline()
         return found

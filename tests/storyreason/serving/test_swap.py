@@ -267,12 +267,17 @@ def test_a_killed_engine_is_restarted(gateway: ServingConfig, frames: tuple[byte
     assert "\nstoryreason_engine_restarts_total 1.0\n" in counted
 
 
-def test_a_killed_gateway_leaves_no_engine_and_a_new_one_serves_the_same_model(
+def test_a_gateway_killed_with_all_that_guards_its_engine_leaves_none_and_a_new_one_serves_the_same_model(
     gateway: ServingConfig, untrained: Path, frames: tuple[bytes, ...]
 ) -> None:
     address = state.address()
-    assert address is not None and engines()
+    assert address is not None
+    core = [process for process in engines() if "EngineCore" in " ".join(process.cmdline())]
+    guards = [process for process in engines() if process not in core]
+    assert len(core) == 1 and len(guards) == 3  # two guards, and vLLM's first process
 
+    for process in guards:
+        process.kill()
     os.kill(address.pid, signal.SIGKILL)
 
     wait_for(lambda: not engines(), 30)
