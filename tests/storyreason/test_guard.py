@@ -169,7 +169,7 @@ def test_what_the_command_started_ends_when_both_guards_are_killed_with_it(tmp_p
         process.kill()
 
     wait_for(lambda: not running(further), 10)
-    assert {one.value for one in entry_points(group="vllm.general_plugins")} == {"storyreason.guard:end_with_parent"}
+    assert "storyreason.guard:end_with_parent" in {one.value for one in entry_points(group="vllm.general_plugins")}
 
 
 def test_a_process_that_no_guard_has_started_outlives_its_parent(
