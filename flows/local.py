@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows import changes, up
@@ -61,17 +61,17 @@ def _server() -> Iterator[None]:
         yield
         return
     home = Path(os.environ["PREFECT_HOME"])
-    try:
-        with runs.lock(home):
-            os.environ["PREFECT_API_URL"] = _start_server(home)
-            _close_runs_of_the_killed()
-            yield
-    except RunError as error:
-        if str(home) not in str(error):
-            raise
-        raise RunError(
-            f"{error} Or run several flows at a time: start `storyreason up` first, or set PREFECT_API_URL to a server's address."
-        ) from None
+    with ExitStack() as held:
+        try:
+            held.enter_context(runs.lock(home))
+        except RunError as error:
+            raise RunError(
+                f"{error} Or run several flows at a time: start `storyreason up` first, or set PREFECT_API_URL to a server's "
+                "address."
+            ) from None
+        os.environ["PREFECT_API_URL"] = _start_server(home)
+        _close_runs_of_the_killed()
+        yield
 
 
 def _await_server(url: str) -> None:

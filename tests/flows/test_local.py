@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,6 +12,7 @@ from threading import Thread
 import pytest
 
 from flows import local, schedules
+from storyreason import guard, runs
 from storyreason.errors import ConfigError, RunError
 from tasks import settings
 
@@ -76,6 +78,27 @@ def test_a_server_that_ends_while_it_starts_is_reported_at_once(tmp_path: Path) 
     ):
         ended.wait()
         local._wait(ended, "http://127.0.0.1:9/health", log)
+
+
+def test_only_a_flow_that_waits_for_another_is_told_how_to_run_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(guard, "start", lambda command, log: subprocess.Popen(["false"], stdin=subprocess.PIPE))
+    with (
+        pytest.raises(RunError, match=r"ended before it answered: its last output is in .*server\.log\.$"),
+        local._server(),
+    ):
+        pass
+
+    monkeypatch.setattr(runs, "lock", partial(runs.lock, wait=0.1))
+    with (
+        runs.lock(tmp_path),
+        pytest.raises(RunError, match=r"is being written by .* Or run several flows at a time: start `storyreason up`"),
+        local._server(),
+    ):
+        pass
 
 
 BEGIN_A_RUN = """

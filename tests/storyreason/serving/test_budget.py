@@ -1,12 +1,14 @@
 """What a request may take: memory, processor time, and the patience for clients that leave or do not read."""
 
 import asyncio
+import gc
 import json
 import logging
 import socket
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from storyreason.serving import budget
+from storyreason.serving import budget, worker
 from storyreason.serving.errors import RefusedError
 from storyreason.serving.live import Outbox
 from storyreason.serving.routing import ClientGoneError, unless_gone
@@ -82,6 +84,28 @@ def test_work_beyond_its_budget_costs_its_own_request_only(
     assert ("ZeroDivisionError" in caplog.text) is (job == "fail")
 
     assert asyncio.run(tight.do("echo", {"a": 1}, b"x" * 10**6, b"")) == ({"a": 1}, [b"x" * 10**6, b""])
+
+
+def test_nothing_of_an_answer_is_kept_when_it_has_been_read() -> None:
+    """A cache by the text of an ID or a name grows with every request, whatever the length of its keys."""
+
+    def read(number: int) -> None:
+        word = f"{number}" + "a" * 50_000
+        row = f"| {word} | B{word} | c | d | e | f | 1,2,30,40 |"
+        text = f"<think>\n## Image 1\n### Characters\n{row}\n</think>\n<gdi image1>\n<gdo {word}>B{word}</gdo> C{word}.\n</gdi>"
+        worker.JOBS["reading"]({}, [text.encode()])
+
+    read(0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(1, 11):
+            read(number)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 100_000, "not two words of the ten answers"
 
 
 def test_a_refusal_keeps_its_status_and_sentence() -> None:
