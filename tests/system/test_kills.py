@@ -133,7 +133,7 @@ def test_all_servers_are_killed_and_the_training_keeps_its_slot_and_completes(
         {
             "mlflow server": f"{platform.url('MLFLOW')}/health",
             "storyreason serve": platform.url("GATEWAY"),
-            "prefect server": f"{platform.url('PREFECT')}/api/health",
+            "python -m flows.server": f"{platform.url('PREFECT')}/api/health",
         },
     )
 
