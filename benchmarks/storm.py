@@ -113,14 +113,12 @@ class Clone:
         found = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
+                mine = process.environ().get("STORYREASON_RUNS") == str(self.runs)
                 # vLLM's engine names itself over its environment
-                mine = process.environ().get("STORYREASON_RUNS") == str(self.runs) or self._holds(process.cwd())
+                mine |= Path(process.cwd()).is_relative_to(self.folder)
                 if mine and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                     found[process] = " ".join(process.cmdline())
         return found
-
-    def _holds(self, place: str) -> bool:
-        return Path(place).is_relative_to(self.folder)
 
     def said(self) -> str:
         return (self.folder / "storm.log").read_text(errors="replace")[-1500:]

@@ -95,8 +95,8 @@ def _check_what_comes_after_training(config: RunConfig, until: Until) -> None:
     if compares or (config.improve.method == "grpo" and until in ("improve", "register")):
         command.check(config.serving, vllm.gpus, evaluates=until != "deploy")
         vllm.refuse_untold(config.base.name)
-    if compares and registry.number_of(config.model, "champion") is not None:
-        registry.with_weights(config.model, "champion")
+    if compares:  # weights that are gone are no fault yet: this training may make them again
+        registry.champion(config.model)
     if until in ("gate", "deploy"):
         judging.check(config)
     if until == "deploy":

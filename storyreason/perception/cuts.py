@@ -43,7 +43,7 @@ def scenes(seen: Iterable[Seen], rate: float | None) -> Iterator[tuple[int, Seen
 
 
 class _Cuts:
-    """Of pictures of one shape."""
+    """Finds the cuts among pictures of one shape."""
 
     def __init__(self, rate: float | None) -> None:
         from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
