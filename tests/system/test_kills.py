@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from tests.system.conftest import Platform, wait_for
 
 pytestmark = pytest.mark.server
-STEPS = {"undisturbed": 80, "ended": 30}
+STEPS = {"undisturbed": 50, "ended": 22}
 """Optimizer steps of the two trainings: the first must last longer than the restart of all servers."""
 
 

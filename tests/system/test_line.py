@@ -146,7 +146,7 @@ def test_without_changes_nothing_is_repeated(project: Project, mlflow: MlflowCli
     assert len(mlflow.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
-IMPROVED = ["--set", "improve.max_steps=4"]
+IMPROVED = ["--set", "improve.max_steps=4", "--set", "improve.negatives=[moved-boxes]"]
 
 
 def test_an_improvement_killed_on_its_way_goes_on_and_both_versions_are_compared(

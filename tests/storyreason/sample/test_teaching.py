@@ -7,13 +7,24 @@ from pathlib import Path
 import pytest
 
 from storyreason.errors import ConfigError
+from storyreason.sample import base
 from storyreason.sample.base import box_f1, vocabulary_texts
 from storyreason.sample.curriculum import Batches, Course, drawn
 from storyreason.sample.teaching import BaseProgress, _keep, _rate, train
 from storyreason.sample.tokenizer import make_processor
 
 
+@pytest.fixture
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained model never ends its answer."""
+    answers = base.answers
+    monkeypatch.setattr(
+        base, "answers", lambda model, processor, lessons, tokens=0: answers(model, processor, lessons, 24)
+    )
+
+
 @pytest.mark.server
+@pytest.mark.usefixtures("_short_answers")
 def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
