@@ -69,7 +69,7 @@ def measured(folder: Path) -> dict[str, Any]:
     cache = features.FeatureCache(
         folder / "features", architecture.inside(base), encoder, torch.device("cpu"), bf16=False
     )
-    share = cache.share(stories, validation, 10**15)
+    share = cache.share(stories, validation, cache.missing(stories, validation), 10**15)
     lap("features wanted")
     # As if all were cached: each file is checked for completeness.
     cache._is_whole = lambda *one: features.FeatureCache._is_whole(cache, *one) or True  # type: ignore[method-assign]

@@ -94,7 +94,8 @@ class TrainingConfig(BaseModel):
         50.0,
         ge=0,
         description="While the vision tower is frozen (modes lora and language), its features are computed once and cached on "
-        "disk, up to this many GB (about 1.2 MB for a 575x240 frame at 7B); the rest is computed in every step. 0: off.",
+        "disk, up to this many GB for each tower, other data's included (about 1.2 MB for a 575x240 frame at 7B); the rest is "
+        "computed in every step. 0: off.",
     )
     loss: Literal["answer", "all"] = Field(
         "answer",

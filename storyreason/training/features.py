@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class Share:
     pictures: int
     bytes: int
     wanted_bytes: int
-    """For all stories; more than `bytes` if the cap was reached."""
+    """For all stories; more than `bytes` if there is no room for some."""
 
     def line(self) -> dict[str, int]:
         """For `progress.jsonl`."""
@@ -114,9 +114,28 @@ class FeatureCache:
     def bytes_of(self, tokens: int) -> int:
         return HEADER + tokens * self.size * self.dtype.itemsize
 
-    def share(self, stories: "StoryDataset", validation: "StoryDataset", room: int) -> Share:
-        """What fits into `room` bytes: first the validation stories, which every epoch needs, then the others in order."""
-        wanted = used = pictures = 0
+    def missing(self, *parts: "StoryDataset") -> dict[int, int]:
+        """The bytes of the pictures that are not there yet, by the story's place in the data."""
+        found: dict[int, int] = {}
+        for stories in parts:
+            for index in range(len(stories)):
+                if (place := stories.story(index).place) not in found:  # a story may be in several pairs
+                    lacks = (one for one in _pictures(stories, index) if not self._is_whole(*one))
+                    found[place] = sum(self.bytes_of(tokens) for _, tokens in lacks)
+        return found
+
+    def room(self, cap: float) -> int:
+        """Bytes that may be added: up to `cap` GB with all that the tower has, but at most four fifths of the free space."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = sum(_size(file) for part in os.scandir(self.folder) for file in os.scandir(part))
+        return max(0, int(min(cap * 1e9 - there, 0.8 * shutil.disk_usage(self.folder).free)))
+
+    def share(
+        self, stories: "StoryDataset", validation: "StoryDataset", missing: Mapping[int, int], room: int
+    ) -> Share:
+        """The stories whose features are there, and those whose `missing` bytes fit into `room`: first the validation stories,
+        which every epoch needs, then the others in order."""
+        wanted = used = added = pictures = 0
         chosen: list[list[int]] = [[], []]
         for part, of in ((chosen[1], validation), (chosen[0], stories)):
             counted: set[int] = set()  # a story may be in several pairs
@@ -126,17 +145,12 @@ class FeatureCache:
                 counted.add(story.place)
                 size = 0 if again else sum(map(self.bytes_of, story.image_tokens))
                 wanted += size
-                if wanted <= room:
+                added += 0 if again else missing[story.place]
+                if added <= room or not missing[story.place]:
                     part.append(index)
                     used += size
                     pictures += 0 if again else len(story.image_tokens)
         return Share(frozenset(chosen[0]), frozenset(chosen[1]), pictures, used, wanted)
-
-    def room(self, cap: float) -> int:
-        """Bytes that may be used: `cap` GB, but at most four fifths of the disk's free space."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(_size(file) for part in os.scandir(self.folder) for file in os.scandir(part))
-        return int(min(cap * 1e9, there + 0.8 * shutil.disk_usage(self.folder).free))
 
     def compute(
         self,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -82,7 +83,11 @@ def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step:
         return
     holder, device = architecture.inside(trainer.model), trainer.args.device
     cache = features.FeatureCache(job.features or job.work / "features", holder, encoder, device, trainer.args.bf16)
-    share = cache.share(trainer.stories, trainer.validation, _least(cache.room(job.training.feature_cache_gb), device))
+    missing = cache.missing(trainer.stories, trainer.validation)
+    # Each machine has a disk of its own, and one process may look at it when another has begun to fill it.
+    (room,) = _agreed([cache.room(job.training.feature_cache_gb)], "MIN", device)
+    missing = dict(zip(missing, _agreed([*missing.values()], "MAX", device), strict=True))
+    share = cache.share(trainer.stories, trainer.validation, missing, room)
     trainer.telemetry.writer.write("features", step=step, **share.line())
 
     def report(done: int, of: int) -> None:
@@ -102,13 +107,13 @@ def _keep_features(job: Job, trainer: StoryTrainer, encoder: chat.Encoder, step:
     trainer.telemetry.restart_clock()
 
 
-def _least(value: int, device: torch.device) -> int:
-    """The least value of all processes."""
+def _agreed(values: list[int], by: Literal["MIN", "MAX"], device: torch.device) -> list[int]:
+    """The least or the greatest of each value over all processes."""
     if not (dist.is_available() and dist.is_initialized()):
-        return value
-    shared = torch.tensor(value, device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MIN)
-    return int(shared)
+        return values
+    shared = torch.tensor(values, device=device)
+    dist.all_reduce(shared, op=getattr(dist.ReduceOp, by))
+    return [int(one) for one in shared.tolist()]
 
 
 def _cores() -> int:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,12 +138,46 @@ def test_the_cap_limits_the_stories_and_reports_what_all_would_take(
     )
     kept = cache(tmp_path, base, encoder)
     sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in map(made.story, range(4))]
-    share = kept.share(made, none, sizes[0] + sizes[1])
+    missing = kept.missing(made, none)
+    assert list(missing.values()) == sizes
+    share = kept.share(made, none, missing, sizes[0] + sizes[1])
     assert (set(share.stories), share.bytes, share.wanted_bytes) == ({0, 1}, sizes[0] + sizes[1], sum(sizes))
-    assert kept.share(made, none, 10**9).stories == {0, 1, 2, 3}
+    assert kept.share(made, none, missing, 10**9).stories == {0, 1, 2, 3}
     # validation comes first
-    assert kept.share(none, made, sizes[0]).validation == {0}
+    assert kept.share(none, made, missing, sizes[0]).validation == {0}
     assert kept.room(1e-6) == 1000
+
+
+def test_features_of_other_data_take_room_and_those_of_these_data_are_had(
+    base: Any,
+    encoder: chat.Encoder,
+    tiny_examples: list[dataset.Example],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, none = stories(tiny_examples, encoder), StoryDataset(tiny_examples, [], encoder, TrainingConfig())
+    kept = cache(tmp_path, base, encoder)
+    sizes = [sum(map(kept.bytes_of, story.image_tokens)) for story in map(made.story, range(4))]
+
+    def taken(cap: int, free: int) -> list[int]:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+        return sorted(kept.share(made, none, kept.missing(made), kept.room(cap / 1e9)).stories)
+
+    # Given room for all, were the tower's folder empty
+    cap, free = sum(sizes), 2 * sum(sizes)
+    assert taken(cap, free) == [0, 1, 2, 3]
+    # When features of other data are in it, Then as many bytes fewer are written
+    foreign = kept.path("ff" * 32)
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(bytes(sizes[3]))
+    assert taken(cap, free) == [0, 1, 2]
+    # and on a disk that is nearly full, no more than there is room for, however many there are
+    assert taken(10 * cap, 2 * sizes[0] - 1) == [0]
+    # and what is there is used, whatever the cap and the disk, and a resumed training takes what it took
+    kept.compute(made, [0, 1, 2], **LIMITS)
+    assert taken(cap, free) == taken(cap // 2, 0) == [0, 1, 2]
+    kept.path(made.story(1).pictures[0]).unlink()
+    assert taken(cap, 0) == [0, 2]
 
 
 def test_trainings_that_share_a_folder_do_not_interfere(
@@ -167,4 +202,4 @@ def test_trainings_that_share_a_folder_do_not_interfere(
     # and files that are there when the folder is listed, and gone when they are looked at
     for name in (".3fa2.7", "3fa3"):
         kept.path("3fa1").with_name(name).symlink_to("gone")
-    assert kept.room(1e-6) == 1000
+    assert kept.room(1e-3) == 10**6 - kept.path("3fa1").stat().st_size
