@@ -1,6 +1,7 @@
 """What a judge is given: predictions and stories with planted faults, and people's ratings."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def ratings(path: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     Raises DataError that names file, line and cell.
     """
     try:
-        rows = list(csv.DictReader(plain(path.read_bytes().decode()).splitlines()))
+        rows = list(csv.DictReader(io.StringIO(plain(path.read_bytes().decode()), newline="")))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:

@@ -74,7 +74,9 @@ def write(path: Path, found: Sequence[Sample]) -> None:
 
 
 def read(path: Path) -> list[Sample]:
-    return [Sample(**json.loads(line)) for line in path.read_text().splitlines()]
+    # `splitlines` also ends a line at U+2028 and others, which an answer may have.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [Sample(**json.loads(line)) for line in lines]
 
 
 def summary(found: Sequence[Sample]) -> dict[str, float]:

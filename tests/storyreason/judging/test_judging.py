@@ -112,6 +112,13 @@ def test_alpha_with_people_is_that_computed_by_hand(tmp_path: Path) -> None:
     assert found.alpha["action"] is None and found.alpha["identity"] is None
 
 
+def test_a_remark_beside_a_rating_may_have_lines_of_any_kind(tmp_path: Path) -> None:
+    odd = 'rater,story_id,remark,action\nMara,one,well\u2028told\x85indeed,5\r\nMara,two,"on two\nlines",3\n'
+    (tmp_path / "ratings.csv").write_bytes(odd.encode())
+
+    assert given.ratings(tmp_path / "ratings.csv") == {"Mara": {"one": {"action": 5}, "two": {"action": 3}}}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

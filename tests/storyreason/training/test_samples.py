@@ -1,5 +1,7 @@
 """A round's answers: what each is worth beside the others, and which of them teach nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from storyreason.scoring import Reward
@@ -31,6 +33,16 @@ def test_answers_of_the_same_reward_teach_nothing_and_are_counted() -> None:
     assert summary["reward"] == pytest.approx(2 / 6)
     assert summary["readable"] == pytest.approx(4 / 6)
     assert (summary["tokens"], summary["cut"]) == (6, 0.5)
+
+
+def test_answers_are_read_back_whatever_a_model_wrote(tmp_path: Path) -> None:
+    """Python ends a line at each of these characters, and JSON does not."""
+    odd = "One\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven\nend\r\n"
+    found = samples.compared("film-1", [(odd, False, 9), ("b", True, 3)], rewards(0.2, 0.6))
+
+    samples.write(tmp_path / samples.FILE, found)
+
+    assert samples.read(tmp_path / samples.FILE) == found
 
 
 @pytest.mark.parametrize("pack_tokens", [None, 30])
