@@ -63,7 +63,7 @@ def fetched(source: str, folder: Path, config: str | None = None, revision: str 
             yield place
             return
         new = held.enter_context(new_folder(folder))
-        for split, rows in _splits(place, source, options).items():
+        for split, rows in _splits(source, options).items():
             write(_examples(rows, place, source), new, split)
         try:
             yield new
@@ -114,14 +114,19 @@ def _from_hub(name: str, config: str | None, revision: str | None) -> tuple[Path
     return Path(kept), {"path": made.name, "data_files": files}
 
 
-def _splits(place: Path, source: str, options: dict[str, Any]) -> dict[str, Any]:
+def _splits(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """The splits of a folder, streamed, their pictures as bytes."""
     import datasets
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-    if tars := sorted(place.glob("**/*.tar")):
-        options = {**options, "features": _features(tars)}
     try:
+        made = datasets.load_dataset_builder(**options)
+        if isinstance(made, WebDataset):
+            tars = [Path(file) for split in SPLITS for file in made.config.data_files.get(split, ())]
+            options = {**options, "features": _features(tars)}
         found = datasets.load_dataset(streaming=True, **options)
+    except DataError:
+        raise
     except Exception as error:  # the library raises errors of many kinds
         raise DataError(f"{source} is nothing that `datasets` can load: {_said(error)}") from error
     # Streamed JSON has no known features, and nothing to decode.

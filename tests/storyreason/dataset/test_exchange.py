@@ -103,6 +103,32 @@ def test_stories_come_in_from_whatever_they_are_stored_in(stored: Callable[[Path
     assert not place.exists()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_tar_that_is_not_read_is_not_looked_at(whole: bool, tmp_path: Path) -> None:
+    # Given stories as JSON, beside them a backup, and below them a damaged archive
+    (source := tmp_path / "source").mkdir()
+    as_json(source)
+    (source / "old").mkdir()
+    as_webdataset(source).joinpath("train-000.tar").rename(source / "backup.tar")
+    (source / "old" / "damaged.tar").write_text("no archive")
+
+    with dataset.fetched(str(source if whole else source / "train.jsonl"), tmp_path / "data") as place:
+        read = [replace(one, frame_count=None) for one in dataset.load(place, "train", raw=True)]
+
+    assert read == EXAMPLES
+
+
+def test_of_several_tars_in_a_folder_the_one_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = as_webdataset(tmp_path / "source")
+    (source / "damaged.tar").write_text("no archive")
+
+    with dataset.fetched(str(source / "train-000.tar"), tmp_path / "data") as place:
+        read = [replace(one, frame_count=None) for one in dataset.load(place, "train", raw=True)]
+
+    assert read == EXAMPLES
+
+
 def test_ours_go_out_and_come_in_again_equal(tmp_path: Path) -> None:
     import datasets
 
