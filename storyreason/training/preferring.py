@@ -141,9 +141,9 @@ class PreferenceTrainer(StoryTrainer):
         return _means(totals)
 
     def totals(self, inputs: dict[str, Any]) -> torch.Tensor:
-        tokens = (inputs["labels"] != chat.IGNORED).sum()
+        tokens = _answer_tokens(inputs, inputs["labels"]).view(-1, 2)[:, 0]
         losses, margins, right = self._judged(self.model_wrapped, inputs)
-        return torch.stack([*_summed(margins), losses.sum(), -right.sum(), tokens]).double().cpu()
+        return torch.stack([*_summed(margins), losses.sum(), -right.sum(), tokens.sum()]).double().cpu()
 
     def validated(self, totals: torch.Tensor) -> dict[str, float]:
         loss = float(totals[3] / totals[0] + self.improve.sft_weight * totals[4] / totals[5])
@@ -155,7 +155,20 @@ def log_probabilities(model: Any, inputs: dict[str, Any], labels: torch.Tensor) 
 
     A margin is a small difference between sums over thousands of tokens, for which float32 is too coarse.
     """
+    count, document = _documents(inputs, labels)
     found = of_tokens(model, inputs, labels)
+    none = torch.zeros(count, dtype=torch.float64, device=found.device)
+    return none.index_add(0, document, found.double())
+
+
+def _answer_tokens(inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """How many tokens of each document have a label [documents]."""
+    count, document = _documents(inputs, labels)
+    return document.bincount(minlength=count)
+
+
+def _documents(inputs: dict[str, Any], labels: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """How many documents there are, and for each token that has a label, in the order of `of_tokens`, which it is in."""
     if "position_ids" in inputs:
         positions = inputs["position_ids"]
         text = positions[0] if positions.dim() == 3 else positions  # without M-RoPE there is only the text's row
@@ -163,8 +176,7 @@ def log_probabilities(model: Any, inputs: dict[str, Any], labels: torch.Tensor) 
     else:
         count = len(labels)
         document = torch.arange(count, device=labels.device)[:, None].expand_as(labels)
-    none = torch.zeros(count, dtype=torch.float64, device=found.device)
-    return none.index_add(0, document[:, 1:][labels[:, 1:] != chat.IGNORED], found.double())
+    return count, document[:, 1:][labels[:, 1:] != chat.IGNORED]
 
 
 def of_tokens(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,16 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from storyreason import chat, dataset, model, training
 from storyreason.errors import TrainingError
-from storyreason.training import ImproveConfig, Job, TrainingConfig, packing, preferring, setup
+from storyreason.training import ImproveConfig, Job, TrainingConfig, packing, preferring, process, setup
 from storyreason.training.examples import Batches, StoryDataset, collate
 from storyreason.training.negatives import KINDS
 from storyreason.training.pairs import PairDataset, wrong_examples
@@ -78,6 +80,34 @@ def test_the_loss_is_that_of_the_formula_in_float64_and_packed_rows_have_its_gra
     for loss, found in ((padded, of_padded), (packed, gradient(packed))):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         assert float((found - wanted).norm() / wanted.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("pack_tokens", [8192, None])
+def test_the_loss_of_a_validation_is_that_of_a_step_over_the_same_pairs(
+    make_job: MakeJob, pack_tokens: int | None
+) -> None:
+    # Given a model some way from where it started
+    improve = DPO.model_copy(update={"sft_weight": 0.5, "negatives": ("mixed-films",)})
+    job = make_job("both", improve, **{**CONFIG, "pack_tokens": pack_tokens}, max_images=2)
+    job.work.mkdir()
+    encoder = chat.Encoder(model.load_processor(job.base), job.training.images_first)
+    pairs, validation, schedule = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
+    assert isinstance(pairs, PairDataset)
+    settings, net = setup.arguments(job, cuda=False), setup.load_model(job, cuda=False)
+    watch: Any = SimpleNamespace(wanted=False)
+    trainer = preferring.PreferenceTrainer(job, settings, net, schedule, pairs, validation, watch, encoder.processor)
+    pairs.reference = np.full((len(pairs), 2), -900.0)
+    items = [(0, 0), (0, 1)]
+    # whose right and wrong answers are not of one length
+    tokens = [pairs.passes(item) for item in items]
+    assert sum(right for (_, right), _ in tokens) != sum(wrong for _, (_, wrong) in tokens)
+    batches = Batches(pairs, trainer.join)
+    # When they are learnt from, and when they are validated on
+    with torch.no_grad():
+        learnt = trainer.part_of_loss(net, batches[(tuple(items),)], trainer.divisor(items))
+        found = trainer.validated(trainer.totals(batches[(tuple(items),)]))
+    # Then the loss that chooses the best step is the one that is learnt from
+    assert found["eval_loss"] == pytest.approx(float(learnt), rel=1e-6)
 
 
 def test_it_goes_on_from_an_adapter_or_from_whole_weights(make_job: MakeJob, tmp_path: Path) -> None:
