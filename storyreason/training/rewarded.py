@@ -58,8 +58,11 @@ class RewardTrainer(StoryTrainer):
         super().read_checkpoint(folder)
 
     def write_checkpoint(self) -> None:
-        """At the end of the round. Says first what it was like, so that no checkpoint is without."""
-        if self.plan.ends_epoch(self.state.global_step):
+        """At the end of the round. Says first what it was like, so that no checkpoint is without.
+
+        Stopped in its first step, the process is still at the end of the round before.
+        """
+        if self.state.global_step == self.plan.last:
             found: list[Sample] = answers.read(answers.folder(self.job.work, self.job.round or 0) / answers.FILE)
             kl = float(self._divergence[1] / self._divergence[0])
             values = {"round": (self.job.round or 0) + 1, **answers.summary(found), "kl": kl}

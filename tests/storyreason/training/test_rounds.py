@@ -1,5 +1,6 @@
 """Rounds: the model is asked with the weights that it has then; a round that was killed is repeated, to the same bytes."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from storyreason.format import answer
 from storyreason.generation import Completion, GenerationConfig
 from storyreason.scoring import Reward
 from storyreason.scoring.config import RewardConfig
-from storyreason.training import ImproveConfig, Job, launch, process, progress, rounds, samples
+from storyreason.training import ImproveConfig, Job, launch, process, progress, rewarded, rounds, samples, setup
 from storyreason.training.rounds import Asking
 from tests.storyreason.training.whole import PACKED, Lines, MakeJob, files
 
@@ -116,6 +117,42 @@ def test_a_round_that_was_killed_is_repeated_and_gives_the_same(
     assert second.asked == first.asked
     assert files(again) == files(result)
     assert [line["step"] for line in progress.read(stirred.work) if line["event"] == "round"] == [2, 4]
+
+
+def test_a_training_that_is_stopped_in_the_first_step_of_a_round_reports_no_other(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = {**SETTINGS, "pack_tokens": None, "batch_size": 1, "max_images": 1}
+    improve = GRPO.model_copy(update={"stories": 1, "answers": 2, "steps": 1})
+    job = make_job("stopped", improve, **settings)
+    setup.load_model(job, cuda=False).save_pretrained(job.work / "start")
+    job = job.model_copy(update={"start": job.work / "start", "request": ""})
+    for number in range(2):
+        (story,) = rounds.asked(job, number)
+        worth = [Reward(one, {"readable": one}) for one in (0.25, 0.75)]
+        found = samples.compared(story.story_id, [("Once upon", False, 2), ("a time", False, 2)], worth)
+        samples.folder(job.work, number).mkdir()
+        samples.write(samples.folder(job.work, number) / samples.FILE, found)
+    # Given a round that is complete
+    here(job.model_copy(update={"round": 0}), Lines(), 0)
+    # When the next one is stopped between the two answers of its step
+    watch: Any = SimpleNamespace(wanted=False, reason="SIGTERM")
+    learn = rewarded.RewardTrainer.part_of_loss
+
+    def stopping(*args: Any) -> Any:
+        watch.wanted = True
+        return learn(*args)
+
+    monkeypatch.setattr(rewarded.RewardTrainer, "part_of_loss", stopping)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit):
+        process.train(job.model_copy(update={"round": 1}), watch)
+    # Then it reports the first round once, and of its own nothing
+    lines = progress.read(job.work)
+    assert [(line["round"], line["step"]) for line in lines if line["event"] == "round"] == [(1, 1)]
+    assert lines[-1]["event"] == "stopped" and lines[-1]["step"] == 1
+    assert "NaN" not in (job.work / progress.FILE).read_text()
 
 
 def here_alone(make_job: MakeJob) -> Path:
