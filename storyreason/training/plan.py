@@ -104,13 +104,13 @@ def make(
     """Plan the steps. `lengths` are the stories' tokens: a pass gathers stories of similar length over all processes.
 
     The stories come as one stream, epoch after epoch, each of them shuffled. Every step is full: if `epochs` does not end
-    with a step, the last one is filled with stories of the epoch that would follow.
+    with a step, the last one is filled with stories of the epoch that would follow. There is at least one step.
 
     With `pack_tokens` the steps have the same stories, in as few rows of up to this many tokens as hold them.
     """
     per_pass = batch_size * processes
     per_step = per_pass * accumulation
-    steps = max_steps or -(-round(epochs * len(lengths)) // per_step)
+    steps = max_steps or -(-max(1, round(epochs * len(lengths))) // per_step)
     items = stream(len(lengths), seed)
     shuffle = random.Random(f"{seed} passes")
     passes: list[tuple[tuple[Item, ...], ...]] = []
