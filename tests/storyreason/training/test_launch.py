@@ -113,10 +113,16 @@ def test_a_job_is_read_back_from_its_file(tmp_path: Path) -> None:
         (1, "Traceback\nValueError: odd", "ValueError: odd"),
     ],
 )
-def test_the_end_of_a_training_is_explained(make_job: MakeJob, tmp_path: Path, code: int, log: str, said: str) -> None:
+def test_the_end_of_a_training_is_explained(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, log: str, said: str
+) -> None:
+    # What a plan says takes long to compute: see tests/storyreason/training/test_memory.py.
+    monkeypatch.setattr(launch, "_planned", lambda _: "It would fit otherwise.")
     (tmp_path / "log.txt").write_text("an earlier attempt: No space left on device\n" + log)
     start = (tmp_path / "log.txt").read_bytes().index(b"\n") + 1
-    assert said in str(launch._explained(code, tmp_path / "log.txt", start, make_job("explained")))
+    explained = str(launch._explained(code, tmp_path / "log.txt", start, make_job("explained")))
+    assert said in explained
+    assert ("It would fit otherwise." in explained) == ("ran out of memory" in explained)
 
 
 def test_a_process_is_alive_until_it_ends_and_its_number_alone_does_not_identify_it() -> None:
