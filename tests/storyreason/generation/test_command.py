@@ -98,6 +98,8 @@ def test_a_family_that_vllm_tells_wrongly_is_refused_before_work_and_before_an_e
     refuse_untold(tmp_path / "not there yet")
 
 
+@pytest.mark.server
+@pytest.mark.long
 def test_vllm_knows_the_options() -> None:
     vllm = Path(sys.executable).with_name("vllm")
     listed = subprocess.run([vllm, "serve", "--help=all"], capture_output=True, text=True, check=True).stdout
@@ -106,6 +108,7 @@ def test_vllm_knows_the_options() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_vllm_says_that_its_build_for_cpus_has_no_sleep_mode(untrained: Path, tmp_path: Path) -> None:
     """A swap never asks for it: with the flag left out, `/sleep` is ignored there, and requests hang."""
     if not on_cpu():

@@ -17,7 +17,7 @@ import torch
 from storyreason import architecture, chat, dataset, model, runs, training
 from storyreason.errors import ModelError, RunError, TrainingError
 from storyreason.training import checkpoints, features, process, progress, setup
-from tests.storyreason.training.whole import FULL, PACKED, Lines, MakeJob, files, left_running, losses, same, weights
+from tests.storyreason.training.whole import PACKED, Lines, MakeJob, files, left_running, losses, same, weights
 from tests.tiny import file_size_limit
 
 pytestmark = pytest.mark.server
@@ -69,15 +69,17 @@ def test_a_training_learns_and_one_that_was_stopped_twice_learns_the_same(make_j
     assert losses(stirred) == losses(calm)
     assert after.steps() == list(range(3, last["steps"] + 1))
 
-    # and another configuration is not resumed from its checkpoints
-    other = stirred.model_copy(
-        update={"training": training.TrainingConfig(**{**FULL, **PACKED, "learning_rate": 1e-4})}
-    )
+
+@pytest.mark.long
+def test_another_configuration_is_not_resumed_from_a_checkpoint_unless_it_may_start_over(make_job: MakeJob) -> None:
+    settings = {**PACKED, "max_steps": 2}
+    training.run(make_job("one", **settings), Lines(), env={"OMP_NUM_THREADS": "1"})
+    assert checkpoints.steps(make_job("one").work) == [2]
+    other = make_job("one", **settings, learning_rate=1e-4)
     with pytest.raises(
         TrainingError, match=r"checkpoint of another run .other learning_rate.: set training.afresh=true"
     ):
         training.run(other, Lines())
-    # unless it may start over
     other = other.model_copy(update={"training": other.training.model_copy(update={"afresh": True, "max_steps": 1})})
     fresh = Lines()
     training.run(other, fresh, env={"OMP_NUM_THREADS": "1"})
