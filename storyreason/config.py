@@ -129,6 +129,17 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _answers_fit_the_context(self) -> "RunConfig":
+        """An engine refuses a request whose answer alone would fill its context."""
+        answer, context = self.generation.max_tokens, self.serving.max_model_len
+        if answer is not None and answer >= context:
+            raise ValueError(
+                f"generation.max_tokens={answer} leaves no room for images and request in serving.max_model_len={context}: "
+                "lower the one, or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapter_is_served_as_it_is(self) -> "RunConfig":
         """Reject here what would otherwise fail after the training."""
         if self.registry.form == "adapter":

@@ -104,6 +104,7 @@ class _GroundedAnswer:
     ended: bool = False
     cut: bool = False
     _left: int = field(default=0, init=False)  # tokens that the current stage may still use
+    _by_context: bool = field(default=False, init=False)  # what limits it is the engine's context, not `max_tokens`
     _shown: str = field(default="", init=False)  # all chunks so far, applied
     _going_on_from: str = field(default="", init=False)
 
@@ -127,7 +128,7 @@ class _GroundedAnswer:
             needed = least_analysis + least_analysis // SAFETY + least_story
             raise EngineError(
                 f"A grounded answer about {len(sizes)} images needs {needed} tokens or more, "
-                f"but the limit is {self._left + least_story}: raise generation.max_tokens or serving.max_model_len."
+                f"but the limit is {self._left + least_story}: {self._remedy()}."
             )
         begin, text, whole = f"{answer.OPEN}\n", "", True
         for number in range(len(sizes)):
@@ -191,13 +192,20 @@ class _GroundedAnswer:
         self.on_chunk(chunk._replace(tokens=self.tokens + chunk.tokens))
 
     def _budget(self) -> int:
-        """Tokens for the whole answer: as configured, else what the prompt leaves of the context. Raises EngineError."""
-        if self.max_tokens is not None:
-            return self.max_tokens
+        """Tokens for the whole answer: as configured, but no more than the prompt leaves of the context. Raises EngineError."""
         room = self.session.room(self.stop)
-        if room is None:
-            raise EngineError("The engine does not say how long its answers may be: set generation.max_tokens.")
-        return room
+        found = [limit for limit in (self.max_tokens, room) if limit is not None]
+        if not found:
+            raise EngineError(
+                "The engine does not say how long its answers may be: set generation.max_tokens, or --max-tokens of tell."
+            )
+        self._by_context = self.max_tokens is None or min(found) < self.max_tokens
+        return min(found)
+
+    def _remedy(self) -> str:
+        if self._by_context:
+            return "raise serving.max_model_len, or show fewer images"
+        return "raise generation.max_tokens, or --max-tokens of tell"
 
 
 def _common_prefix(one: str, other: str) -> int:

@@ -29,6 +29,11 @@ def test_a_preset_of_a_new_base_learns_and_writes_boxes_as_its_family_does(name:
     assert chosen.serving.max_model_len >= chosen.training.max_tokens
 
 
+def test_an_answer_may_have_all_that_the_context_leaves() -> None:
+    assert config.load("sample", ["generation.max_tokens=null", "serving.max_model_len=128"])
+    assert config.load("sample", ["serving.max_model_len=2301"])
+
+
 def test_what_nobody_has_set_goes_together() -> None:
     config.RunConfig()
 
@@ -73,6 +78,10 @@ def test_overrides_are_laid_over_the_preset() -> None:
         (
             "training.images_first=false",
             "training.images_first and generation.images_first differ: set both to the same value",
+        ),
+        (
+            "serving.max_model_len=2300",
+            "generation.max_tokens=2300 leaves no room for images and request in serving.max_model_len=2300: lower the one",
         ),
         (
             "evaluation.decodings=[free]",

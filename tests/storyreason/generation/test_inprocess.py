@@ -66,6 +66,15 @@ def test_too_few_tokens_are_rejected_as_with_an_endpoint(engine: InProcess, fram
         grounded.tell(engine, frames[:1], GenerationConfig(max_tokens=50))
 
 
+def test_an_answer_is_never_given_more_tokens_than_the_context_leaves(
+    engine: InProcess, frames: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = GenerationConfig(max_tokens=400)
+    monkeypatch.setattr(engine, "longest", engine.longest - engine.session(frames[:1], asked).room() + 50)
+    with pytest.raises(EngineError, match=r"but the limit is 50: raise serving\.max_model_len, or show fewer images"):
+        grounded.tell(engine, frames[:1], asked)
+
+
 def test_it_can_be_cancelled_from_another_thread(engine: InProcess, frames: tuple[bytes, ...]) -> None:
     stop, begun = Stop(), threading.Event()
 
