@@ -1,6 +1,6 @@
 """An evaluation's engines: one, or as many as `serving.data_parallel` says, each a process on devices of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ def engines(model: Path | str, config: EngineConfig, log: Path) -> Iterator[list
     """
     made = [
         VllmServer(model, one, log if number == 1 else log.with_stem(f"{log.stem}-{number}"))
-        for number, one in enumerate(shares(config, vllm.gpus() if config.data_parallel > 1 else 0), 1)
+        for number, one in enumerate(shares(config, vllm.visible_gpus() if config.data_parallel > 1 else ()), 1)
     ]
     try:
         with ThreadPoolExecutor(len(made)) as pool:
@@ -31,15 +31,15 @@ def engines(model: Path | str, config: EngineConfig, log: Path) -> Iterator[list
             one.stop()
 
 
-def shares(config: EngineConfig, gpus: int) -> list[EngineConfig]:
-    """The settings of each engine: `tensor_parallel` of the devices each, in order; of all, if `devices` names none.
+def shares(config: EngineConfig, gpus: Sequence[str]) -> list[EngineConfig]:
+    """The settings of each engine: `tensor_parallel` of the devices each, in order; of `gpus`, if `devices` names none.
 
-    >>> [one.devices for one in shares(EngineConfig(data_parallel=2, tensor_parallel=2), gpus=4)]
-    ['0,1', '2,3']
+    >>> [one.devices for one in shares(EngineConfig(data_parallel=2, tensor_parallel=2), gpus="4567")]
+    ['4,5', '6,7']
     """
     if config.data_parallel == 1:
         return [config]
-    named = config.devices.split(",") if config.devices else [str(number) for number in range(gpus)]
+    named = config.devices.split(",") if config.devices else gpus
     width = config.tensor_parallel
     parts = [",".join(named[start * width : (start + 1) * width]) or None for start in range(config.data_parallel)]
     return [config.model_copy(update={"data_parallel": 1, "devices": part}) for part in parts]

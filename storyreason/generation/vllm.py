@@ -248,6 +248,14 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that an engine may use here, by the names that its environment takes: where `CUDA_VISIBLE_DEVICES` is `2,3`, as
+    Slurm sets it, those; otherwise their numbers. Empty with a CPU build of vLLM."""
+    count = gpus()
+    given = [name for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if (name := one.strip())]
+    return given[:count] or [str(number) for number in range(count)]
+
+
 def memory_needed(model: Path | str, config: EngineConfig) -> int:
     """Bytes of main memory that an engine will use: a rough upper estimate, without a GPU's memory."""
     if not on_cpu():

@@ -19,7 +19,7 @@ from prefect.logging import disable_run_logger
 from storyreason import dataset, generation
 from storyreason.config import RunConfig
 from storyreason.errors import EngineError
-from storyreason.generation import GenerationConfig, command, several
+from storyreason.generation import GenerationConfig, command, several, vllm
 from storyreason.generation.config import EngineConfig
 from storyreason.generation.vllm import NAME, VllmServer
 from storyreason.serving import client
@@ -41,10 +41,26 @@ from tests.storyreason.test_guard import wait_for
         ({"data_parallel": 2}, 0, [None, None]),
     ],
 )
-def test_each_engine_has_devices_of_its_own(settings: dict[str, object], gpus: int, devices: list[str | None]) -> None:
-    shares = several.shares(EngineConfig.model_validate(settings), gpus)
+def test_each_engine_has_devices_of_its_own(
+    settings: dict[str, object], gpus: int, devices: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(vllm, "gpus", lambda: gpus)
+    monkeypatch.setattr(VllmServer, "start", lambda _: None)
+    with several.engines("owner/model", EngineConfig.model_validate(settings), Path("vllm.log")) as engines:
+        shares = [one.config for one in engines]
     assert [one.devices for one in shares] == devices
     assert all(one.data_parallel == 1 for one in shares)
+
+
+@pytest.mark.parametrize("given", ["2,3", "GPU-5ac3, GPU-8e1f", "6,7,-1,0"])
+def test_engines_stay_on_the_gpus_that_their_process_was_given(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(vllm, "gpus", lambda: 2)  # as torch counts them
+    monkeypatch.setattr(VllmServer, "start", lambda _: None)
+    with several.engines("owner/model", EngineConfig(data_parallel=2), Path("vllm.log")) as engines:
+        seen = [one._environment()["CUDA_VISIBLE_DEVICES"] for one in engines]
+    assert seen == given.replace(" ", "").split(",")[:2]
 
 
 def test_without_gpus_an_evaluation_may_have_two_engines_and_a_gateway_not() -> None:
