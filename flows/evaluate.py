@@ -36,7 +36,7 @@ def evaluate(
     command.check(config.serving, vllm.gpus, evaluates=True)
     version = None if which == "base" else registry.with_weights(config.model, which)
     pulled, base = data.pull_all(config)
-    subject = Subject("base", base.folder, base.identity) if version is None else Subject.of(which, version, pulled)
+    subject = Subject.of_base(base) if version is None else Subject.of(which, version, pulled)
     result = evaluation.evaluate(config, subject, pulled)
     cards.scorecard({which: result})
     return result

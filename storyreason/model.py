@@ -120,14 +120,14 @@ def load_processor(base: str, revision: str | None = None) -> Any:
     return processor
 
 
-def known_family(base: str) -> architecture.Family | None:
+def known_family(base: str, revision: str | None = None) -> architecture.Family | None:
     """The family of what an engine is given (a folder, or a name on the Hub); None for any other, which it may know.
 
     Raises ModelError when there is no such base.
     """
     file = Path(base) / "config.json"
     if not file.is_file():
-        kind = config(base, None).model_type
+        kind = config(base, revision).model_type
     else:
         try:
             kind = str(json.loads(file.read_text())["model_type"])

@@ -35,6 +35,8 @@ class Base:
 
     folder: str
     identity: str
+    revision: str | None = None
+    """Of a name on the Hub, if one was asked for."""
 
 
 def identify(config: DataConfig) -> DataVersion:
@@ -150,7 +152,8 @@ def _base(config: BaseModelConfig, pulled: Pulled | None) -> Base:
     name = config.name
     here = str(Path(name).absolute()) if Path(name).is_dir() else name
     folder = here if pulled is None else str(pulled.folder)
-    return Base(folder, model.load_identity(folder, config.revision))
+    revision = None if Path(folder).is_dir() else config.revision
+    return Base(folder, model.load_identity(folder, revision), revision)
 
 
 def stories_to_tell(config: DataConfig, data: Pulled) -> Iterator[dataset.Example]:

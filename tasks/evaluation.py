@@ -52,6 +52,13 @@ class Subject:
     identity: str
     run_id: str | None = None
     version: str | None = None
+    revision: str | None = None
+    """Of a name on the Hub."""
+
+    @classmethod
+    def of_base(cls, base: Base) -> "Subject":
+        """The base model of a run."""
+        return cls("base", base.folder, base.identity, revision=base.revision)
 
     @classmethod
     def of(cls, role: str, version: Version, data: Pulled) -> "Subject":
@@ -67,7 +74,7 @@ def subjects(
 
     `supervised` is what an improved challenger was before.
     """
-    found = [Subject("base", base.folder, base.identity)]
+    found = [Subject.of_base(base)]
     if supervised is not None and (champion is None or champion.number != supervised.number):
         found.append(Subject.of("supervised", supervised, data))
     found.append(Subject.of("challenger", challenger, data))
@@ -229,7 +236,7 @@ def _tell(
         log = folder / "vllm.log"
         with (
             accelerator.taken(config.serving.devices),
-            several.engines(subject.folder, config.serving, log) as engines,
+            several.engines(subject.folder, config.serving, log, subject.revision) as engines,
         ):
             urls, name = [engine.url for engine in engines], engines[0].name
             for (decoding, kind), file in missing.items():

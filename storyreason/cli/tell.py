@@ -84,7 +84,8 @@ def _engine(
         if model is not None and model.startswith(beginning):
             model = folder_of(model)
     if adapter is not None:
-        loaded = InProcess(model or _base_of(adapter), adapter, say=partial(typer.echo, err=True))
+        base, revision = (model, None) if model else _base_of(adapter)
+        loaded = InProcess(base, adapter, say=partial(typer.echo, err=True), revision=revision)
         return loaded, prompt_of(adapter)
     if model is not None and Path(model).is_dir():
         typer.echo(f"loading {model} ...", err=True)
@@ -99,10 +100,12 @@ def _engine(
     return openai.Endpoint(endpoint, model or names[0], api_key), openai.prompt(endpoint, api_key)
 
 
-def _base_of(adapter: Path) -> str:
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    """The base that an adapter names, and its revision on the Hub if it names one."""
     try:
-        return str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError):
+        found = json.loads((adapter / "adapter_config.json").read_text())
+        return str(found["base_model_name_or_path"]), found.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{adapter} is not an adapter that names its base: name the folder of the base with --model."
         ) from None

@@ -32,23 +32,24 @@ class InProcess:
         adapter: Path | str | None = None,
         longest: int = 4096,
         say: Callable[[str], None] = models.log.info,
+        revision: str | None = None,
     ) -> None:
         """`adapter`, or that of the folder, is merged into the model in memory; `say` gets a sentence on what it changed.
-        `longest`: most tokens of prompt and answer.
+        `longest`: most tokens of prompt and answer, as far as the model takes them. `revision`: of a name on the Hub.
 
         Raises ModelError.
         """
         import torch
 
         if adapter is None and (found := adapters.of(folder)):
-            folder, adapter = found.base, found.folder
-        self.processor = models.load_processor(str(folder))
+            folder, adapter, revision = found.base, found.folder, found.revision
+        self.processor = models.load_processor(str(folder), revision)
         on_gpu = torch.cuda.is_available()
         if adapter is not None:
-            loaded: Any = models.merged(str(folder), None, Path(adapter), say)
+            loaded: Any = models.merged(str(folder), revision, Path(adapter), say)
             loaded = loaded.to(torch.bfloat16) if on_gpu else loaded
         else:
-            loaded = models.load(str(folder), dtype="auto" if on_gpu else "float32")
+            loaded = models.load(str(folder), revision, dtype="auto" if on_gpu else "float32")
         self.model = loaded.to("cuda" if on_gpu else "cpu").eval()
         text_config = self.model.config.get_text_config()
         self.longest = min(longest, text_config.max_position_embeddings)

@@ -11,14 +11,18 @@ from storyreason.generation.vllm import VllmServer
 
 
 @contextmanager
-def engines(model: Path | str, config: EngineConfig, log: Path) -> Iterator[list[VllmServer]]:
-    """The engines, started at the same time. Their output is in `log`, that of the second in `vllm-2.log` beside it.
+def engines(
+    model: Path | str, config: EngineConfig, log: Path, revision: str | None = None
+) -> Iterator[list[VllmServer]]:
+    """The engines of a model folder, or of a name on the Hub in a `revision`, started at the same time.
+
+    Their output is in `log`, that of the second in `vllm-2.log` beside it.
 
     Processes rather than vLLM's own data parallelism: its engines decide by their load which one answers, and stop together
     when one of them dies. Raises EngineError.
     """
     made = [
-        VllmServer(model, one, log if number == 1 else log.with_stem(f"{log.stem}-{number}"))
+        VllmServer(model, one, log if number == 1 else log.with_stem(f"{log.stem}-{number}"), revision=revision)
         for number, one in enumerate(shares(config, vllm.visible_gpus() if config.data_parallel > 1 else ()), 1)
     ]
     try:

@@ -41,10 +41,13 @@ class VllmServer:
         tell(server.url, server.name, images, GenerationConfig())
     """
 
-    def __init__(self, model: Path | str, config: EngineConfig, log: Path, name: str = NAME) -> None:
-        """`model` is a model folder or a model's name on the Hub, and `name` what requests call it. vLLM's output is appended
-        to `log`."""
+    def __init__(
+        self, model: Path | str, config: EngineConfig, log: Path, name: str = NAME, revision: str | None = None
+    ) -> None:
+        """`model` is a model folder or a model's name on the Hub, there of a `revision`; `name` is what requests call it. vLLM's
+        output is appended to `log`."""
         self.model = model
+        self.revision = None if Path(model).is_dir() else revision
         self.config = config
         self.log = log
         self.name = name
@@ -126,7 +129,8 @@ class VllmServer:
         begin = [str(vllm), "serve", served[0], "--served-model-name", served[1]]
         begin += ["--host", "127.0.0.1", "--port", str(self.port)]
         begin += lora.arguments(adapter, self.name) if adapter else []
-        family = known_family(str(self.model))
+        begin += ["--revision", self.revision] if self.revision else []  # of its tokenizer and processor, too
+        family = known_family(str(self.model), self.revision)
         _refuse_untold(family)
         begin += command.of_family(family)
         return [*begin, *command.arguments(self.config, on_cpu())]

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 from prefect.logging import disable_run_logger
 
-from storyreason import dataset, runs, sample
-from storyreason.config import EvaluationConfig, RunConfig
+from storyreason import dataset, model, runs, sample
+from storyreason.config import BaseModelConfig, EvaluationConfig, RunConfig
 from storyreason.format import answer
 from storyreason.generation import several
 from storyreason.generation.config import GenerationConfig
@@ -18,7 +18,9 @@ from storyreason.generation.vllm import VllmServer
 from storyreason.scoring import control
 from storyreason.scoring.catalogue import BOX_F1
 from storyreason.scoring.wrong import wrong
+from tasks import data as data_step
 from tasks import evaluation, tracking
+from tasks.data import Base
 from tasks.evaluation import Subject
 from tasks.results import Evaluated, Pulled
 from tests import frozen
@@ -128,6 +130,26 @@ def test_one_engine_tells_the_stories_and_what_the_controls_show(
     first, second = told["free", "grey"]
     assert first.answer == second.answer
     assert [call.args[:2] for call in progress.report.call_args_list][-1] == (4, 4)
+
+
+def test_a_base_of_the_hub_is_evaluated_in_the_revision_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def engines(*given: object) -> None:
+        asked.append(given)
+        raise InterruptedError
+
+    monkeypatch.setattr(model, "load_identity", lambda base, revision: f"{base}@{revision}")
+    monkeypatch.setattr(several, "engines", engines)
+    monkeypatch.setattr(evaluation, "Progress", Mock())
+    for name, revision in (("owner/model", "abc"), (str(tmp_path), None)):
+        base = data_step._base(BaseModelConfig(name=name, revision="abc"), None)
+        assert base == Base(name, f"{name}@{revision}", revision)
+        with pytest.raises(InterruptedError):
+            evaluation._tell(FREE, Subject.of_base(base), {None: []}, tmp_path)
+        assert (asked[-1][0], asked[-1][3]) == (name, revision)
 
 
 @pytest.mark.parametrize(("controls", "same"), [((), True), (("grey",), False)])

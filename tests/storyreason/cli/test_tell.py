@@ -1,6 +1,7 @@
 """What `storyreason tell` takes for a picture and for a model, without a model."""
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -89,6 +90,27 @@ def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
     (tmp_path / "healthz").write_text('{"prompt": {"images_first": false, "request": "Tell it."}}')
     assert tell("--endpoint", site) == ("Tell it.", False)
     assert tell("--endpoint", site, "--request", "Be brief.") == ("Be brief.", False)
+
+
+def test_the_base_that_an_adapter_names_is_loaded_in_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: tuple[bytes, ...]
+) -> None:
+    seen: list[tuple[object, object]] = []
+
+    def load(name: object, *_: object, revision: object, **__: object) -> None:
+        seen.append((name, revision))
+        raise ModelError("none")
+
+    monkeypatch.setattr(inprocess, "InProcess", load)
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    own = {"base_model_name_or_path": "owner/model", "revision": "abc"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(own))
+    for more in ([], ["--model", "mine"]):
+        with pytest.raises(ModelError):
+            CliRunner().invoke(
+                app, ["tell", str(tmp_path / "1.jpg"), "--adapter", str(tmp_path), *more], catch_exceptions=False
+            )
+    assert seen == [("owner/model", "abc"), ("mine", None)]
 
 
 def test_a_name_is_made_a_folder_by_who_knows_it(

@@ -10,7 +10,7 @@ import pytest
 
 from storyreason import architecture, config
 from storyreason.errors import ConfigError, EngineError
-from storyreason.generation import command
+from storyreason.generation import command, vllm
 from storyreason.generation.config import OWN_OPTIONS, EngineConfig
 from storyreason.generation.vllm import VllmServer, on_cpu, refuse_untold
 
@@ -77,6 +77,20 @@ def test_settings_equal_what_a_gateway_says_of_them_as_json() -> None:
     """Else a version that is served already would be deployed again."""
     settings = EngineConfig(extra_args=["--max-loras", "2"]).engine()
     assert json.loads(json.dumps(settings)) == settings
+
+
+def test_a_base_of_the_hub_is_served_in_its_revision_and_a_folder_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(vllm, "known_family", lambda _, revision: asked.append(revision))
+    (tmp_path / "config.json").write_text("{}")
+    lines = [
+        VllmServer(name, EngineConfig(), Path("vllm.log"), revision="abc")._command()
+        for name in ("owner/model", tmp_path)
+    ]
+    assert dict(itertools.pairwise(lines[0]))["--revision"] == "abc" and "--revision" not in lines[1]
+    assert asked == ["abc", None]
 
 
 @pytest.mark.server

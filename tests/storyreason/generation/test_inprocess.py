@@ -1,12 +1,14 @@
 """A model that generates in this process."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storyreason import dataset
+from storyreason import adapters, dataset
+from storyreason import model as models
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.format import answer, rules
 from storyreason.generation import Chunk, GenerationConfig, Stop, answering, grounded
@@ -47,6 +49,27 @@ def test_it_answers_a_split_as_addresses_do(
     assert told == [answering.answer_by(engine, one.story_id, one.images, config) for one in few]
     again = answering.predict([engine], "teller", few, config.model_copy(update={"seed": 1}), tmp_path / "again.jsonl")
     assert [one.answer for one in again] != [one.answer for one in told]
+
+
+@pytest.mark.parametrize("kind", ["a name", "an adapter over a name"])
+def test_a_base_of_the_hub_is_loaded_in_its_revision(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def load(*given: Any, **_: Any) -> None:
+        seen.append(given[:2])
+        raise InterruptedError
+
+    monkeypatch.setattr(models, "load_processor", lambda *given: seen.append(given))
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(models, "merged", load)
+    origin = {"name": "owner/model", "revision": "abc", "identity": "0123456789abcdef"}
+    (tmp_path / adapters.BASE).write_text(json.dumps(origin))
+    (tmp_path / adapters.FILE).write_text('{"r": 4}')
+    with pytest.raises(InterruptedError):
+        InProcess(tmp_path) if kind == "an adapter over a name" else InProcess("owner/model", revision="abc")
+    assert seen == [("owner/model", "abc")] * 2
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
