@@ -63,6 +63,8 @@ def tell(
     typer.echo(told.answer)
     if told.cut:
         typer.echo("The answer was cut off: raise --max-tokens.", err=True)
+    elif told.ended:
+        typer.echo("The answer reached the limit on tokens and was ended early: raise --max-tokens.", err=True)
     if told.mended:
         typer.echo(f"{told.mended} boxes had their corners in the wrong order; they were corrected.", err=True)
     if out is not None:

@@ -32,7 +32,8 @@ class Illustrated(Protocol):
 class Prediction:
     """An answer to one example. `cut`: it ended at the token limit.
 
-    With grounded decoding, `mended` is the number of repaired boxes and `unmended` the answer before the repair, if any.
+    With grounded decoding, `mended` is the number of repaired boxes and `unmended` the answer before the repair, if any;
+    `ended`: it is valid, and shorter than the model had it, for the token limit.
     """
 
     story_id: str
@@ -42,6 +43,7 @@ class Prediction:
     tokens: int
     mended: int = 0
     unmended: str | None = None
+    ended: bool = False
 
 
 def predict(
@@ -201,7 +203,9 @@ def _answer_as_written(
         told = engine.session(images, config).tell(on_chunk=on_chunk, stop=stop)
         return Prediction(story_id, told.text, told.cut, told.prompt_tokens, told.tokens)
     held = grounded.tell(engine, images, config, on_chunk=on_chunk, stop=stop)
-    return Prediction(story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended)
+    return Prediction(
+        story_id, held.text, held.cut, held.prompt_tokens, held.tokens, held.mended, held.unmended, held.ended
+    )
 
 
 def _drop_partial_line(partial: Path) -> None:

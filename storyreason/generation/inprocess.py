@@ -18,6 +18,10 @@ from storyreason.pictures import open_frames
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LONGEST = 49_152
+"""Tokens of prompt and answer, as the presets of published bases serve them. Such a base takes 128,000 or more, and a model that
+does not come to an end would fill the memory with them."""
+
 
 class InProcess:
     """One model, one answer at a time. Greedy answers equal vLLM's, token for token.
@@ -30,7 +34,7 @@ class InProcess:
         self,
         folder: Path | str,
         adapter: Path | str | None = None,
-        longest: int = 4096,
+        longest: int = LONGEST,
         say: Callable[[str], None] = models.log.info,
         revision: str | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from storyreason.cli import app
 from storyreason.cli import tell as cli
 from storyreason.errors import DataError, ModelError
-from storyreason.generation import answering, inprocess
+from storyreason.generation import answering, grounded, inprocess
 from storyreason.generation.config import GenerationConfig
 from storyreason.model import PROMPT
 
@@ -90,6 +90,32 @@ def test_a_model_is_asked_as_its_folder_or_its_gateway_says(
     (tmp_path / "healthz").write_text('{"prompt": {"images_first": false, "request": "Tell it."}}')
     assert tell("--endpoint", site) == ("Tell it.", False)
     assert tell("--endpoint", site, "--request", "Be brief.") == ("Be brief.", False)
+
+
+@pytest.mark.parametrize(
+    ("cut", "ended", "said"),
+    [
+        (False, False, ""),
+        (False, True, "The answer reached the limit on tokens and was ended early: raise --max-tokens.\n"),
+        (True, True, "The answer was cut off: raise --max-tokens.\n"),
+    ],
+)
+def test_an_answer_that_is_shorter_than_the_model_had_it_says_so(
+    site: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frames: tuple[bytes, ...],
+    cut: bool,
+    ended: bool,
+    said: str,
+) -> None:
+    told = grounded.Grounded("a story", "a story", 0, ended, cut, 1, 2)
+    monkeypatch.setattr(grounded, "tell", lambda *_, **__: told)
+    (tmp_path / "1.jpg").write_bytes(frames[0])
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "models").write_text('{"data": [{"id": "storyteller"}]}')
+    done = CliRunner().invoke(app, ["tell", str(tmp_path / "1.jpg"), "--endpoint", site], catch_exceptions=False)
+    assert (done.stdout, done.stderr) == ("a story\n", said)
 
 
 def test_the_base_that_an_adapter_names_is_loaded_in_its_revision(

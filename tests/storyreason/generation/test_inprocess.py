@@ -12,7 +12,7 @@ from storyreason import model as models
 from storyreason.errors import EngineAwayError, EngineError
 from storyreason.format import answer, rules
 from storyreason.generation import Chunk, GenerationConfig, Stop, answering, grounded
-from storyreason.generation.inprocess import InProcess
+from storyreason.generation.inprocess import LONGEST, InProcess
 from storyreason.generation.openai import Endpoint
 from storyreason.generation.vllm import VllmServer, on_cpu
 from storyreason.sample import untrained
@@ -38,6 +38,7 @@ def test_a_grounded_story_is_valid_and_its_chunks_add_up_to_it(engine: InProcess
         text = text[: len(text) - piece.back] + piece.text
     assert text == told.answer
     assert told.tokens <= 700 and pieces[-1].tokens <= told.tokens
+    assert told.ended and not told.cut  # an untrained model does not come to an end by itself
 
 
 def test_it_answers_a_split_as_addresses_do(
@@ -49,6 +50,15 @@ def test_it_answers_a_split_as_addresses_do(
     assert told == [answering.answer_by(engine, one.story_id, one.images, config) for one in few]
     again = answering.predict([engine], "teller", few, config.model_copy(update={"seed": 1}), tmp_path / "again.jsonl")
     assert [one.answer for one in again] != [one.answer for one in told]
+
+
+@pytest.mark.parametrize(("taken", "longest"), [(32_768, 32_768), (128_000, LONGEST)])
+def test_an_answer_may_be_as_long_as_the_model_takes(
+    engine: InProcess, untrained: Path, taken: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.model.config.get_text_config(), "max_position_embeddings", taken)
+    monkeypatch.setattr(models, "load", lambda *_, **__: engine.model)
+    assert InProcess(untrained).longest == longest
 
 
 @pytest.mark.parametrize("kind", ["a name", "an adapter over a name"])
