@@ -27,7 +27,8 @@ model = AutoModelForImageTextToText.from_pretrained("{name}", dtype="auto")
 processor = AutoProcessor.from_pretrained("{name}")
 ```
 
-or `vllm serve {name}`. `storyreason tell FRAMES --model {name}` writes the prompt, reads the answer and draws the boxes.
+or `vllm serve {name} --generation-config vllm`. `storyreason tell FRAMES --model {name}` writes the prompt, reads the answer
+and draws the boxes.
 """
 
 

@@ -28,7 +28,7 @@ from tasks.registry import Version
 from tasks.results import Compared, Evaluated, Pulled
 from tasks.steps import Work, step
 
-VERSION = 5
+VERSION = 6
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 PACE = {"concurrency", "timeout", "retries", "pause"}
 """Generation settings that do not change the answers."""

@@ -37,7 +37,7 @@ and IDs that stay with an entity), and tells a story in which every mention is t
 """MLflow's pages keep line breaks, so each paragraph is one line."""
 LOADS = {
     "merged": "Loads as it is: `AutoModelForImageTextToText.from_pretrained(folder)`, `AutoProcessor.from_pretrained(folder)`, "
-    "or `vllm serve folder`.",
+    "or `vllm serve folder --generation-config vllm`.",
     "adapter": 'An adapter: `model = AutoModelForImageTextToText.from_pretrained(folder + "/base")`, '
     "`PeftModel.from_pretrained(model, folder)`, `AutoProcessor.from_pretrained(folder)`.",
 }

@@ -23,6 +23,7 @@ from tasks.steps import Work, step
 
 VERSION = 1
 IMPROVE_VERSION = 1
+ANSWERS_VERSION = 2  # of the answers that rewards are for: raise it when the same weights answer otherwise
 OWNER = "prefect_run"
 """The file in a work folder that names the run of Prefect which has trained there last."""
 NOT_NAMED = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}
@@ -81,6 +82,7 @@ def improved_fingerprint(config: RunConfig, train: str) -> str:
             "reward": config.reward.model_dump(),
             "generation": config.generation.model_dump(include={"request", "max_tokens"}),
             "max_model_len": config.serving.max_model_len,
+            "answers": ANSWERS_VERSION,
         }
     return runs.fingerprint(
         step="improve",

@@ -33,7 +33,7 @@ BEFORE = frozen.GOLDEN / "runs-before"
 DATA, BASE = "67962fc4cfa5b92a11851808682aadc1", "4102ef11e8bc61ab708fe2df20725952"
 BASE_IDENTITY = "bf4b4e2008d25bf0"
 TRAIN, REGISTER = "a41a5a9769ee8ec0", "e1d5548c279b9d7e"
-EVALUATE = {"base": "8361e41806e77852", "challenger": "36417bf8d954dd2f"}
+EVALUATE = {"base": "068062fb6ecabbf9", "challenger": "348f87275d7442a5"}
 SMOKE = load("smoke", ["training.max_steps=20", "training.save_every=5"])  # as the preset was then
 
 

@@ -25,7 +25,9 @@ def arguments(config: EngineConfig, on_cpu: bool) -> list[str]:
     }
     names = {setting: name for name, setting in OWN_OPTIONS.items()}
     command = [text for setting, value in chosen.items() for text in (names[setting], str(value))]
-    return [*command, *(["--enforce-eager"] if on_cpu else []), "--disable-uvicorn-access-log", *config.extra_args]
+    command += [*(["--enforce-eager"] if on_cpu else []), "--disable-uvicorn-access-log"]
+    # By default the model folder's penalties and limits apply wherever a request names none. Its stop tokens apply all the same.
+    return [*command, "--generation-config", "vllm", *config.extra_args]
 
 
 def of_family(family: Family | None) -> list[str]:

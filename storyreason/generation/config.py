@@ -76,7 +76,7 @@ OWN_OPTIONS = {
 """The options of `vllm serve` that a setting stands for."""
 _SHORT = {"-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size", "-q": "--quantization"}
 _FIXED = ("--model", "--served-model-name", "--host", "--port", "--enforce-eager", "--disable-uvicorn-access-log",
-          "--api-key", "--ssl-keyfile", "--ssl-certfile", "--root-path", "--config", "--uds")  # fmt: skip
+          "--generation-config", "--api-key", "--ssl-keyfile", "--ssl-certfile", "--root-path", "--config", "--uds")  # fmt: skip
 """Those that the gateway and the evaluation rely on."""
 
 

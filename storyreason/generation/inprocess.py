@@ -55,6 +55,8 @@ class InProcess:
         else:
             loaded = models.load(str(folder), revision, dtype="auto" if on_gpu else "float32")
         self.model = loaded.to("cuda" if on_gpu else "cpu").eval()
+        self.ends = _ends(self.model.generation_config.eos_token_id, self.processor.tokenizer.eos_token_id)
+        _sample_as_asked(self.model, self.ends)
         text_config = self.model.config.get_text_config()
         self.longest = min(longest, text_config.max_position_embeddings)
         self._vocabulary = text_config.vocab_size  # of the weights, which may be larger than the tokenizer's
@@ -68,11 +70,6 @@ class InProcess:
     def count(self, text: str) -> int:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def ends(self) -> set[int]:
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        return {*ends, self.processor.tokenizer.eos_token_id}
-
     def held_to(self, grammar: str | None) -> list[Callable[..., Any]]:
         """The logits processor that masks every token which the grammar does not allow next."""
         if grammar is None:
@@ -82,7 +79,7 @@ class InProcess:
 
         if self._compiler is None:
             info = xgrammar.TokenizerInfo.from_huggingface(
-                self.processor.tokenizer, vocab_size=self._vocabulary, stop_token_ids=sorted(self.ends())
+                self.processor.tokenizer, vocab_size=self._vocabulary, stop_token_ids=self.ends
             )
             self._compiler = xgrammar.GrammarCompiler(info)
         return [LogitsProcessor(self._compiler.compile_grammar(grammar))]
@@ -112,7 +109,7 @@ class InProcessSession:
         prompt = inputs["input_ids"].shape[1]
         sampling: dict[str, Any] = {"do_sample": config.temperature > 0}
         if config.temperature > 0:
-            sampling |= {"temperature": config.temperature, "top_p": config.top_p}
+            sampling |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
             torch.manual_seed(config.seed)
         most = max_tokens or config.max_tokens or max(1, engine.longest - prompt)
         with torch.inference_mode():
@@ -127,7 +124,7 @@ class InProcessSession:
         if stop is not None and stop.stopped:
             raise EngineAwayError("The caller cancelled this request.")
         told = output[0, prompt:].tolist()
-        ended = bool(told) and told[-1] in engine.ends()
+        ended = bool(told) and told[-1] in engine.ends
         text = engine.processor.tokenizer.decode(told, skip_special_tokens=True)
         return Completion(text, not ended, prompt, len(told))
 
@@ -140,6 +137,23 @@ class InProcessSession:
         prompt = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         inputs = processor(text=[prompt + written], images=self.pictures, return_tensors="pt")
         return inputs.to(self.engine.model.device)
+
+
+def _ends(of_model: int | list[int] | None, of_tokenizer: int | None) -> list[int]:
+    """The tokens that end an answer, as vLLM takes them: those of the folder's `generation_config.json`, and the tokenizer's."""
+    named = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({end for end in (*named, of_tokenizer) if end is not None})
+
+
+def _sample_as_asked(model: Any, ends: list[int]) -> None:
+    """Keep only the special tokens of a folder's `generation_config.json`: transformers would apply its penalties and limits to
+    every answer, greedy ones too."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=own.pad_token_id
+    )
 
 
 def _streamer(tokenizer: Any, on_chunk: OnChunk) -> Any:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RETRYABLE = {408, 425, 429, *range(500, 1000)}
 """Statuses for which the same request may succeed later. Proxies have their own above 504: 520 to 524, 529."""
 
+NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "top_k": 0, "min_p": 0.0}
+"""What vLLM takes from the model's `generation_config.json` where a request does not say it. Other engines refuse some of it."""
 
 _OTHER_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 """What reading an answer raises that is not in the form of OpenAI's interface, or not JSON."""
@@ -178,7 +180,7 @@ class EndpointSession:
             body["messages"] = [*body["messages"], {"role": "assistant", "content": written}]
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         if grammar is not None:
-            body["structured_outputs"] = {"grammar": grammar}
+            body = NEUTRAL | body | {"structured_outputs": {"grammar": grammar}}  # which is vLLM's alone
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
         base_url, api_key = self.endpoint.base_url, self.endpoint.api_key

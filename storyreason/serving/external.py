@@ -1,7 +1,7 @@
 """An engine that somebody else runs, on Kubernetes or another host: the gateway stands before it, and only asks it.
 
 It serves the model under two names, `storyteller`, by which requests name it, and `storyteller-7`, which says which version
-it is: `vllm serve ... --served-model-name storyteller storyteller-7`.
+it is: `vllm serve ... --generation-config vllm --served-model-name storyteller storyteller-7`.
 """
 
 import threading

@@ -21,6 +21,11 @@ def test_settings_at_their_defaults_leave_vllm_its_own() -> None:
         assert option not in line
 
 
+def test_the_model_folder_does_not_say_how_answers_are_sampled() -> None:
+    pairs = dict(itertools.pairwise(command.arguments(EngineConfig(), on_cpu=False)))
+    assert pairs["--generation-config"] == "vllm"
+
+
 def test_settings_become_options_and_the_rest_is_handed_on() -> None:
     chosen = EngineConfig(
         tensor_parallel=4, data_parallel=2, quantization="fp8", kv_cache_dtype="fp8", extra_args=["--max-loras", "2"]
@@ -41,6 +46,7 @@ def test_settings_become_options_and_the_rest_is_handed_on() -> None:
         ("-q", "use serving.quantization"),
         ("--max-model-len=8", "use serving.max_model_len"),
         ("--port", "leave it out"),
+        ("--generation-config=auto", "leave it out"),
         ("--served-model-name=x", "leave it out"),
     ],
 )
@@ -117,7 +123,7 @@ def test_a_family_that_vllm_tells_wrongly_is_refused_before_work_and_before_an_e
 def test_vllm_knows_the_options() -> None:
     vllm = Path(sys.executable).with_name("vllm")
     listed = subprocess.run([vllm, "serve", "--help=all"], capture_output=True, text=True, check=True).stdout
-    for option in OWN_OPTIONS:
+    for option in (*OWN_OPTIONS, "--generation-config", "--revision"):
         assert f"{option} " in listed, option
 
 

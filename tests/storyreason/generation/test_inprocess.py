@@ -1,6 +1,7 @@
 """A model that generates in this process."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,24 @@ from storyreason.serving.config import ServingConfig
 from tests.tiny import Bases
 
 pytestmark = pytest.mark.server  # it loads a model
+
+
+PENALTIES = {
+    "repetition_penalty": 1.5,
+    "top_k": 1,
+    "top_p": 0.1,
+    "min_p": 0.9,
+    "no_repeat_ngram_size": 2,
+    "do_sample": True,
+}
+"""What the `generation_config.json` of a published base may say, more strongly."""
+
+
+def saying(folder: Path, **more: Any) -> Path:
+    """A model folder whose `generation_config.json` says more."""
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +69,32 @@ def test_it_answers_a_split_as_addresses_do(
     assert told == [answering.answer_by(engine, one.story_id, one.images, config) for one in few]
     again = answering.predict([engine], "teller", few, config.model_copy(update={"seed": 1}), tmp_path / "again.jsonl")
     assert [one.answer for one in again] != [one.answer for one in told]
+
+
+def test_the_request_alone_says_how_an_answer_is_sampled(
+    engine: InProcess, untrained: Path, frames: tuple[bytes, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_warper(*_: Any, **__: Any) -> None:
+        pytest.fail("only some of the tokens were sampled from")
+
+    monkeypatch.setattr("transformers.generation.utils.TopKLogitsWarper", no_warper)  # by default it takes 50
+    other = InProcess(saying(Path(shutil.copytree(untrained, tmp_path / "model")), **PENALTIES))
+    for temperature in (0.0, 1.0):
+        asked = GenerationConfig(temperature=temperature, max_tokens=24)
+        assert other.session(frames[:1], asked).tell() == engine.session(frames[:1], asked).tell()
+
+
+def test_an_answer_ends_at_each_token_that_its_folder_or_its_tokenizer_names(
+    engine: InProcess, untrained: Path, frames: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    asked = GenerationConfig(max_tokens=8)
+    told = engine.session(frames[:1], asked).tell()
+    first = engine.processor.tokenizer(told.text)["input_ids"][0]
+    folder = saying(Path(shutil.copytree(untrained, tmp_path / "model")), eos_token_id=[first])
+    other = InProcess(folder)
+    ended = other.session(frames[:1], asked).tell()
+    assert told.cut and not ended.cut and ended.tokens == 1
+    assert other.ends == sorted({first, other.processor.tokenizer.eos_token_id})
 
 
 @pytest.mark.parametrize(("taken", "longest"), [(32_768, 32_768), (128_000, LONGEST)])
@@ -152,7 +197,7 @@ def test_greedy_text_is_vllms_token_for_token(
 def test_another_family_tells_the_same_in_vllm(
     examples: list[dataset.Example], frames: tuple[bytes, ...], serving: ServingConfig, tmp_path: Path, family: str
 ) -> None:
-    folder = untrained.write(tmp_path / "base", examples, family=family, wide=True)
+    folder = saying(untrained.write(tmp_path / "base", examples, family=family, wide=True), **PENALTIES)
     config = GenerationConfig(max_tokens=30)
     ours = InProcess(folder, longest=serving.max_model_len).session(frames, config)
     with VllmServer(folder, serving.model_copy(update={"dtype": "float32"}), log=tmp_path / "vllm.log") as server:

@@ -9,7 +9,7 @@ import pytest
 from storyreason import chat, dataset
 from storyreason.errors import DataError, EngineAwayError, EngineError
 from storyreason.generation import Chunk, GenerationConfig, tell
-from storyreason.generation.openai import Stop
+from storyreason.generation.openai import Endpoint, Stop
 from storyreason.generation.vllm import VllmServer
 from storyreason.pictures import data_url
 from tests.storyreason.generation.endpoint import Reply, answer, endpoint, refusal, stream
@@ -37,6 +37,23 @@ def test_the_request_is_the_chat_of_training_with_pictures_as_data_urls() -> Non
     assert [url.split(";")[0] for url in urls] == ["data:image/png", "data:image/jpeg", "data:image/webp"]
     assert user["content"][-1] == {"type": "text", "text": CONFIG.request}
     assert seen[0]["model"] == "teller" and seen[0]["max_tokens"] == 9 and seen[0]["temperature"] == 0
+
+
+def test_vllm_is_told_all_of_the_sampling_and_other_endpoints_only_what_they_know() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        seen.append(body)
+        return answer("once")
+
+    with endpoint(reply) as url:
+        session = Endpoint(url, "teller").session(PICTURES, CONFIG)
+        session.tell()
+        session.tell(grammar='root ::= "once"')
+
+    neutral = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0, "top_k": 0, "min_p": 0}
+    assert seen[0].keys() == {"model", "messages", "temperature", "top_p", "seed", "max_tokens"}
+    assert seen[1] == seen[0] | neutral | {"structured_outputs": {"grammar": 'root ::= "once"'}}
 
 
 def test_an_unreadable_picture_is_named_before_anything_is_sent() -> None:
