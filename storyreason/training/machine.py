@@ -7,6 +7,8 @@
 """
 
 import json
+import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -220,7 +222,7 @@ def has_memory(devices: str | None, wanted_gb: float) -> bool:
 
 
 def free_memory(devices: str | None) -> dict[str, float]:
-    """Free GiB by device: the named GPUs (None: all), or the machine's memory where there is no GPU."""
+    """Free GiB by device: the named GPUs (None: all that this process may use), or the machine's memory where there is no GPU."""
     found = _of_gpus("memory.free", devices)
     if found is None:
         import psutil
@@ -230,13 +232,15 @@ def free_memory(devices: str | None) -> dict[str, float]:
 
 
 def total_memory(devices: str | None) -> list[float]:
-    """The bytes of each of the named GPUs (None: all); empty where there is none."""
+    """The bytes of each of the named GPUs (None: all that this process may use); empty where there is none."""
     return [mebibytes * 2**20 for mebibytes in (_of_gpus("memory.total", devices) or {}).values()]
 
 
 def _of_gpus(what: str, devices: str | None) -> dict[str, float] | None:
     """A number of each GPU, by its index; None where there is no GPU."""
-    select = ["-i", devices] if devices else []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # as Slurm sets it; nvidia-smi shows every GPU all the same
+    shown = devices or (given if re.fullmatch(r"(\d+|GPU-[\w-]+)(,(\d+|GPU-[\w-]+))*", given) else "")
+    select = ["-i", shown] if shown else []
     try:
         said = subprocess.run(
             ["nvidia-smi", f"--query-gpu=index,{what}", "--format=csv,noheader,nounits", *select],

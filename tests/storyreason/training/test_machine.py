@@ -139,6 +139,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.write_text('#!/bin/sh\ncase "$*" in *"-i 1"*) echo "1, 40960";; *) printf "0, 1024\\n1, 40960\\n";; esac\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def test_a_full_device_is_named_and_a_free_one_is_accepted(two_gpus: None) -> None:
@@ -146,6 +147,17 @@ def test_a_full_device_is_named_and_a_free_one_is_accepted(two_gpus: None) -> No
     machine.check_memory(None, 0)
     with pytest.raises(TrainingError, match=r"GPU 0 has 1\.0 GiB free, and training\.free_memory_gb wants 30"):
         machine.check_memory(None, 30)
+
+
+@pytest.mark.parametrize(
+    ("given", "free"), [("1", ["GPU 1"]), ("", ["GPU 0", "GPU 1"]), ("MIG-1f", ["GPU 0", "GPU 1"])]
+)
+def test_only_the_gpus_that_the_process_was_given_count(
+    two_gpus: None, given: str, free: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert [*machine.free_memory(None)] == free and [*machine.free_memory("1")] == ["GPU 1"]
+    assert len(machine.total_memory(None)) == len(free)
 
 
 def test_without_a_gpu_the_machine_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
