@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from storyreason import home, runs
 from storyreason.errors import RunError, without_password
-from tasks import moving, registry, upgrading, versioning
+from tasks import artifacts, moving, registry, settings, tracking, upgrading, versioning, views
 from tasks.faults import one_line, plainly
 from tasks.results import TRAINING
 
@@ -35,6 +36,8 @@ class Report:
 
     held: dict[str, int]
     left_out: list[str]
+    vanished: list[str]
+    """Files that were removed while it was written, by their names in it."""
 
 
 @plainly()
@@ -44,10 +47,13 @@ def write(file: Path, all_versions: bool = False) -> Report:
     Of the versions, those that an alias names or a gateway serves come with their weights, or all. Raises RunError when
     there is nothing to back up.
     """
-    if not databases():
-        raise RunError(f"{runs.root()} has no database yet: there is nothing to back up.")
-    parts = list(_parts(all_versions))
+    folders, lacking = _versions(all_versions)
+    parts = list(_parts(folders))
+    if not parts:
+        raise RunError(f"{runs.root()} has no database, version or answer yet: there is nothing to back up.")
+    left_out = [*_elsewhere(), *lacking]
     held: dict[str, int] = {}
+    vanished = []
     part = file.with_name(f".{file.name}.part")
     part.unlink(missing_ok=True)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,27 +64,31 @@ def write(file: Path, all_versions: bool = False) -> Report:
                     "format": FORMAT,
                     "runs": str(runs.root()),
                     "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "left_out": left_out,
                 }
                 _add_text(tar, ABOUT, json.dumps(about))
                 for kind, name, source in parts:
-                    held[kind] = held.get(kind, 0) + _add(tar, name, source)
+                    try:
+                        held[kind] = held.get(kind, 0) + _add(tar, kind, name, source)
+                    except FileNotFoundError:  # whoever made it goes on meanwhile
+                        vanished.append(name)
             out.flush()
             os.fsync(out.fileno())
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
-    return Report(held, list(_left_out()))
+    return Report(held, left_out, vanished)
 
 
-def _parts(all_versions: bool) -> Iterator[tuple[str, str, Path]]:
+def _parts(versions: list[Path]) -> Iterator[tuple[str, str, Path]]:
     """What goes into a backup: its kind, its name there, and where it is."""
     root = runs.root()
     for name, path in databases().items():
         yield "databases", name, path
     for whole in WHOLE:
         yield from (("artifacts and answers", f"runs/{one.relative_to(root)}", one) for one in _files(root / whole))
-    for folder in _version_folders(all_versions):
-        yield from (("versions", f"runs/{one.relative_to(root)}", one) for one in _files(folder))
+    for folder in versions:
+        yield from (("versions", inside, one) for one in _files(folder) if (inside := _name(one)))
     for gateway in root.glob("gateway*"):
         kept = [gateway / name for name in GATEWAY if (gateway / name).is_file()]
         yield from (("settings", f"runs/{gateway.name}/{one.name}", one) for one in kept)
@@ -91,40 +101,111 @@ def _parts(all_versions: bool) -> Iterator[tuple[str, str, Path]]:
 
 
 def databases() -> dict[str, Path]:
-    """The SQLite databases of this checkout, by their names in a backup."""
+    """The SQLite databases in `runs/`, by their names in a backup."""
     root = runs.root()
-    named = {
-        "runs/mlflow/mlflow.db": root / "mlflow" / "mlflow.db",
-        "runs/prefect/prefect.db": root / "prefect" / "prefect.db",
-    }
-    return {name: path for name, path in named.items() if path.is_file()}
+    used = map(_local, _addresses().values())
+    found = [root / "mlflow" / "mlflow.db", root / "prefect" / "prefect.db", *(path for path in used if path)]
+    named = {_name(path): path for path in found if path.is_file()}
+    return {name: path for name, path in named.items() if name and name.endswith(".db")}
 
 
-def _left_out() -> Iterator[str]:
-    """Databases that are elsewhere, which a backup of this checkout cannot hold."""
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_DATABASE_CONNECTION_URL", "STORYREASON_MLFLOW_ARTIFACTS"):
-        value = os.environ.get(name, "")
-        if value and not value.startswith(("sqlite", "file:", "/")):
-            yield f"{name} = {without_password(value)}: back it up where it is"
+def _addresses() -> dict[str, str]:
+    """Where MLflow and Prefect keep their data, by the variables that say so."""
+    found = {"MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", "")}
+    server = os.environ.get("PREFECT_API_URL", "")
+    if server and server != f"{settings.read().prefect_url}/api":
+        found["PREFECT_API_URL"] = server
+    elif database := os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL"):
+        found["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    elif place := os.environ.get("PREFECT_HOME"):
+        found["PREFECT_HOME"] = f"{upgrading.SQLITE}{place}/prefect.db"
+    return {name: address for name, address in found.items() if address}
 
 
-def _version_folders(all_versions: bool) -> Iterator[Path]:
-    """The work folders of the versions that are backed up: their weights, and the trainings that these come from."""
+def _local(address: str) -> Path | None:
+    """The path of a database or of artifacts on this machine's disks; None for an address on a server."""
+    if address.startswith("file:"):
+        return Path(unquote(urlsplit(address).path))
+    path = address.partition(":///")[2].partition("?")[0] if address.startswith("sqlite") else address
+    return None if "://" in path else Path(path).absolute()
+
+
+def _name(path: Path) -> str | None:
+    """The name in a backup of a path in `runs/`; None for one elsewhere."""
+    for one, root in ((path, runs.root()), (path.resolve(), runs.root().resolve())):
+        if one.is_relative_to(root):
+            return f"runs/{one.relative_to(root)}"
+    return None
+
+
+def _elsewhere() -> Iterator[str]:
+    """Databases and artifacts that are not in `runs/`, which a backup of this checkout does not hold."""
+    for name, address in _addresses().items():
+        path = _local(address)
+        if path is None or not (_name(path) or "").endswith(".db"):
+            yield f"{name} = {without_password(address)}"
+    for name, address in _artifacts().items():
+        path = _local(address)
+        if path is None or not f"{_name(path)}/".startswith(f"runs/{WHOLE[0]}/"):
+            yield f"{name} {without_password(address)}"
+
+
+def _artifacts() -> dict[str, str]:
+    """Where MLflow's artifacts are, as this checkout and MLflow say."""
+    chosen = settings.read().mlflow_artifacts
+    found = {"STORYREASON_MLFLOW_ARTIFACTS =": chosen} if chosen else {}
+    if _has_mlflow() and (experiment := tracking.client().get_experiment_by_name(views.EXPERIMENT)) is not None:
+        location = str(experiment.artifact_location)
+        if location != chosen and not location.startswith("mlflow-artifacts:"):  # its server's own
+            found["MLflow's artifacts in"] = location
+    return found
+
+
+def _has_mlflow() -> bool:
+    """Whether there is an MLflow to ask: who opens a database of SQLite that does not exist makes it."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    path = _local(address)
+    return bool(address) and (path is None or path.exists())
+
+
+def _versions(all_versions: bool) -> tuple[list[Path], list[str]]:
+    """The work folders of the versions to back up, which hold weights and the trainings that these come from; and the
+    weights that are not here."""
     from storyreason.serving import state
 
-    if "runs/mlflow/mlflow.db" not in databases() and not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        return
+    if not _has_mlflow():
+        return [], []
     served = {known.folder for known in map(state.served, state.names()) if known}
-    folders = (folder for step in TRAINING for folder in runs.root().glob(f"{step}/*"))
-    trainings = {(runs.read_manifest(folder) or {}).get("run_id"): folder for folder in folders}
+    of_steps = (folder for step in TRAINING for folder in runs.root().glob(f"{step}/*"))
+    trainings = {(runs.read_manifest(folder) or {}).get("run_id"): folder for folder in of_steps}
+    found: dict[Path, None] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
     for name in registry.models():
         aliased = registry.aliased(name)
         for version in registry.versions(name):
-            if all_versions or version.number in aliased or version.folder in served:
-                if (weights := Path(version.folder)).is_dir():
-                    yield weights.parent
-                if version.run_id in trainings:
-                    yield trainings[version.run_id]
+            if not (all_versions or version.number in aliased or version.folder in served):
+                continue
+            if (where := _where(version)) is None:
+                found[Path(version.folder).parent] = None
+            else:
+                lacking.setdefault((name, where), []).append(version.number)
+            if version.run_id in trainings:
+                found[trainings[version.run_id]] = None
+    said = (
+        f"weights of {name} version{'s' if numbers[1:] else ''} {', '.join(sorted(numbers, key=int))}, which are {where}"
+        for (name, where), numbers in lacking.items()
+    )
+    return list(found), list(said)
+
+
+def _where(version: registry.Version) -> str | None:
+    """Where the weights of a version are that a backup does not hold; None if they are in `runs/`."""
+    folder = Path(version.folder)
+    if folder.is_dir():
+        return None if _name(folder) else f"in {folder.parent}"
+    if version.stored is not None:
+        return f"only in {artifacts.address() or 'a store that STORYREASON_ARTIFACTS does not name here'}"
+    return "gone, or on the machine that registered them"
 
 
 def _changed_dvc_files() -> list[Path]:
@@ -162,11 +243,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _add(tar: tarfile.TarFile, name: str, source: Path) -> int:
-    """Add a file, a database as it is at one moment; gives its size."""
-    if not name.endswith(".db"):
-        tar.add(source, name, recursive=False)
-        return source.stat().st_size
+def _add(tar: tarfile.TarFile, kind: str, name: str, source: Path) -> int:
+    """Add a file, a database as it is at one moment; gives its size. Raises FileNotFoundError, and then adds nothing."""
+    if kind != "databases":
+        with source.open("rb") as file:  # opened first: what is replaced or removed from now on is added as it was
+            tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
+            return os.fstat(file.fileno()).st_size
     copy = runs.root() / "backups" / f".{source.name}"
     upgrading.save(source, copy)
     try:
@@ -201,10 +283,12 @@ def restore(file: Path) -> list[str]:
         raise RunError(f"{file} cannot be read as a backup: {one_line(error)}.") from None
     try:
         restored = inside / "runs"
+        restored.mkdir(exist_ok=True)  # with both databases on servers there may be none
         if there := [one.name for one in restored.iterdir() if _holds_something(root / one.name)]:
             raise RunError(f"{root} has {', '.join(sorted(there))} already: move it away, then restore again.")
         moving.move(restored, Path(about["runs"]), root)
-        left = list(_restore_checkout(inside / "checkout"))
+        left = [f"the backup does not hold {one}" for one in about.get("left_out", ())]
+        left += _restore_checkout(inside / "checkout")
         if objects := _restore_objects(inside / "dvc"):
             left.append(f"{objects} files of data that was never pushed are in DVC's cache: push them with `dvc push`")
         for one in sorted(restored.iterdir()):
@@ -250,4 +334,8 @@ def report(found: Report, file: Path) -> Iterator[str]:
     for kind, size in found.held.items():
         yield f"{size / 1e6:10,.1f} MB  {kind}"
     yield from (f"not in it: {one}" for one in found.left_out)
+    if found.left_out:
+        yield "back up where it is what is not in it"
+    if gone := found.vanished:
+        yield f"{len(gone)} file{'s' if gone[1:] else ''} went away while it was written: {gone[0]}{', …' if gone[1:] else ''}"
     yield f"{file}, which only you can read: it holds .env and the gateway's token. Restore it with: storyreason restore {file}"

@@ -1,6 +1,5 @@
 """A backup holds what cannot be made again, and is restored at another path, where everything is found again."""
 
-import os
 import shutil
 import sqlite3
 import stat
@@ -15,7 +14,7 @@ from mlflow import MlflowClient
 from storyreason import runs
 from storyreason.errors import RunError
 from storyreason.serving import state
-from tasks import backup, registry, tracking, versioning
+from tasks import backup, registry, tracking, upgrading, versioning
 from tests.tasks.cloned import clone, dvc, origin  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.server
@@ -32,7 +31,9 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
         (folder / "runs" / "mlflow").mkdir(parents=True, exist_ok=True)
         return runs.root()
 
-    for name in ("PREFECT_API_URL", "STORYREASON_MLFLOW_ARTIFACTS", "PREFECT_API_DATABASE_CONNECTION_URL"):
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_API_DATABASE_CONNECTION_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("STORYREASON_MLFLOW_ARTIFACTS", "STORYREASON_ARTIFACTS"):
         monkeypatch.delenv(name, raising=False)
     return enter
 
@@ -143,12 +144,113 @@ def test_half_a_backup_is_refused(used: Path, place: Callable[[Path], Path], tmp
     assert not list(root.glob("**/*.db"))
 
 
-def test_a_database_elsewhere_is_named_without_its_password(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        os.environ, "PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://me:S3CRET@host/prefect"
-    )
-    (said,) = backup._left_out()
-    assert "postgresql+asyncpg://me:***@host/prefect" in said
+def _on_servers(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both databases are on a server; what MLflow's holds is asked for as it is there."""
+    at = Path(shutil.move(used / "runs" / "mlflow" / "mlflow.db", used.parent / "on-a-server.db"))
+    client = MlflowClient(f"sqlite:///{at}")
+    for asking in (registry, tracking):
+        monkeypatch.setattr(asking, "client", lambda: client)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+pg8000://me:S3CRET@host/mlflow")
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://me:S3CRET@host/prefect")
+    (used / "runs" / "prefect" / "prefect.db").unlink()
+
+
+def test_databases_on_servers_are_named_and_the_weights_of_their_versions_are_in_it(
+    used: Path, place: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.tar"
+    _on_servers(used, monkeypatch)
+    found = backup.write(file)
+
+    named = [
+        "MLFLOW_TRACKING_URI = postgresql+pg8000://me:***@host/mlflow",
+        "PREFECT_API_DATABASE_CONNECTION_URL = postgresql+asyncpg://me:***@host/prefect",
+    ]
+    assert found.left_out == named and "databases" not in found.held
+    with tarfile.open(file) as tar:
+        names = set(tar.getnames())
+    assert {f"runs/register/{16 * '1'}/model/model.safetensors", f"runs/train/{16 * '1'}/result/adapter"} <= names
+
+    (tmp_path / "new").mkdir()
+    root = place(tmp_path / "new")
+    monkeypatch.setattr(backup, "_restore_objects", lambda folder: 0)  # not a clone
+    assert backup.restore(file) == [f"the backup does not hold {one}" for one in named]
+    assert (root / "register" / (16 * "1") / "model" / "model.safetensors").is_file()
+
+
+def test_a_checkout_without_runs_has_settings_to_back_up(
+    used: Path, place: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.tar"
+    monkeypatch.setattr(registry, "models", list)
+    _on_servers(used, monkeypatch)
+    shutil.rmtree(used / "runs")
+    assert list(backup.write(file).held) == ["settings", "data that was never pushed"]
+
+    (tmp_path / "new").mkdir()
+    place(tmp_path / "new")
+    monkeypatch.setattr(backup, "_restore_objects", lambda folder: 0)
+    backup.restore(file)
+    assert (tmp_path / "new" / ".env").read_text() == "STORYREASON_CRON=0 5 * * 1\n"
+
+
+def test_what_is_elsewhere_on_the_disks_is_named(used: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.move(used / "runs" / "mlflow" / "mlflow.db", tmp_path / "x.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/x.db")
+    monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "/srv/mlflow")
+    monkeypatch.setenv("PREFECT_HOME", "/srv/prefect")
+    found = backup.write(tmp_path / "backup.tar")
+    assert "versions" in found.held
+    assert found.left_out == [
+        f"MLFLOW_TRACKING_URI = sqlite:///{tmp_path}/x.db",
+        "PREFECT_HOME = sqlite:////srv/prefect/prefect.db",
+        "STORYREASON_MLFLOW_ARTIFACTS = /srv/mlflow",
+    ]
+
+
+def test_artifacts_are_where_mlflow_says_whatever_is_set_now(
+    clone: Path,  # noqa: F811
+    place: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    place(clone)
+    monkeypatch.setenv("STORYREASON_MLFLOW_ARTIFACTS", "s3://bucket/mlflow")
+    tracking.experiment()
+    monkeypatch.delenv("STORYREASON_MLFLOW_ARTIFACTS")
+    assert backup.write(tmp_path / "backup.tar").left_out == ["MLflow's artifacts in s3://bucket/mlflow"]
+
+
+def test_weights_that_are_not_here_are_named(used: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STORYREASON_ARTIFACTS", "s3://me:S3CRET@bucket/models")
+    shutil.rmtree(used / "runs" / "register")
+    MlflowClient().set_model_version_tag("storyteller", "1", "storyreason.artifact", "0f0f.dir 100")
+    of_first = "weights of storyteller version 1, which are only in s3://me:***@bucket/models"
+    assert backup.write(tmp_path / "backup.tar").left_out == [of_first]
+    found = backup.write(tmp_path / "backup.tar", all_versions=True)
+    assert sorted(found.left_out) == [
+        of_first,
+        "weights of storyteller version 2, which are gone, or on the machine that registered them",
+    ]
+    assert "back up where it is what is not in it" in backup.report(found, tmp_path / "backup.tar")
+
+
+def test_files_that_go_away_meanwhile_are_counted(used: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    partial = runs.work_folder("evaluate", "0" * 16) / "free.jsonl.partial"
+    partial.write_text("{}")
+    save = upgrading.save
+
+    def ends_the_evaluation(database: Path, copy: Path) -> None:
+        save(database, copy)
+        partial.unlink(missing_ok=True)
+
+    monkeypatch.setattr(upgrading, "save", ends_the_evaluation)
+    found = backup.write(tmp_path / "backup.tar")
+    name = f"runs/evaluate/{'0' * 16}/free.jsonl.partial"
+    assert found.vanished == [name]
+    assert f"1 file went away while it was written: {name}" in backup.report(found, tmp_path / "backup.tar")
+    with tarfile.open(tmp_path / "backup.tar") as tar:
+        assert "checkout/.env" in tar.getnames()  # it is whole
 
 
 def test_a_new_checkout_has_nothing_to_back_up(clone: Path, place: Callable[[Path], Path], tmp_path: Path) -> None:  # noqa: F811
