@@ -20,6 +20,8 @@ from tasks.artifacts import Say, Stored
 T = TypeVar("T")
 USED = ".used"
 """A file beside a version's model folder. Its time is when the version was used last; who uses it now holds a lock on it."""
+GONE = ".gone-"
+"""How the name of a folder begins that is being removed, or whose removal was interrupted."""
 HELD: dict[Path, int] = {}
 """The locks that this process holds until it ends: it may load a version for as long as it runs."""
 
@@ -139,13 +141,16 @@ def make_room(needed: int, keep: Path) -> None:
 
 def remove(folder: Path) -> bool:
     """Remove a folder, which is renamed first: it is either whole or gone. False, and it stays, if a process holds it."""
-    gone = folder.with_name(f".gone-{folder.name}")
-    with runs.unused(folder / USED) as unused:
-        if not unused:
-            return False
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-    shutil.rmtree(gone)
+    gone = folder
+    if not folder.name.startswith(GONE):
+        gone = folder.with_name(f"{GONE}{folder.name}")
+        with runs.unused(folder / USED) as unused:
+            if not unused:
+                return False
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+    with contextlib.suppress(FileNotFoundError):  # whoever began to remove it goes on
+        shutil.rmtree(gone)
     return True
 
 

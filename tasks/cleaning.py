@@ -19,6 +19,15 @@ from tasks.results import RESULTS, TRAINING
 
 CACHES = {"features": "features of pictures", "prepared": "prepared stories", "data": "data of a version"}
 
+INTERRUPTED = {
+    "what an interrupted removal left": (f"*/{cache.GONE}*", f"*/*/{cache.GONE}*"),
+    "what an interrupted step left": (
+        "data/.*.part",
+        "register/*/.model.*",
+        *(f"{one}/*/.checkpoint-*" for one in TRAINING),
+    ),
+}
+"""Folders that whoever was killed would have renamed or removed; the step removes its own only when it is started again."""
 NAMED = 5
 """Folders of one kind that a report names; more are counted."""
 UNREGISTERED = 86400.0
@@ -43,8 +52,8 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     These are the merged weights, training results, evaluations and comparisons of older versions; trainings without a
     version, except the newest `keep` and those that an improvement that stays starts from; checkpoints of complete
     trainings; cached data and features that are not among the newest `keep` of their kind, nor the base of a training that
-    stays; and what the newest `keep` builds of data sets do not use. Raises RunError while a job runs, unless the caller
-    only means to `look`.
+    stays; what the newest `keep` builds of data sets do not use; and what killed processes left of all these. Raises
+    RunError while a job runs, unless the caller only means to `look`.
     """
     if not look:
         refuse_while_running()
@@ -87,7 +96,14 @@ def plan(keep: int, look: bool = False) -> list[Item]:
     in_use = {Path(version.folder) for version in kept} | {Path(folder) for folder in _served()}
     items = [item for item in items if item.path.exists() and not any(_holds(item.path, path) for path in in_use)]
     items = [item for item in items if not cache.is_held(item.path)]  # a `tell` or a notebook loads it
-    return [*items, *_stored()]
+    return [*items, *_interrupted(items), *_stored()]
+
+
+def _interrupted(items: list[Item]) -> list[Item]:
+    """What killed processes left, beside what these items hold."""
+    left = {path: what for what, patterns in INTERRUPTED.items() for one in patterns for path in runs.root().glob(one)}
+    outside = (path for path in sorted(left) if path.is_dir() and not any(_holds(item.path, path) for item in items))
+    return [_item(path, left[path]) for path in outside]
 
 
 def _stored() -> list[Item]:

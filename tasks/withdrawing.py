@@ -9,7 +9,7 @@ from storyreason.authoring import withdrawing
 from storyreason.config import DataConfig
 from storyreason.dataset.withdrawn import FILE, Place, parse
 from storyreason.errors import DataError
-from tasks import building, cleaning, data, filming, versioning
+from tasks import building, cache, cleaning, data, filming, versioning
 
 OLDER = (
     "Older versions of the data still have it, in Git, in DVC's cache and in its remote: `dvc gc --workspace --cloud` removes "
@@ -53,7 +53,7 @@ def withdraw(target: str, film: str, entity: str | None, kept: Path | None, corr
     its = any(one.film == film for one in listed(target))
     if made or its:
         made = [*(folder for kind in CACHES if (folder := runs.root() / kind).is_dir()), *made]
-    made += _interrupted()
+    made = list(dict.fromkeys([*made, *_interrupted()]))
     for folder in made:
         shutil.rmtree(folder)
     if made:
@@ -109,6 +109,7 @@ def _pulled(film: str, target: str) -> Iterator[Path]:
 def _interrupted() -> Iterator[Path]:
     """The folders in `runs/` that do not say of which film they are: what was interrupted may be of any."""
     yield from (runs.root() / "data").glob(".*.part")
+    yield from (folder for folder in runs.root().glob(f"*/{cache.GONE}*") if folder.parent.name not in CACHES)
     for step in STEPS:
         for folder in sorted((runs.root() / step).glob("*")):
             if runs.read_manifest(folder) is None:

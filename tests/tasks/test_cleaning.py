@@ -174,6 +174,37 @@ def test_what_no_new_build_uses_is_removed_and_what_many_folders_hold_is_one_lin
     assert len(list((root / "builds").iterdir())) == 1 and cleaning.plan(keep=1) == []
 
 
+def test_what_killed_processes_left_is_listed_and_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `clean` is killed in the middle of gigabytes; a pull, a registration and a checkpoint never end."""
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        for path in (work("register", 1), work("train", 5) / "checkpoint-5"):
+            with pytest.raises(KeyboardInterrupt):
+                cache.remove(path)
+    steps = [root / "data/.0123.part", work("register", 5) / ".model.writing", work("train", 5) / ".checkpoint-15"]
+    for path in steps:
+        write(path / "weights", 3000)
+    removals = [root / "register" / f".gone-{1:016}", work("train", 5) / ".gone-checkpoint-5"]
+
+    found = {item.path: item.what for item in cleaning.plan(keep=5, look=True)}
+    assert all(found.pop(path) == "what an interrupted step left" for path in steps)
+    assert all(found.pop(path) == "what an interrupted removal left" for path in removals)
+    assert all(path.name.startswith("checkpoint-") for path in found)
+
+    items = cleaning.plan(keep=5)
+    cleaning.remove(items)
+    assert not any(path.exists() for path in (*steps, *removals))
+    said = cleaning.report(items, removed=True)
+    assert "what an interrupted removal left" in said and "what an interrupted step left" in said
+    assert left(root, "register") == {2, 3, 4, 5} and left(root, "train") == {1, 2, 3, 4, 5}
+    assert cleaning.plan(keep=5) == []
+
+
 def test_while_data_change_nothing_is_removed(root: Path) -> None:
     """A data set in the runs may be what they become."""
     with runs.lock(root / "change" / "data"), pytest.raises(RunError, match="job is running"):

@@ -85,9 +85,10 @@ def test_a_film_goes_from_everywhere_and_a_new_version_says_so(kept: Path) -> No
 
 def test_what_trainings_keep_of_its_pictures_goes_and_not_while_one_runs(kept: Path) -> None:
     old = data.identify(DataConfig(target="films.dvc"))
-    pulled = [versioning.keep(old), runs.root() / "data" / ".0123.part"]
-    caches = [runs.root() / name / ("0" * 16) for name in ("prepared", "features")]
-    for folder in (pulled[1], *caches):
+    unfinished = [runs.root() / name for name in ("data/.0123.part", "data/.gone-4567", "extract/.gone-89ab")]
+    pulled = [versioning.keep(old), *unfinished]
+    caches = [runs.root() / kind / name for kind in ("prepared", "features") for name in ("0" * 16, ".gone-0123")]
+    for folder in (*unfinished, *caches):
         folder.mkdir(parents=True)
     pulled.append(damaged := runs.root() / "data" / "0123")
     damaged.mkdir()
