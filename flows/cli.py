@@ -2,18 +2,16 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows import changing
 from storyreason import cli, home, resources, runs
+from storyreason.cli.options import load_in_checkout
 from storyreason.cli.tell import RESOLVERS
 from storyreason.errors import RunError
 from tasks.results import Stage, Until
-
-if TYPE_CHECKING:
-    from storyreason.config import RunConfig
 
 app = typer.Typer()
 app.add_typer(changing.data, name="data", rich_help_panel="Platform")
@@ -37,7 +35,7 @@ def retrain(
     until: Annotated[Until, typer.Option(help="The last step to run.")] = "deploy",
 ) -> None:
     """Pull data, fine-tune, register, evaluate, decide, and serve the new storyteller if it is better."""
-    preset, chosen = _load(preset, override)
+    preset, chosen = load_in_checkout(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -58,7 +56,7 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Score a registered version, the base model, or any other model on the test split."""
-    preset, _ = _load(preset, override)
+    preset, _ = load_in_checkout(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -81,7 +79,7 @@ def deploy(
     override: Overrides = None,
 ) -> None:
     """Serve a registered version behind the gateway, and make it the champion."""
-    preset, _ = _load(preset, override)
+    preset, _ = load_in_checkout(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -125,7 +123,7 @@ def build(
     """Make a data set of films: see who is in their frames and who is who, have a model write grounded stories, check them, and
     write shards."""
     place = str(films.resolve() if films.exists() else films)
-    preset, _ = _load(preset, override)
+    preset, _ = load_in_checkout(preset, override)
     from flows import local, report
 
     with local.platform():
@@ -192,7 +190,7 @@ def status(json: Json = False) -> None:
 @app.command(rich_help_panel="Platform")
 def doctor(preset: Preset = "sample", override: Overrides = None, json: Json = False) -> None:
     """Examine what would stop a retraining here, each with its remedy. Exit code 1 when something would."""
-    preset, chosen = _load(preset, override)
+    preset, chosen = load_in_checkout(preset, override)
     from flows import doctor, report
     from tasks import settings
 
@@ -266,15 +264,6 @@ def restore(
     for line in backup.restore(file):
         report.say(line)
     report.say("restored; start it with: storyreason up")
-
-
-def _load(preset: str, overrides: list[str] | None) -> "tuple[str, RunConfig]":
-    """The preset and its configuration, in the checkout: relative paths in it are relative to that; the preset's own is not."""
-    from storyreason import config
-
-    chosen = str(Path(preset).absolute()) if Path(preset).is_file() else preset
-    home.enter()
-    return chosen, config.load_here(chosen, overrides or [])
 
 
 @app.command(rich_help_panel="Flows")

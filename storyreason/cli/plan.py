@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from storyreason.cli.options import load_in_checkout
+
 if TYPE_CHECKING:
     from storyreason.config import RunConfig
     from storyreason.training.choosing import Choice
@@ -29,19 +31,21 @@ def plan(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="A data set with stories to train on. Default: rows as long as the settings allow."),
+        typer.Option(
+            help="A data set with stories to train on. Default: rows as long as the settings allow.", resolve_path=True
+        ),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As `retrain` takes it.")
     ] = None,
 ) -> None:
     """Estimate the memory that a training takes, and which settings would fit, from the base's configuration alone."""
-    from storyreason import config, model
+    from storyreason import model
     from storyreason.errors import ModelError
     from storyreason.training import choosing, memory
     from storyreason.training.machine import Machine
 
-    chosen = config.load_here(preset, override or [])
+    _, chosen = load_in_checkout(preset, override)
     training = choosing.on_gpus(chosen.training, gpus) if gpus else chosen.training
     chosen = chosen.model_copy(update={"training": training})
     if not Path(name := chosen.base.name).is_dir() and Path(f"{name}.dvc").is_file():
