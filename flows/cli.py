@@ -1,5 +1,6 @@
 """The verbs that start flows or change the platform. They join the library's command line as an entry point."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,8 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Score a registered version, the base model, or any other model on the test split."""
+    if Path(version).is_dir() and not Path(version).is_absolute():
+        version = os.path.relpath(version, home.folder())  # where the flow runs
     preset, _ = load_in_checkout(preset, override)
     from flows import local, report
 

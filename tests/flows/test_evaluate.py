@@ -1,13 +1,16 @@
 """What `storyreason evaluate` is told to evaluate."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from typer.testing import CliRunner
 
-from flows import deploy, evaluate
+from flows import cli, deploy, evaluate, local, report
 from flows.evaluate import named
+from storyreason import home
 from storyreason.config import RunConfig
 from storyreason.errors import RegistryError
 from tasks import data, tracking
@@ -28,6 +31,30 @@ def test_a_name_on_the_hub_or_a_folder_is_evaluated_as_a_base(tmp_path: Path, mo
     config, which = named(CONFIG, "mine")
     assert (config.base.name, which) == ("mine", "base")
     assert config.training == CONFIG.training
+
+
+@pytest.mark.parametrize(
+    ("called", "meant"), [("mine", "docs/mine"), ("../theirs", "theirs"), ("champion", "champion")]
+)
+def test_a_folder_is_that_of_the_caller_from_any_folder_of_the_checkout(
+    called: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("deploy/presets", "storyreason", "docs/mine", "theirs"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "storyreason/home.py").touch()
+    monkeypatch.delenv(home.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path / "docs")
+    monkeypatch.setattr(local, "platform", nullcontext)
+    monkeypatch.setattr(report, "quiet_failures", lambda: None)
+    asked: list[str] = []
+
+    def ask(which: str, *_: Any, **__: Any) -> None:
+        asked.append(which)
+        raise InterruptedError
+
+    monkeypatch.setattr(evaluate, "evaluate", ask)
+    done = CliRunner().invoke(cli.app, ["evaluate", called])
+    assert isinstance(done.exception, InterruptedError) and asked == [meant]
 
 
 @pytest.mark.parametrize("flow", [evaluate.evaluate, deploy.deploy], ids=lambda flow: flow.name)
