@@ -9,17 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from flows import changes, up
+from flows import changes, disk, up
 from storyreason import home, runs
 from storyreason.config import RunConfig
 from storyreason.errors import StoryReasonError
 from tasks import settings
 
-LEAST_DISK, LEAST_MEMORY = 5e9, 6e9
-"""Bytes that the smallest retraining wants: data, checkpoints and weights; two training processes, or one engine on a CPU."""
-COPIES = {"full": 9, "lora": 3, "language": 9}
-"""The disk that a training wants, in sizes of its base model: weights, merged weights, and checkpoints, which hold
-optimizer states of what is trained."""
+LEAST_MEMORY = 6e9
+"""Bytes that the smallest retraining wants: two training processes, or one engine on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +134,31 @@ def _memory(config: RunConfig) -> Iterator[Finding]:
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:
-    free = shutil.disk_usage(runs.root()).free
-    base = home.folder() / config.base.name
-    weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    wanted = max(LEAST_DISK, weights * COPIES[config.training.mode])
-    if free < wanted:
-        said = f"{free / 1e9:.1f} GB are free at {runs.root()}, about {wanted / 1e9:.0f} are wanted"
-        yield Finding(
-            "disk", "fault", said, "make room: storyreason clean --keep 1, or move runs with STORYREASON_RUNS"
-        )
+    """The free space at the runs and at the Hub's cache, against what a retraining wants."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    root, wanted = runs.root(), disk.wanted(config)
+    free, least = shutil.disk_usage(root).free, disk.LEAST if wanted is None else wanted.runs
+    there = f"{free / 1e9:.1f} GB are free at {root}"
+    remedy = "make room: storyreason clean --keep 1, or move runs with STORYREASON_RUNS"
+    fetched = wanted.fetched if wanted else 0.0
+    hub = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.is_dir())
+    if hub.stat().st_dev == root.stat().st_dev:
+        least += fetched
+    elif (room := shutil.disk_usage(hub).free) < fetched:
+        said = f"{room / 1e9:.1f} GB are free at {hub}, and {config.base.name} of {fetched / 1e9:.0f} comes there"
+        yield Finding("disk", "fault", said, "make room there, or name another disk with HF_HOME")
+    if free < least:
+        yield Finding("disk", "fault", f"{there}, about {least / 1e9:.0f} are wanted", remedy)
+    elif wanted is None:
+        unknown = f"neither this machine nor the Hub says the size of {config.base.name}"
+        said = f"{there}; whether they suffice is not known: {unknown}"
+        yield Finding("disk", "warning", said, "look its size up: docs/storyreasoning.md says what the largest take")
+    elif free < least + wanted.features:
+        said = f"{there}, about {least / 1e9:.0f} are wanted, and up to {wanted.features / 1e9:.0f} for features of pictures"
+        yield Finding("disk", "warning", said, f"a lower training.feature_cache_gb, or {remedy}")
     else:
-        yield Finding("disk", "ok", f"{free / 1e9:.1f} GB are free at {runs.root()}")
+        yield Finding("disk", "ok", f"{there}, about {(least + wanted.features) / 1e9:.0f} are wanted at most")
 
 
 def _ports(config: RunConfig) -> Iterator[Finding]:
@@ -238,6 +249,9 @@ def lines(findings: list[Finding]) -> Iterator[str]:
     """The findings as a person reads them."""
     for one in findings:
         yield f"{one.state:<8} {one.name:<11} {one.found}{f'  -> {one.remedy}' if one.remedy else ''}"
-    faults = sum(one.state == "fault" for one in findings)
-    plural = "" if faults == 1 else "s"
-    yield f"{faults} fault{plural}: a retraining would stop" if faults else "nothing would stop a retraining"
+    found = {"fault": "a retraining would stop", "warning": "a retraining may stop"}
+    for state, said in found.items():
+        if count := sum(one.state == state for one in findings):
+            yield f"{count} {state}{'' if count == 1 else 's'}: {said}"
+            return
+    yield "nothing would stop a retraining"

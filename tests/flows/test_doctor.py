@@ -1,12 +1,15 @@
 """`storyreason doctor`: what would stop a retraining is found before it begins, with a remedy."""
 
+import json
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flows import doctor
+from flows import disk, doctor
 from flows.doctor import Finding
 from storyreason import config
 from tests.tasks.cloned import clone, dvc, origin  # noqa: F401 (fixtures)
@@ -78,11 +81,77 @@ def test_a_base_on_the_hub_wants_a_token_and_a_network(tmp_path: Path, monkeypat
     assert found.state == "fault" and "HF_HUB_OFFLINE" in found.remedy
 
 
-def test_too_little_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path))
-    monkeypatch.setattr(doctor, "LEAST_DISK", 1e18)
+FULL = config.load("qwen2.5-vl-7b-full")
+SAYS = [SimpleNamespace(rfilename=f"model-{part}.safetensors", size=8_300_000_000) for part in (1, 2)]
+
+
+@pytest.fixture
+def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the GB that are free; the Hub's cache is empty."""
+    monkeypatch.setenv("STORYREASON_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=SAYS))
+
+    def free(gb: float) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(gb * 1e9)))
+
+    return free
+
+
+def test_too_little_disk_is_a_fault(disks: Callable[[float], None]) -> None:
+    disks(4.9)
     (found,) = doctor._disk(SAMPLE)
     assert found.state == "fault" and "storyreason clean" in found.remedy
+    disks(12)
+    (found,) = doctor._disk(SAMPLE)
+    assert found.state == "ok" and found.found.startswith("12.0 GB are free at ")
+
+
+def test_a_base_on_the_hub_wants_room_for_itself_and_for_its_checkpoints(
+    disks: Callable[[float], None], tmp_path: Path
+) -> None:
+    disks(20)
+    (found,) = doctor._disk(FULL)
+    assert found.state == "fault" and "about 465 are wanted" in found.found  # four checkpoints of 100 GB
+
+    snapshot = tmp_path / "hub/models--Qwen--Qwen2.5-VL-7B-Instruct/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (refs := snapshot.parents[1] / "refs").mkdir()
+    (refs / "main").write_text("0123")
+    (snapshot / "model-1.safetensors").write_bytes(b"w" * 1000)
+    index = {
+        "metadata": {"total_size": 16_600_000_000},
+        "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"},
+    }
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert disk.size(FULL) == disk.Base(16_600_000_000, 16_599_999_000)
+
+
+def test_features_of_pictures_may_fill_what_the_rest_needs(disks: Callable[[float], None]) -> None:
+    lora = config.load("qwen2.5-vl-7b-lora")
+    disks(100)
+    (found,) = doctor._disk(lora)
+    assert found.state == "warning" and "up to 100 for features" in found.found
+    assert "training.feature_cache_gb" in found.remedy
+    disks(150)
+    (found,) = doctor._disk(lora)
+    assert found.state == "ok"
+    disks(30)
+    (found,) = doctor._disk(lora)
+    assert found.state == "fault" and "about 41 are wanted" in found.found
+
+
+def test_a_size_that_nobody_says_is_not_said_to_suffice(
+    disks: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    disks(1000)
+    (found,) = doctor._disk(FULL)
+    assert found.state == "warning" and "whether they suffice is not known" in found.found
+    assert list(doctor.lines([found]))[-1] == "1 warning: a retraining may stop"
 
 
 def test_the_last_line_says_whether_a_retraining_would_stop() -> None:
