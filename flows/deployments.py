@@ -67,6 +67,7 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
             retraining(preset),
             description=f"{config.about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new "
             "version if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
+            tags=_tags(preset),
             entrypoint_type=module,
             concurrency_limit=1,
             **(_automatic(chosen, pool) if preset == chosen.preset else {}),
@@ -103,6 +104,12 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
     if chosen.follow:
         made.append(_following(module))
     return cast("list[RunnerDeployment]", made)  # outside of an event loop, no coroutines
+
+
+def _tags(preset: str) -> list[str]:
+    """What tells the presets of one base apart in Prefect's list, which cuts long names off: `lora`, `nf4`."""
+    training = config.load(preset).training
+    return [training.mode, *([training.quantize] if training.quantize else [])]
 
 
 def _following(module: Any) -> Any:

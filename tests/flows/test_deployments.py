@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from flows import up
+from flows import deployments, up
 from storyreason.errors import ConfigError
 from tasks import compat, settings
 
@@ -73,6 +73,17 @@ def test_a_dotenv_file_is_read_and_the_environment_comes_first(tmp_path: Path, m
 
     read = settings.read()
     assert (read.prefect_port, read.mlflow_port, read.gateway_port) == (4201, 5002, 8400)
+
+
+def test_retrainings_whose_names_are_cut_off_differ_in_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a window of 1280 pixels Prefect's list shows of a name little more than its base."""
+    monkeypatch.setattr(deployments, "_automatic", lambda *_: {})
+    made = [one for one in deployments.everything(settings.Settings()) if one.name.startswith("retrain-")]
+    tags = {one.name: tuple(one.tags) for one in made}
+    assert [tags[f"retrain-qwen2.5-vl-7b-{mode}"] for mode in ("full", "language", "lora")] == [
+        ("full",), ("language",), ("lora",)
+    ]  # fmt: skip
+    assert len({(name[:20], found) for name, found in tags.items()}) == len(tags)
 
 
 def test_the_procfile_has_a_line_for_each_part() -> None:
