@@ -43,6 +43,12 @@ def apply(**chosen: Any) -> None:
     deployments.register(Runner(), Settings.model_validate({"preset": "smoke", **chosen}))
 
 
+@pytest.fixture(scope="module")
+def applied(server: httpx.Client) -> None:
+    """They are registered, for tests that only look at them or start runs of them."""
+    apply()
+
+
 def test_the_schedule_is_read_in_its_time_zone_and_a_paused_one_stays_paused(server: httpx.Client) -> None:
     apply(cron="30 5 * * 2", timezone="Europe/Berlin")
 
@@ -205,8 +211,7 @@ def started(server: httpx.Client, code: int = 201, **parameters: Any) -> Any:
     return answer.json()
 
 
-def test_a_form_has_at_most_12_fields_and_says_what_an_empty_one_means(server: httpx.Client) -> None:
-    apply()
+def test_a_form_has_at_most_12_fields_and_says_what_an_empty_one_means(server: httpx.Client, applied: None) -> None:
     found = server.post("/deployments/filter", json={}).json()
 
     for one in found:
@@ -234,16 +239,14 @@ def test_a_form_has_at_most_12_fields_and_says_what_an_empty_one_means(server: h
     ids=str,
 )
 def test_the_server_refuses_a_wrong_value_before_a_run_exists(
-    server: httpx.Client, fault: dict[str, Any], said: str
+    server: httpx.Client, applied: None, fault: dict[str, Any], said: str
 ) -> None:
-    apply()
     before = server.post("/flow_runs/count", json={}).json()
     assert said in started(server, code=409, **fault)["detail"]
     assert server.post("/flow_runs/count", json={}).json() == before
 
 
-def test_the_server_accepts_overrides_as_set_takes_them(server: httpx.Client) -> None:
-    apply()
+def test_the_server_accepts_overrides_as_set_takes_them(server: httpx.Client, applied: None) -> None:
     good = ["training.learning_rate=1e-4", "training.liger=true", "training.devices=0,1", "training.max_steps=null"]
     run = started(server, overrides=[*good, "evaluation.decodings=[free]", "generation.request=Tell: a story."])
     server.delete(f"/flow_runs/{run['id']}").raise_for_status()
@@ -316,10 +319,9 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
 
 def test_notifications_of_a_failed_run_a_waiting_one_and_a_version_that_is_not_promoted(
-    server: httpx.Client, webhook: tuple[str, list[Any]]
+    server: httpx.Client, applied: None, webhook: tuple[str, list[Any]]
 ) -> None:
     address, sent = webhook
-    apply()
     automations.apply(Settings.model_validate({"notify": address}))
     body = {"state": {"type": "FAILED", "message": "The DVC remote does not exist: restore it."}}
     made = server.post(f"/deployments/{known(server)['id']}/create_flow_run", json=body).json()
