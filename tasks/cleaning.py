@@ -24,7 +24,7 @@ INTERRUPTED = {
     "what an interrupted step left": (
         "data/.*.part",
         "register/*/.model.*",
-        *(f"{one}/*/.checkpoint-*" for one in TRAINING),
+        *(f"{one}/*/{name}" for one in TRAINING for name in (".checkpoint-*", ".result")),
     ),
 }
 """Folders that whoever was killed would have renamed or removed; the step removes its own only when it is started again."""
