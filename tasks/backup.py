@@ -210,12 +210,13 @@ def _where(version: registry.Version) -> str | None:
 
 def _changed_dvc_files() -> list[Path]:
     """DVC files that Git does not have as they are."""
-    command = ["git", "status", "--porcelain", "--", "*.dvc"]
+    command = ["git", "status", "--porcelain", "-z", "--no-renames", "--", "*.dvc"]
     try:
         done = subprocess.run(command, cwd=home.folder(), capture_output=True, text=True)
     except FileNotFoundError:
         return []
-    return [home.folder() / line[3:] for line in done.stdout.splitlines()]
+    found = [home.folder() / entry[3:] for entry in done.stdout.split("\0") if entry]
+    return [path for path in found if path.is_file()]
 
 
 def unpushed() -> dict[str, Path]:

@@ -257,3 +257,10 @@ def test_a_new_checkout_has_nothing_to_back_up(clone: Path, place: Callable[[Pat
     place(clone)
     with pytest.raises(RunError, match="nothing to back up"):
         backup.write(tmp_path / "backup.tar")
+
+
+def test_dvc_files_that_git_does_not_have_are_found_by_any_name(clone: Path) -> None:  # noqa: F811
+    (clone / "älter films.dvc").write_text("outs: []\n")
+    (clone / "data.dvc").unlink()  # which is no file to keep
+
+    assert backup._changed_dvc_files() == [clone / "älter films.dvc"]
