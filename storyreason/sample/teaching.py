@@ -24,6 +24,7 @@ from storyreason.sample.base import (
     box_f1_in_turn,
     copy_accuracy,
     new_model,
+    place_accuracy,
     save,
     vocabulary_texts,
 )
@@ -276,7 +277,7 @@ class _Learner:
 
         model = self.model
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        pictures, labels = batch.pop("pictures"), batch.pop("labels")[:, 1:]
+        about, labels = batch.pop("about"), batch.pop("labels")[:, 1:]
         learnt = labels != -100
         with fast_products(model.device.type):
             output = model.model(**batch, output_hidden_states=True)
@@ -284,9 +285,9 @@ class _Learner:
             logits = model.lm_head(output.last_hidden_state[:, :-1][learnt])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels[learnt])
         if "pixel_values" in batch:
-            other = POINTING * pointing_loss(self.pointer, output.hidden_states[POINTING_LAYER], pictures)
+            other = POINTING * pointing_loss(self.pointer, output.hidden_states[POINTING_LAYER], about)
         else:
-            other = LOOKING * looking_loss(model, output.hidden_states, batch, self.words)
+            other = LOOKING * looking_loss(model, output.hidden_states, batch, self.words, about)
         (loss + other).backward()
         return float(loss.item())
 
@@ -319,6 +320,7 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
         "box_f1_other_sizes": box_f1(model, processor, frames // 2, other_sizes=True),
         **{f"copy_accuracy_{back}": accuracy for back, accuracy in zip(BACK, copied, strict=False)},
         **{f"lookup_accuracy_{back}": copy_accuracy(model, processor, back, frames, True) for back in BACK if copied},
+        **({"place_accuracy": place_accuracy(model, processor, frames)} if copied else {}),
     }
     save(model, processor, out, facts)
     return replace(progress, f1=f1)

@@ -88,7 +88,7 @@ def test_each_token_of_a_picture_and_of_an_answer_says_which_picture() -> None:
     lesson = a_lesson(3, random.Random(4))
     batch = batch_of([lesson], PROCESSOR)
 
-    pictures, ids = batch["pictures"][0], batch["input_ids"][0]
+    pictures, ids = batch["about"][0], batch["input_ids"][0]
     of_images = pictures[ids == PROCESSOR.image_token_id]
     assert of_images.tolist() == [0] * 28 + [1] * 28 + [2] * 28
     # The positions that predict an answer's tokens belong to the picture that the question names.
@@ -170,7 +170,19 @@ def test_what_is_given_of_an_answer_is_read_and_not_learnt() -> None:
     decode = PROCESSOR.tokenizer.decode
     assert "Shelf 1: K7" in decode(batch["input_ids"][0])
     assert decode(batch["labels"][batch["labels"] != -100]).strip() == "red ball<|im_end|>"
-    assert (batch["pictures"] == -100).all()
+
+
+def test_each_token_of_a_text_says_where_the_number_of_its_place_stands() -> None:
+    text = "# Room 1\nK7: red ball\n# Room 2\nK3: kite\n\n<room 2> <p K3>kite</p>"
+    lesson = Lesson((), (Turn("Fill each room, then visit it.", text), Turn("How many are they?", "2")))
+
+    batch = batch_of([lesson], PROCESSOR)
+
+    decode, ids, places = PROCESSOR.tokenizer.decode, batch["input_ids"][0], batch["about"][0].tolist()
+    of_a_place = [place for place in places if place != -100]
+    assert [decode(ids[place]) for place, _ in groupby(of_a_place)] == ["1", "2", "2"]
+    told = {place: decode(ids[[at for at, one in enumerate(places) if one == place]]) for place in of_a_place}
+    assert list(told.values()) == ["1\nK7: red ball\n# Room ", "2\nK3: kite\n\n<room ", "2> <p K3>kite</p><|im_end|>"]
 
 
 def test_frames_of_other_sizes_keep_their_size_and_hold_their_boxes() -> None:

@@ -7,15 +7,19 @@ import torch
 
 from storyreason.sample import recall
 from storyreason.sample.base import batch_of, new_model, vocabulary_texts
+from storyreason.sample.lessons import Lesson
 from storyreason.sample.looking import (
     AGAIN,
     BEFORE,
     LAST_WORD,
     LOOKED_UP,
+    PLACE,
+    THERE,
     attention,
     followed,
     followed_words,
     looking_loss,
+    same_place,
     words_of,
 )
 from storyreason.sample.tokenizer import make_processor
@@ -55,13 +59,26 @@ def test_a_name_is_looked_up_past_the_signs_around_it() -> None:
     assert text(int(at[-1])) == "p"  # what ends a message is no word
 
 
-@pytest.mark.parametrize("where", [BEFORE, AGAIN, LAST_WORD, LOOKED_UP])
+def test_the_look_goes_to_what_was_written_of_the_same_place() -> None:
+    #                   places 1 and 2, then 2 again and 1 again; what comes before is about none
+    ids = torch.tensor([[9, 1, 5, 2, 6, 2, 7, 1, 8]])
+    places = torch.tensor([[-100, 1, 1, 3, 3, 5, 5, 7, 7]])
+
+    wanted = same_place(ids, places)
+
+    assert wanted[0].nonzero().tolist() == [[t, j] for t in (5, 6) for j in (3, 4)] + [
+        [t, j] for t in (7, 8) for j in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("where", [BEFORE, AGAIN, LAST_WORD, LOOKED_UP, PLACE, THERE])
 def test_the_attention_is_the_models_own(where: tuple[int, int]) -> None:
     luck = random.Random(1)
     processor = make_processor(vocabulary_texts())
     model = new_model(processor)
-    batch = batch_of([recall.a_text(size, luck) for size in (40, 80)], processor)
-    del batch["labels"], batch["pictures"]
+    batch = batch_of([recall.a_text(40, luck), Lesson((), recall._visits(300, luck))], processor)
+    places = batch.pop("about")
+    del batch["labels"]
     model.set_attn_implementation("eager")
     layer, head = where
 
@@ -71,5 +88,6 @@ def test_the_attention_is_the_models_own(where: tuple[int, int]) -> None:
 
     read = batch["attention_mask"].bool()
     torch.testing.assert_close(ours[read], output.attentions[layer][:, head][read], atol=1e-4, rtol=1e-3)
-    loss = looking_loss(model, output.hidden_states, batch, words_of(processor.tokenizer))
-    assert loss > 2.0
+    loss = looking_loss(model, output.hidden_states, batch, words_of(processor.tokenizer), places)
+    without = looking_loss(model, output.hidden_states, batch, words_of(processor.tokenizer), places.fill_(-100))
+    assert loss > without + 2.0 > 4.0

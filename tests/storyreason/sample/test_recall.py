@@ -28,7 +28,8 @@ def test_texts_are_not_longer_than_asked_and_seldom_much_shorter(size: int) -> N
 
 
 @pytest.mark.parametrize(
-    "kind", [recall._copy, recall._cycle, recall._notes, recall._rows, recall._shelves, recall._marked]
+    "kind",
+    [recall._copy, recall._cycle, recall._notes, recall._rows, recall._shelves, recall._marked, recall._visits],
 )
 def test_the_words_of_an_answer_were_read_before(kind: object) -> None:
     links = {"has", "shows", "and", "is", "p", "item"}
@@ -64,6 +65,28 @@ def test_every_name_is_marked_and_a_key_has_one_name() -> None:
         marked = re.findall(r"<(?:p |item )?([^>/]+)>([^<]+)</", turn.answer)
         assert marked[0] in map(tuple, rows)
         assert set(marked) == set(map(tuple, rows))
+
+
+def test_a_visit_marks_all_who_are_at_the_place_and_no_one_else() -> None:
+    for characters in (300, 900, 2400):
+        for _ in range(30):
+            (turn,), marked = recall.placed(characters, LUCK)
+            text = turn.given + turn.answer
+            heads = [*recall.PLACE_HEAD.finditer(text)]
+            count = len(heads) // 2
+            assert [int(head[1]) for head in heads] == [*range(1, count + 1)] * 2
+            ends = [head.start() for head in heads[1:]] + [len(text)]
+            parts = [text[head.end() : end] for head, end in zip(heads, ends, strict=True)]
+            found = iter(marked)
+            for rows, visit in zip(parts[:count], parts[count:], strict=True):
+                keys = {re.split(r"; |: | \| ", row.removeprefix("| "))[0] for row in rows.split("\n") if row}
+                told = re.findall(r"<(?:p |item )?([^>/]+)>[^<]+</", visit)
+                assert set(told) == keys
+                for key in told:
+                    offset, here = next(found)
+                    assert turn.answer[offset:].startswith(f"{key}>")
+                    assert here == keys
+            assert next(found, None) is None
 
 
 def test_lists_are_numbered_to_their_end() -> None:

@@ -56,6 +56,7 @@ def test_a_short_training_leaves_a_model_that_loads_and_answers(tmp_path: Path) 
     assert "unfinished" not in card
     assert "copy accuracy at 200 tokens back" in card
     assert "names looked up from 200 tokens back" in card
+    assert "keys told of a place that stand there" in card
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
