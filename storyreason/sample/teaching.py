@@ -18,17 +18,9 @@ from storyreason.errors import ConfigError
 from storyreason.guard import PR_SET_PDEATHSIG, prctl
 from storyreason.model import fast_products
 from storyreason.sample import tower
-from storyreason.sample.base import (
-    BACK,
-    box_f1,
-    box_f1_in_turn,
-    copy_accuracy,
-    new_model,
-    place_accuracy,
-    save,
-    vocabulary_texts,
-)
+from storyreason.sample.base import BACK, new_model, save, vocabulary_texts
 from storyreason.sample.curriculum import Batch, Batches, Course, Views, drawn
+from storyreason.sample.exam import copies, figures
 from storyreason.sample.looking import looking_loss, pointing_loss, words_of
 from storyreason.sample.tokenizer import make_processor
 
@@ -297,13 +289,11 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
     total, step = course.total, progress.step
     copied: tuple[float, ...] = ()
     if course.text_tokens and step > course.steps:
-        asked = max(8, course.evaluated // (4 if step == total else 32))
-        copied = tuple(copy_accuracy(model, processor, back, asked) for back in BACK)
+        copied = copies(model, processor, max(8, course.evaluated // (4 if step == total else 32)))
         progress = replace(progress, copied=copied)
     if step % (5 * course.report_every) and step != total:
         return progress
-    frames = max(16, course.evaluated if step == total else course.evaluated // 8)
-    f1 = box_f1(model, processor, frames)
+    found = figures(model, processor, max(16, course.evaluated if step == total else course.evaluated // 8), copied)
     facts = {
         "step": step,
         "of": total,
@@ -312,18 +302,12 @@ def _measured(model: Any, processor: Any, out: Path, course: Course, progress: B
         "both_steps": course.both_steps,
         "last_steps": course.last_steps,
         "text_tokens": course.text_tokens,
-        "box_f1": f1,
         "loss": None if math.isnan(progress.loss) else progress.loss,
         "seconds": progress.seconds,
-        "box_f1_third_of_five": box_f1(model, processor, frames // 2, together=5),
-        "box_f1_in_turn": box_f1_in_turn(model, processor, max(8, frames // 8)),
-        "box_f1_other_sizes": box_f1(model, processor, frames // 2, other_sizes=True),
-        **{f"copy_accuracy_{back}": accuracy for back, accuracy in zip(BACK, copied, strict=False)},
-        **{f"lookup_accuracy_{back}": copy_accuracy(model, processor, back, frames, True) for back in BACK if copied},
-        **({"place_accuracy": place_accuracy(model, processor, frames)} if copied else {}),
+        **found,
     }
     save(model, processor, out, facts)
-    return replace(progress, f1=f1)
+    return replace(progress, f1=found["box_f1"])
 
 
 def _average_gradients(parameters: Iterable[Any], processes: int) -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from storyreason import chat, sample
 from storyreason.format import answer
 from storyreason.format.boxes import Box
-from storyreason.sample import base, tower
-from storyreason.sample.base import BACK, about, batch_of, copy_accuracy, vocabulary_texts
+from storyreason.sample import exam, tower
+from storyreason.sample.base import BACK, about, batch_of, vocabulary_texts
 from storyreason.sample.drawing import Frame, PlacedEntity
+from storyreason.sample.exam import copy_accuracy, place_accuracy
 from storyreason.sample.lessons import (
     COUNT,
     HEAD,
@@ -146,12 +147,12 @@ def test_boxes_that_stand_under_another_frames_number_do_not_count(monkeypatch: 
 
         return answers
 
-    monkeypatch.setattr(base, "answers", told(late=0))
-    assert base.box_f1_in_turn(None, None, 8) == 1.0  # type: ignore[arg-type]
-    monkeypatch.setattr(base, "answers", told(late=1))
-    assert base.box_f1_in_turn(None, None, 8) < 0.3  # type: ignore[arg-type]
-    monkeypatch.setattr(base, "answers", lambda *_: ["Nobody was there."] * 8)
-    assert base.box_f1_in_turn(None, None, 8) == 0.0  # type: ignore[arg-type]
+    monkeypatch.setattr(exam, "answers", told(late=0))
+    assert exam.box_f1_in_turn(None, None, 8) == 1.0  # type: ignore[arg-type]
+    monkeypatch.setattr(exam, "answers", told(late=1))
+    assert exam.box_f1_in_turn(None, None, 8) < 0.3  # type: ignore[arg-type]
+    monkeypatch.setattr(exam, "answers", lambda *_: ["Nobody was there."] * 8)
+    assert exam.box_f1_in_turn(None, None, 8) == 0.0  # type: ignore[arg-type]
 
 
 def test_how_many_pictures_there_are_is_asked_before_an_answer_tells_and_is_about_none_of_them() -> None:
@@ -207,22 +208,31 @@ def boxes_of(frame: Frame) -> list[Box]:
     return [one.box for one in frame.placed]
 
 
+def guessing(late: int = 0, always: str = "") -> Any:
+    """A model that knows the text but is `late` tokens late, or that guesses the same token always."""
+
+    def model(input_ids: Any, **_: Any) -> SimpleNamespace:
+        ahead = torch.roll(input_ids, late - 1, dims=1)
+        if always:
+            ahead = torch.full_like(ahead, PROCESSOR.tokenizer.convert_tokens_to_ids(always))
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(ahead, len(PROCESSOR.tokenizer)))
+
+    model.eval = lambda: None  # type: ignore[attr-defined]
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    return model
+
+
 @pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("back", BACK)
 def test_copy_accuracy_counts_the_tokens_that_are_repeated(back: int, marked: bool) -> None:
-    """For a model that knows the text, and for one that is a token late."""
+    assert copy_accuracy(guessing(), PROCESSOR, back, 8, marked) == 1.0
+    assert copy_accuracy(guessing(late=1), PROCESSOR, back, 8, marked) < 0.2
 
-    def knowing(late: int) -> Any:
-        def model(input_ids: Any, **_: Any) -> SimpleNamespace:
-            ahead = torch.roll(input_ids, late - 1, dims=1)
-            return SimpleNamespace(logits=torch.nn.functional.one_hot(ahead, len(PROCESSOR.tokenizer)))
 
-        model.eval = lambda: None  # type: ignore[attr-defined]
-        model.device = torch.device("cpu")  # type: ignore[attr-defined]
-        return model
-
-    assert copy_accuracy(knowing(0), PROCESSOR, back, 8, marked) == 1.0
-    assert copy_accuracy(knowing(1), PROCESSOR, back, 8, marked) < 0.2
+def test_place_accuracy_counts_the_keys_that_stand_at_the_place() -> None:
+    assert place_accuracy(guessing(), PROCESSOR, 8) == 1.0
+    assert place_accuracy(guessing(late=1), PROCESSOR, 8) == 0.0  # a letter, not a number
+    assert 0.1 < place_accuracy(guessing(always="3"), PROCESSOR, 8) < 0.6
 
 
 def test_the_tower_is_asked_what_is_in_each_cell() -> None:

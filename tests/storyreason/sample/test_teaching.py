@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from storyreason.errors import ConfigError
-from storyreason.sample import base
-from storyreason.sample.base import box_f1, vocabulary_texts
+from storyreason.sample import exam
+from storyreason.sample.base import vocabulary_texts
 from storyreason.sample.curriculum import Batches, Course, drawn
+from storyreason.sample.exam import box_f1
 from storyreason.sample.teaching import BaseProgress, _keep, _rate, train
 from storyreason.sample.tokenizer import make_processor
 
@@ -17,9 +18,9 @@ from storyreason.sample.tokenizer import make_processor
 @pytest.fixture
 def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model never ends its answer."""
-    answers = base.answers
+    answers = exam.answers
     monkeypatch.setattr(
-        base, "answers", lambda model, processor, lessons, tokens=0: answers(model, processor, lessons, 24)
+        exam, "answers", lambda model, processor, lessons, tokens=0: answers(model, processor, lessons, 24)
     )
 
 
