@@ -108,7 +108,8 @@ def lessons(luck: random.Random, done: float, frames: int) -> list[Lesson]:
     """
     figures = 1 if done < 0.05 else 2 if done < 0.1 else 4
     count = 1 if done < 0.12 else luck.choice((1, 1, 2, 4, 6, 7))
-    drawn = [a_lesson(count, luck, figures=figures) for _ in range(max(1, round(frames / count)))]
+    sizes = done >= 0.3
+    drawn = [a_lesson(count, luck, figures=figures, other_sizes=sizes) for _ in range(max(1, round(frames / count)))]
     if count == 1 or done < 0.3 or luck.random() < 0.5:
         return drawn
     return [Lesson(lesson.frames, a_round(lesson.frames, luck)) for lesson in drawn]
@@ -120,7 +121,10 @@ def long_lessons(luck: random.Random, shared: random.Random, frames: int, listed
     count = shared.choice((1, 1, 2, 3, 4, 5, 6, 7))
     short = count == 1 and shared.random() < 0.5
     lots = max(1, round(frames / count))
-    return [a_lesson(count, luck) if short else a_long_lesson(count, luck, listed=listed) for _ in range(lots)]
+    return [
+        a_lesson(count, luck, other_sizes=True) if short else a_long_lesson(count, luck, listed=listed)
+        for _ in range(lots)
+    ]
 
 
 def texts(luck: random.Random, shared: random.Random, tokens: int, easy: bool = False) -> list[Lesson]:
