@@ -103,7 +103,8 @@ JOBS: dict[str, Callable[[Json, Parts], tuple[Json, Parts]]] = {
 
 def main() -> None:
     """Do what comes on standard input, until it ends."""
-    os.nice(5)  # whoever waits for a small answer comes first
+    # Whoever waits for a small answer comes first: beside 200 hostile requests for 0.36 s at most, and at 5 for 0.59.
+    os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the gateway's terminal: it says when to end
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     source, to = sys.stdin.buffer, sys.stdout.buffer
