@@ -132,6 +132,8 @@ def load(url: str, name: str, clients: int, stories: int, tokens: int) -> Load:
     """`stories` streams of `tokens` tokens each, `clients` at a time; a chunk is a token."""
     import httpx
 
+    from storyreason.generation import openai
+
     body = {
         "model": name, "stream": True, "max_tokens": tokens, "ignore_eos": True, "temperature": 0,
         "messages": [{"role": "user", "content": "Tell a story."}],
@@ -142,7 +144,7 @@ def load(url: str, name: str, clients: int, stories: int, tokens: int) -> Load:
         begun, first, chunks = time.perf_counter(), 0.0, 0
         with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
             response.raise_for_status()
-            for line in response.iter_lines():
+            for line in openai.lines(response):
                 if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
                     first = first or time.perf_counter() - begun
                     chunks += 1

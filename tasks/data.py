@@ -36,7 +36,7 @@ class Base:
     folder: str
     identity: str
     revision: str | None = None
-    """Of a name on the Hub, if one was asked for."""
+    """The branch, tag or commit on the Hub, if the run names one."""
 
 
 def identify(config: DataConfig) -> DataVersion:

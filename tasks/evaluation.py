@@ -53,7 +53,7 @@ class Subject:
     run_id: str | None = None
     version: str | None = None
     revision: str | None = None
-    """Of a name on the Hub."""
+    """The branch, tag or commit of a base on the Hub."""
 
     @classmethod
     def of_base(cls, base: Base) -> "Subject":

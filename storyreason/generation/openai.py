@@ -243,7 +243,7 @@ def _whole(answer: dict[str, Any]) -> Completion:
 def _streamed(response: "httpx.Response", on_chunk: OnChunk, stop: Stop | None) -> Completion:
     pieces: list[str] = []
     finish, usage = None, {"prompt_tokens": 0, "completion_tokens": 0}
-    for line in _lines(response):
+    for line in lines(response):
         if stop is not None and stop.stopped:  # much of the answer may have arrived before the connection was closed
             raise EngineAwayError("The request was cancelled.")
         if not line.startswith("data: ") or line == "data: [DONE]":
@@ -263,15 +263,15 @@ def _streamed(response: "httpx.Response", on_chunk: OnChunk, stop: Stop | None) 
     return Completion("".join(pieces), finish == "length", usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def _lines(response: "httpx.Response") -> Iterator[str]:
+def lines(response: "httpx.Response") -> Iterator[str]:
     """The lines of a stream of server-sent events.
 
     httpx's own `iter_lines` also splits at U+2028, U+2029 and U+0085, which JSON allows within a text.
     """
     rest = b""
     for part in response.iter_bytes():
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
             yield line.removesuffix(b"\r").decode()
     if rest:
         yield rest.decode()

@@ -106,7 +106,6 @@ def copy_accuracy(
 ) -> float:
     """The share of tokens that the model predicts when it repeats nonsense from about `back` tokens before; if `marked`, a
     name whose token is another one there: ` Leo` in a row is `>Leo` after a mark."""
-
     luck, a_turn = random.Random(f"evaluation/recall/{back}"), marking if marked else recalling
     tokenizer = processor.tokenizer
     drawn = [a_turn(back, lambda text: len(tokenizer(text)["input_ids"]), luck) for _ in range(texts)]
