@@ -120,5 +120,5 @@ def _an_engines_lines_come_whole(text: str, chance: random.Random) -> None:
     content = "".join(f"data: {line}\n\n" for line in sent).encode()
     cuts = sorted({0, len(content), *(chance.randint(0, len(content)) for _ in range(20))})
     response = httpx.Response(200, content=(content[start:end] for start, end in pairwise(cuts)))
-    received = [json.loads(line.removeprefix("data: ")) for line in openai._lines(response) if line]
+    received = [json.loads(line.removeprefix("data: ")) for line in openai.lines(response) if line]
     assert "".join(received) == plain
