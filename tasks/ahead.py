@@ -77,7 +77,9 @@ def _seen(ray: Any, config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
             worker, seen = running.pop(finished)
             try:
                 ray.get(finished)
-            except ray.exceptions.ActorError as error:
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # as the flow itself would have met it
+            except ray.exceptions.RayActorError as error:
                 raise RunError(
                     f"The worker that looked at {seen.path} ended {LIVES} times, perhaps for want of memory: set films.workers "
                     "lower, or take the film away."

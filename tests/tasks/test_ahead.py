@@ -5,13 +5,16 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from storyreason.errors import ModelError, RunError
 from storyreason.sample import movie
 from tasks import ahead
+from tasks.filming import Reel
 from tests.tasks.building import config, seen
 
 
@@ -54,6 +57,42 @@ def busy(driver: int) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+class Ray:
+    """Ray with its own exceptions, and nothing that runs: `get` raises what it is told, if anything."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self.exceptions = pytest.importorskip("ray").exceptions
+        self._fails = fails
+
+    def remote(self, _: object) -> Any:
+        made = SimpleNamespace(remote=lambda *told: SimpleNamespace(see=SimpleNamespace(remote=lambda film: film.name)))
+        return SimpleNamespace(options=lambda **_: made)
+
+    def wait(self, running: list[str], num_returns: int) -> tuple[list[str], list[str]]:
+        return running[:num_returns], running[num_returns:]
+
+    def get(self, _: str) -> None:
+        if self._fails is not None:
+            raise self._fails
+
+
+FILMS = [Reel(name, Path(f"{name}.mp4"), "") for name in ("anton", "clara", "emil")]
+
+
+def test_a_film_that_ends_its_worker_again_and_again_is_named() -> None:
+    died = pytest.importorskip("ray").exceptions.RayActorError()
+    with pytest.raises(RunError, match=r"looked at anton\.mp4 ended 3 times, .* set films\.workers lower"):
+        list(ahead._seen(Ray(died), config("", films={"workers": 2}), FILMS))
+
+
+def test_what_a_worker_raises_is_said_as_it_is() -> None:
+    told = ModelError("There is no detector.")
+    failed = pytest.importorskip("ray").exceptions.RayTaskError("see", "a trace", told, ip="here")
+    with pytest.raises(ModelError) as found:
+        list(ahead._seen(Ray(failed.as_instanceof_cause()), config("", films={"workers": 2}), FILMS))
+    assert found.value is told
 
 
 @pytest.mark.server
