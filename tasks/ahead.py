@@ -47,7 +47,7 @@ class Worker:
 def ready(config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
     """The films in their order, each when workers have seen it; with `films.workers` 0 at once.
 
-    Raises ConfigError if Ray is not installed, and RunError if it does not start or a film ends its worker again and again.
+    Raises ConfigError if Ray is not installed or has no room for a worker, and RunError if it does not start or a film ends its worker again and again.
     """
     if not config.films.workers:
         yield from films
@@ -61,6 +61,9 @@ def ready(config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
 
 def _seen(ray: Any, config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
     gpus = 1 if config.films.device.startswith("cuda") else 0
+    room = _room(ray, ("CPU", "GPU") if gpus else ("CPU",))
+    if gpus:  # Ray shows a worker its own GPU alone, whatever its number
+        config = config.model_copy(update={"films": config.films.model_copy(update={"device": "cuda"})})
     made = ray.remote(Worker).options(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=LIVES - 1)
     waiting, running, done = deque(films), dict[Any, tuple[Any, Reel]](), set[str]()
 
@@ -69,7 +72,7 @@ def _seen(ray: Any, config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
             film = waiting.popleft()
             running[worker.see.remote(film)] = worker, film
 
-    for _ in range(min(config.films.workers, len(films))):
+    for _ in range(min(config.films.workers, len(films), room)):
         give(made.remote(config, str(Path.cwd()), str(runs.root())))
     for film in films:
         while film.name not in done:
@@ -87,6 +90,21 @@ def _seen(ray: Any, config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
             done.add(seen.name)
             give(worker)
         yield film
+
+
+def _room(ray: Any, needs: Sequence[str]) -> int:
+    """How many workers Ray's machines have room for, which need one of each: one more would wait for ever.
+
+    Raises ConfigError if there is none.
+    """
+    machines = (one["Resources"] for one in ray.nodes() if one["Alive"])
+    room = sum(int(min(one.get(name, 0) for name in needs)) for one in machines)
+    if not room:
+        raise ConfigError(
+            f"No machine of Ray has a {' and a '.join(needs)} for a worker: set films.workers to 0, films.device to cpu, or "
+            "RAY_ADDRESS to a cluster that has them."
+        )
+    return room
 
 
 def _started(config: RunConfig) -> Any:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from storyreason.errors import ModelError, RunError
+from storyreason.config import RunConfig
+from storyreason.errors import ConfigError, ModelError, RunError
 from storyreason.sample import movie
 from tasks import ahead
 from tasks.filming import Reel
@@ -62,13 +63,21 @@ def busy(driver: int) -> list[psutil.Process]:
 class Ray:
     """Ray with its own exceptions, and nothing that runs: `get` raises what it is told, if anything."""
 
-    def __init__(self, fails: Exception | None = None) -> None:
+    def __init__(self, fails: Exception | None = None, nodes: Sequence[dict[str, float]] = ({"CPU": 2},)) -> None:
         self.exceptions = pytest.importorskip("ray").exceptions
-        self._fails = fails
+        self.devices: list[str] = []
+        """What each worker is to use."""
+        self._fails, self._nodes = fails, nodes
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": one} for one in self._nodes] + [{"Alive": False, "Resources": {"CPU": 9}}]
 
     def remote(self, _: object) -> Any:
-        made = SimpleNamespace(remote=lambda *told: SimpleNamespace(see=SimpleNamespace(remote=lambda film: film.name)))
-        return SimpleNamespace(options=lambda **_: made)
+        def made(config: RunConfig, *_: str) -> Any:
+            self.devices.append(config.films.device)
+            return SimpleNamespace(see=SimpleNamespace(remote=lambda film: film.name))
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=made))
 
     def wait(self, running: list[str], num_returns: int) -> tuple[list[str], list[str]]:
         return running[:num_returns], running[num_returns:]
@@ -93,6 +102,25 @@ def test_what_a_worker_raises_is_said_as_it_is() -> None:
     with pytest.raises(ModelError) as found:
         list(ahead._seen(Ray(failed.as_instanceof_cause()), config("", films={"workers": 2}), FILMS))
     assert found.value is told
+
+
+@pytest.mark.parametrize(
+    ("device", "nodes", "started"),
+    [
+        ("cpu", [{"CPU": 1}], ["cpu"]),
+        ("cpu", [{"CPU": 8}], ["cpu"] * 3),
+        ("cuda:1", [{"CPU": 8, "GPU": 1}, {"CPU": 1, "GPU": 1}, {"CPU": 8}], ["cuda", "cuda"]),
+    ],
+)
+def test_there_are_no_more_workers_than_ray_has_room_for(device: str, nodes: Any, started: list[str]) -> None:
+    ray = Ray(nodes=nodes)
+    films = list(ahead._seen(ray, config("", films={"workers": 5, "device": device}), FILMS))
+    assert films == FILMS and ray.devices == started
+
+
+def test_a_cluster_without_room_for_a_worker_is_said() -> None:
+    with pytest.raises(ConfigError, match="No machine of Ray has a CPU and a GPU for a worker: set films.workers"):
+        list(ahead._seen(Ray(), config("", films={"workers": 2, "device": "cuda"}), FILMS))
 
 
 @pytest.mark.server
