@@ -27,7 +27,7 @@ from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
 
-LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 2, 2, 1, 2, 2
+LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 3, 2, 1, 3, 2
 KEY = "STORYREASON_API_KEY"
 CALLS = "calls"
 """The folder in `runs/` with the replies that were paid for, a folder for each film."""
@@ -124,6 +124,7 @@ def landmarks(work: Work, config: RunConfig, tables: Tables, before: float) -> N
         spent.refused,
         spent.prompt_tokens,
         spent.tokens,
+        spent.rejected,
     )
 
 
@@ -261,6 +262,7 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
         len(told.left_out),
         told.spent.prompt_tokens,
         told.spent.tokens,
+        told.spent.rejected,
     )
 
 
@@ -271,7 +273,8 @@ def _assemble_named_by(
     licence: str,
     named: Sequence[Named] = (),
 ) -> str:
-    parts = sorted(one.fingerprint for one in authored)
+    # Their content, not their names: what an endpoint has rejected, it may take another time.
+    parts = sorted(str(digest(one.stories)) for one in authored)
     return runs.fingerprint(
         step="assemble",
         version=ASSEMBLE_VERSION,

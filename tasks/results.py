@@ -158,6 +158,8 @@ class Named:
     refused: int
     prompt_tokens: int
     tokens: int
+    rejected: int
+    """Requests that the endpoint rejected: the next build asks them again."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ class Authored:
     left_out: int
     prompt_tokens: int
     tokens: int
+    rejected: int
+    """Requests that the endpoint rejected: the next build asks them again."""
 
 
 @dataclass(frozen=True)

@@ -202,9 +202,12 @@ def _git(*arguments: str) -> str:
 def recall(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete step, or None if MLflow does not have the run or the version that it names.
 
-    They may have been deleted, and another store has other runs and counts its versions from 1.
+    They may have been deleted, and another store has other runs and counts its versions from 1. A step is not complete either
+    if an endpoint rejected some of its requests: another endpoint, or the same with other settings, may take them.
     """
     manifest = runs.read_manifest(folder)
+    if manifest and manifest.get("rejected"):
+        return None
     if manifest and "run_id" in manifest:
         run = if_there(lambda: client().get_run(manifest["run_id"]))
         if run is None or run.info.lifecycle_stage != "active":

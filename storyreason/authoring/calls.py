@@ -47,7 +47,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Spent:
-    """What calls cost so far. `kept`: replies that were paid earlier."""
+    """What calls cost so far. `kept`: replies that were paid earlier. `rejected`: refusals that are asked again."""
 
     calls: int = 0
     kept: int = 0
@@ -55,6 +55,7 @@ class Spent:
     prompt_tokens: int = 0
     tokens: int = 0
     cost: float = 0.0
+    rejected: int = 0
 
     def __add__(self, other: "Spent") -> "Spent":
         return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
@@ -96,6 +97,7 @@ class Budget:
                 self.spent.calls += 1
                 self.spent.kept += kept
                 self.spent.refused += bool(reply.refused)
+                self.spent.rejected += reply.rejected
                 self.spent.prompt_tokens += reply.prompt_tokens
                 self.spent.tokens += reply.tokens
                 self.spent.cost += self.price(reply.prompt_tokens, reply.tokens)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storyreason import dataset
-from storyreason.errors import ConfigError
+from storyreason.errors import ConfigError, DataError
 from tests.storyreason.authoring import films, scripted
 from tests.tasks.building import storm, whole
 
@@ -82,6 +82,41 @@ def test_landmarks_are_named_before_entities_are_recognized(kept: Path, tmp_path
     assert f"- Authoring: {asked} requests, {asked},000 tokens in" in (folder / "README.md").read_text()
     told = [one for split in dataset.SPLITS for one in dataset.load(folder, split)]
     assert any("| lm1 | The red gate, " in one.chain_of_thought for one in told)
+
+
+def test_what_an_endpoint_rejected_is_asked_again_by_the_next_build(kept: Path, tmp_path: Path) -> None:
+    def small(body: dict[str, Any], number: int) -> scripted.Response | str:
+        """It takes the requests of the first film alone."""
+        return scripted.right(body) if number < 4 else scripted.error(400, "the context is too short")
+
+    with scripted.endpoint(small) as endpoint:
+        first = whole(kept, tmp_path / "runs", endpoint.url)
+    with scripted.endpoint() as endpoint:
+        second = whole(kept, tmp_path / "runs", endpoint.url)
+        asked = len(endpoint.bodies)
+        assert whole(kept, tmp_path / "runs", endpoint.url) == second and len(endpoint.bodies) == asked
+    stories = [sum(len(dataset.load(folder, split)) for split in _splits(folder)) for folder in (first, second)]
+    assert first != second and stories == [2, 6]
+    assert asked == 8  # what was answered is kept
+
+
+def _splits(folder: Path) -> list[str]:
+    return [split for split in dataset.SPLITS if list(folder.glob(f"{split}-*.parquet"))]
+
+
+def test_a_build_of_which_all_was_rejected_is_asked_again(kept: Path, tmp_path: Path) -> None:
+    def rejecting(*_: Any) -> scripted.Response:
+        return scripted.error(400, "the context is too short")
+
+    def script(body: dict[str, Any], _: int) -> str:
+        return json.dumps({"landmarks": []}) if "response_format" in body else scripted.right(body)
+
+    with scripted.endpoint(rejecting) as endpoint, pytest.raises(DataError, match="the context is too short"):
+        whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"])
+    with scripted.endpoint(script) as endpoint:
+        folder = whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"])
+        assert any("response_format" in body for body in endpoint.bodies)
+    assert sum(len(dataset.load(folder, split)) for split in dataset.SPLITS) == 6
 
 
 def test_each_correction_that_applies_nowhere_is_said(kept: Path, tmp_path: Path) -> None:
