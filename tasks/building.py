@@ -62,7 +62,9 @@ class Footage:
         """Its frames with what is seen in them, without those that are hidden."""
         seen = recognized(self.tables.detections, self.ids, self.film)
         hidden = self.tables.hidden
-        shots = seen.shots(list(frames.read(self.tables.kept, self.film)))
+        # An interrupted withdrawal may have left what was detected in the frames that it has removed.
+        gone = withdrawing.removed(self.tables.kept, self.film)
+        shots = seen.shots(list(frames.read(self.tables.kept, self.film)), gone)
         return [one for one in shots if (self.film, one.frame.scene, one.frame.frame) not in hidden]
 
 

@@ -106,10 +106,10 @@ class Seen:
     by_film: Mapping[str, Mapping[tuple[str, str], tuple[Sighting, ...]]]
     """By film, then by scene and frame."""
 
-    def shots(self, frames: Sequence[Frame]) -> list[Shot]:
+    def shots(self, frames: Sequence[Frame], gone: Iterable[tuple[int, int]] = ()) -> list[Shot]:
         """The frames of one film with what is seen in them; boxes are cut at the edge, and those beyond it left out.
 
-        Raises DataError for a detection in a frame that there is not.
+        Raises DataError for a detection in a frame that there is not, unless its scene and frame are `gone`.
         """
         if not frames:
             return []
@@ -122,6 +122,8 @@ class Seen:
                 )
         found = dict(self.by_film.get(film, {}))
         shots = [Shot(one, tuple(_within(found.pop(_place(one.scene, one.frame), ()), one))) for one in frames]
+        for place in gone:
+            found.pop(_place(*place), None)
         if found:
             scene, frame = next(iter(found))
             raise DataError(

@@ -76,17 +76,21 @@ def places(shots: Sequence[Shot], entity: str) -> list[Place]:
 def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | None) -> int:
     """Remove a film's frames from the table in the folder `kept`, and what was detected in them; gives how many went.
 
-    With `entity`, an ID in the table `ids`, only frames that show it: a later build would not know that they do.
+    With `entity`, an ID in the table `ids`, only frames that show it: a later build would not know that they do. What is
+    detected goes last: were this interrupted, the next try would know by it who the entity is.
     """
-    shown = None
+    shown, went = None, set[tuple[str, str]]()
     if entity is not None:
         found = recognized(detections, ids, film).by_film.get(film, {})
         shown = {place for place, seen in found.items() if any(one.entity == entity for one in seen)}
 
     def stays(of: Any, scene: Any, frame: Any) -> bool:
-        return str(of) != film or (shown is not None and (str(scene), str(frame)) not in shown)
+        place = str(scene), str(frame)
+        if str(of) != film or (shown is not None and place not in shown):
+            return True
+        went.add(place)
+        return False
 
-    before = frames.films(kept).get(film, 0)
     # The reports of films stay: `storyreason frames` with the same films would cut this one again.
     said = {key: value for key, value in frames.metadata(kept).items() if key.startswith("storyreason.")}
     gone = [one for one in frames.gone(kept) if entity is not None or one[0] != film]
@@ -100,7 +104,7 @@ def withdraw(kept: Path, detections: Path, ids: Path, film: str, entity: str | N
 
     frames.write(kept / frames.FILE, staying(), lambda: {**said, frames.GONE: json.dumps(gone)})
     _filter(detections, stays)
-    return before - frames.films(kept).get(film, 0)
+    return len(went)
 
 
 def removed(kept: Path, film: str) -> frozenset[At]:

@@ -143,6 +143,35 @@ def test_a_person_takes_along_only_what_shows_them(kept: Path, tmp_path: Path, m
     assert not with_them & told().keys() and withdrawing.listed("films.dvc") == [entry]
 
 
+def test_a_withdrawal_that_was_killed_between_the_tables_is_finished_by_the_next(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> set[tuple[str, str]]:
+        tables = building.Tables(kept, kept / "detections.parquet")
+        ids = building.recognize.compute(tables.detections, None).ids
+        found = recognized(tables.detections, ids, FILM).by_film[FILM]
+        return {place for place, seen in found.items() if PERSON in {one.entity for one in seen}}
+
+    with_them, table = shown(), (kept / "detections.parquet").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("storyreason.authoring.withdrawing._filter", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            withdrawing.withdraw("films.dvc", FILM, PERSON, kept, None)
+    assert (kept / "detections.parquet").read_bytes() == table and frames.gone(kept)
+
+    said = withdrawing.withdraw("films.dvc", FILM, PERSON, kept, None)
+
+    assert f"{len(with_them)} frames of {FILM} and what was detected in them are removed" in said
+    left = {(str(row["scene"]), str(row["frame"])) for row in pq.read_table(kept / "detections.parquet").to_pylist()
+            if row["film"] == FILM}  # fmt: skip
+    assert left == {_place(one) for one in frames.read(kept, FILM)} and not left & with_them
+    assert {(scene, frame) for of, scene, frame in frames.gone(kept)} == {(int(s), int(f)) for s, f in with_them}
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _with_landmarks(body: dict[str, Any], _: int) -> str:
     return '{"landmarks": []}' if "response_format" in body else scripted.right(body)
 
