@@ -70,29 +70,36 @@ class Budget:
     limit: str = "authoring.max_cost"
     """What the limit is called where the user sets it."""
     spent: Spent = field(default_factory=Spent)
-    _reserved: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _reserved: list[float] = field(default_factory=list)
+    """What each call that is under way may cost."""
+    _lock: threading.Condition = field(default_factory=threading.Condition)
 
     def price(self, prompt_tokens: float, tokens: float) -> float:
         """What so many tokens cost."""
         return (prompt_tokens * self.config.price_in + tokens * self.config.price_out) / 1e6
 
     def reserve(self, cost: float) -> None:
-        """Set aside what a call may cost. Raises ConfigError when that would be too much."""
+        """Set aside what a call may cost; where only calls under way stand in its way, it waits for them: most cost less.
+
+        Raises ConfigError when that would be too much.
+        """
         most = self.config.max_cost
         with self._lock:
-            spent = self.before + self.spent.cost
-            if most is not None and spent + self._reserved + cost > most:
-                raise ConfigError(
-                    f"{self.limit} = {most:g} is not enough: {spent:.4f} is spent, and the next call may cost "
-                    f"{cost:.4f}. Raise it and start again: what is paid for is kept."
-                )
-            self._reserved += cost
+            while most is not None and (spent := self.before + self.spent.cost) + sum(self._reserved) + cost > most:
+                if spent + cost > most:
+                    raise ConfigError(
+                        f"{self.limit} = {most:g} is not enough: {spent:.4f} is spent, and the next call may cost "
+                        f"{cost:.4f}. Raise it and start again: what is paid for is kept."
+                    )
+                self._lock.wait()
+            self._reserved.append(cost)
 
     def settle(self, reserved: float, reply: Reply | None, kept: bool = False) -> None:
         """Count a call that ended; None: it failed."""
         with self._lock:
-            self._reserved -= reserved
+            if not kept:
+                self._reserved.remove(reserved)
+            self._lock.notify_all()
             if reply is not None:
                 self.spent.calls += 1
                 self.spent.kept += kept

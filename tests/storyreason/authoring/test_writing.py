@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storyreason import dataset
-from storyreason.authoring.calls import Author, Budget
+from storyreason.authoring.calls import Author, Budget, Reply
 from storyreason.authoring.config import AuthoringConfig
 from storyreason.authoring.windows import Window, recognized, windows
 from storyreason.authoring.writing import Written, write
@@ -208,6 +208,29 @@ def test_it_ends_before_it_costs_too_much_and_goes_on_where_it_was(film: tuple[W
     assert 0 < paid <= 2
     run = Run(film, tmp_path, lambda body, _: right(body), max_cost=20.0, **prices)
     assert len(run.endpoint.bodies) == 4 - paid and run.budget.spent.cost == 4.0 and run.budget.spent.kept == paid
+
+
+def test_a_call_waits_for_those_under_way_and_not_for_money_that_is_spent() -> None:
+    budget = Budget(AuthoringConfig(price_out=1e6, max_cost=1.0))  # a token costs 1.00
+    told, done = list[str](), threading.Event()
+
+    def second() -> None:
+        budget.reserve(0.6)
+        told.append("reserved")
+        done.set()
+
+    budget.reserve(0.3)
+    budget.reserve(0.6)
+    waiting = threading.Thread(target=second, daemon=True)
+    waiting.start()
+    assert not done.wait(0.2) and waiting.is_alive()
+    budget.settle(0.3, None)
+    assert not done.wait(0.2) and waiting.is_alive()
+    budget.settle(0.6, None)  # it cost nothing
+    assert done.wait(10) and told == ["reserved"]
+    budget.settle(0.6, Reply("", False, "", 0, 1))
+    with pytest.raises(ConfigError, match=r"max_cost = 1 is not enough: 1.0000 is spent"):
+        budget.reserve(0.1)
 
 
 def test_an_endpoint_that_counts_no_tokens_is_counted_by_estimate(film: tuple[Window, ...], tmp_path: Path) -> None:
