@@ -126,8 +126,8 @@ class Author:
         """The reply to some messages, kept or new, under a grammar (GBNF) or a JSON schema if there is one.
 
         `attempt` counts from 0: each has a seed of its own. A rejected request is a refusal. Raises ConfigError when too much
-        would be spent, EngineAwayError when the endpoint is unreachable, and EngineError when it rejects every request, or is
-        none.
+        would be spent, or the endpoint rejects every request, EngineAwayError when it is unreachable, and EngineError when it
+        is none.
         """
         body = self._body(messages, grammar, attempt)
         if schema is not None:
@@ -237,9 +237,12 @@ def _kept(path: Path) -> Reply | None:
 
 
 def _read(response: "httpx.Response") -> Reply | None:
-    """The reply in a response; None if it has another form. Raises EngineError for what every request would be told."""
+    """The reply in a response; None if it has another form. Raises ConfigError for what every request would be told."""
     if response.status_code in MEANT_FOR_ALL:
-        raise EngineError(f"{response.url} rejected the request with {response.status_code}: {_sentence(response)}")
+        raise ConfigError(
+            f"{response.url} rejected the request with {response.status_code}: {_sentence(response)}. See whether the key, the "
+            "model and the address are right, and whether credit is left."
+        )
     if response.is_error:
         return Reply("", False, f"rejected with {response.status_code}: {_sentence(response)}", 0, 0, rejected=True)
     try:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from storyreason import dataset
-from storyreason.errors import ConfigError, DataError
+from storyreason.errors import ConfigError, DataError, StoryReasonError
+from tasks.faults import from_outside
 from tests.storyreason.authoring import films, scripted
 from tests.tasks.building import storm, whole
 
@@ -117,6 +118,25 @@ def test_a_build_of_which_all_was_rejected_is_asked_again(kept: Path, tmp_path: 
         folder = whole(kept, tmp_path / "runs", endpoint.url, landmarks=["umbrella"])
         assert any("response_format" in body for body in endpoint.bodies)
     assert sum(len(dataset.load(folder, split)) for split in dataset.SPLITS) == 6
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_what_the_endpoint_tells_every_request_is_not_tried_again(status: int, kept: Path, tmp_path: Path) -> None:
+    with scripted.endpoint(lambda *_: scripted.error(status, "no")) as endpoint:
+        with pytest.raises(StoryReasonError, match=f"rejected the request with {status}: no") as caught:
+            whole(kept, tmp_path / "runs", endpoint.url)
+        assert len(endpoint.bodies) == 1
+    assert not from_outside(None, None, Failed(caught.value))
+
+
+class Failed:
+    """A task's state that has only a result."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> None:
+        raise self._error
 
 
 def test_each_correction_that_applies_nowhere_is_said(kept: Path, tmp_path: Path) -> None:
