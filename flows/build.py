@@ -17,6 +17,7 @@ from tasks.building import Footage, Tables
 from tasks.faults import cancel_steps, plainly, say_how_to_go_on
 from tasks.filming import Reel
 from tasks.results import Authored, Named, Stage
+from tasks.tracking import recall
 
 
 @dataclass
@@ -69,9 +70,10 @@ def build(
     with builds.recorded(films, preset) as record:
         tables = _tables(config, Path(films), detections, until, withdrawn, outcome)
         tables = _shown(tables, Path(corrections) if corrections else None, withdrawn, outcome)
-        known, named = _recognized(config, tables, Path(corrections) if corrections else None, outcome)
+        known, named = _recognized(config, tables, Path(corrections) if corrections else None, until, outcome)
         if until == "sheets":
             return outcome
+        building.check_asked(config, (building.author.work(config, film, 0.0) for film in known))
         folder = _written(config, known, named, licence or "", outcome)
         if target:
             _refuse_one_film(folder)
@@ -105,16 +107,25 @@ def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withd
 
 
 def _recognized(
-    config: RunConfig, tables: list[Tables], corrections: Path | None, outcome: Built
+    config: RunConfig, tables: list[Tables], corrections: Path | None, until: Stage, outcome: Built
 ) -> tuple[list[Footage], list[Named]]:
-    """The films with their entities, shown on contact sheets, and the landmarks that were named before."""
-    logger, named, known = get_run_logger(), list[Named](), list[Footage]()
+    """The films with their entities, shown on contact sheets, and the landmarks that were named before.
+
+    For sheets alone no model is asked: there are the landmarks of an earlier build, or none.
+    """
+    logger, named, known, unnamed = get_run_logger(), list[Named](), list[Footage](), list[Tables]()
     for sentence in building.elsewhere(corrections, tables):
         logger.warning("%s", sentence)
     for table in tables:
         if config.authoring.landmarks:
-            named.append(building.landmarks(config, table, building.cost(config, named)))
-            table = replace(table, detections=named[-1].detections)
+            before = building.cost(config, named)
+            work = building.landmarks.work(config, table, before)
+            if until == "sheets" and recall(work.folder) is None:
+                unnamed.append(table)
+            else:
+                building.check_asked(config, [work])
+                named.append(building.landmarks(config, table, before))
+                table = replace(table, detections=named[-1].detections)
         recognized = building.recognize(table.detections, corrections)
         for sentence in recognized.left_out:
             logger.warning("%s", sentence)
@@ -123,7 +134,7 @@ def _recognized(
         raise DataError(f"No film is left. {' '.join(outcome.unusable)}")
     for film in known:
         outcome.sheets[film.film] = str(building.sheet(film).page)
-    outcome.expected = estimating.sentence(building.expected(config.authoring, known))
+    outcome.expected = estimating.sentence(building.expected(config.authoring, known, unnamed))
     logger.info("%d films; expected: %s", len(known), outcome.expected)
     return known, named
 

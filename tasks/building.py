@@ -26,6 +26,7 @@ from storyreason.perception.frames import Frame
 from storyreason.serving import client as gateway
 from tasks.results import Assembled, Authored, Named, Recognized, Sheet
 from tasks.steps import Work, step
+from tasks.tracking import recall
 
 LANDMARKS_VERSION, RECOGNIZE_VERSION, SHEET_VERSION, AUTHOR_VERSION, ASSEMBLE_VERSION = 3, 2, 1, 3, 2
 KEY = "STORYREASON_API_KEY"
@@ -90,6 +91,12 @@ def check_author(config: RunConfig) -> None:
     if served and chosen.model not in served:
         raise ConfigError(f"{chosen.endpoint} has no model {chosen.model!r}, only {', '.join(sorted(served))}: name one of "
                           "them as authoring.model.")  # fmt: skip
+
+
+def check_asked(config: RunConfig, works: Iterable[Work]) -> None:
+    """As `check_author`, if one of these steps has yet to ask the model."""
+    if any(recall(work.folder) is None for work in works):
+        check_author(config)
 
 
 def _landmarks_named_by(config: RunConfig, tables: Tables, before: float) -> str:
@@ -221,10 +228,20 @@ def sheet(work: Work, film: Footage) -> Sheet:
     return Sheet(("sheet.html",), film.film, work.folder / "sheet.html")
 
 
-def expected(config: AuthoringConfig, films: Sequence[Footage]) -> Spent:
-    """What authoring these films will cost, about."""
+def expected(config: AuthoringConfig, films: Sequence[Footage], unnamed: Sequence[Tables] = ()) -> Spent:
+    """What authoring these films will cost, about, and before it naming the landmarks in some tables."""
     made = (window for film in films for window in windows(film.shots()).windows)
-    return estimating.expected(config, made)
+    return sum((_to_name(config, table) for table in unnamed), estimating.expected(config, made))
+
+
+def _to_name(config: AuthoringConfig, tables: Tables) -> Spent:
+    """What naming landmarks will cost, about."""
+    total = Spent()
+    for film in frames.films(tables.kept):
+        found = naming.candidates(tables.detections, film, config.landmarks)
+        boxes = ((one.image, found.get((str(one.scene), str(one.frame)), ())) for one in tables.read(film))
+        total += estimating.landmarks(config, boxes)
+    return total
 
 
 def calls(film: str) -> Path:
@@ -246,9 +263,8 @@ def author(work: Work, config: RunConfig, film: Footage, before: float) -> Autho
     logger, (chosen, key) = get_run_logger(), _endpoint(config)
     shots, budget = film.shots(), Budget(chosen, before)
     made = windows(shots)
-    written = write(
-        Author(chosen, calls(film.film), budget, key), chosen, made.windows, lambda said: logger.info("%s", said)
-    )
+    asked = Author(chosen, calls(film.film), budget, key)
+    written = write(asked, chosen, made.windows, lambda said: logger.info("%s", said))
     for one in written.left_out:
         logger.warning("%s is left out: its %s breaks %s: %s", one.story_id, one.part, one.rule, one.message)
     told = FilmStories.of(shots, made, written, budget.total())

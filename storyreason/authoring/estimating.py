@@ -1,17 +1,20 @@
 """What authoring will cost, before anything is asked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from storyreason.authoring import prompting
 from storyreason.authoring.calls import LETTERS, Budget, Spent, estimate
 from storyreason.authoring.config import AuthoringConfig
 from storyreason.authoring.given import Given
+from storyreason.authoring.landmarks import Candidate
 from storyreason.authoring.windows import Window
 
 FILLED = 40
 """Characters in a cell that is filled, about."""
 PASSAGE = 120
 """Tokens of a story for each image, about."""
+NAME = 20
+"""Tokens of a landmark's name in a reply, about."""
 
 
 def expected(config: AuthoringConfig, windows: Iterable[Window]) -> Spent:
@@ -27,6 +30,19 @@ def expected(config: AuthoringConfig, windows: Iterable[Window]) -> Spent:
         total.prompt_tokens += 2 * asked + thought
         total.tokens += thought + PASSAGE * len(images)
     total.cost = budget.price(total.prompt_tokens, total.tokens)
+    return total
+
+
+def landmarks(config: AuthoringConfig, asked: Iterable[tuple[bytes, Sequence[Candidate]]]) -> Spent:
+    """What naming the landmarks costs among boxes in pictures, when every first reply is right and every box is one."""
+    total = Spent()
+    for image, boxes in asked:
+        if not boxes:
+            continue
+        total.calls += 1
+        total.prompt_tokens += estimate(prompting.for_landmarks(image, [(one.label, one.box) for one in boxes], ()))
+        total.tokens += NAME * len(boxes)
+    total.cost = Budget(config).price(total.prompt_tokens, total.tokens)
     return total
 
 
