@@ -73,10 +73,14 @@ def build(
         known, named = _recognized(config, tables, Path(corrections) if corrections else None, until, outcome)
         if until == "sheets":
             return outcome
+        if target and len(known) < 2:
+            raise DataError(
+                f"{known[0].film} is the only film, and {target} needs one for training and one for test: add films, or build "
+                "without a target and add it to other data by `storyreason data add`."
+            )
         building.check_asked(config, (building.author.work(config, film, 0.0) for film in known))
         folder = _written(config, known, named, licence or "", outcome)
         if target:
-            _refuse_one_film(folder)
             outcome.version = data.change(target, str(folder), dataset.adopt)
             get_run_logger().info("%s", outcome.version)
             record.publish(folder, target)
@@ -205,11 +209,3 @@ def _detected(config: RunConfig, place: Path, until: Stage, gone: set[str], outc
     if not found:
         raise DataError(f"No film of {place} can be used. {' '.join(outcome.unusable)}")
     return found
-
-
-def _refuse_one_film(folder: Path) -> None:
-    if not list(folder.glob("test-*.parquet")):
-        raise DataError(
-            f"{folder} has stories of one film, all for training: build more films, or add it to other data with "
-            f"`storyreason data add {folder}`."
-        )

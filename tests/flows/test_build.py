@@ -9,7 +9,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows.build import build
-from storyreason.errors import ConfigError
+from storyreason.errors import ConfigError, DataError
 from tasks.steps import Step
 from tests.storyreason.authoring import films, scripted
 
@@ -58,3 +58,13 @@ def test_a_wrong_model_is_said_before_it_is_asked_and_not_when_all_is_written(tm
         assert endpoint.bodies == []
         folder = built(kept, endpoint, author="gpt").folder
     assert built(kept, endpoint, author="gpt").folder == folder  # the endpoint is gone
+
+
+def test_one_film_for_a_target_is_refused_before_it_is_paid(tmp_path: Path) -> None:
+    kept = films.write(tmp_path / "films", films=1)
+    with scripted.endpoint(named, models=["storyteller"]) as endpoint:
+        with pytest.raises(
+            DataError, match=r"is the only film, and films\.dvc needs one for training and one for test"
+        ):
+            built(kept, endpoint, target="films.dvc")
+        assert endpoint.bodies == []
