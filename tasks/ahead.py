@@ -47,7 +47,8 @@ class Worker:
 def ready(config: RunConfig, films: Sequence[Reel]) -> Iterator[Reel]:
     """The films in their order, each when workers have seen it; with `films.workers` 0 at once.
 
-    Raises ConfigError if Ray is not installed or has no room for a worker, and RunError if it does not start or a film ends its worker again and again.
+    Raises ConfigError if Ray is not installed or has no room for a worker, and RunError if it does not start or a film ends
+    its worker again and again.
     """
     if not config.films.workers:
         yield from films

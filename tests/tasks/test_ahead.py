@@ -119,7 +119,7 @@ def test_there_are_no_more_workers_than_ray_has_room_for(device: str, nodes: Any
 
 
 def test_a_cluster_without_room_for_a_worker_is_said() -> None:
-    with pytest.raises(ConfigError, match="No machine of Ray has a CPU and a GPU for a worker: set films.workers"):
+    with pytest.raises(ConfigError, match=r"No machine of Ray has a CPU and a GPU for a worker: set films\.workers"):
         list(ahead._seen(Ray(), config("", films={"workers": 2, "device": "cuda"}), FILMS))
 
 
