@@ -114,8 +114,11 @@ def check(config: RunConfig, films: list[Reel]) -> bool:
 
     Gives whether there is something to do. Raises ConfigError, ModelError or DataError.
     """
-    fingerprints = (extract.work(config, film).fingerprint for film in films)
-    if all(recall(detect.work(config, Path(), "", one).folder) is not None for one in fingerprints):
+    extracted = [extract.work(config, film) for film in films]
+    detected = [detect.work(config, Path(), "", one.fingerprint) for one in extracted]
+    for work in (*extracted, *detected):  # workers of Ray, who may do them first, do not write the record of the build
+        USED.get()(runs.root() / work.step / work.fingerprint)
+    if all(recall(work.folder) is not None for work in detected):
         return False
     _models(config.films)
     return True

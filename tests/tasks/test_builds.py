@@ -1,13 +1,16 @@
 """A build's record says which folders it uses, whatever happens to it."""
 
+import contextvars
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storyreason import runs
-from tasks import builds, filming
+from storyreason.sample import movie
+from tasks import ahead, builds, filming
 from tests.storyreason.authoring import films, scripted
-from tests.tasks.building import whole
+from tests.tasks.building import config, whole
 
 
 @pytest.fixture
@@ -62,6 +65,22 @@ def test_an_interrupted_build_keeps_what_it_has_done(kept: Path, tmp_path: Path)
     interrupted("others", 3)
     interrupted("others", 2)
     assert removable() == {"of an older build": ["extract"]} and removable(keep=2) == {}
+
+
+def test_what_workers_do_ahead_of_an_interrupted_build_is_its_own(kept: Path, tmp_path: Path) -> None:
+    movie.write(tmp_path / "films", 7, 4)
+    chosen = config("", films={"detector": f"truth:{tmp_path / 'films'}", "faces": "none"})
+    reel = filming.reel("film-7", tmp_path / "films" / "film-7.mp4")
+    with pytest.raises(KeyboardInterrupt), builds.recorded("films", "mine"):
+        filming.check(chosen, [reel])
+        _process_of_its_own(lambda: ahead.Worker(chosen, str(Path.cwd()), str(runs.root())).see(reel))
+        raise KeyboardInterrupt
+    assert len(list(runs.root().glob("*/*/*.parquet"))) == 2 and removable() == {}
+
+
+def _process_of_its_own(see: Callable[[], None]) -> None:
+    """A process of Ray knows nothing of the build: neither does a fresh context."""
+    contextvars.Context().run(see)
 
 
 def test_pictures_of_groundcap_belong_to_the_build_that_reads_them(kept: Path) -> None:
