@@ -1,6 +1,6 @@
 """A data set that has stories for training only is divided by film: some of the films become the test split."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,20 @@ def divide(source: Path, gone: Container[str] = ()) -> Division | None:
     if have == ["test"]:
         raise DataError(f"{source} has stories for test only, and data need some for train, of other films: {way}.")
     of = {name: film for name, film in _films(source).items() if name not in gone}
-    chosen = for_testing(sorted(set(of.values())))
-    if not chosen or any(name == film for name, film in of.items()):
+    division = by_film(of)
+    if division is None:
         why = "they do not say of which films they are" if len(set(of.values())) > 1 else "they are all of one film"
         raise DataError(
             f"{source} has stories for train only, and data need some for test, of other films; {why}: {way}."
         )
+    return division
+
+
+def by_film(of: Mapping[str, str]) -> Division | None:
+    """How stories are divided, by the film of each; None if they are all of one film, or do not say their films."""
+    chosen = for_testing(sorted(set(of.values())))
+    if not chosen or any(name == film for name, film in of.items()):
+        return None
     stories = frozenset(name for name, film in of.items() if film in chosen)
     return Division(stories, tuple(sorted(chosen)), len(set(of.values())))
 

@@ -94,6 +94,32 @@ def test_what_is_withdrawn_neither_comes_back_nor_is_forgotten(
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()} == before
 
 
+def test_the_only_film_of_a_split_can_be_withdrawn_while_others_can_be_divided(
+    stories: dict[str, list[dataset.Example]], tmp_path: Path
+) -> None:
+    films = sorted({withdrawn.film_of(one) for one in stories["train"]})
+    assert len(films) == 2
+    only = withdrawn.film_of(stories["test"][0])
+    three = {"train": stories["train"], "test": [one for one in stories["test"] if withdrawn.film_of(one) == only]}
+    folder = written(tmp_path / "three", three)
+    rows = [f"| {film} | train | 1 |" for film in films] + [f"| {only} | test | 1 |"]
+    (folder / "README.md").write_text("\n".join(["# Stories", "", *rows, ""]))
+
+    change = dataset.withdraw(folder, only)
+
+    assert change.moved and not dataset.check(folder).bad
+    split_of = {withdrawn.film_of(one): split for split in dataset.SPLITS for one in dataset.load(folder, split)}
+    assert sorted(split_of.values()) == ["test", "train"] and set(split_of) == set(films)
+    card = (folder / "README.md").read_text()
+    assert only not in card and all(f"| {film} | {split} | 1 |" in card for film, split in split_of.items())
+
+    left = ids(folder)
+    for film in films:
+        with pytest.raises(DataError, match="left with stories that cannot be divided: it needs those of one film for"):
+            dataset.withdraw(folder, film)
+        assert ids(folder) == left
+
+
 def test_who_is_in_no_story_is_listed_if_they_are_known(
     stories: dict[str, list[dataset.Example]], tmp_path: Path
 ) -> None:
