@@ -158,7 +158,8 @@ def _name(path: Path) -> str:
     for end in sorted((*ARCHIVES, *VIDEOS), key=len, reverse=True) if path.is_file() else ():
         if path.name.lower().endswith(end):
             return path.name[: -len(end)]
-    return path.resolve().name
+    named_itself = path.name not in ("", "..")  # a link has a name of its own
+    return path.name if named_itself else path.resolve().name
 
 
 def _is(path: Path, ends: Sequence[str]) -> bool:

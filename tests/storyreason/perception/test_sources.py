@@ -32,6 +32,15 @@ def test_each_video_archive_and_folder_is_a_film(tmp_path: Path) -> None:
     assert sources.find([tmp_path / "films" / "b.mp4", tmp_path / "films"]) == found
 
 
+def test_a_link_to_a_folder_of_pictures_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk" / "0017").mkdir(parents=True)
+    (tmp_path / "disk" / "0017" / "1.png").touch()
+    (tmp_path / "clara").symlink_to(tmp_path / "disk" / "0017")
+    assert list(sources.find([tmp_path / "clara"])) == ["clara"]
+    monkeypatch.chdir(tmp_path / "disk" / "0017")
+    assert list(sources.find([Path()])) == ["0017"]
+
+
 def test_two_films_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("")
     (tmp_path / "a.mkv").write_text("")
