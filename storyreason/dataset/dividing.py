@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from storyreason.dataset.films import films, for_testing
+from storyreason.dataset.films import TEST_SHARE, films, for_testing, place_for_test
 from storyreason.dataset.shards import SPLITS, shards
 from storyreason.errors import DataError
 
@@ -21,6 +21,8 @@ class Division:
     """Those for test, sorted."""
     count: int
     """All films."""
+    firm: bool
+    """Whether more films do not move others: there are enough that the hashes alone choose."""
 
     def __str__(self) -> str:
         named = ", ".join(self.films[:NAMED]) + f" and {len(self.films) - NAMED} more" * (len(self.films) > NAMED)
@@ -33,9 +35,8 @@ class Division:
         read = DatasetCard(card if card.startswith("---\n") else f"---\n---\n{card}")
         files = [{"split": split, "path": f"{split}-*.parquet"} for split in SPLITS]
         read.data["configs"] = [{"config_name": "default", "data_files": files}]
-        said = (
-            f"It had no test split: {self}. All stories of a film are in one split, and more films do not move others."
-        )
+        firm = ", and more films do not move others" * self.firm
+        said = f"It had no test split: {self}. All stories of a film are in one split{firm}."
         return f"{str(read).rstrip()}\n\n## Splits\n\n{said}\n"
 
 
@@ -62,11 +63,13 @@ def divide(source: Path, gone: Container[str] = ()) -> Division | None:
 
 def by_film(of: Mapping[str, str]) -> Division | None:
     """How stories are divided, by the film of each; None if they are all of one film, or do not say their films."""
-    chosen = for_testing(sorted(set(of.values())))
+    every = set(of.values())
+    chosen = for_testing(sorted(every))
     if not chosen or any(name == film for name, film in of.items()):
         return None
     stories = frozenset(name for name, film in of.items() if film in chosen)
-    return Division(stories, tuple(sorted(chosen)), len(set(of.values())))
+    firm = chosen == {film for film in every if place_for_test(film) < TEST_SHARE}
+    return Division(stories, tuple(sorted(chosen)), len(every), firm)
 
 
 def _films(source: Path) -> dict[str, str]:

@@ -57,13 +57,18 @@ def for_testing(films: Sequence[str], share: float = TEST_SHARE) -> frozenset[st
     Adding films never moves others, unless there are so few that one of the splits would be empty; a film alone is for
     training.
     """
-    place = {film: int(hashlib.sha256(f"test {film}".encode()).hexdigest()[:8], 16) / 2**32 for film in films}
+    place = {film: place_for_test(film) for film in films}
     chosen = {film for film, at in place.items() if at < share}
     if len(place) > 1 and share and not chosen:
         chosen = {min(place, key=lambda film: place[film])}
     if chosen and len(chosen) == len(place):
         chosen.discard(max(place, key=lambda film: place[film]))
     return frozenset(chosen)
+
+
+def place_for_test(film: str) -> float:
+    """Where among all possible hashes that of a film is, 0 to 1: below the share it is for test."""
+    return int(hashlib.sha256(f"test {film}".encode()).hexdigest()[:8], 16) / 2**32
 
 
 def film_mapping(path: Path) -> dict[str, str]:

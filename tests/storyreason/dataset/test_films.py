@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from storyreason import dataset
 from storyreason.authoring.config import AuthoringConfig
-from storyreason.dataset.films import TEST_SHARE, for_testing
+from storyreason.dataset.dividing import by_film
+from storyreason.dataset.films import TEST_SHARE, for_testing, place_for_test
 from storyreason.errors import DataError
 
 NAMES = st.lists(st.from_regex(r"[a-z]{1,8}-[0-9]", fullmatch=True), min_size=2, max_size=60, unique=True)
@@ -78,3 +79,11 @@ def test_more_films_never_move_others_between_training_and_test() -> None:
     assert for_testing(names[:1], 0.15) == frozenset()
     assert len(for_testing(names[:2], 0.01)) == 1 == len(for_testing(names[:2], 0.99))
     assert for_testing(names[:2], 0) == frozenset()
+
+
+def test_a_card_claims_that_more_films_move_none_only_where_the_hash_alone_chooses() -> None:
+    chosen = [film for film in map(str, range(100)) if place_for_test(film) < TEST_SHARE]
+    others = [film for film in map(str, range(100)) if place_for_test(film) >= TEST_SHARE]
+    for films_, firm in ((chosen[:1] + others[:1], True), (others[:2], False), (chosen[:2], False)):
+        division = by_film({f"{film}-1": film for film in films_})
+        assert division is not None and ("more films do not move others" in division.card("# Card\n")) is firm
