@@ -59,12 +59,13 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
     from flows.retrain import retrain
 
     config.load(chosen.preset)  # raises ConfigError
-    presets = list(dict.fromkeys([chosen.preset, *config.presets()]))
+    # A file of one's own takes the place of the built-in preset of that name: Prefect knows a deployment by its name alone.
+    presets = {retraining(one): one for one in (chosen.preset, *config.presets(), chosen.preset)}
     module = EntrypointType.MODULE_PATH
     made = []
-    for preset in presets:
+    for name, preset in presets.items():
         one: Any = retrain.to_deployment(
-            retraining(preset),
+            name,
             description=f"{config.about(preset)}\n\nPulls data, fine-tunes, registers, evaluates, decides, and serves the new "
             "version if it is better. Complete steps are not repeated. One retraining at a time: the next waits.",
             tags=_tags(preset),
@@ -90,7 +91,7 @@ def everything(chosen: Settings, pool: str | None = None) -> "list[RunnerDeploym
     ):
         alone = 1 if name == DEPLOY else None
         one = flow.to_deployment(name, description=description, entrypoint_type=module, concurrency_limit=alone)
-        form.fill(one, chosen.preset, presets)
+        form.fill(one, chosen.preset, list(presets.values()))
         made.append(one)
     made.append(
         clean.to_deployment(

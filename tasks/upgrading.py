@@ -139,7 +139,10 @@ def _revision(url: str) -> str | None:
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    engine = create_engine(url)
+    try:
+        engine = create_engine(url)
+    except (SQLAlchemyError, ImportError):  # no database's address, such as a folder's, or its driver is missing
+        return None
     try:
         with engine.connect() as connection:
             return str(connection.execute(text(QUERY)).scalar_one())

@@ -68,7 +68,8 @@ def _others(training: TrainingConfig) -> Iterator[dict[str, Any]]:
         yield {**again, "pack_tokens": tokens, "max_tokens": tokens}
         tokens //= 2
     place = machine.Machine.of(training)
-    for name in () if place.on_cpu else sharded(place.processes):
+    # A base in four bits cannot be sharded.
+    for name in () if place.on_cpu or training.quantize else sharded(place.processes):
         if name != training.accelerate:
             yield {**again, "accelerate": name}
     if training.mode != "lora":

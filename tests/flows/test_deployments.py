@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows import deployments, up
+from storyreason import config
 from storyreason.errors import ConfigError
 from tasks import compat, settings
 
@@ -84,6 +85,21 @@ def test_retrainings_whose_names_are_cut_off_differ_in_their_tags(monkeypatch: p
         ("full",), ("language",), ("lora",)
     ]  # fmt: skip
     assert len({(name[:20], found) for name, found in tags.items()}) == len(tags)
+
+
+def test_a_preset_of_ones_own_takes_the_place_of_the_built_in_one_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployments, "_automatic", lambda *_: {})
+    own = tmp_path / "sample.yaml"
+    own.write_text(config.path("sample").read_text())
+
+    made = deployments.everything(settings.Settings(preset=str(own)))
+
+    names = [one.name for one in made]
+    assert len(names) == len(set(names))
+    (sample,) = (one for one in made if one.name == "retrain-sample")
+    assert sample.parameters["preset"] == str(own)
 
 
 def test_the_procfile_has_a_line_for_each_part() -> None:

@@ -40,7 +40,7 @@ def check_that_it_goes_on(root: Path, tmp_path: Path) -> None:
     client = MlflowClient()
     for run in client.search_runs([tracking.experiment()]):
         assert Path(client.download_artifacts(run.info.run_id, "gate/report.md", str(tmp_path))).is_file()
-        assert run.info.artifact_uri.startswith(f"file://{root}/")
+        assert run.info.artifact_uri.startswith(f"{root.as_uri()}/")
     served = state.served()
     assert served is not None and served.folder == champion.folder
 
@@ -101,6 +101,18 @@ def test_what_was_changed_in_part_is_changed_whole_the_next_time(
     moving.settle(print)
 
     check_that_it_goes_on(new / "runs", tmp_path)
+
+
+def test_a_path_with_a_space_and_an_umlaut_is_moved_to_and_from(
+    used: Path,  # noqa: F811
+    enter: Callable[[Path], None],
+    tmp_path: Path,
+) -> None:
+    for name in ("my prüfung", "elsewhere"):
+        used = used.rename(tmp_path / name)
+        enter(used)
+        moving.settle(lambda _: None)
+        check_that_it_goes_on(used / "runs", tmp_path)
 
 
 def _killed(*_: object) -> None:

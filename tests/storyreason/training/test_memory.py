@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from storyreason import architecture, chat, dataset, model
 from storyreason.cli import app
 from storyreason.compat.memory import Allocated
+from storyreason.config import load
 from storyreason.errors import ConfigError
 from storyreason.training import (
     ImproveConfig,
@@ -227,6 +228,11 @@ def test_a_plan_names_settings_that_fit(tiny_base: Path) -> None:
     assert "training.recompute=all training.accelerate=fsdp2-2gpu-offload" in run.output
     with pytest.raises(ConfigError, match=r"is for 3 GPUs of one machine: take 1, 2, 8, or name"):
         choosing.on_gpus(TrainingConfig(), 3)
+
+
+def test_no_shards_are_proposed_for_a_base_in_four_bits() -> None:
+    training = load("qwen3-vl-8b-qlora-24gb").training
+    assert not [one for one in choosing._others(training) if "accelerate" in one]
 
 
 def test_with_data_the_rows_are_those_of_its_stories(
