@@ -88,7 +88,8 @@ def _move_in_database(database: Path, old: str, new: str) -> None:
         for (table,) in tables.fetchall():
             columns = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
             for column in [one[1] for one in columns if "CHAR" in one[2].upper() or "TEXT" in one[2].upper()]:
-                for before, after in ((old, new), (Path(old).as_uri(), Path(new).as_uri())):  # `my films` is my%20films there
+                # In an address, `my films` is `my%20films`.
+                for before, after in ((old, new), (Path(old).as_uri(), Path(new).as_uri())):
                     connection.execute(
                         f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ? '
                         f'AND substr("{column}", 1, ?) <> ?',

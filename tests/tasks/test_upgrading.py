@@ -152,7 +152,9 @@ def test_an_old_database_of_prefect_is_copied_and_migrated(root: Path) -> None:
     assert say(database, "SELECT version_num FROM alembic_version") == [(scripts("Prefect").get_current_head(),)]
 
 
-@pytest.mark.parametrize("address", ["databricks", "file:///tmp/runs", "runs", "postgresql+psycopg2://nobody@nowhere/db"])
+@pytest.mark.parametrize(
+    "address", ["databricks", "file:///tmp/runs", "runs", "postgresql+psycopg2://nobody@nowhere/db"]
+)
 def test_an_address_that_is_no_known_databases_is_left_to_who_uses_it(
     address: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
