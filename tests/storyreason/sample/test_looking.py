@@ -59,16 +59,15 @@ def test_a_name_is_looked_up_past_the_signs_around_it() -> None:
     assert text(int(at[-1])) == "p"  # what ends a message is no word
 
 
-def test_the_look_goes_to_what_was_written_of_the_same_place() -> None:
+def test_the_look_goes_to_what_followed_the_same_word_at_the_same_place() -> None:
     #                   places 1 and 2, then 2 again and 1 again; what comes before is about none
-    ids = torch.tensor([[9, 1, 5, 2, 6, 2, 7, 1, 8]])
-    places = torch.tensor([[-100, 1, 1, 3, 3, 5, 5, 7, 7]])
+    ids = torch.tensor([[9, 1, 4, 5, 2, 4, 6, 2, 4, 6, 1, 4, 8]])
+    places = torch.tensor([[-100, 1, 1, 1, 4, 4, 4, 7, 7, 7, 10, 10, 10]])
 
-    wanted = same_place(ids, places)
+    wanted = same_place(ids, ids * (ids != 2), places)
 
-    assert wanted[0].nonzero().tolist() == [[t, j] for t in (5, 6) for j in (3, 4)] + [
-        [t, j] for t in (7, 8) for j in (1, 2)
-    ]
+    # 4 -> 6 under the second heading, 4 -> 5 under the first; what follows the number 1 itself, but not 2, which is no word here.
+    assert wanted[0].nonzero().tolist() == [[8, 6], [10, 2], [11, 3]]
 
 
 @pytest.mark.parametrize("where", [BEFORE, AGAIN, LAST_WORD, LOOKED_UP, PLACE, THERE])
