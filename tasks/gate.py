@@ -142,12 +142,14 @@ def gate(
     """Decide whether the challenger is promoted, and log why. A decision is never cached."""
     decoding = config.gate.primary.partition("/")[0]
     ours, theirs = scores["challenger"], scores[incumbent.role]
+    supervised = scores.get("supervised")
     free = (ours.scorecard("free"), theirs.scorecard("free")) if "free" in config.evaluation.decodings else None
     decision = scoring.decide(
         ours.scorecard(decoding),
         theirs.scorecard(decoding),
         config.gate if config.improve.method == "none" else config.gate.of_improved(),
         free=free,
+        supervised=supervised.scorecard(decoding) if supervised else None,
         challenger=f"{challenger.name} version {challenger.number}",
         incumbent=incumbent.role if incumbent.version is None else f"{challenger.name} version {incumbent.version}",
         trained_on={"challenger": training_stories(challenger.folder), "incumbent": training_stories(incumbent.folder)},

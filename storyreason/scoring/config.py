@@ -47,8 +47,8 @@ class GateConfig(BaseModel):
         default=None,
         ge=0.0,
         le=1.0,
-        description="How far box recall may fall, as a share of what it was; empty: 0.05 for a version that was improved "
-        "(`improve.method`), else not guarded.",
+        description="How far box recall may fall, as a share of what it was, for an improved version (`improve.method`) before "
+        "that; empty: 0.05 for an improved one, else not guarded.",
     )
     length_tolerance: float | None = Field(
         default=None,

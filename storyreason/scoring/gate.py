@@ -60,14 +60,16 @@ def decide(
     incumbent: str = "the champion",
     trained_on: Mapping[str, Collection[str]] | None = None,
     free: tuple[Scorecard, Scorecard] | None = None,
+    supervised: Scorecard | None = None,
 ) -> Decision:
     """Whether the challenger (`ours`) replaces the incumbent (`theirs`): the champion, or the base model if there is none.
 
     Both scorecards must be of the decoding that `config.primary` names. `challenger` and `incumbent` are names for the
     report. `trained_on` holds the IDs of the stories that each model was trained on, under the keys "challenger" and
     "incumbent". `free` holds both scorecards of free decoding; validity is then guarded there, because a grammar makes
-    the answers of any model valid. Deterministic: the same scorecards give the same decision. Raises ScoringError if the
-    scorecards cover different stories or lack the primary score.
+    the answers of any model valid. `supervised` is what an improved challenger was before: recall and length may change by a
+    share of its values, else of the incumbent's. Deterministic: the same scorecards give the same decision. Raises
+    ScoringError if the scorecards cover different stories or lack the primary score.
     """
     decoding, _, primary = config.primary.partition("/")
     settings = config.confidence, config.resamples, config.seed
@@ -93,12 +95,13 @@ def decide(
     guarded = {name: (decoding, change) for name, change in differences.items()}
     if free:
         guarded[VALID] = "free", compare(free[0], free[1], *settings)[VALID]
+    before = compare(ours, supervised, *settings) if supervised else differences
     undefined = theirs.metrics().keys() - ours.metrics().keys()
     checks = (
         _primary(differences[primary], config, len(ours.story_ids)),
         *_controls(ours, primary, config),
         *_floor(*guarded[VALID], config),
-        *(*_guards(guarded, undefined, config), *_shares(differences, decoding, config)),
+        *(*_guards(guarded, undefined, config), *_shares(before, decoding, config)),
     )
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -224,7 +227,10 @@ def _guards(
 
 
 def _shares(changes: Mapping[str, Difference], decoding: str, config: GateConfig) -> Iterable[Check]:
-    """Checks of what may change by a share of its value only: a model that says less is wrong less often."""
+    """Checks of what may change by a share of its value only: a model that says less is wrong less often.
+
+    `changes` are those from the model that the challenger comes of, or else from the incumbent.
+    """
     guards: tuple[tuple[str, str, float | None, bool], ...] = (
         (RECALL, "recall_tolerance", config.recall_tolerance, False),
         (WORDS, "length_tolerance", config.length_tolerance, True),

@@ -13,8 +13,10 @@ from storyreason import dataset, sample
 from storyreason.config import RunConfig
 from storyreason.errors import ScoringError
 from tasks import gate, registry, tracking, waiting
+from tasks.evaluation import Subject
 from tasks.gate import Promotion
-from tasks.results import Pulled
+from tasks.results import Evaluated, Pulled
+from tests.storyreason.scoring.test_gate import card
 
 CONFIG = RunConfig()
 PULLED = Pulled(("data",), md5="0" * 32, rev=None, card="", faulty_test_stories={})
@@ -74,6 +76,30 @@ def test_version_and_run_say_scores_and_decision(versions: dict[str, registry.Ve
     tracking.note(run_id, "free: box F1 0.600")  # it is evaluated once more, as the champion
     again = client.get_run(run_id).data.tags["mlflow.note.content"]
     assert re.fullmatch(r"version 3 promoted \d+ \w{3} \d{4}: free: box F1 0\.600", again)
+
+
+def evaluated(folder: Path, role: str, matched: int, words: int) -> Evaluated:
+    """A model that tells forty stories of so many words, each with so many of ten boxes right."""
+    file = folder / f"{role}.json"
+    file.write_text(card([matched] * 40, length__words=[words] * 40).to_json())
+    return Evaluated((), role, "", dict.fromkeys(("free", "grounded"), str(file)), {}, {})
+
+
+def test_without_a_champion_an_improved_version_is_as_long_as_the_supervised_one_and_not_as_the_base(
+    versions: dict[str, registry.Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "create_markdown_artifact", lambda *_, **__: None)
+    improved = replace(versions["3"], run_id=mlflow.MlflowClient().create_run(tracking.experiment()).info.run_id)
+    told = {"base": (1, 4), "supervised": (6, 100), "challenger": (8, 102)}
+    scores = {role: evaluated(tmp_path, role, *of) for role, of in told.items()}
+    config, base = RunConfig.model_validate({"improve": {"method": "dpo"}}), Subject("base", "base", "0")
+
+    with disable_run_logger():
+        decision = gate.gate.fn(config, improved, base, scores, PULLED)
+
+    assert decision.promote, decision.reason
+    report = mlflow.artifacts.load_text(f"runs:/{improved.run_id}/gate/report.md")
+    assert "words per story, grounded: +2.00 (100.00 to 102.00" in report
 
 
 def test_the_challenger_takes_the_place_of_the_champion_that_it_was_compared_with(

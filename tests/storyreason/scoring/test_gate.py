@@ -133,6 +133,20 @@ def test_an_improved_version_keeps_recall_and_length(right: int, words: int, fai
     assert decide(challenger, champion, asked).promote
 
 
+@pytest.mark.parametrize(("words", "promoted"), [(102, True), (4, False)])
+def test_an_improved_version_keeps_the_length_of_the_supervised_one_and_not_that_of_the_base(
+    words: int, promoted: bool
+) -> None:
+    def told(matched: int, words: int) -> Scorecard:
+        return card([matched] * 40, length__words=[words] * 40)
+
+    base, supervised, improved = told(1, 4), told(6, 100), told(8, words)
+    decision = decide(improved, base, GateConfig().of_improved(), incumbent="base", supervised=supervised)
+
+    assert decision.promote is promoted, decision.reason
+    assert ("(100.00 to 4.00;" in decision.reason) is not promoted
+
+
 def test_a_challenger_that_mentions_nothing_is_not_promoted() -> None:
     silent = card([8] * 40, references__hallucinations=[0] * 40, references__mentions=[0] * 40)
     champion = card([5] * 40, references__hallucinations=[1] * 40, references__mentions=[100] * 40)
