@@ -71,7 +71,12 @@ class TrainingConfig(BaseModel):
         description="Pack the stories of a step into rows of up to this many tokens instead of micro-batches of "
         "`batch_size`: no padding, fewer passes, the same result. A longer story gets a row of its own. Empty or 0: off.",
     )
-    max_tokens: int = Field(32_768, ge=64, description="Longer stories are left out and counted, never truncated.")
+    max_tokens: int = Field(
+        32_768,
+        ge=64,
+        description="Longer stories are left out and counted, never truncated. Of a model's own answers "
+        "(improve.method=grpo) what is beyond is not learnt from.",
+    )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: never.")

@@ -108,11 +108,13 @@ class SampleDataset(StoryDataset):
             if one.advantage is None:
                 continue
             place = place_of[one.story_id]
-            # an answer that was cut does not end, and the model is not to learn that it does
-            answer = np.asarray(encoder.answer(one.answer)[: -1 if one.cut else None], np.int32)
-            length = encoder.prompt_length(stories.story(place).image_tokens, request) + len(answer)
-            if len(answer) and length <= config.max_tokens:
-                kept.append((place, one.advantage, answer, length))
+            asked = encoder.prompt_length(stories.story(place).image_tokens, request)
+            told, room = encoder.answer(one.answer), max(0, config.max_tokens - asked)
+            # An answer that was cut does not end, and the model is not to learn that it does. One that is too long to learn
+            # from whole is cut here: left out, the longest bad ones would cost nothing.
+            answer = np.asarray(told[:-1][:room] if one.cut or len(told) > room else told, np.int32)
+            if len(answer):
+                kept.append((place, one.advantage, answer, asked + len(answer)))
         if not kept:
             raise TrainingError(_nothing(samples))
         super().__init__(

@@ -183,6 +183,28 @@ def test_a_round_whose_answers_are_all_alike_says_what_to_do(make_job: MakeJob) 
         rounds.asked(many, 0)
 
 
+def test_an_answer_that_is_too_long_to_learn_from_whole_is_learnt_from_without_its_end(make_job: MakeJob) -> None:
+    job = make_job("long", GRPO, **SETTINGS).model_copy(update={"round": 0, "request": ""})
+    encoder = chat.Encoder(model.load_processor(job.base), job.training.images_first)
+    (story, *_) = rounds.asked(job, 0)
+    # Given a short answer, and one that rambles on beyond training.max_tokens
+    texts = "Once upon a time", "la " * job.training.max_tokens
+    worth = [Reward(one, {"readable": one}) for one in (0.75, 0.25)]
+    found = samples.compared(story.story_id, [(text, False, len(text)) for text in texts], worth)
+    samples.folder(job.work, 0).mkdir(parents=True)
+    samples.write(samples.folder(job.work, 0) / samples.FILE, found)
+
+    stories, _, _ = process.scheduled(dataset.load(job.data, "train"), job, encoder, processes=1)
+
+    assert isinstance(stories, samples.SampleDataset)
+    short, long = (encoder.answer(text) for text in texts)
+    assert stories.answers[0].tolist() == short
+    assert stories.answers[1].tolist() == long[: len(stories.answers[1])]
+    assert len(stories.documents((0, 1), seen=False)[0].input_ids) == stories.lengths[1] == job.training.max_tokens
+    assert long[-1] == short[-1] not in stories.answers[1]
+    assert stories.advantages[1] < 0
+
+
 def test_an_improvement_in_more_steps_than_answers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"improve\.steps=3 is more than improve\.answers=2"):
         training.ImproveConfig(steps=3, answers=2)
