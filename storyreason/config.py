@@ -239,6 +239,7 @@ ONLY_IN_FILES = {
     "serving.roll": "can run any program",
     "serving.extra_args": "can run any program",
     "authoring.endpoint": "gets your API key",
+    "judge.endpoint": "gets your API key",
 }
 """Settings that whoever may start a flow must not give by an override, and why: they cannot write files here."""
 

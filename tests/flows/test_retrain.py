@@ -7,6 +7,7 @@ import mlflow
 import pytest
 
 from flows import retrain
+from storyreason import config
 from storyreason.generation import vllm
 from tasks import tracking
 from tests.storyreason.authoring import scripted
@@ -55,11 +56,18 @@ def test_a_champion_that_somebody_else_registered(never: None, tmp_path: Path) -
         asked("evaluate")
 
 
-def test_a_judge_that_is_not_there(never: None) -> None:
+def test_a_judge_that_is_not_there(never: None, tmp_path: Path) -> None:
+    def asked_with(endpoint: str) -> None:
+        """Only a preset's file may name the endpoint."""
+        file = tmp_path / "smoke.yaml"
+        judge = f"judge: {{endpoint: {endpoint!r}, model: judge}}\n"
+        file.write_text(config.path("smoke").read_text() + judge)
+        retrain.retrain.fn(str(file), until="gate", overrides=[])
+
     with pytest.raises(Exception, match=r"127\.0\.0\.1:9"):
-        asked("gate", "judge.endpoint=http://127.0.0.1:9/v1", "judge.model=judge")
+        asked_with("http://127.0.0.1:9/v1")
     with (
         scripted.endpoint(models=["other"]) as endpoint,
         pytest.raises(Exception, match=r"no model 'judge', only .*: name one of them as judge\.model"),
     ):
-        asked("gate", f"judge.endpoint={endpoint.url}", "judge.model=judge")
+        asked_with(endpoint.url)

@@ -61,6 +61,10 @@ def test_overrides_are_laid_over_the_preset() -> None:
             "authoring.endpoint=http://evil.example",
             "authoring.endpoint gets your API key, so only a preset's file may set it",
         ),
+        (
+            "judge={endpoint: 'http://evil.example', model: judge}",
+            "judge.endpoint gets your API key, so only a preset's file may set it",
+        ),
         ("training.learning_rate=-1", "greater than 0"),
         ("training.mode=half", "training.mode = 'half'"),
         ("training.learning_rate", "takes key=value"),
