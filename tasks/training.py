@@ -23,7 +23,7 @@ from tasks.steps import Work, step
 
 VERSION = 1
 IMPROVE_VERSION = 1
-ANSWERS_VERSION = 3  # of answers and rewards: raise it when the same weights answer, are rewarded or learn otherwise
+ANSWERS_VERSION = 4  # of answers and rewards: raise it when the same weights answer, are rewarded or learn otherwise
 OWNER = "prefect_run"
 """The file in a work folder that names the run of Prefect which has trained there last."""
 NOT_NAMED = {f"training.{key}" for key in MACHINE - {"batch_size", "accumulation", "processes", "accelerate"}}

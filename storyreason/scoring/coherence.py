@@ -78,14 +78,23 @@ def count(
 
     `frames` is the number of frames.
     """
-    words = length.words(predicted_story)
-    runs = list(zip(*(words[start:] for start in range(RUN)), strict=False))
+    runs, repeated = repetition(length.words(predicted_story))
     return {
         **_side("coherence", predicted, predicted_story, frames),
         **_side("coherence/reference", reference, reference_story, frames),
-        "coherence/runs": len(runs),
-        "coherence/repeated_runs": len(runs) - len(set(runs)),
+        "coherence/runs": runs,
+        "coherence/repeated_runs": repeated,
     }
+
+
+def repetition(words: Sequence[str]) -> tuple[int, int]:
+    """How many runs of `RUN` words a text has, and how many of them stood there before.
+
+    >>> repetition("la la la la la the end".split())
+    (4, 1)
+    """
+    runs = list(zip(*(words[start:] for start in range(RUN)), strict=False))
+    return len(runs), len(runs) - len(set(runs))
 
 
 def _side(at: str, analysis: Analysis, story: Story, frames: int) -> dict[str, float]:

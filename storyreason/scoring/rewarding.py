@@ -1,8 +1,8 @@
 """A reward for an answer: parts from 0 to 1, each with its name, and their weighted mean.
 
 For trainers that learn from rewards (GRPO and its kin). Everything is counted as the scorecard counts it, for one story. A
-part that a text alone can earn (readable, valid, names, length) is worth little, and no part pays for saying less or for
-saying the same again: `tests/storyreason/scoring/test_rewarding.py` lists the answers that tried.
+part that a text alone can earn (readable, valid, names, length) is worth little, and no part pays for saying less, for
+saying the same again or for tags among filler: `tests/storyreason/scoring/test_rewarding.py` lists the answers that tried.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from storyreason.dataset import Example
 from storyreason.format import analysis, answer, grids, rules, story
 from storyreason.format.analysis import Analysis
 from storyreason.format.story import Mention, Story
-from storyreason.scoring import grounding, identity, length, names
+from storyreason.scoring import coherence, grounding, identity, length, names
 from storyreason.scoring.config import RewardConfig
 from storyreason.scoring.counting import Reference
 from storyreason.scoring.matching import EntityBox, entity_boxes, pairs
@@ -43,8 +43,12 @@ def reward(
     - `names`: share of the people with one name, the mentions with their entity's name and the pronouns that fit, together;
     - `references`: the places (image and entity) that the story mentions and where a box of the answer matches the
       reference's, as a share of the places that it mentions or, if these are more, that the reference's story mentions:
-      what is hallucinated or left out costs, and mentioning a place twice gains nothing;
-    - `length`: 1 if the number of words is the reference's within `config.length_band`, 0 at half and at twice of it.
+      what is hallucinated or left out costs, and mentioning a place twice gains nothing. A story that is short of words of
+      its own, or has too much filler among them, earns that share of it;
+    - `length`: 1 if the number of words, and that of its own, is the reference's within `config.length_band`, 0 at half and
+      at twice of it.
+
+    A story's own words are those that do not end a run of four that stood there before.
 
     Never raises, and takes milliseconds; a reference is parsed once for all of its answers.
 
@@ -108,6 +112,7 @@ class _Prepared:
     boxes: list[EntityBox]
     told: int
     words: int
+    own: int
     named: bool
 
 
@@ -118,7 +123,7 @@ def _prepared(reference: Reference) -> _Prepared:
     boxes = entity_boxes(read, reference.sizes, drop_unusable=True)
     listed = {(row.image, row.id) for row in boxes}
     named = _names(read, told) is not None
-    return _Prepared(reference.sizes, boxes, len(_places(told) & listed), len(length.words(told)), named)
+    return _Prepared(reference.sizes, boxes, len(_places(told) & listed), *_words(told), named)
 
 
 def _parts(reference: _Prepared, text: str, config: RewardConfig) -> dict[str, float]:
@@ -131,6 +136,8 @@ def _parts(reference: _Prepared, text: str, config: RewardConfig) -> dict[str, f
     idtp, matched = identity.match(reference.boxes, boxes, candidates)
     of_boxes = grounding.count(reference.boxes, boxes, candidates, frames=len(reference.sizes))
     both = len(reference.boxes) + len(boxes)
+    words, own = _words(told)
+    seen = {(boxes[pair.predicted].image, boxes[pair.predicted].id) for pair in matched}
     named = _names(told_analysis, told)
     return {
         "readable": 1.0,
@@ -138,11 +145,17 @@ def _parts(reference: _Prepared, text: str, config: RewardConfig) -> dict[str, f
         "grounding": 2 * of_boxes["grounding/matched"] / both if both else 1.0,
         "identity": 2 * idtp / both if both else 1.0,
         "names": named if named is not None else float(not reference.named),
-        "references": _references(
-            told, {(boxes[pair.predicted].image, boxes[pair.predicted].id) for pair in matched}, reference
+        "references": _references(told, seen, reference) * _prose(words, own, reference, config.length_band),
+        "length": min(
+            _length(words, reference.words, config.length_band), _length(own, reference.own, config.length_band)
         ),
-        "length": _length(len(length.words(told)), reference.words, config.length_band),
     }
+
+
+def _words(told: Story) -> tuple[int, int]:
+    """The words of a story, and how many of them are its own."""
+    words = length.words(told)
+    return len(words), len(words) - coherence.repetition(words)[1]
 
 
 def _names(read: Analysis, told: Story) -> float | None:
@@ -167,6 +180,13 @@ def _references(told: Story, seen: set[Place], reference: _Prepared) -> float:
     places = _places(told)
     most = max(len(places), reference.told)
     return len(places & seen) / most if most else 1.0
+
+
+def _prose(words: int, own: int, reference: _Prepared, band: float) -> float:
+    """The share of own words among a story's, or among the reference's if these are more: 1 within the band of what the
+    reference has."""
+    most = max(words, reference.words)
+    return min(1.0, own / most * reference.words / reference.own * (1 + band)) if reference.own else 1.0
 
 
 def _length(words: int, reference: int, band: float) -> float:

@@ -16,7 +16,7 @@ from storyreason.format.analysis import Analysis, Section
 from storyreason.format.boxes import Box
 from storyreason.format.story import Mention, Passage, Story
 from storyreason.format.tables import Character, Object
-from storyreason.scoring import Reference, reward, rewards, score
+from storyreason.scoring import Reference, length, reward, rewards, score
 from storyreason.scoring.config import RewardConfig
 
 DOCS = Path(__file__).parents[3] / "docs" / "scores.md"
@@ -163,6 +163,20 @@ def padded(told: Told, stories: list[dataset.Example]) -> str:
     return answer.render(told[0], Story(tuple(passages)))
 
 
+def bare_tags(told: Told, stories: list[dataset.Example], filler: int = 0) -> str:
+    """Each entity mentioned once in each image that shows it, by its name or ID, without a sentence about it."""
+    passages = []
+    for section in told[0].sections:
+        tags = [Mention("gdo", (row.id,), getattr(row, "name", "") or row.id) for row in section.entities]
+        passages.append(Passage(section.image, (*[part for tag in tags for part in (tag, " ")], "la " * filler)))
+    return answer.render(told[0], Story(tuple(passages)))
+
+
+def tags_and_filler(told: Told, stories: list[dataset.Example]) -> str:
+    """The same with as many words as the story that was not told."""
+    return bare_tags(told, stories, len(length.words(told[1])) // len(told[0].sections))
+
+
 def another_story(told: Told, stories: list[dataset.Example]) -> str:
     """The perfect reference of another film's story with as many frames."""
     return answer.render(*read(next(one for one in stories if len(one.images) == len(told[0].sections))))
@@ -170,7 +184,7 @@ def another_story(told: Told, stories: list[dataset.Example]) -> str:
 
 EXPLOITS = (
     silence, nothing_seen, one_row_a_frame, one_sure_mention, statistics_copied, repeated_boxes, one_id_for_all,
-    many_small_boxes, padded, another_story,
+    many_small_boxes, padded, bare_tags, tags_and_filler, another_story,
 )  # fmt: skip
 
 
@@ -239,9 +253,11 @@ def test_a_better_answer_is_rewarded_more_in_the_part_that_is_better(stories: li
 
 @pytest.mark.parametrize(("times", "part"), [(0.5, 0), (0.9, 1), (1, 1), (1.15, 1), (1.5, 5 / 9), (2, 0), (9, 0)])
 def test_the_length_pays_in_a_band_around_the_references(times: float, part: float) -> None:
-    reference = Reference("a-1", ((100, 100),), "## Image 1", f"<gdi image1>\n{'word ' * 100}\n</gdi>")
-    words = "word " * round(100 * times)
-    found = reward(reference, answer.join("## Image 1", f"<gdi image1>\n{words}\n</gdi>"))
+    def told(words: int) -> str:
+        return f"<gdi image1>\n{' '.join(f'word{number}' for number in range(words))}\n</gdi>"
+
+    reference = Reference("a-1", ((100, 100),), "## Image 1", told(100))
+    found = reward(reference, answer.join("## Image 1", told(round(100 * times))))
     assert found.parts["length"] == pytest.approx(part, abs=0.001)
 
 
