@@ -49,11 +49,14 @@ class Asking:
 
 def run(job: Job, asking: Asking, on_progress: OnProgress, learn: Learn) -> Path:
     """All rounds that are not complete yet; the path of the result. Raises as `generation.predict` and `learn` do."""
+    from storyreason.training import checkpoints
+
     assert job.improve is not None and job.start is not None
     told = _Once(on_progress)
     for number in range(job.improve.rounds):
-        folder = samples.folder(job.work, number)
-        if runs.read_manifest(folder) is not None:
+        folder, end = samples.folder(job.work, number), (number + 1) * job.improve.steps
+        # without its checkpoint the next round has nothing to go on from: it is learnt again, from the answers that are kept
+        if runs.read_manifest(folder) is not None and (checkpoints.newest(job.work) or 0) >= end:
             continue
         if not (folder / samples.FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)

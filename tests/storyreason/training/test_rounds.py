@@ -1,5 +1,6 @@
 """Rounds: the model is asked with the weights that it has then; a round that was killed is repeated, to the same bytes."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,13 +120,11 @@ def test_a_round_that_was_killed_is_repeated_and_gives_the_same(
     assert [line["step"] for line in progress.read(stirred.work) if line["event"] == "round"] == [2, 4]
 
 
-def test_a_training_that_is_stopped_in_the_first_step_of_a_round_reports_no_other(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def answered(make_job: MakeJob, name: str) -> Job:
+    """A training of two rounds of one step each, whose answers are there."""
     settings = {**SETTINGS, "pack_tokens": None, "batch_size": 1, "max_images": 1}
     improve = GRPO.model_copy(update={"stories": 1, "answers": 2, "steps": 1})
-    job = make_job("stopped", improve, **settings)
+    job = make_job(name, improve, **settings)
     setup.load_model(job, cuda=False).save_pretrained(job.work / "start")
     job = job.model_copy(update={"start": job.work / "start", "request": ""})
     for number in range(2):
@@ -134,6 +133,32 @@ def test_a_training_that_is_stopped_in_the_first_step_of_a_round_reports_no_othe
         found = samples.compared(story.story_id, [("Once upon", False, 2), ("a time", False, 2)], worth)
         samples.folder(job.work, number).mkdir()
         samples.write(samples.folder(job.work, number) / samples.FILE, found)
+    return job
+
+
+def test_a_round_whose_checkpoint_is_lost_is_learnt_again_from_the_same_answers(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = answered(make_job, "lost")
+    nobody = asking(Teller(job.data))
+    calm = files(rounds.run(job, nobody, Lines(), here))
+    # Given a second round that was killed, and then the checkpoint of the first was lost
+    (samples.folder(job.work, 1) / "manifest.json").unlink()
+    for step in (1, 2):
+        shutil.rmtree(job.work / f"checkpoint-{step}")
+    # When it is run again
+    again = files(rounds.run(job, nobody, Lines(), here))
+    # Then both rounds are learnt from again
+    assert again == calm
+    assert (job.work / "checkpoint-2").exists()
+
+
+def test_a_training_that_is_stopped_in_the_first_step_of_a_round_reports_no_other(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = answered(make_job, "stopped")
     # Given a round that is complete
     here(job.model_copy(update={"round": 0}), Lines(), 0)
     # When the next one is stopped between the two answers of its step
