@@ -41,7 +41,8 @@ class Report:
     correlation: dict[str, float | None]
     """Spearman's rank correlation of each rubric, and of their mean (`all`), with the number of planted faults."""
     alpha: dict[str, float | None]
-    """Krippendorff's alpha of the judge and people's ratings on each rubric, interval data; empty without ratings."""
+    """Krippendorff's alpha of the judge and people's ratings on each rubric over the judged stories, interval data; empty without
+    ratings."""
 
 
 def report(candidates: Iterable[Candidate], judgements: Sequence[Judgement], rated: Rated | None = None) -> Report:
@@ -123,7 +124,7 @@ def _alphas(told: Sequence[Judgement], rated: Rated) -> dict[str, float | None]:
     import krippendorff
 
     ours = _by_story(told)
-    stories = sorted({story for one in rated.values() for story in one} | ours.keys())
+    stories = sorted(ours)  # what people think of others would drown how far the judge agrees with them
     found: dict[str, float | None] = {}
     for rubric in RUBRICS:
         rows = [[one.get(story, {}).get(rubric, np.nan) for story in stories] for one in (ours, *rated.values())]

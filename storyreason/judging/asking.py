@@ -47,8 +47,13 @@ def judge(
     concurrency: int = 4,
     on_progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> list[Judgement]:
-    """All comparisons of all candidates, in order. What was asked before is not paid again. Raises as `Author.ask` does."""
-    asked = list(product(candidates, (False, True), range(REPEATS)))
+    """All comparisons of all candidates, in order; a story beside itself has one order only. What was asked before is not paid
+    again. Raises as `Author.ask` does."""
+    asked = [
+        (one, swapped, repeat)
+        for one, swapped, repeat in product(candidates, (False, True), range(REPEATS))
+        if not swapped or one.story != one.other
+    ]
     found: list[Judgement] = []
     with ThreadPoolExecutor(concurrency) as pool:
         pending = [pool.submit(_ask, author, *one) for one in asked]

@@ -112,6 +112,27 @@ def test_alpha_with_people_is_that_computed_by_hand(tmp_path: Path) -> None:
     assert found.alpha["action"] is None and found.alpha["identity"] is None
 
 
+def test_alpha_is_that_of_the_judged_stories_whatever_people_think_of_others(tmp_path: Path) -> None:
+    # Two people agree on ten stories that were not judged, far from these two
+    rows = [f"{rater},far{number},1" for rater in ("Mara", "Leo") for number in range(10)]
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("\n".join(["rater,story_id,coherence", "Mara,one,5", "Mara,two,3", *rows]) + "\n")
+    found, *_ = judged(tmp_path / "replies", PREDICTIONS, honest, given.ratings(ratings))
+
+    assert found.alpha["coherence"] == pytest.approx(1 - (2 / 4) / (22 / 12))
+
+
+def test_a_story_beside_itself_is_not_asked_about_again_in_the_other_order(tmp_path: Path) -> None:
+    # Given a judge that changes its mind about everything
+    same = candidate("zero", "the right story", 0)
+    replies = [told(3, 4), told(4, 3)]
+    found, judgements, _, bodies = judged(tmp_path, [same], lambda body, number: replies[number % 2])
+
+    assert [(one.swapped, one.repeat) for one in judgements] == [(False, 0), (False, 1)]
+    assert len(bodies) == 2
+    assert found.agrees_swapped is None and found.agrees_repeated == 0.0
+
+
 def test_a_remark_beside_a_rating_may_have_lines_of_any_kind(tmp_path: Path) -> None:
     odd = 'rater,story_id,remark,action\nMara,one,well\u2028told\x85indeed,5\r\nMara,two,"on two\nlines",3\n'
     (tmp_path / "ratings.csv").write_bytes(odd.encode())
