@@ -17,6 +17,7 @@ from storyreason.training import machine, progress
 from storyreason.training.job import MACHINE, deciding, improving
 from tasks import accelerator, rounds, tracking, views
 from tasks.data import Base
+from tasks.evaluation import CHANGING_ANSWERS
 from tasks.progress import Progress
 from tasks.results import TRAINING, Pulled, Trained, from_manifest
 from tasks.steps import Work, step
@@ -81,8 +82,8 @@ def improved_fingerprint(config: RunConfig, train: str) -> str:
         asked = {
             "reward": config.reward.model_dump(),
             "generation": config.generation.model_dump(include={"request", "max_tokens"}),
-            "max_model_len": config.serving.max_model_len,
             "answers": ANSWERS_VERSION,
+            **_of_engine(config),
         }
     return runs.fingerprint(
         step="improve",
@@ -91,6 +92,14 @@ def improved_fingerprint(config: RunConfig, train: str) -> str:
         training=deciding(chosen) | machine.step_settings(chosen),
         improve=improving(config.improve),
         **asked,
+    )
+
+
+def _of_engine(config: RunConfig) -> dict[str, Any]:
+    """What of the engine's settings may change its answers."""
+    changing = CHANGING_ANSWERS if config.improve.engine == "vllm" else {"max_model_len"}
+    return runs.deciding(
+        config.serving, always={"max_model_len"}, never=set(type(config.serving).model_fields) - changing
     )
 
 

@@ -63,6 +63,18 @@ def test_the_place_of_training_does_not_determine_the_weights() -> None:
     assert one != training.fingerprint(config.load("sample", ["training.epochs=1"]), "md5", "base")
 
 
+def test_what_changes_the_answers_of_an_engine_changes_what_is_learnt_from_their_rewards() -> None:
+    def named(*changed: str, method: str = "grpo") -> str:
+        return training.improved_fingerprint(config.load("sample", [f"improve.method={method}", *changed]), "train")
+
+    vllm = "serving.dtype=float16", "serving.quantization=fp8", "serving.kv_cache_dtype=fp8"
+    assert len({named(), named("generation.request=Tell."), *map(named, vllm)}) == 2 + len(vllm)
+    assert named("serving.port=1", "generation.concurrency=2", "generation.temperature=1") == named()
+    here = "improve.engine=inprocess"
+    assert {named(one, here) for one in vllm} == {named(here)} != {named("serving.max_model_len=8192", here)}
+    assert {named(one, method="dpo") for one in vllm} == {named(method="dpo")}
+
+
 def test_an_unfinished_training_goes_on_with_the_same_base_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
