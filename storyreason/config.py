@@ -140,6 +140,17 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _judge_may_count(self) -> "RunConfig":
+        """Replies that the gate would not count would be paid all the same."""
+        stories, least = self.judge.stories, self.gate.min_stories
+        if self.judge.endpoint and stories is not None and stories < least:
+            raise ValueError(
+                f"judge.stories={stories} is less than gate.min_stories={least}, so the judge would be asked and not counted: "
+                "raise the one, or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapter_is_served_as_it_is(self) -> "RunConfig":
         """Reject here what would otherwise fail after the training."""
         if self.registry.form == "adapter":

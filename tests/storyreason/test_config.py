@@ -29,6 +29,17 @@ def test_a_preset_of_a_new_base_learns_and_writes_boxes_as_its_family_does(name:
     assert chosen.serving.max_model_len >= chosen.training.max_tokens
 
 
+def test_a_judge_of_fewer_stories_than_the_gate_counts_is_refused() -> None:
+    def judging(stories: int | None, **of: str) -> config.RunConfig:
+        return config.RunConfig.model_validate({"judge": {"stories": stories, **of}, "gate": {"min_stories": 30}})
+
+    there = {"endpoint": "http://127.0.0.1:9/v1", "model": "judge"}
+    with pytest.raises(ValueError, match=r"judge\.stories=29 is less than gate\.min_stories=30, .*: raise the one"):
+        judging(29, **there)
+    assert judging(30, **there) and judging(None, **there)
+    assert judging(29)  # there is no judge
+
+
 def test_an_answer_may_have_all_that_the_context_leaves() -> None:
     assert config.load("sample", ["generation.max_tokens=null", "serving.max_model_len=128"])
     assert config.load("sample", ["serving.max_model_len=2301"])
