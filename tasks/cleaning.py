@@ -25,6 +25,7 @@ INTERRUPTED = {
         "data/.*.part",
         "register/*/.model.*",
         *(f"{one}/*/{name}" for one in TRAINING for name in (".checkpoint-*", ".result")),
+        *(f"improve/*/{name}" for name in ("model", ".model.*")),  # what answered a round, of no use after it
     ),
 }
 """Folders that whoever was killed would have renamed or removed; the step removes its own only when it is started again."""

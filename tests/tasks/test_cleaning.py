@@ -188,6 +188,7 @@ def test_what_killed_processes_left_is_listed_and_removed(root: Path, monkeypatc
                 cache.remove(path)
     steps = [root / "data/.0123.part", work("register", 5) / ".model.writing", work("train", 5) / ".checkpoint-15"]
     steps.append(work("train", 4) / ".result")
+    steps += [work("improve", 6) / "model", work("improve", 7) / ".model.writing"]  # of a round's answers
     for path in steps:
         write(path / "weights", 3000)
     removals = [root / "register" / f".gone-{1:016}", work("train", 5) / ".gone-checkpoint-5"]
