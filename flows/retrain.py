@@ -136,6 +136,7 @@ def _steps(config: RunConfig, outcome: Outcome, clock: Clock) -> Iterator[Until]
             outcome.scores[subject.role] = evaluation.evaluate(config, subject, pulled)
     with clock.step("compare"):
         evaluation.compare(version, outcome.scores)
+    gate.say_scores(config, subjects, outcome.scores)
     cards.scorecard(outcome.scores)
     yield "evaluate"
 

@@ -134,6 +134,19 @@ def describe(challenger: Version, scored: str, decision: str) -> None:
     tracking.note(challenger.run_id, f"version {challenger.number} {decision} {today}: {scored}")
 
 
+def say_scores(config: RunConfig, subjects: list[Subject], scores: dict[str, Evaluated]) -> None:
+    """Say its scores in the description of each version that has been evaluated and has none there: not every one is decided
+    on."""
+    decoding = cast(Decoding, config.gate.primary.partition("/")[0])
+    for one in subjects:
+        if one.version is None:
+            continue
+        said = tracking.client().get_model_version(config.model, one.version).description or ""
+        if said.startswith(registry.UNSCORED):
+            version = registry.version(config.model, one.version)
+            registry.describe(version, views.sentence(scores[one.role].scorecard(decoding)))
+
+
 @task(name="gate")
 @plainly()
 def gate(

@@ -102,6 +102,28 @@ def test_without_a_champion_an_improved_version_is_as_long_as_the_supervised_one
     assert "words per story, grounded: +2.00 (100.00 to 102.00" in report
 
 
+def test_a_version_that_no_decision_is_made_on_says_its_scores_once(
+    versions: dict[str, registry.Version], tmp_path: Path
+) -> None:
+    for number in "12":
+        registry.describe(versions[number], "Not scored yet.\n\n# Storyteller")
+    registry.describe(versions["3"], "box F1 0.9, promoted 26 Nov 2026")
+    subjects = [
+        Subject("base", "base", "0"),
+        Subject.of("supervised", versions["2"], PULLED),
+        Subject.of("champion", versions["3"], PULLED),
+    ]
+    told = {"base": (1, 4), "supervised": (6, 100), "champion": (8, 102)}
+    scores = {role: evaluated(tmp_path, role, *of) for role, of in told.items()}
+
+    gate.say_scores(CONFIG, subjects, scores)
+
+    said = {one: str(mlflow.MlflowClient().get_model_version("storyteller", one).description) for one in "123"}
+    assert said["1"] == "Not scored yet.\n\n# Storyteller"  # it was not evaluated
+    assert said["2"].startswith("box F1 0.600 (") and said["2"].endswith("\n\n# Storyteller")
+    assert said["3"] == "box F1 0.9, promoted 26 Nov 2026"
+
+
 def test_the_challenger_takes_the_place_of_the_champion_that_it_was_compared_with(
     versions: dict[str, registry.Version],
 ) -> None:
