@@ -64,12 +64,11 @@ def decide(
 ) -> Decision:
     """Whether the challenger (`ours`) replaces the incumbent (`theirs`): the champion, or the base model if there is none.
 
-    Both scorecards must be of the decoding that `config.primary` names. `challenger` and `incumbent` are names for the
-    report. `trained_on` holds the IDs of the stories that each model was trained on, under the keys "challenger" and
-    "incumbent". `free` holds both scorecards of free decoding; validity is then guarded there, because a grammar makes
-    the answers of any model valid. `supervised` is what an improved challenger was before: recall and length may change by a
-    share of its values, else of the incumbent's. Deterministic: the same scorecards give the same decision. Raises
-    ScoringError if the scorecards cover different stories or lack the primary score.
+    The scorecards must be of the decoding that `config.primary` names. `challenger` and `incumbent` are names for the report.
+    `trained_on` holds the IDs of the stories that each was trained on, under these keys. `free` holds both scorecards of free
+    decoding; validity is then guarded there: a grammar makes any answer valid. `supervised` is what an improved challenger was
+    before; recall and length are then guarded against it. The same scorecards give the same decision. Raises ScoringError if
+    they cover different stories or lack the primary score.
     """
     decoding, _, primary = config.primary.partition("/")
     settings = config.confidence, config.resamples, config.seed
@@ -92,26 +91,23 @@ def decide(
     if obstacle := _obstacle(ours.story_ids, differences, config, names, trained_on or {}):
         return conclude(*obstacle)
 
+    since = compare(ours, supervised, *settings) if supervised else differences
     guarded = {name: (decoding, change) for name, change in differences.items()}
     if free:
         guarded[VALID] = "free", compare(free[0], free[1], *settings)[VALID]
-    before = compare(ours, supervised, *settings) if supervised else differences
     undefined = theirs.metrics().keys() - ours.metrics().keys()
     checks = (
         _primary(differences[primary], config, len(ours.story_ids)),
         *_controls(ours, primary, config),
         *_floor(*guarded[VALID], config),
-        *(*_guards(guarded, undefined, config), *_shares(before, decoding, config)),
+        *(*_guards(guarded, undefined, config), *_shares(since, decoding, config)),
     )
     failed = [check for check in checks if not check.passed]
     if failed:
         reason = " ".join(f"{titled(check.name)}: {check.found}, required: {check.required}." for check in failed)
         return conclude("keep", reason, " ".join(dict.fromkeys(check.advice for check in failed)), checks=checks)
-    first = checks[0]
-    reason = (
-        f"{titled(first.name)}: {first.found}, required: {first.required}; no guarded score got worse by more than its "
-        "tolerance."
-    )
+    found = f"{titled(checks[0].name)}: {checks[0].found}, required: {checks[0].required}"
+    reason = f"{found}; no guarded score got worse by more than its tolerance."
     advice = "Nothing: the challenger is deployed next. `storyreason deploy previous` rolls back."
     return conclude("promote", reason, advice, checks=checks)
 
