@@ -111,7 +111,7 @@ def read(version: DataVersion, name: str) -> bytes | None:
     """
     repo = repository()
     try:
-        for store in (_out(repo, version.target).local_cache, repo.cloud.get_remote_odb()):
+        for store in (_out(repo, version.target).local_cache, repo.cloud.get_remote_odb(_source(repo, version))):
             with contextlib.suppress(FileNotFoundError):
                 content = dict(compat.listed_files(store, version.md5)).get((name,))
                 if content is None:
@@ -126,16 +126,24 @@ def read(version: DataVersion, name: str) -> bytes | None:
 
 
 def check_remote(version: DataVersion) -> None:
-    """Raises DataError when the DVC remote cannot be reached, or lacks objects of a version. Fetches nothing."""
+    """Raises DataError when no DVC remote that can be reached has all objects of a version. Fetches nothing."""
     repo = repository()
-    try:
-        odb = repo.cloud.get_remote_odb()
-        wanted = {content for _, content in compat.listed_files(odb, version.md5)}
-        whole = wanted <= set(odb.oids_exist(list(wanted)))
-    except Exception as error:  # DVC's, OSError, and what the clients of S3 and others raise
-        raise DataError(_missing(repo, version)) from error
-    if not whole:
+    if not _holds(repo, _source(repo, version), version):
         raise DataError(_missing(repo, version))
+
+
+def _source(repo: "Repo", version: DataVersion) -> str | None:
+    """The remote that has all of a version: the default one (None), unless it is new and what came with a clone is in another."""
+    return next((name for name in (None, *repo.config["remote"]) if _holds(repo, name, version)), None)
+
+
+def _holds(repo: "Repo", remote: str | None, version: DataVersion) -> bool:
+    try:
+        odb = repo.cloud.get_remote_odb(remote)
+        wanted = {content for _, content in compat.listed_files(odb, version.md5)}
+        return wanted <= set(odb.oids_exist(list(wanted)))
+    except Exception:  # DVC's, OSError, and what the clients of S3 and others raise: `_missing` tells them apart
+        return False
 
 
 def repository() -> "Repo":
@@ -264,7 +272,8 @@ def _fetch_workspace(version: DataVersion) -> None:
         out = _out(repo, version.target)
         # DVC would ask before it replaces an older version that the cache does not hold.
         replace = Path(out.fs_path).exists() and _is_another_version(repo, out)
-        _when_free(lambda: repo.fetch(targets=[version.target]))
+        remote = None if is_cached(version) else _source(repo, version)
+        _when_free(lambda: repo.fetch(targets=[version.target], remote=remote))
         if not compat.is_cached(out.local_cache, out.hash_info.value) and not is_current(version):
             raise DataError(_missing(repo, version))  # a checkout would remove the older version first
         _when_free(lambda: repo.checkout(targets=[version.target], force=replace))
@@ -288,7 +297,9 @@ def _fetch_revision(version: DataVersion) -> None:
     temporary.mkdir(parents=True)
     name = version.target.removesuffix(".dvc")
     try:
-        files = DVCFileSystem(url=".", rev=version.rev)
+        source = _source(repo := repository(), version)
+        other = {"core": {"remote": source}, "remote": dict(repo.config["remote"])} if source else None
+        files = DVCFileSystem(url=".", rev=version.rev, config=other)
         for path in files.find(name):
             goal = temporary / Path(path).relative_to(name)
             goal.parent.mkdir(parents=True, exist_ok=True)
@@ -310,14 +321,10 @@ def _link_cached(version: DataVersion, place: Path) -> None:
     for parts, content in compat.cached_files(cache, version.md5):
         goal = place.joinpath(*parts)
         goal.parent.mkdir(parents=True, exist_ok=True)
-        _link(content, goal)
-
-
-def _link(source: str, goal: Path) -> None:
-    try:
-        os.link(source, goal)
-    except OSError:  # another file system
-        shutil.copy(source, goal)
+        try:
+            os.link(content, goal)
+        except OSError:  # another file system
+            shutil.copy(content, goal)
 
 
 def _missing(repo: "Repo", version: DataVersion) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storyreason import dataset, runs
+from storyreason import dataset, runs, sample
 from storyreason.config import DataConfig
 from storyreason.errors import DataError
 from tasks import compat, data, releasing, versioning
@@ -50,6 +50,19 @@ def add(folder: Path, stories: Path, killed_at: str) -> "subprocess.CompletedPro
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_fresh_clone_with_a_remote_of_its_own_takes_another_data_set(
+    clone: Path, stories: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(clone / "data")
+    shutil.rmtree(clone / ".dvc" / "cache")
+    dvc(clone, "remote", "add", "-d", "mine", str(tmp_path / "mine"))
+    dataset.write(sample.examples("test", films=1), stories, "test")
+
+    assert "train: 2 -> 2 stories, 2 added" in data.change("data.dvc", str(stories), dataset.adopt)
+
+    assert len(dataset.load(clone / "data", "train")) == 2
 
 
 @pytest.mark.server

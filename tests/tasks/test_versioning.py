@@ -67,6 +67,15 @@ def test_a_remote_that_is_gone_is_named(clone: Path, rev: str | None) -> None:
 
 
 @pytest.mark.parametrize("rev", [None, "v1"])
+def test_what_the_default_remote_lacks_comes_from_another_one(clone: Path, tmp_path: Path, rev: str | None) -> None:
+    dvc(clone, "remote", "add", "-d", "--force", "mine", str(tmp_path / "mine"))  # it is empty
+
+    versioning.check_remote(data.identify(DataConfig(rev=rev)))
+
+    assert "train-v1.parquet" in pull(DataConfig(rev=rev))
+
+
+@pytest.mark.parametrize("rev", [None, "v1"])
 def test_a_corrupt_object_is_never_accepted(clone: Path, rev: str | None) -> None:
     broken = 0
     for path in (clone / "store").rglob("*"):
