@@ -29,6 +29,7 @@ RUNS = {
     r"storyreason score .* --protocol paper": HERE,
     r"storyreason (check|page|stats|score|read|sample data|sample film|frames|detect|identify) .*": HERE,
     r"storyreason data (add|import) [A-Za-z/-]*": HERE,
+    r"dvc (pull|push)": HERE,
     r"storyreason data publish .* --dry-run": HERE,
     r"git apply -C1 tests/docs/recipes/.*": HERE,
     r"git (add data\.dvc|commit) .*": HERE,

@@ -91,3 +91,21 @@ def _stories(folder: Path) -> Path:
         (example, *_) = sample.examples("train", seed=5, films=1)
         dataset.write([replace(example, story_id="joining-1")], folder, "train")
     return folder
+
+
+def test_the_page_on_the_published_data_tries_the_sample_before_it_is_replaced() -> None:
+    page = (commands.REPOSITORY / "docs" / "storyreasoning.md").read_text()
+    in_order = (
+        "make retrain",
+        "evaluate base --preset sample",
+        "dvc pull",
+        "dvc remote add",
+        "dvc push",
+        "data import",
+    )
+    places = [page.index(command) for command in in_order]
+    assert places == sorted(places)
+
+
+def test_dvc_is_called_in_the_environment() -> None:
+    assert [one for one in commands.commands() if one.text.startswith("dvc ")] == []
