@@ -127,3 +127,9 @@ def test_a_new_lock_adds_to_the_environment(checkout: Path) -> None:
     for lock in (checkout / "deploy").iterdir():
         os.utime(lock, (2**32, 2**32))
     assert "-m venv .venv" in " ".join(dry_run(checkout).split())
+
+
+def test_the_readme_names_the_python_that_the_environment_is_made_with() -> None:
+    (wanted,) = set(re.findall(r"environment is for Python ([\d.]+): (make \S+)", (ROOT / "Makefile").read_text()))
+    readme = (ROOT / "README.md").read_text()
+    assert f"Python {wanted[0]} ({wanted[0]} or newer with a GPU" in readme and f"{wanted[1]} retrain" in readme
