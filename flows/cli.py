@@ -258,6 +258,7 @@ def restore(
     from tasks import settings
 
     home.enter()
+    settings.read_dotenv_of(file)
     settings.prepare()
     if platform.running() is not None:
         raise RunError("`storyreason up` is running: stop it with `storyreason down`, then restore.")

@@ -3,10 +3,13 @@
 They are environment variables, set before these libraries are first imported; what the caller or `.env` sets wins.
 """
 
+import io
 import logging
 import os
+import tarfile
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import available_timezones
@@ -107,6 +110,17 @@ def read_dotenv() -> None:
         from dotenv import load_dotenv
 
         load_dotenv(path)
+
+
+def read_dotenv_of(backup: Path) -> None:
+    """Set the variables of the `.env` that a backup brings, if this checkout has none: they may say where `runs/` is."""
+    if (home.folder() / ".env").exists():
+        return
+    from dotenv import load_dotenv
+
+    with suppress(OSError, tarfile.TarError, KeyError), tarfile.open(backup) as tar:  # a restore says what is wrong
+        if (brought := tar.extractfile("checkout/.env")) is not None:
+            load_dotenv(stream=io.StringIO(brought.read().decode()))
 
 
 def in_dotenv() -> list[str]:

@@ -3,6 +3,8 @@
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
@@ -108,6 +110,26 @@ def test_it_is_restored_at_another_path_and_everything_is_found(
     assert versioning.identify("data.dvc", None).md5 == md5
     dvc(new, "push")
     assert backup.unpushed() == {}
+
+
+def test_its_runs_are_where_the_settings_that_come_back_say(
+    used: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (used / ".env").write_text("STORYREASON_RUNS=state\n")
+    backup.write(tmp_path / "backup.tar")
+    new = tmp_path / "other"
+    (new / "deploy" / "presets").mkdir(parents=True)
+    (new / "storyreason").mkdir()
+    (new / "storyreason" / "home.py").touch()
+    dvc(new, "init", "--no-scm")
+    for name in ("STORYREASON_RUNS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name)
+    program = Path(sys.executable).with_name("storyreason")
+
+    subprocess.run([program, "restore", tmp_path / "backup.tar"], cwd=new, check=True)
+
+    assert (new / ".env").read_text() == "STORYREASON_RUNS=state\n"
+    assert (new / "state" / "mlflow" / "mlflow.db").is_file() and not (new / "runs").exists()
 
 
 def test_only_its_owner_reads_it_and_what_the_remote_has_is_left_out(used: Path, tmp_path: Path) -> None:
