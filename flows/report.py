@@ -78,10 +78,11 @@ def show_built(built: "Built") -> None:
 
 def show_pages(run_ids: dict[str, str]) -> None:
     """Print where MLflow shows these runs and compares them."""
+    from flows import up
     from tasks import settings, tracking, views
 
     experiment = tracking.experiment()
-    if not settings.answers(f"{views.server()}/health"):
+    if not up.is_used("mlflow", settings.read()) or not settings.answers(f"{views.server()}/health"):
         say("MLflow's server is not running: start it with `storyreason up` before you open these addresses.")
     say(f"runs, the best first: {views.runs(experiment)}")
     if len(set(run_ids.values())) > 1:

@@ -13,7 +13,7 @@ import httpx
 
 from flows import changes, up
 from storyreason import home, runs
-from storyreason.errors import RegistryError, StoryReasonError
+from storyreason.errors import RegistryError, RunError, StoryReasonError, without_password
 from storyreason.serving import client, state
 from storyreason.serving.config import ServingConfig
 from tasks import pace, settings, upgrading
@@ -69,8 +69,6 @@ def look() -> Status:
                 return ask()
         except StoryReasonError as error:
             problems.append(str(error))
-        except httpx.HTTPError as error:
-            problems.append(f"Prefect's server cannot be asked: {one_line(error)}")
         return None
 
     servers = dict(_servers(chosen))
@@ -101,7 +99,7 @@ def _servers(chosen: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
         ("mlflow", chosen.mlflow_url, "/health"),
     ):
         address = elsewhere.get(name, address).removesuffix("/api")
-        yield name, {"address": address, "answers": settings.answers(f"{address}{probe}")}
+        yield name, {"address": address, "answers": up.is_used(name, chosen) and settings.answers(f"{address}{probe}")}
 
 
 def _gateways() -> Iterator[dict[str, Any]]:
@@ -211,8 +209,14 @@ def _prefect() -> "Iterator[SyncPrefectClient]":
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), get_client(sync_client=True) as asked:
-        yield asked
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as asked:
+            yield asked
+    except (httpx.HTTPError, ValueError) as error:  # ValueError: what answers there is not Prefect
+        raise RunError(
+            f"Prefect's server cannot be asked at {without_password(url)}: {one_line(error).rstrip('.')}."
+        ) from None
 
 
 def _page(run: "FlowRun") -> str:

@@ -203,6 +203,12 @@ def elsewhere(chosen: Settings) -> dict[str, str]:
     return found | ({"mlflow": mlflow} if mlflow.startswith("http") else {})
 
 
+def is_used(name: str, chosen: Settings) -> bool:
+    """Whether this checkout uses the server at its address: if it does not run one, somebody else's may answer there."""
+    told = name == "prefect" and os.environ.get("PREFECT_API_URL")
+    return bool(told) or name in elsewhere(chosen) or running() is not None
+
+
 def _supervisor(started: dict[str, str]) -> str:
     """The configuration of supervisord: the programs, which it restarts whenever they end."""
     import io

@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 
-from flows import status
+from flows import report, status
 from storyreason import runs
 from storyreason.serving import state
 from tasks import tracking
@@ -73,6 +76,51 @@ def test_a_store_that_cannot_be_asked_is_a_problem_and_not_the_end(root: Path, m
 
     assert found.last_runs is None
     assert "does not answer" in " ".join(found.problems)
+
+
+@pytest.fixture
+def somebody() -> Iterator[int]:
+    """The port of a server that has nothing to do with us: it answers everything with a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_who_else_has_the_ports_is_not_taken_for_ours(
+    root: Path, somebody: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("PREFECT", "MLFLOW"):
+        monkeypatch.setenv(f"STORYREASON_{part}_PORT", str(somebody))
+
+    found = status.look()
+    report.show_pages({"challenger": "a"})
+
+    assert not any(server["answers"] for server in found.servers.values())
+    assert (found.active, found.problems) == (None, [])
+    assert "MLflow's server is not running" in capsys.readouterr().out
+
+
+def test_an_address_where_prefect_does_not_answer_is_a_problem_and_not_the_end(
+    root: Path, somebody: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{somebody}/api")
+
+    found = status.look()
+
+    assert found.servers["prefect"]["answers"] and found.active is None
+    assert "Prefect's server cannot be asked" in " ".join(found.problems)
 
 
 @pytest.mark.parametrize("content", [b"<<<<<<< HEAD\nouts: a\n", b"", b"\xff", b"outs: []\n", b"outs:\n- path: data\n"])
