@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from storyreason.cli.options import DryRun, Dtype, Private
+from storyreason.cli.options import DryRun, Dtype, Private, refuse_other_contents
 
 
 def merge(
@@ -21,8 +21,7 @@ def merge(
     from storyreason import model
     from storyreason.errors import ModelError
 
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
-        raise ModelError(f"--out {out} is a file, or a folder with other contents: name a new folder.")
+    refuse_other_contents(out)
     if not result.is_dir():
         raise ModelError(f"{result} is not a folder: name the `result` folder of a training.")
     card = f"# Merged storyteller\n\n`{result.name}`, merged into the base model `{base}` by `storyreason merge`.\n"

@@ -36,3 +36,11 @@ def load_in_checkout(preset: str, overrides: list[str] | None) -> "tuple[str, Ru
     chosen = str(Path(preset).absolute()) if Path(preset).is_file() else preset
     home.enter()
     return chosen, config.load_here(chosen, overrides or [])
+
+
+def refuse_other_contents(out: Path) -> None:
+    """Raises ModelError, before any work, for a folder to be written whose replacement would lose something else than a model."""
+    from storyreason.errors import ModelError
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise ModelError(f"--out {out} is a file, or a folder with other contents: name a new folder.")

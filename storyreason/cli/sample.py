@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from storyreason.cli.options import refuse_other_contents
+
 VOCABULARY = 1536
 """Tokens of an untrained base, as many as the tiny base has: the sample's stories are as long for both."""
 
@@ -32,7 +34,7 @@ def data(
 
 @app.command()
 def base(
-    out: Annotated[Path, typer.Option(help="Model folder to write. An existing one is replaced.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write. An existing model folder is replaced.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 frames.")] = 1800,
     text_tokens: Annotated[
         int,
@@ -48,13 +50,14 @@ def base(
     """Train the tiny base model: to see, name and locate objects in Qwen's JSON style, and to look back into texts."""
     from storyreason.sample.teaching import train
 
+    refuse_other_contents(out)
     for progress in train(out, steps, text_tokens, seed, processes, device=device):
         typer.echo(str(progress))
 
 
 @app.command()
 def untrained(
-    out: Annotated[Path, typer.Option(help="Model folder to write. An existing one is replaced.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write. An existing model folder is replaced.")],
     family: Annotated[str, typer.Option(help="The `model_type` of its configuration, such as qwen3_vl.")] = "qwen3_vl",
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
@@ -66,6 +69,7 @@ def untrained(
 
     if family not in architecture.FAMILIES:
         raise ConfigError(f"--family {family} is none: name one of {', '.join(architecture.FAMILIES)}.")
+    refuse_other_contents(out)
     beside = out.with_name(f".{out.name}.writing")
     texts = vocabulary_texts()
     runs.replace(out, untrained.write_from(beside, texts, seed, family, wide=True, vocabulary=VOCABULARY))

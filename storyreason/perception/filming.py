@@ -1,7 +1,7 @@
 """Films to frames: reads each film once, keeps its frames, and goes on where it was interrupted.
 
 `frames.parquet` names in its metadata each film that it holds, by a fingerprint of the film's bytes and of the settings.
-While a run lasts, finished films lie in `films/`, under their fingerprints.
+While a run lasts, finished films lie in a hidden folder, under their fingerprints.
 """
 
 import functools
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raise it when other frames of the same film are kept."""
 QUALITY = 90
+PARTS = ".films"
+"""The folder of finished films, which goes at the end: hidden, since the films themselves may lie in a folder `films`."""
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a frame without bars."""
 
@@ -117,7 +119,7 @@ def extract(
         gone = [one for one in frames.gone(out) if one[0] in held] if held else []
         said = {_KEY: json.dumps([asdict(one) for one in reports])} | ({frames.GONE: json.dumps(gone)} if gone else {})
         frames.write(out / frames.FILE, _all(out, reports, before), lambda: said)
-        shutil.rmtree(out / "films", ignore_errors=True)
+        shutil.rmtree(out / PARTS, ignore_errors=True)
     return reports, left_out
 
 
@@ -138,7 +140,7 @@ def _held(out: Path) -> list[Report]:
 
 
 def _part(out: Path, fingerprint: str) -> Path:
-    return out / "films" / f"{fingerprint}.parquet"
+    return out / PARTS / f"{fingerprint}.parquet"
 
 
 def _done(part: Path) -> Report | None:

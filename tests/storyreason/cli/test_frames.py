@@ -13,15 +13,16 @@ def test_a_made_film_becomes_frames_detections_and_entities(tmp_path: Path) -> N
     assert made.exit_code == 0, made.output
     assert f"{tmp_path / 'films' / 'film-7.mp4'}: 3 shots" in made.output
     (tmp_path / "films" / "bad.mp4").write_text("none")
-    told = CliRunner().invoke(app, ["frames", str(tmp_path / "films"), "--out", str(tmp_path / "out")])
+    told = CliRunner().invoke(app, ["frames", str(tmp_path / "films"), "--out", str(tmp_path)])
     assert told.exit_code == 0, told.output
     assert told.stdout.startswith("1 films, 3 scenes: ")
     assert "bad.mp4 cannot be read as a video" in told.stderr
     assert "left out: " in told.stderr and "near-duplicates" in told.stderr
-    assert list(frames.films(tmp_path / "out")) == ["film-7"]
+    assert list(frames.films(tmp_path)) == ["film-7"]
+    assert (tmp_path / "films" / "film-7.mp4").is_file()  # also where the films lie in the folder that is written
     told = CliRunner().invoke(
         app,
-        ["detect", str(tmp_path / "out"), "--out", str(tmp_path / "found.parquet"), "--faces", "none",
+        ["detect", str(tmp_path), "--out", str(tmp_path / "found.parquet"), "--faces", "none",
          "--detector", f"truth:{tmp_path / 'films'}"],
     )  # fmt: skip
     assert told.exit_code == 0, told.output
