@@ -42,6 +42,7 @@ def examine(config: RunConfig) -> Iterator[Finding]:
         "proxies": _proxies,
         "data": _data,
         "base model": _base,
+        "later steps": _later,
     }
     for name, look in looks.items():
         try:
@@ -200,13 +201,16 @@ def _proxies(_: RunConfig) -> Iterator[Finding]:
 
 def _data(config: RunConfig) -> Iterator[Finding]:
     """The data version, and whether it is here or the DVC remote has it."""
-    from tasks import versioning
+    from tasks import data, versioning
 
     version = versioning.identify(config.data.target, config.data.rev)
-    if versioning.is_cached(version):
+    cached = versioning.is_cached(version)
+    if not cached:
+        versioning.check_remote(version)
+    data.check_source(config, version)
+    if cached:
         yield Finding("data", "ok", f"{version.target}, version {version.md5[:8]}, is here; remote {version.remote}")
         return
-    versioning.check_remote(version)
     yield Finding("data", "ok", f"{version.target}, version {version.md5[:8]}, is in {version.remote}")
 
 
@@ -243,6 +247,17 @@ def _hub(name: str, revision: str | None) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("base model", "ok", f"{name} comes from the Hub; a token is set")
+
+
+def _later(config: RunConfig) -> Iterator[Finding]:
+    """What evaluation, gate and deployment want: engines, and a judge if there is one."""
+    from storyreason.generation import command, vllm
+    from tasks import judging
+
+    command.check(config.serving, vllm.gpus)
+    vllm.refuse_untold(config.base.name)
+    judging.check(config)
+    yield Finding("later steps", "ok", "engines and judge can be had")
 
 
 def lines(findings: list[Finding]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from storyreason import chat, dataset, model, runs, sample
 from storyreason.config import BaseModelConfig, DataConfig, RunConfig
 from storyreason.dataset.checking import NAMED
 from storyreason.errors import DataError, ModelError
-from tasks import releasing, versioning
+from tasks import compat, releasing, remotes, versioning
 from tasks.faults import one_line
 from tasks.results import Fitted, Pulled
 from tasks.steps import Work, step
@@ -123,11 +123,30 @@ def _fitting(data: Pulled, fitted: Fitted) -> Pulled:
 
 
 def _check_source(config: RunConfig, data: Pulled) -> None:
-    """Raises DataError when a preset for another data set would be trained on the sample's stories."""
+    if config.data.source and (first := next(iter(dataset.load(data.folder, "test")), None)) is not None:
+        _refuse_sample(config, first.story_id)
+
+
+def check_source(config: RunConfig, version: DataVersion) -> None:
+    """As a pull of this version would, but fetches nothing: only the name of its first test story is read."""
     if not config.data.source:
         return
-    first = next(iter(dataset.load(data.folder, "test")), None)
-    if first is not None and sample.is_sample(first.story_id):
+    import pyarrow.parquet as pq
+
+    for store in remotes.stores(versioning.repository(), version.md5):
+        with suppress(FileNotFoundError):  # not in the cache
+            listed = dict(compat.listed_files(store, version.md5))
+            first = min((name for name in listed if name[-1].startswith("test-")), default=None)
+            if first is not None:
+                with store.fs.open(store.oid_to_path(listed[first]), "rb") as file:
+                    names = pq.ParquetFile(file).read_row_group(0, columns=["story_id"]).column(0)
+                _refuse_sample(config, names[0].as_py())
+            return
+
+
+def _refuse_sample(config: RunConfig, story_id: str) -> None:
+    """Raises DataError when a preset for another data set would be trained on the sample's stories."""
+    if sample.is_sample(story_id):
         raise DataError(
             f"The preset {config.name} is for {config.data.source}, and {config.data.target} is the sample's data: replace it "
             f"with `storyreason data import {config.data.source}`, or use it all the same with `--set data.source=null`."

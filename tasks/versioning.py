@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from storyreason import runs
 from storyreason.errors import DataError, without_password
-from tasks import compat
+from tasks import compat, remotes
 from tasks.faults import one_line
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read(version: DataVersion, name: str) -> bytes | None:
     """
     repo = repository()
     try:
-        for store in (_out(repo, version.target).local_cache, repo.cloud.get_remote_odb(_source(repo, version))):
+        for store in remotes.stores(repo, version.md5):
             with contextlib.suppress(FileNotFoundError):
                 content = dict(compat.listed_files(store, version.md5)).get((name,))
                 if content is None:
@@ -128,22 +128,8 @@ def read(version: DataVersion, name: str) -> bytes | None:
 def check_remote(version: DataVersion) -> None:
     """Raises DataError when no DVC remote that can be reached has all objects of a version. Fetches nothing."""
     repo = repository()
-    if not _holds(repo, _source(repo, version), version):
+    if not remotes.holds(repo, remotes.source(repo, version.md5), version.md5):
         raise DataError(_missing(repo, version))
-
-
-def _source(repo: "Repo", version: DataVersion) -> str | None:
-    """The remote that has all of a version: the default one (None), unless it is new and what came with a clone is in another."""
-    return next((name for name in (None, *repo.config["remote"]) if _holds(repo, name, version)), None)
-
-
-def _holds(repo: "Repo", remote: str | None, version: DataVersion) -> bool:
-    try:
-        odb = repo.cloud.get_remote_odb(remote)
-        wanted = {content for _, content in compat.listed_files(odb, version.md5)}
-        return wanted <= set(odb.oids_exist(list(wanted)))
-    except Exception:  # DVC's, OSError, and what the clients of S3 and others raise: `_missing` tells them apart
-        return False
 
 
 def repository() -> "Repo":
@@ -272,7 +258,7 @@ def _fetch_workspace(version: DataVersion) -> None:
         out = _out(repo, version.target)
         # DVC would ask before it replaces an older version that the cache does not hold.
         replace = Path(out.fs_path).exists() and _is_another_version(repo, out)
-        remote = None if is_cached(version) else _source(repo, version)
+        remote = None if is_cached(version) else remotes.source(repo, version.md5)
         _when_free(lambda: repo.fetch(targets=[version.target], remote=remote))
         if not compat.is_cached(out.local_cache, out.hash_info.value) and not is_current(version):
             raise DataError(_missing(repo, version))  # a checkout would remove the older version first
@@ -297,7 +283,7 @@ def _fetch_revision(version: DataVersion) -> None:
     temporary.mkdir(parents=True)
     name = version.target.removesuffix(".dvc")
     try:
-        source = _source(repo := repository(), version)
+        source = remotes.source(repo := repository(), version.md5)
         other = {"core": {"remote": source}, "remote": dict(repo.config["remote"])} if source else None
         files = DVCFileSystem(url=".", rev=version.rev, config=other)
         for path in files.find(name):

@@ -12,7 +12,8 @@ import pytest
 from flows import disk, doctor
 from flows.doctor import Finding
 from storyreason import config
-from tests.tasks.cloned import clone, dvc, origin  # noqa: F401 (fixtures)
+from storyreason.errors import DataError, EngineError
+from tests.tasks.cloned import clone, dvc, origin, pushed, stories  # noqa: F401 (fixtures)
 
 SAMPLE = config.load("sample")
 
@@ -36,6 +37,28 @@ def test_a_clone_with_its_data_in_the_remote_is_fine_and_a_remote_that_lacks_it_
     dvc(clone, "add", "data")
     (found,) = doctor._data(SAMPLE)  # the cache has it: no remote is needed
     assert found.state == "ok" and "is here" in found.found
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_samples_data_are_a_fault_for_a_preset_of_another_data_set(
+    clone: Path,  # noqa: F811
+    stories: Path,  # noqa: F811
+    cached: bool,
+) -> None:
+    if not cached:
+        shutil.rmtree(clone / "data")
+        shutil.rmtree(clone / ".dvc" / "cache")
+    with pytest.raises(DataError, match="is for daniel3303/StoryReasoning"):
+        list(doctor._data(config.load("qwen2.5-vl-7b-lora")))
+    (found,) = doctor._data(SAMPLE)
+    assert found.state == "ok"
+
+
+def test_what_the_steps_after_training_would_refuse_is_found(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"serving\.tensor_parallel=64"):
+        list(doctor._later(config.load("sample", ["serving.tensor_parallel=64"])))
+    (found,) = doctor._later(SAMPLE)
+    assert found.state == "ok"
 
 
 def test_versions_that_differ_from_the_lock_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
