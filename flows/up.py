@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,9 +335,7 @@ def _marked() -> "list[psutil.Process]":
 
 
 if __name__ == "__main__":
-    from flows import report
-
     try:
-        show_runs(report.say)
+        show_runs(partial(print, flush=True))  # at once, also into a pipe
     except StoryReasonError as error:
         sys.exit(f"storyreason: {error}")
