@@ -1,5 +1,6 @@
 """A gallery of the story pages in a folder: the index for the web page, and single stories."""
 
+import hashlib
 import json
 import logging
 import re
@@ -24,10 +25,10 @@ MOST_PAGES = 2000
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """One story: the file of its page and its index (from 0) there."""
+    """One story: the page that it is from, and what the index shows of it."""
 
     page: Path
-    place: int
+    entry: Json
 
 
 class Gallery:
@@ -36,7 +37,7 @@ class Gallery:
     A page with several stories (from an evaluation) is a collection named after its title. Pages with one story each
     (from `storyreason page`) form a collection named after their folder. Other files are ignored, and a page that is
     damaged or from another version is left out with a warning in the log. A page that was removed is not listed any more.
-    Collections and stories keep their numbers.
+    A story's address is its page's and its place there, so that it is the same after a restart.
     """
 
     def __init__(self, folder: Path, newest: int | None = None) -> None:
@@ -52,11 +53,12 @@ class Gallery:
             raise DataError(f"{folder} has {pages} pages: set serving.gallery to a folder with at most {MOST_PAGES}.")
         self._lock = threading.Lock()
         self._seen: set[Path] = set()
-        self._collections: dict[tuple[Path, str], list[tuple[_Shown, Json] | None]] = {}  # None: its page was removed
+        self._collections: dict[tuple[Path, str], list[_Shown]] = {}
+        self._pages: dict[str, Path] = {}
         self.index()
 
     def index(self) -> Json:
-        """What the web page lists: per collection its number, name, mean box F1 (null without scores) and stories.
+        """What the web page lists: per collection its name, mean box F1 (null without scores) and stories.
 
         Reads the pages that are new since the last call, folder by folder, the one with the newest page first.
         """
@@ -74,23 +76,19 @@ class Gallery:
             return {"collections": list(self._listed())}
 
     def _forget(self, gone: set[Path]) -> None:
-        for stories in self._collections.values():
-            for number, one in enumerate(stories):
-                if one is not None and one[0].page in gone:
-                    stories[number] = None
+        for place, stories in self._collections.items():
+            self._collections[place] = [one for one in stories if one.page not in gone]
 
     def _listed(self) -> Iterator[Json]:
-        """The collections that still have stories."""
-        names = [name for (_, name), stories in self._collections.items() if any(stories)]
-        for number, ((place, name), stories) in enumerate(self._collections.items()):
-            entries = [{"number": at, **one[1]} for at, one in enumerate(stories) if one is not None]
-            if entries:
+        """The collections that have stories."""
+        names = [name for (_, name), stories in self._collections.items() if stories]
+        for (place, name), stories in self._collections.items():
+            if stories:
                 yield {
-                    "number": number,
                     # The work folder distinguishes several evaluations of the same role.
                     "name": f"{name} ({place.parent.name[:8]})" if names.count(name) > 1 else name,
-                    "f1": _mean([entry["f1"] for entry in entries]),
-                    "stories": entries,
+                    "f1": _mean([one.entry["f1"] for one in stories]),
+                    "stories": [one.entry for one in stories],
                 }
 
     def _read(self, path: Path) -> None:
@@ -103,21 +101,17 @@ class Gallery:
             log.warning("%s is left out of the gallery: it is not a whole story page (%r)", path, error)
             return
         if entries:
+            page = hashlib.sha256(str(path.relative_to(self._folder)).encode()).hexdigest()[:16]
+            self._pages[page] = path
             collection = self._collections.setdefault((path if several else path.parent, name), [])
-            collection += [(_Shown(path, place), entry) for place, entry in enumerate(entries)]
+            collection += [_Shown(path, {"address": f"{page}/{place}", **entry}) for place, entry in enumerate(entries)]
 
-    def story(self, collection: int, number: int) -> Json | None:
-        """The view of a story by its place in the index; None if there is none, or if its page was removed since."""
-        stories = list(self._collections.values())
-        if not (0 <= collection < len(stories) and 0 <= number < len(stories[collection])):
-            return None
-        known = stories[collection][number]
-        if known is None:
-            return None
-        shown = known[0]
-        content = _content(shown.page)
+    def story(self, page: str, place: int) -> Json | None:
+        """The view of a story by the two parts of its address; None if there is none, or if its page was removed since."""
+        path = self._pages.get(page)
+        content = _content(path) if path else None
         views = content["views"] if content else []
-        return views[shown.place] if shown.place < len(views) else None
+        return views[place] if place < len(views) else None
 
 
 def _mean(scores: list[float | None]) -> float | None:

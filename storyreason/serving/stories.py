@@ -208,19 +208,20 @@ class PageRoutes:
         "GET",
         "/v1/stories/gallery/{place:path}",
         Access.KEY,
-        "One of the gallery's stories: collection and number, such as `0/3`.",
+        "One of the gallery's stories, by the address that the list gives it.",
     )
     async def story(self, request: "Request") -> "Response":
-        """One view, by the number of its collection and its number there: `0/3`."""
+        """One view, by its page and its place there: `9f86d081884c7d65/3`."""
         from starlette.responses import JSONResponse
 
-        place = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", request.path_params["place"])
+        place = re.fullmatch("([0-9a-f]{16})/([0-9]{1,6})", request.path_params["place"])
         view = None
         if place and self._gallery is not None:
-            view = await in_thread(self._gallery.story, int(place[1]), int(place[2]))
+            view = await in_thread(self._gallery.story, place[1], int(place[2]))
         if view is None:
-            sentence = "The gallery has no such story: GET /v1/stories/gallery lists them; the first is /v1/stories/gallery/0/0."
-            return response(404, sentence)
+            return response(
+                404, "The gallery has no such story: GET /v1/stories/gallery lists them with their addresses."
+            )
         return JSONResponse(view)
 
 

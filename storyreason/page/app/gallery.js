@@ -52,13 +52,13 @@ function gallery(index, key, card, tell) {
 
   /** One view with the answers of both sides. Both predictions use the colours of the reference, so theirs match. */
   async function compared(one) {
-    const load = (side, { number }) => ask(`/v1/stories/gallery/${collections[side].number}/${number}`, { key: key() });
-    const view = await load(sides[0], one);
+    const load = ({ address }) => ask(`/v1/stories/gallery/${address}`, { key: key() });
+    const view = await load(one);
     images = view.images;
     if (sides[1] < 0) return story(view, card);
     const other = collections[sides[1]].stories.find(({ id }) => id === one.id);
     if (!other) throw new Error(`${collections[sides[1]].name} has no story ${one.id}: choose another collection to compare with.`);
-    const beside = await load(sides[1], other);
+    const beside = await load(other);
     const answers = [view, beside].map(({ answers: [first] }, i) => ({ ...first, label: collections[sides[i]].name }));
     return story({ ...view, answers }, card);
   }

@@ -13,6 +13,11 @@ from storyreason.page.gallery import Gallery
 from tests.storyreason.page.conftest import Told
 
 
+def shown(gallery: Gallery, address: str) -> dict[str, Any] | None:
+    page_, place = address.split("/")
+    return gallery.story(page_, int(place))
+
+
 @pytest.fixture
 def folder(told: Told, tmp_path: Path) -> Path:
     """An evaluation's page of two stories, and two pages of one story each, as `storyreason page` writes them."""
@@ -38,10 +43,30 @@ def test_pages_become_collections_of_stories(folder: Path) -> None:
     }
     first = collections["challenger, free"][0]
     assert (first["images"], first["errors"], first["f1"]) == (2, 1, None)
-    names = list(collections)
     for name, story_id in (("pages", "c"), ("challenger, free", "b")):
-        story = gallery.story(names.index(name), 1)
+        story = shown(gallery, collections[name][1]["address"])
         assert story is not None and story["id"] == story_id
+
+
+def test_an_address_is_the_same_storys_after_a_restart(folder: Path) -> None:
+    """A page that is open meanwhile asks by the addresses of before."""
+
+    def addresses(gallery: Gallery) -> dict[tuple[str, str], str]:
+        return {
+            (one["name"], it["id"]): it["address"] for one in gallery.index()["collections"] for it in one["stories"]
+        }
+
+    before = addresses(Gallery(folder))
+    (folder / "pages/a.html").write_text((folder / "pages/b.html").read_text())
+    (folder / "new").mkdir()
+    text = (folder / "run/free-stories.html").read_text()
+    (folder / "new/free-stories.html").write_text(text.replace("challenger: stories", "base: stories"))
+
+    after = addresses(Gallery(folder))
+
+    assert before.items() <= {**after, ("pages", "b"): before["pages", "b"]}.items()
+    story = shown(Gallery(folder), before["pages", "b"])
+    assert story is not None and story["id"] == "b"
 
 
 def test_two_evaluations_of_one_title_are_told_apart(folder: Path) -> None:
@@ -51,7 +76,7 @@ def test_two_evaluations_of_one_title_are_told_apart(folder: Path) -> None:
     assert {"challenger, free (run)", "challenger, free (other)"} <= set(names)
 
 
-def test_a_page_that_is_written_later_is_found_and_the_others_keep_their_numbers(folder: Path) -> None:
+def test_a_page_that_is_written_later_is_found_after_the_others(folder: Path) -> None:
     gallery = Gallery(folder)
     before = [one["name"] for one in gallery.index()["collections"]]
     (folder / "another").mkdir()
@@ -60,11 +85,9 @@ def test_a_page_that_is_written_later_is_found_and_the_others_keep_their_numbers
         page_.replace("challenger: stories", "smoke challenger 3: stories")
     )
     assert [one["name"] for one in gallery.index()["collections"]] == [*before, "smoke challenger 3, free"]
-    story = gallery.story(len(before), 1)
-    assert story is not None and story["id"] == "b"
 
 
-def test_a_page_that_was_removed_is_not_listed_and_the_others_keep_their_numbers(folder: Path) -> None:
+def test_a_page_that_was_removed_is_not_listed_and_the_others_keep_their_addresses(folder: Path) -> None:
     gallery = Gallery(folder)
     before = {one["name"]: one for one in gallery.index()["collections"]}
     kept = (folder / "pages/b.html").read_text()
@@ -74,9 +97,9 @@ def test_a_page_that_was_removed_is_not_listed_and_the_others_keep_their_numbers
     (left,) = gallery.index()["collections"]
 
     assert left == before["pages"] | {"stories": before["pages"]["stories"][1:]}
-    story = gallery.story(left["number"], left["stories"][0]["number"])
+    story = shown(gallery, left["stories"][0]["address"])
     assert story is not None and story["id"] == "c"
-    assert gallery.story(before["challenger, free"]["number"], 0) is None
+    assert shown(gallery, before["challenger, free"]["stories"][0]["address"]) is None
     (folder / "pages/b.html").write_text(kept)
     assert [one["id"] for one in gallery.index()["collections"][0]["stories"]] == ["c", "b"]
 
@@ -93,11 +116,12 @@ def test_a_collection_says_its_mean_score(folder: Path, told: Told) -> None:
 
 def test_what_is_not_there_is_none(folder: Path) -> None:
     gallery = Gallery(folder)
-    assert gallery.story(0, 99) is None
-    assert gallery.story(-1, 0) is None
+    first = gallery.index()["collections"][0]["stories"][0]["address"]
+    assert shown(gallery, first.replace("/0", "/99")) is None
+    assert gallery.story(16 * "0", 0) is None
     for path in folder.rglob("*.html"):
         path.unlink()
-    assert gallery.story(0, 0) is None
+    assert shown(gallery, first) is None
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
