@@ -120,6 +120,14 @@ def test_compose_has_every_part_of_the_procfile_and_names_nothing_that_is_not_th
         assert context is None or (REPOSITORY / context["dockerfile"]).is_file(), name
 
 
+def test_composes_deployments_have_every_setting_that_is_not_composes_own() -> None:
+    """The address of a part is its service's name in compose, and each has its port and its store there."""
+    compose = yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
+    given = compose["services"]["deployments"]["environment"]
+    own = {"PREFECT_PORT", "MLFLOW_PORT", "GATEWAY_PORT", "MAIN_ADDRESS", "MLFLOW_STORE", "MLFLOW_ARTIFACTS"}
+    assert settings.Settings().environment().keys() - given.keys() == {f"STORYREASON_{name}" for name in own}
+
+
 def test_kubernetes_has_every_part_of_the_procfile_and_services_find_their_pods() -> None:
     documents = list(yaml.safe_load_all((REPOSITORY / "deploy/kubernetes/storyreason.yaml").read_text()))
     by_kind: dict[str, list[Any]] = {}
