@@ -3,6 +3,7 @@
 The tests stand in the order of the story that they tell. Runs are whole, with the `smoke` preset: from the data to what serves.
 """
 
+import json
 import os
 import signal
 import socket
@@ -40,6 +41,16 @@ def test_a_second_up_changes_nothing(platform: Platform) -> None:
 
     assert platform.url("PREFECT") in printed
     assert sorted(platform.marked()) == before
+
+
+def test_status_asks_the_server_of_the_checkout(platform: Platform) -> None:
+    """Prefect reads where its server is when it is imported; without that it starts one of its own."""
+    printed = platform.project.run("status", "--json")
+
+    assert "temporary server" not in printed
+    found = json.loads(printed[printed.index("{") :])
+    assert found["up"] and found["servers"]["prefect"]["answers"]
+    assert isinstance(found["active"], list) and isinstance(found["approvals"], list)
 
 
 def test_the_form_says_ranges_and_what_an_empty_field_means(platform: Platform) -> None:
