@@ -27,6 +27,8 @@ FILM, OTHER = 7, 8
 """Seeds of the made film, and of a short one for test: a data version needs stories of two films."""
 SHORT = 8
 """Shots of the short one."""
+LONGEST = 4096
+"""Tokens of a story that `smoke` trains on: its 2,048 are enough for pictures of a quarter of the pixels that films have."""
 STARTUP = 600.0
 """Seconds that the gateway may take until it serves the model."""
 Row = dict[str, Any]
@@ -51,7 +53,8 @@ def whole(folder: Path, model: Path, clip: Path, detector: str, shots: int) -> R
         with chain.stage("stop serving"):
             chain.clone.run("down")
         chain.run("check", "check", "films")
-        chain.run("retrain", "retrain", "smoke", "--set", "data.target=films.dvc", "--until", "register")
+        new = ("--set", "data.target=films.dvc", "--set", f"training.max_tokens={LONGEST}", "--until", "register")
+        chain.run("retrain", "retrain", "smoke", *new)
         films = chain.films()
         films[clip.stem] = {"detector": detector.partition(":")[0], **films.get(clip.stem, NOTHING), **why}
         return {
