@@ -94,7 +94,7 @@ class Chain:
 
     def run(self, stage: str, *arguments: str) -> None:
         with self.stage(stage):
-            if code := self.clone.run(*arguments):
+            if code := self.clone.start(*arguments).wait():
                 raise RuntimeError(f"storyreason {' '.join(arguments)} ended with {code}: {self.clone.said()}")
 
     def serve(self, model: Path) -> None:
@@ -120,7 +120,7 @@ class Chain:
         before = set(self.clone.runs.glob("assemble/*/data"))
         arguments = _build(clip, *overrides)
         with self.stage("build the clip"):
-            code = self.clone.run(*arguments)
+            code = self.clone.start(*arguments).wait()  # however long: the storm's commands may take 40 minutes
         if code:
             last = self.clone.said().strip().splitlines()[-1]
             if "No film " not in last:

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 def chain(folder: Path, code: int = 0, said: str = "") -> Any:
     import building_whole
 
-    clone: Any = SimpleNamespace(folder=folder, runs=folder / "runs", run=lambda *_: code, said=lambda: said)
+    process = SimpleNamespace(wait=lambda: code)
+    clone: Any = SimpleNamespace(folder=folder, runs=folder / "runs", start=lambda *_: process, said=lambda: said)
     return building_whole.Chain(clone)
 
 
