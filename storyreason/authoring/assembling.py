@@ -14,6 +14,7 @@ from storyreason.dataset import Example, Origin
 from storyreason.dataset.changing import CARD, WITHOUT_LICENCE
 from storyreason.dataset.films import for_testing
 from storyreason.errors import DataError
+from storyreason.format import tables
 from storyreason.page import sheet
 from storyreason.perception import frames
 from storyreason.perception.frames import Frame
@@ -188,7 +189,7 @@ def _row(one: FilmStories, for_test: frozenset[str]) -> str:
     others = sum(one.entities.values()) - people
     counts = (one.frames, one.left_over, len(one.stories), len(one.left_out), people, others)
     cells = (one.film, _split(one, for_test), *counts, ", ".join(one.sources))
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return tables.markdown(map(str, cells))
 
 
 def _split(one: FilmStories, for_test: frozenset[str]) -> str:

@@ -12,6 +12,7 @@ from storyreason.dataset.shards import SPLITS, Example, has_origin, load, shards
 from storyreason.dataset.withdrawn import Place, Withdrawn, film_of
 from storyreason.errors import DataError
 from storyreason.format import analysis
+from storyreason.format.tables import markdown
 
 
 def withdraw(
@@ -89,13 +90,8 @@ def _moved(card: str, division: Division, left: Mapping[str, Mapping[str, str]])
     for split in SPLITS:
         for film in set(left[split].values()):
             now = "test" if film in division.films else "train"
-            card = card.replace(f"\n| {_cell(film)} | {split} |", f"\n| {_cell(film)} | {now} |")
+            card = card.replace(f"\n{markdown([film, split])}", f"\n{markdown([film, now])}")
     return card
-
-
-def _cell(text: str) -> str:
-    """A text as the cell of a table of the card."""
-    return text.replace("|", "\\|")
 
 
 def shows(example: Example, film: str, entity: str | None) -> bool:
@@ -108,5 +104,5 @@ def shows(example: Example, film: str, entity: str | None) -> bool:
 
 def _without(card: str, film: str | None, gone: int) -> str:
     """A card without the row of a film, and with what was withdrawn."""
-    lines = [line for line in card.split("\n") if film is None or not line.startswith(f"| {_cell(film)} |")]
+    lines = [line for line in card.split("\n") if film is None or not line.startswith(markdown([film]))]
     return "\n".join(lines).rstrip("\n") + f"\n\nStories withdrawn after it was made: {gone}.\n"

@@ -21,6 +21,7 @@ from storyreason.format.tables import (
     RowT,
     Setting,
     Table,
+    markdown,
 )
 
 
@@ -68,12 +69,7 @@ def render(analysis: Analysis) -> str:
 
 
 def _render_table(table: Table[Row], rows: Sequence[Row]) -> str:
-    # A cell is one line, and a pipe inside it is escaped as in Markdown: a|b is written a\|b.
-    lines = [
-        "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in table.cells(row)) + " |"
-        for row in rows
-    ]
-    return "\n".join([table.top, *lines])
+    return "\n".join([table.top, *(markdown(table.cells(row)) for row in rows)])
 
 
 def read(text: str) -> tuple[Analysis, list[Problem]]:

@@ -5,7 +5,7 @@ rules, grammars, page) asks the `Table` here: to add a column, add its name to a
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Generic, TypeVar
@@ -120,6 +120,15 @@ class Table(Generic[RowT]):
     def cells(self, row: Row) -> list[str]:
         """The cells of a row as text. Inverse of `build`."""
         return [_written(row, name) for name in self.fields]
+
+
+def markdown(cells: Iterable[str]) -> str:
+    r"""A row of a table in Markdown: a cell is one line, and a pipe inside it is escaped.
+
+    >>> markdown(["a|b", "c"])
+    '| a\\|b | c |'
+    """
+    return "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in cells) + " |"
 
 
 def _written(row: Row, name: str) -> str:

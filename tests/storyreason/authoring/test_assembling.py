@@ -96,6 +96,24 @@ def test_what_is_left_out_is_counted_and_a_film_alone_is_for_training(
         assemble({one.film: folder for one in told}, [replace(one, stories=())], tmp_path, 0.15, {})
 
 
+def test_a_film_of_any_name_has_a_row_in_the_card_until_it_is_withdrawn(
+    folder: Path, told: list[FilmStories], tmp_path: Path
+) -> None:
+    kept, named = tmp_path / "kept", "the | red\nlantern"
+    film = told[0].film
+    frames.write(kept / frames.FILE, [replace(one, film=named) for one in frames.read(folder, film)])
+    stories = tuple(replace(one, story_id=f"{named}-{at}") for at, one in enumerate(told[0].stories))
+    every = [replace(told[0], film=named, stories=stories), *told[1:]]
+    assemble({**{one.film: folder for one in told}, named: kept}, every, tmp_path / "out", 0.34, {})
+    rows = [line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) == 4 and sum(line.startswith("| the \\| red lantern | ") for line in rows) == 1
+
+    dataset.withdraw(tmp_path / "out", named)
+
+    left = [line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert left == [line for line in rows if "red lantern" not in line]
+
+
 def test_a_contact_sheet_has_every_frame_and_entity(folder: Path) -> None:
     seen = recognized(folder / "detections.parquet", folder / "ids.parquet")
     page = contact_sheet("red-lantern-482", seen.shots(list(frames.read(folder, "red-lantern-482"))))
