@@ -53,7 +53,8 @@ def withdraw(
         if not gone and not known:
             return change
         if gone and (card := new / CARD).is_file():
-            text = _without(card.read_text(), film if entity is None else None, len(gone))
+            stayed = any(film in left[split].values() for split in SPLITS)
+            text = _without(card.read_text(), None if stayed else film, len(gone))
             runs.write_text(card, text if division is None else division.card(_moved(text, division, left)))
         where = tuple(sorted(set(seen), key=lambda place: (place.scene, place.frame, place.box)))
         stories = () if entity is None or where else tuple(gone)
@@ -104,5 +105,6 @@ def shows(example: Example, film: str, entity: str | None) -> bool:
 
 def _without(card: str, film: str | None, gone: int) -> str:
     """A card without the row of a film, and with what was withdrawn."""
-    lines = [line for line in card.split("\n") if film is None or not line.startswith(markdown([film]))]
+    rows = () if film is None else tuple(markdown([film, split]) for split in (*SPLITS, "none"))  # not the head
+    lines = [line for line in card.split("\n") if not line.startswith(rows)]
     return "\n".join(lines).rstrip("\n") + f"\n\nStories withdrawn after it was made: {gone}.\n"

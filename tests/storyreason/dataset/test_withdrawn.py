@@ -120,6 +120,29 @@ def test_the_only_film_of_a_split_can_be_withdrawn_while_others_can_be_divided(
         assert ids(folder) == left
 
 
+def test_a_film_goes_from_the_card_with_the_last_of_its_stories_that_show_someone(
+    stories: dict[str, list[dataset.Example]], tmp_path: Path
+) -> None:
+    films = list(dict.fromkeys(withdrawn.film_of(one) for one in stories["train"]))
+    first, second = (one for one in stories["train"] if withdrawn.film_of(one) == films[0])
+    texts = (second.chain_of_thought, second.story)
+    analysed, told = (text.replace("char1", "char9") for text in texts)
+    other = replace(second, chain_of_thought=analysed, story=told)
+    rest = [one for one in stories["train"] if withdrawn.film_of(one) != films[0]]
+    folder = written(tmp_path / "data", {"train": [first, other, *rest], "test": stories["test"]})
+    head, *rows = ["| film | split | stories |", *(f"| {film} | train | 2 |" for film in films)]
+    card = folder / "README.md"
+    card.write_text("\n".join(["# Stories", "", head, *rows, ""]))
+
+    dataset.withdraw(folder, films[0], "char1")
+    assert f"\n{rows[0]}\n" in card.read_text() and other.story_id in ids(folder)
+    dataset.withdraw(folder, films[0], "char9")
+
+    assert films[0] not in {withdrawn.film_of(one) for one in dataset.load(folder, "train")}
+    assert rows[0] not in card.read_text() and f"\n{head}\n{rows[1]}\n" in card.read_text()
+    assert card.read_text().count("Stories withdrawn after it was made: 1.") == 2
+
+
 def test_who_is_in_no_story_is_listed_if_they_are_known(
     stories: dict[str, list[dataset.Example]], tmp_path: Path
 ) -> None:
