@@ -1,5 +1,6 @@
 """A data set that has stories for training only is divided by film: some of the films become the test split."""
 
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from storyreason.errors import DataError
 
 NAMED = 20
 """Films that a card names; more are counted."""
+
+HEAD = "## Splits\n\nIt had no test split: "
+"""How a card begins to say how the data were divided, in one line."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ class Division:
         files = [{"split": split, "path": f"{split}-*.parquet"} for split in SPLITS]
         read.data["configs"] = [{"config_name": "default", "data_files": files}]
         firm = ", and more films do not move others" * self.firm
-        said = f"It had no test split: {self}. All stories of a film are in one split{firm}."
-        return f"{str(read).rstrip()}\n\n## Splits\n\n{said}\n"
+        said = f"{HEAD}{self}. All stories of a film are in one split{firm}.\n"
+        # What an earlier division said is no longer so.
+        before, *after = re.split(f"^{HEAD}.*\n?", str(read), flags=re.MULTILINE)
+        return f"{before.rstrip()}\n\n{said}{''.join(after)}"
 
 
 def divide(source: Path, gone: Container[str] = ()) -> Division | None:

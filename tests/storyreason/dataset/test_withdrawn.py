@@ -143,6 +143,26 @@ def test_a_film_goes_from_the_card_with_the_last_of_its_stories_that_show_someon
     assert card.read_text().count("Stories withdrawn after it was made: 1.") == 2
 
 
+def test_a_data_set_that_is_divided_again_says_it_once(
+    stories: dict[str, list[dataset.Example]], tmp_path: Path
+) -> None:
+    every = list(sample.examples("train", films=3))
+    (folder := tmp_path / "data").mkdir()
+    dataset.adopt(folder, written(tmp_path / "new", {"train": every}))
+    (first,) = {withdrawn.film_of(one) for one in dataset.load(folder, "test")}
+    card = folder / "README.md"
+    assert card.read_text().count("## Splits") == 1 and first in card.read_text()
+    card.write_text(card.read_text() + "\n## Thanks\n\nTo all.\n")
+
+    dataset.withdraw(folder, first)
+
+    (second,) = {withdrawn.film_of(one) for one in dataset.load(folder, "test")}
+    told = card.read_text()
+    assert told.count("## Splits") == 1 and told.count("It had no test split") == 1
+    assert f"1 of 2 films are for test, chosen by a hash of their names: {second}" in told
+    assert first not in told and "## Thanks\n\nTo all.\n" in told and "Stories withdrawn after it was made:" in told
+
+
 def test_who_is_in_no_story_is_listed_if_they_are_known(
     stories: dict[str, list[dataset.Example]], tmp_path: Path
 ) -> None:
