@@ -68,16 +68,13 @@ def build(
     outcome = Built()
     withdrawn = withdrawing.listed(target or config.data.target)
     with builds.recorded(films, preset) as record:
-        tables = _tables(config, Path(films), detections, until, withdrawn, outcome)
+        wanted = target if until == "stories" else None
+        tables = _tables(config, Path(films), detections, until, wanted, withdrawn, outcome)
         tables = _shown(tables, Path(corrections) if corrections else None, withdrawn, outcome)
+        _refuse_alone([film for table in tables for film in table.films], wanted)
         known, named = _recognized(config, tables, Path(corrections) if corrections else None, until, outcome)
         if until == "sheets":
             return outcome
-        if target and len(known) < 2:
-            raise DataError(
-                f"{known[0].film} is the only film, and {target} needs one for training and one for test: add films, or build "
-                "without a target and add it to other data by `storyreason data add`."
-            )
         building.check_asked(config, (building.author.work(config, film, 0.0) for film in known))
         folder = _written(config, known, named, licence or "", outcome)
         if target:
@@ -88,12 +85,22 @@ def build(
     return outcome
 
 
+def _refuse_alone(films: list[str], target: str | None) -> None:
+    """Raises DataError for a single film that is to become a version of data: no landmark is named and no story told first."""
+    if target and len(films) == 1:
+        raise DataError(
+            f"{films[0]} is the only film, and {target} needs one for training and one for test: add films, or build without a "
+            "target and add it to other data by `storyreason data add`."
+        )
+
+
 def _tables(
-    config: RunConfig, place: Path, detections: str | None, until: Stage, withdrawn: list[Withdrawn], outcome: Built
-) -> list[Tables]:
+    config: RunConfig, place: Path, detections: str | None, until: Stage, target: str | None, withdrawn: list[Withdrawn],
+    outcome: Built,
+) -> list[Tables]:  # fmt: skip
     given = detections or filming.has_frames(place)
     gone = {one.film for one in withdrawn if one.entity is None}
-    return [_given(place, detections)] if given else _detected(config, place, until, gone, outcome)
+    return [_given(place, detections)] if given else _detected(config, place, until, target, gone, outcome)
 
 
 def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withdrawn], outcome: Built) -> list[Tables]:
@@ -102,7 +109,7 @@ def _shown(tables: list[Tables], corrections: Path | None, withdrawn: list[Withd
         return tables
     shown = []
     for table in tables:
-        table, said = building.hide(table, building.recognize(table.detections, corrections).ids, withdrawn)
+        table, said = withdrawing.hide(table, building.recognize(table.detections, corrections).ids, withdrawn)
         for sentence in said:
             get_run_logger().warning("%s", sentence)
         outcome.unusable += said
@@ -163,7 +170,9 @@ def _given(place: Path, detections: str | None) -> Tables:
     return Tables(place, found)
 
 
-def _detected(config: RunConfig, place: Path, until: Stage, gone: set[str], outcome: Built) -> list[Tables]:
+def _detected(
+    config: RunConfig, place: Path, until: Stage, target: str | None, gone: set[str], outcome: Built
+) -> list[Tables]:
     """The frames and detections of each film that has some, film after film. What cannot be used is left out, and said."""
     logger, found = get_run_logger(), list[Tables]()
 
@@ -180,6 +189,7 @@ def _detected(config: RunConfig, place: Path, until: Stage, gone: set[str], outc
             reels.append(filming.reel(name, path))
         except DataError as error:
             leave_out(str(error))
+    _refuse_alone([reel.name for reel in reels], target)
     if filming.check(config, reels) and until == "stories":
         building.check_author(config)
     if config.films.workers:  # who have models of their own

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from storyreason.authoring.config import HOW, AuthoringConfig
 from storyreason.authoring.windows import Shot, identity, recognized, windows
 from storyreason.authoring.writing import write
 from storyreason.config import RunConfig
-from storyreason.dataset import Withdrawn
 from storyreason.errors import ConfigError, DataError, EngineAwayError
 from storyreason.generation import openai
 from storyreason.perception import detecting, frames
@@ -42,6 +42,12 @@ class Tables:
     detections: Path
     hidden: frozenset[tuple[str, int, int]] = frozenset()
     """Film, scene and frame of what nobody may see, because it shows what was withdrawn."""
+
+    @property
+    def films(self) -> list[str]:
+        """The films that are not hidden whole."""
+        hidden = Counter(film for film, _, _ in self.hidden)
+        return [film for film, count in frames.films(self.kept).items() if count > hidden[film]]
 
     def read(self, film: str) -> Iterator[Frame]:
         """The frames of a film, without those that are hidden."""
@@ -189,18 +195,6 @@ def elsewhere(corrections: Path | None, tables: Sequence[Tables]) -> list[str]:
         for number, one in enumerate(perception.load_corrections(corrections), 1)
         if str(one.film) not in films
     ]
-
-
-def hide(tables: Tables, ids: Path, withdrawn: Sequence[Withdrawn]) -> tuple[Tables, list[str]]:
-    """The tables without the frames that show what was withdrawn, and a sentence for each film that loses some."""
-    hidden, said = set[tuple[str, int, int]](), list[str]()
-    for film in frames.films(tables.kept):
-        entries = [one for one in withdrawn if one.film == film]
-        shots = Footage(film, tables, ids, "").shots() if entries else []
-        if found := withdrawing.hidden(shots, entries, withdrawing.removed(tables.kept, film), said.append):
-            hidden |= {(film, *place) for place in found}
-            said.append(f"{len(found)} of {len(shots)} frames of {film} are left out: they show what was withdrawn.")
-    return replace(tables, hidden=frozenset(hidden)), said
 
 
 def footage(tables: Tables, ids: Path) -> list[Footage]:

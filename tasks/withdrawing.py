@@ -1,7 +1,8 @@
 """A film, or one of its people, leaves the data and everything in `runs/` that was kept to make it."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from storyreason import dataset, runs
@@ -9,6 +10,7 @@ from storyreason.authoring import withdrawing
 from storyreason.config import DataConfig
 from storyreason.dataset.withdrawn import FILE, Place, parse
 from storyreason.errors import DataError
+from storyreason.perception import frames
 from tasks import building, cache, cleaning, data, filming, versioning
 
 OLDER = (
@@ -73,6 +75,20 @@ def listed(target: str) -> list[dataset.Withdrawn]:
         return []
     content = versioning.read(data.identify(DataConfig(target=target)), FILE)
     return parse(content, f"{FILE} of {target}") if content else []
+
+
+def hide(
+    tables: building.Tables, ids: Path, withdrawn: Sequence[dataset.Withdrawn]
+) -> tuple[building.Tables, list[str]]:
+    """The tables without the frames that show what was withdrawn, and a sentence for each film that loses some."""
+    hidden, said = set[tuple[str, int, int]](), list[str]()
+    for film in frames.films(tables.kept):
+        entries = [one for one in withdrawn if one.film == film]
+        shots = building.Footage(film, tables, ids, "").shots() if entries else []
+        if found := withdrawing.hidden(shots, entries, withdrawing.removed(tables.kept, film), said.append):
+            hidden |= {(film, *place) for place in found}
+            said.append(f"{len(found)} of {len(shots)} frames of {film} are left out: they show what was withdrawn.")
+    return replace(tables, hidden=frozenset(hidden)), said
 
 
 def _made_of(film: str) -> Iterator[Path]:

@@ -9,7 +9,10 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows.build import build
+from storyreason.dataset import Withdrawn
 from storyreason.errors import ConfigError, DataError
+from storyreason.sample import movie
+from tasks import withdrawing
 from tasks.steps import Step
 from tests.storyreason.authoring import films, scripted
 
@@ -60,11 +63,32 @@ def test_a_wrong_model_is_said_before_it_is_asked_and_not_when_all_is_written(tm
     assert built(kept, endpoint, author="gpt").folder == folder  # the endpoint is gone
 
 
-def test_one_film_for_a_target_is_refused_before_it_is_paid(tmp_path: Path) -> None:
+ALONE = r"is the only film, and films\.dvc needs one for training and one for test"
+
+
+@pytest.mark.parametrize("landmarks", ["", "umbrella"])
+def test_one_film_for_a_target_is_refused_before_it_is_paid(landmarks: str, tmp_path: Path) -> None:
     kept = films.write(tmp_path / "films", films=1)
     with scripted.endpoint(named, models=["storyteller"]) as endpoint:
-        with pytest.raises(
-            DataError, match=r"is the only film, and films\.dvc needs one for training and one for test"
-        ):
-            built(kept, endpoint, target="films.dvc")
+        with pytest.raises(DataError, match=ALONE):
+            built(kept, endpoint, landmarks, target="films.dvc")
         assert endpoint.bodies == []
+        assert list(built(kept, endpoint, landmarks, target="films.dvc", until="sheets").sheets) == [
+            "black-bicycle-481"
+        ]
+
+
+def test_films_of_which_one_is_withdrawn_are_one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = films.write(tmp_path / "films", films=2)
+    monkeypatch.setattr(withdrawing, "listed", lambda target: [Withdrawn(film="red-lantern-482")])
+    with scripted.endpoint(named, models=["storyteller"]) as endpoint:
+        with pytest.raises(DataError, match=f"black-bicycle-481 {ALONE}"):
+            built(kept, endpoint, "umbrella", target="films.dvc")
+        assert endpoint.bodies == []
+
+
+def test_one_film_for_a_target_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    movie.write(tmp_path / "films", 7, 2)
+    with scripted.endpoint(models=["storyteller"]) as endpoint, pytest.raises(DataError, match=f"film-7 {ALONE}"):
+        built(tmp_path / "films", endpoint, target="films.dvc")
+    assert not (tmp_path / "runs" / "extract").exists()

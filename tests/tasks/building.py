@@ -28,14 +28,14 @@ def whole(
     os.environ["STORYREASON_RUNS"] = str(runs)
     from prefect.logging import disable_run_logger
 
-    from tasks import building
+    from tasks import building, withdrawing
 
     chosen, authored, named = config(url, **settings), list[Any](), list[Any]()
     with disable_run_logger():
         films = list[Any]()
         for table in seen(chosen, kept):
             if withdrawn:
-                table, _ = building.hide(table, building.recognize.compute(table.detections, None).ids, withdrawn)
+                table, _ = withdrawing.hide(table, building.recognize.compute(table.detections, None).ids, withdrawn)
             if chosen.authoring.landmarks:
                 named.append(building.landmarks.compute(chosen, table, building.cost(chosen, named)))
                 table = replace(table, detections=named[-1].detections)
