@@ -4,6 +4,7 @@ import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.context import TaskRunContext
@@ -68,13 +69,12 @@ class _Told:
 
 
 def _extract_named_by(config: RunConfig, film: Reel) -> str:
-    chosen = config.films
     return runs.fingerprint(
         step="extract",
         version=filming.VERSION,
         film=film.name,
         content=film.content,
-        settings=[*_settings(chosen).identity().values()],
+        settings=[*_cut_by(config.films)],
     )
 
 
@@ -100,8 +100,28 @@ Models = tuple[detecting.Detector, detecting.Looker, detecting.FaceFinder | None
 @functools.lru_cache(maxsize=1)
 def _models(chosen: FilmsConfig) -> Models:
     """The models that detect. They stay loaded from film to film, until `unload`."""
-    detector = detectors.named(chosen.detector, chosen.names, chosen.stuff, chosen.threshold, chosen.device)
-    return detector, looks.named(chosen.looks, chosen.device), faces.Dlib() if chosen.faces == "dlib" else None
+    known = _seen_by(chosen)
+    detector = detectors.named(
+        chosen.detector, chosen.names, chosen.stuff, chosen.threshold, chosen.device, known["detector"]
+    )
+    finder = faces.Dlib(known["faces"]) if chosen.faces == "dlib" else None
+    return detector, looks.named(chosen.looks, chosen.device, known["looks"]), finder
+
+
+@functools.lru_cache(maxsize=1)
+def _cut_by(chosen: FilmsConfig) -> tuple[Any, ...]:
+    """What determines which frames of films are kept, as `_seen_by`."""
+    return tuple(_settings(chosen).identity().values())
+
+
+@functools.lru_cache(maxsize=1)
+def _seen_by(chosen: FilmsConfig) -> dict[str, str]:
+    """What identifies the models that detect, for all films of a run: their weights are read once. `check` begins anew."""
+    return {
+        "detector": detectors.identity(chosen.detector, chosen.names, chosen.stuff, chosen.threshold),
+        "faces": faces.identity() if chosen.faces == "dlib" else "none",
+        "looks": looks.identity(chosen.looks),
+    }
 
 
 def unload() -> None:
@@ -112,8 +132,12 @@ def unload() -> None:
 def check(config: RunConfig, films: list[Reel]) -> bool:
     """Load the models that detect, unless all films are done: what is missing is said before hours of work.
 
-    Gives whether there is something to do. Raises ConfigError, ModelError or DataError.
+    It begins a run: the models of an earlier one in this process may be others now. Gives whether there is something to do.
+    Raises ConfigError, ModelError or DataError.
     """
+    unload()
+    _cut_by.cache_clear()
+    _seen_by.cache_clear()
     extracted = [extract.work(config, film) for film in films]
     detected = [detect.work(config, Path(), "", one.fingerprint) for one in extracted]
     for work in (*extracted, *detected):  # workers of Ray, who may do them first, do not write the record of the build
@@ -125,14 +149,11 @@ def check(config: RunConfig, films: list[Reel]) -> bool:
 
 
 def _detect_named_by(config: RunConfig, kept: Path, name: str, content: str) -> str:
-    chosen = config.films
     return runs.fingerprint(
         step="detect",
         version=detecting.VERSION,
         frames=content,
-        detector=detectors.identity(chosen.detector, chosen.names, chosen.stuff, chosen.threshold),
-        faces=faces.identity() if chosen.faces == "dlib" else "none",
-        looks=looks.identity(chosen.looks),
+        **_seen_by(config.films),
     )
 
 

@@ -32,22 +32,32 @@ STUFF_PARTS = 3
 """Parts of one kind of stuff in a picture, at most: the largest."""
 MOVED, MISSED = 0.04, 0.05
 """What `truth` does to boxes: the standard deviation of their edges, as a share of their size, and how many it misses."""
+BY = "people by "
+"""How the identity of `People` begins, before that of what finds their faces."""
 
 
 def named(
-    name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), threshold: float | None = None, device: str = "cpu"
+    name: str,
+    names: Sequence[str] = (),
+    stuff: Sequence[str] = (),
+    threshold: float | None = None,
+    device: str = "cpu",
+    known: str = "",
 ) -> Detector:
-    """A detector by its name. Raises ConfigError, ModelError or DataError."""
+    """A detector by its name. `known` is its `identity`, where that was computed before: it reads all weights.
+
+    Raises ConfigError, ModelError or DataError.
+    """
     if name.startswith("truth:"):
         return Truth(Path(name.removeprefix("truth:")))
     if name.startswith("nanodet:"):
         check_device("NanoDet", device)
-        return nanodet.NanoDet(Path(name.removeprefix("nanodet:")), threshold, device)
+        return nanodet.NanoDet(Path(name.removeprefix("nanodet:")), threshold, device, known)
     if name == "faces":
-        return People(Dlib())
+        return People(Dlib(known.removeprefix(BY)))
     if names:
-        return Grounded(name, names, _least(names, threshold), device)
-    return Panoptic(name, stuff, _least(names, threshold), device)
+        return Grounded(name, names, _least(names, threshold), device, known)
+    return Panoptic(name, stuff, _least(names, threshold), device, known)
 
 
 def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), threshold: float | None = None) -> str:
@@ -57,7 +67,7 @@ def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), th
     if name.startswith("nanodet:"):
         return nanodet.identity(Path(name.removeprefix("nanodet:")), threshold)
     if name == "faces":
-        return f"people by {faces.identity()}"
+        return BY + faces.identity()
     told = f"for {', '.join(names)}, " if names else f"stuff: {', '.join(stuff)}, " if stuff else ""
     return f"{model.said(name)}, {told}from {_least(names, threshold):g}"
 
@@ -75,12 +85,12 @@ class Panoptic:
     A model says it as `thing_ids` in its configuration's or its processor's `metadata`, or has COCO's names.
     """
 
-    def __init__(self, name: str, stuff: Sequence[str], threshold: float, device: str) -> None:
+    def __init__(self, name: str, stuff: Sequence[str], threshold: float, device: str, known: str = "") -> None:
         self._model, self._processor = loaded(name, "AutoModelForUniversalSegmentation", "AutoImageProcessor", device)
         self._labels = {int(number): label for number, label in self._model.config.id2label.items()}
         self._stuff = self._which_is_stuff(name, stuff)
         self._threshold = threshold
-        self.identity = identity(name, stuff=stuff, threshold=threshold)
+        self.identity = known or identity(name, stuff=stuff, threshold=threshold)
 
     def _which_is_stuff(self, name: str, stuff: Sequence[str]) -> set[int]:
         if stuff:
@@ -133,12 +143,12 @@ class Panoptic:
 class Grounded:
     """A model that finds what it is told, by names in English."""
 
-    def __init__(self, name: str, names: Sequence[str], threshold: float, device: str) -> None:
+    def __init__(self, name: str, names: Sequence[str], threshold: float, device: str, known: str = "") -> None:
         self._model, self._processor = loaded(name, "AutoModelForZeroShotObjectDetection", "AutoProcessor", device)
         # `landmark: clock tower` is looked for as a clock tower.
         self._labels = {one.rpartition(":")[2].strip().lower(): one.strip() for one in names}
         self._names, self._threshold = list(self._labels), threshold
-        self.identity = identity(name, names, threshold=threshold)
+        self.identity = known or identity(name, names, threshold=threshold)
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""
@@ -178,7 +188,7 @@ class People:
 
     def __init__(self, finder: Dlib) -> None:
         self._finder = finder
-        self.identity = f"people by {finder.identity}"
+        self.identity = BY + finder.identity
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""

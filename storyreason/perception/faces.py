@@ -36,15 +36,18 @@ def identity() -> str:
 
 
 class Dlib:
-    """Finds faces and embeds them in 128 numbers. Raises ModelError if a package is missing."""
+    """Finds faces and embeds them in 128 numbers. `known` is its `identity`, if that was computed before.
 
-    def __init__(self) -> None:
+    Raises ModelError if a package is missing.
+    """
+
+    def __init__(self, known: str = "") -> None:
         folder, dlib = _folder(), _dlib()
         self._dlib = dlib
         self._detector = dlib.get_frontal_face_detector()
         self._landmarks = dlib.shape_predictor(str(folder / FILES[0]))
         self._embedder = dlib.face_recognition_model_v1(str(folder / FILES[1]))
-        self.identity = identity()
+        self.identity = known or identity()
 
     def boxes(self, image: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
         """Box and score (0 to 1) of each face in an RGB picture, uint8 of shape [height, width, 3]."""

@@ -13,9 +13,9 @@ GREY = 127
 COLOURS = "histogram"
 
 
-def named(name: str, device: str = "cpu") -> Looker:
-    """`histogram`, or a model's folder or Hub ID. Raises ModelError."""
-    return Histogram() if name == COLOURS else Embedder(name, device)
+def named(name: str, device: str = "cpu", known: str = "") -> Looker:
+    """`histogram`, or a model's folder or Hub ID. `known` is its `identity`, if that was computed before. Raises ModelError."""
+    return Histogram() if name == COLOURS else Embedder(name, device, known)
 
 
 def identity(name: str) -> str:
@@ -47,12 +47,12 @@ class Histogram:
 class Embedder:
     """A model of images (SigLIP 2, DINOv2, CLIP, ...), given each box as a square on grey, without what is not in its mask."""
 
-    def __init__(self, name: str, device: str, batch: int = 32) -> None:
+    def __init__(self, name: str, device: str, known: str = "", batch: int = 32) -> None:
         from storyreason.perception.detectors import loaded
 
         self._model, self._processor = loaded(name, "AutoModel", "AutoImageProcessor", device)
         self._batch = batch
-        self.identity = identity(name)
+        self.identity = known or identity(name)
 
     def looks(self, image: np.ndarray, found: Sequence[Found]) -> np.ndarray:
         """As `Looker`."""

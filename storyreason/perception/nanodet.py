@@ -57,10 +57,10 @@ def _least(threshold: float | None) -> float:
 class NanoDet:
     """Finds COCO's things. Raises ModelError for a folder without the model, or with another."""
 
-    def __init__(self, folder: Path, threshold: float | None = None, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, threshold: float | None = None, device: str = "cpu", known: str = "") -> None:
         self._graph = _Graph(found_in(folder), device)
         self._threshold = _least(threshold)
-        self.identity = identity(folder, threshold)
+        self.identity = known or identity(folder, threshold)
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""

@@ -1,6 +1,10 @@
 """The first steps of a data set of films: one film after the other, each read once, with what is missing said beforehand."""
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +12,8 @@ from prefect.logging import disable_run_logger
 
 from storyreason import dataset, runs
 from storyreason.errors import ConfigError, DataError, EngineAwayError, EngineError, ModelError, RunError
-from storyreason.perception import detecting, detectors, frames, sources
+from storyreason.perception import detecting, detectors, faces, frames, looks, sources
+from storyreason.perception.frames import Frame
 from storyreason.sample import movie
 from tasks import building, filming
 from tests.storyreason.authoring import scripted
@@ -77,6 +82,57 @@ def test_what_is_missing_is_said_before_a_film_is_read(films: Path, tmp_path: Pa
     assert not filming.check(right, reels) and filming._models.cache_info().currsize == 0
 
 
+class Blind:
+    """Finds nothing, under the name that it is given last."""
+
+    def __init__(self, *given: object) -> None:
+        self.identity = str(given[-1])
+
+    def detect(self, frames: Sequence[Frame], images: Sequence[object]) -> list[list[detecting.Found]]:
+        return [[] for _ in images]
+
+    def looks(self, image: object, found: Sequence[detecting.Found]) -> Any: ...
+
+
+def test_weights_are_read_once_in_a_run_however_many_films_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = [tmp_path / name / "model.safetensors" for name in ("detector", "looks")]
+    for path in weights:
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+        (path.parent / "config.json").write_text("{}")
+    detector, looker = (str(path.parent) for path in weights)
+    right = config("", films={"detector": detector, "looks": looker, "faces": "dlib"})
+    for room in (detectors, looks):
+        monkeypatch.setattr(room, "named", Blind)
+    image = videos.png(videos.scene(1))
+    frames.write(tmp_path / frames.FILE, [Frame("a", 0, 0, None, "", *videos.SIZE, image)])
+    hashed, digest = Counter[str](), hashlib.file_digest
+
+    def counting(file: Any, kind: str) -> Any:
+        hashed[file.name] += 1
+        return digest(file, kind)
+
+    reels = [filming.Reel(name, tmp_path, name) for name in "abc"]
+    with monkeypatch.context() as patch, disable_run_logger():
+        patch.setattr(hashlib, "file_digest", counting)
+        assert filming.check(right, reels)
+        found = [filming.detect.compute(right, tmp_path, one.name, one.content).detections for one in reels]
+    assert [hashed[str(path)] for path in weights] == [1, 1]
+    assert {name: count for name, count in hashed.items() if name.endswith(".dat") and count != 1} == {}
+
+    named_by = {"detector": detectors.identity(detector), "faces": faces.identity(), "looks": looks.identity(looker)}
+    assert filming.detect.work(right, tmp_path, "a", "a").fingerprint == runs.fingerprint(
+        step="detect", version=detecting.VERSION, frames="a", **named_by
+    )
+    assert detecting.models(found[0]) == {kind.capitalize(): name for kind, name in named_by.items()}
+
+    weights[0].write_text("others")
+    filming.check(right, reels)
+    assert filming.detect.work(right, tmp_path, "a", "a").folder not in {path.parent for path in found}
+
+
 def test_an_author_that_is_not_there_is_said_before_a_film_is_read() -> None:
     with pytest.raises(EngineAwayError, match=r"The model that writes is not there: .*9/v1/models did not answer"):
         building.check_author(config("http://127.0.0.1:9"))
@@ -132,9 +188,9 @@ def test_a_film_is_withdrawn_with_its_frames_and_detections(films: Path, tmp_pat
         tables = seen(right, films)
     interrupted = runs.work_folder("extract", "0" * 16)
     (interrupted / frames.FILE).write_bytes(b"half of a film")
-    looks = filming.known_looks("film-7")
-    looks.mkdir(parents=True)
-    assert set(withdrawing._made_of("film-7")) == {tables[0].kept, tables[0].detections.parent, looks}
+    known = filming.known_looks("film-7")
+    known.mkdir(parents=True)
+    assert set(withdrawing._made_of("film-7")) == {tables[0].kept, tables[0].detections.parent, known}
     assert list(withdrawing._interrupted()) == [interrupted]
     assert pq.read_table(tables[1].detections, columns=["film"]).column("film").unique().to_pylist() == ["film-8"]
 
