@@ -104,7 +104,7 @@ def _models(chosen: FilmsConfig) -> Models:
     detector = detectors.named(
         chosen.detector, chosen.names, chosen.stuff, chosen.threshold, chosen.device, known["detector"]
     )
-    finder = faces.Dlib(known["faces"]) if chosen.faces == "dlib" else None
+    finder = detectors.finder(detector, known["faces"]) if chosen.faces == "dlib" else None
     return detector, looks.named(chosen.looks, chosen.device, known["looks"]), finder
 
 

@@ -40,10 +40,9 @@ def detect(
     """Find people and things in frames, their faces, and what they look like: a row for each."""
     from storyreason.perception import detecting, detectors
     from storyreason.perception import looks as lookers
-    from storyreason.perception.faces import Dlib
 
     chosen = detectors.named(detector, _list(names), _list(stuff), threshold, device)
-    finder, looker = Dlib() if faces == "dlib" else None, lookers.named(looks, device)
+    finder, looker = detectors.finder(chosen) if faces == "dlib" else None, lookers.named(looks, device)
     with progress.told("frames") as tell:
         report = detecting.detect(frames, out, chosen, looker, finder, batch, tell)
     if not report.detections:

@@ -60,6 +60,14 @@ def named(
     return Panoptic(name, stuff, _least(names, threshold), device, known)
 
 
+def finder(detector: Detector, known: str = "") -> Dlib:
+    """What finds faces beside a detector. That of `People` has found them in the pictures that they were given last.
+
+    `known` is as in `named`.
+    """
+    return detector.finder if isinstance(detector, People) else Dlib(known)
+
+
 def identity(name: str, names: Sequence[str] = (), stuff: Sequence[str] = (), threshold: float | None = None) -> str:
     """What determines what `named` finds, without loading its weights. Raises ModelError or DataError."""
     if name.startswith("truth:"):
@@ -187,12 +195,12 @@ class People:
     """People whose face is seen. The box is that of an upright body below it, as far as the picture shows it: a guess."""
 
     def __init__(self, finder: Dlib) -> None:
-        self._finder = finder
+        self.finder = finder
         self.identity = BY + finder.identity
 
     def detect(self, frames: Sequence[Frame], images: Sequence[np.ndarray]) -> list[list[Found]]:
         """As `Detector`."""
-        return [[self._person(box, score) for box, score in self._finder.boxes(image)] for image in images]
+        return [[self._person(box, score) for box, score in found] for found in self.finder.boxes(images)]
 
     @staticmethod
     def _person(box: tuple[float, float, float, float], score: float) -> Found:

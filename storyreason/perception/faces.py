@@ -5,6 +5,7 @@ All of them are free for any use (Boost, CC0). The fifth file of that package, w
 """
 
 import hashlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,21 @@ class Dlib:
         self._landmarks = dlib.shape_predictor(str(folder / FILES[0]))
         self._embedder = dlib.face_recognition_model_v1(str(folder / FILES[1]))
         self.identity = known or identity()
+        self._seen: list[tuple[np.ndarray, list[tuple[Any, float]]]] = []
 
-    def boxes(self, image: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
-        """Box and score (0 to 1) of each face in an RGB picture, uint8 of shape [height, width, 3]."""
-        return [(_box(one), score) for one, score in self._found(image)]
+    def boxes(self, images: Sequence[np.ndarray]) -> list[list[tuple[tuple[float, float, float, float], float]]]:
+        """Box and score (0 to 1) of each face in RGB pictures, uint8 of shape [height, width, 3].
+
+        Until the next call, `faces` of one of these arrays does not look for them again.
+        """
+        self._seen = [(image, self._found(image)) for image in images]
+        return [[(_box(one), score) for one, score in found] for _, found in self._seen]
 
     def faces(self, image: np.ndarray) -> list[Face]:
         """As `FaceFinder`."""
+        known = next((found for one, found in self._seen if one is image), None)
         image, found = np.ascontiguousarray(image), []
-        for one, score in self._found(image):
+        for one, score in self._found(image) if known is None else known:
             chip = self._dlib.get_face_chip(image, self._landmarks(image, one), size=CHIP)
             embedding = np.array(self._embedder.compute_face_descriptor(chip), np.float32)
             found.append(Face(_box(one), score, embedding))

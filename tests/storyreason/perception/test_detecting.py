@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,9 @@ import pytest
 from storyreason import pictures
 from storyreason.perception import Detections, detecting, detectors, frames, looks
 from storyreason.perception.detecting import Face, Found, assigned, chosen
+from storyreason.perception.faces import Dlib
+from storyreason.perception.video import Video
+from tests.storyreason.perception import videos
 
 
 def person(*box: float, score: float = 0.9, mask: np.ndarray | None = None) -> Found:
@@ -118,6 +122,34 @@ def test_a_run_that_was_killed_goes_on_and_computes_nothing_twice(
     assert out.read_bytes() == whole.read_bytes()
     assert {*counting.detected.values(), *counting.embedded.values(), *counting.decoded.values()} == {1}
     assert counting.embedded.total() == report.detections
+
+
+def test_faces_that_stand_for_people_are_looked_for_once_in_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dlib
+
+    pictures_ = [one.pixels() for one in Video(videos.CARPHONE).frames() if one.number % 40 == 0]
+    encoded = [*map(videos.png, pictures_), videos.png(videos.scene(1))]
+    made = [frames.Frame("man", 0, at, None, "", *pictures.size(one), one) for at, one in enumerate(encoded)]
+    frames.write(tmp_path / frames.FILE, made)
+    hog, looked = dlib.get_frontal_face_detector(), Counter[bytes]()
+
+    class Hog:
+        def run(self, image: np.ndarray, *more: float) -> Any:
+            looked[image.tobytes()] += 1
+            return hog.run(image, *more)
+
+    monkeypatch.setattr(dlib, "get_frontal_face_detector", Hog)
+    apart, once = (tmp_path / f"{name}.parquet" for name in ("apart", "once"))
+    colours = looks.named("histogram")
+    detecting.detect(tmp_path, apart, detectors.named("faces"), colours, Dlib(), batch=2)
+    assert sorted(looked.values()) == [1, 2, 2, 2]  # as two that know nothing of each other
+    looked.clear()
+    people = detectors.named("faces")
+    report = detecting.detect(tmp_path, once, people, colours, detectors.finder(people), batch=2)
+    assert report.faces == 3 and once.read_bytes() == apart.read_bytes()
+    assert sorted(looked.values()) == [1, 1, 1, 1]
 
 
 def test_where_nothing_is_found(films: Path, tmp_path: Path) -> None:
