@@ -60,10 +60,11 @@ class Head(Function):
         tokens, size = hidden.shape
         chunk = min(tokens, 1 << (-(-tokens // -(-len(weight) // size)) - 1).bit_length())
         of_hidden = torch.zeros_like(hidden)
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         logits = hidden[:chunk] @ weight.t()
         if of_weight is not None:
-            of_weight += logits.t() @ hidden[:chunk]
+            del logits
+            of_weight = of_weight.to(weight.dtype)
         ctx.save_for_backward(of_hidden, of_weight)
         return hidden.new_zeros((), dtype=torch.float32)
 
