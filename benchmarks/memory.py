@@ -1,6 +1,6 @@
 """What a training peaks at on this machine, beside what `storyreason plan` says: python -m benchmarks.memory --help
 
-A base of 320 million random weights and a few of the sample's stories, two steps of one story each, in a process of its own
+A base of 320 million random weights and a few of the sample's stories, two steps of two rows each, in a process of its own
 for each mode. Measured is the growth of the process since just before the base is loaded.
 """
 
@@ -102,7 +102,7 @@ def main() -> None:
         base = {
             "accelerate": "cpu",
             "batch_size": 1,
-            "accumulation": 1,
+            "accumulation": 2,
             "max_steps": STEPS,
             "save_every": 99,
             "rank": 16,
