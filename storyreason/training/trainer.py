@@ -201,7 +201,12 @@ class StoryTrainer(OpenTrainer):
         if self.args.use_liger_kernel:
             # FSDP2 gathers the head in bfloat16, in which Liger would add up its gradient over some 40 chunks.
             total: torch.Tensor = model(
-                **inputs, labels=labels, skip_logits=True, num_items_in_batch=1, accum_dtype=torch.float32, use_cache=False
+                **inputs,
+                labels=labels,
+                skip_logits=True,
+                num_items_in_batch=1,
+                accum_dtype=torch.float32,
+                use_cache=False,
             ).loss
             return total
         return token_losses(model, inputs, labels)
