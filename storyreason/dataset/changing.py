@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -75,6 +76,14 @@ class Change:
         return "\n".join(lines)
 
 
+def counted(card: str, what: str, count: int) -> str:
+    """A data card that says how many stories were `what`, such as "added", since it was made: with those of earlier times."""
+    said = re.compile(rf"\n*^Stories {what} after it was made: ([0-9]+)\.\n*", re.MULTILINE)
+    count += sum(int(number) for number in said.findall(card))
+    before = said.sub("\n\n", card).rstrip("\n")
+    return f"{before}\n\nStories {what} after it was made: {count}.\n"
+
+
 def compare(before: Path | None, after: Path) -> Change:
     """The differences between two data sets. `before` is None if there was none."""
     old: dict[str, tuple[str, str]] = {} if before is None else _contents(before)
@@ -133,6 +142,8 @@ def append(folder: Path, source: Path, put: Put = runs.replace) -> Change:
         withdrawn.write(known, new)
         check(new, name=folder)
         change = replace(compare(folder, new), left_out=tuple(map(str, bad)), withdrawn=tuple(sorted(gone)))
+        if (count := sum(map(len, change.added.values()))) and (card := new / CARD).is_file():
+            runs.write_text(card, counted(card.read_text(), "added", count))
         if not change.nothing or known != before:
             put(folder, new)
     return change

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from storyreason import runs
 from storyreason.dataset import withdrawn
-from storyreason.dataset.changing import CARD, Change, Put, compare, keep_the_rest, new_folder
+from storyreason.dataset.changing import CARD, Change, Put, compare, counted, keep_the_rest, new_folder
 from storyreason.dataset.checking import check
 from storyreason.dataset.dividing import Division, by_film
 from storyreason.dataset.shards import SPLITS, Example, has_origin, load, shards, write
@@ -107,4 +107,4 @@ def _without(card: str, film: str | None, gone: int) -> str:
     """A card without the row of a film, and with what was withdrawn."""
     rows = () if film is None else tuple(markdown([film, split]) for split in (*SPLITS, "none"))  # not the head
     lines = [line for line in card.split("\n") if not line.startswith(rows)]
-    return "\n".join(lines).rstrip("\n") + f"\n\nStories withdrawn after it was made: {gone}.\n"
+    return counted("\n".join(lines), "withdrawn", gone)

@@ -54,6 +54,17 @@ def test_new_stories_join_as_new_shards_and_old_shards_keep_their_bytes(data: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "new"]
 
 
+def test_the_card_counts_what_was_added_after_it_was_made(data: Path, tmp_path: Path) -> None:
+    card = data / "README.md"
+    card.write_text("# Stories\n\nOf films.\n")
+
+    for number, (train, test) in enumerate([(TRAIN[4:6], []), (TRAIN[6:], TEST[2:])]):
+        dataset.append(data, made(tmp_path / f"new{number}", train, test))
+
+    count = len(TRAIN) - 4 + len(TEST) - 2
+    assert card.read_text() == f"# Stories\n\nOf films.\n\nStories added after it was made: {count}.\n"
+
+
 def test_one_split_alone_can_join(data: Path, tmp_path: Path) -> None:
     change = dataset.append(data, made(tmp_path / "new", TRAIN[4:6], []))
     assert change.after == {"train": 6, "test": 2}
