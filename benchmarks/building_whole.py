@@ -132,7 +132,7 @@ class Chain:
         return {}
 
     def films(self) -> Row:
-        """Of each film: its frames, those in no window, windows, stories, and what was wrong with the others."""
+        """Counts for each film: frames, frames in no window, windows, stories, and why the other windows were left out."""
         told = [FilmStories.from_json(one.read_text()) for one in self.clone.runs.glob("author/*/stories.json")]
         return {
             one.film: {

@@ -199,7 +199,7 @@ class StoryTrainer(OpenTrainer):
         not at all."""
         inputs = self.with_seen(inputs)
         if self.args.use_liger_kernel:
-            # FSDP2 gathers the head in bfloat16, in which Liger would add up its gradient over some 40 chunks.
+            # FSDP2 gathers the head in bfloat16, in which Liger would add up its gradient chunk by chunk, up to 32 of them.
             total: torch.Tensor = model(
                 **inputs,
                 labels=labels,
